@@ -1,0 +1,32 @@
+"""The facts about an architecture that resizing needs."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..axes import Rule
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One architecture as data.
+
+    Attributes:
+        model_type: transformers' `config.model_type`.
+        norm: "pre" (a block with zero output matrices is the identity) or "post" (it is not).
+        rules: what the axes of every tensor mean; names without the base model's prefix.
+        sizes: role -> config field, or a function of the config; None where only the tensor knows.
+        derived: config field -> the rule it follows while a config leaves it at that rule's value.
+        readout: the stream before a tied output embedding is part of the base model too.
+        meaning: config fields that change what the weights compute, beyond their sizes.
+        flags: config fields (besides `meaning`) without a sized tensor that depth must not change.
+    """
+
+    model_type: str
+    norm: Literal["pre", "post"]
+    rules: tuple[Rule, ...]
+    sizes: Mapping[str, str | Callable[[Any], int] | None]
+    derived: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    readout: bool = False
+    meaning: tuple[str, ...] = ()
+    depth_flag: str | None = None

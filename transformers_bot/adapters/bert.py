@@ -1,0 +1,85 @@
+"""BERT and RoBERTa: one encoder, post-norm, two ways to name the heads."""
+
+from ..axes import parse_rules
+from .base import Adapter
+
+ENCODER = """
+embeddings.word_embeddings.weight                                   : vocab hidden
+embeddings.token_type_embeddings.weight                             : segment hidden
+embeddings.LayerNorm.{weight,bias}                                  : hidden
+encoder.layer.{layer}.attention.self.query.weight                   : (heads score) <- hidden
+encoder.layer.{layer}.attention.self.query.bias                     : (heads score)
+encoder.layer.{layer}.attention.self.key.weight                     : (heads ~score) <- hidden
+encoder.layer.{layer}.attention.self.key.bias                       : (heads ~score)
+encoder.layer.{layer}.attention.self.value.weight                   : (heads head_dim) <- hidden
+encoder.layer.{layer}.attention.self.value.bias                     : (heads head_dim)
+encoder.layer.{layer}.attention.output.dense.weight                 : +hidden <- (heads head_dim)
+encoder.layer.{layer}.attention.output.dense.bias                   : +hidden
+encoder.layer.{layer}.attention.output.LayerNorm.{weight,bias}      : hidden
+encoder.layer.{layer}.intermediate.dense.weight                     : ffn <- hidden
+encoder.layer.{layer}.intermediate.dense.bias                       : ffn
+encoder.layer.{layer}.output.dense.weight                           : +hidden <- ffn
+encoder.layer.{layer}.output.dense.bias                             : +hidden
+encoder.layer.{layer}.output.LayerNorm.{weight,bias}                : hidden
+pooler.dense.weight                                                 : hidden <- hidden
+pooler.dense.bias                                                   : hidden
+qa_outputs.weight                                                   : label <- hidden
+qa_outputs.bias                                                     : label
+"""
+
+BERT_ONLY = """
+embeddings.position_embeddings.weight                               : position hidden
+cls.predictions.transform.dense.weight                              : hidden <- hidden
+cls.predictions.transform.dense.bias                                : hidden
+cls.predictions.transform.LayerNorm.{weight,bias}                   : readout
+cls.predictions.decoder.weight                                      : vocab <- readout
+cls.predictions.{bias,decoder.bias}                                 : vocab
+cls.seq_relationship.weight                                         : label <- hidden
+cls.seq_relationship.bias                                           : label
+classifier.weight                                                   : label <- hidden
+classifier.bias                                                     : label
+"""
+
+# Rows up to and including the padding id are never a text position (padding_idx + 1 is the first).
+ROBERTA_ONLY = """
+embeddings.position_embeddings.weight                               : (offset + position) hidden
+lm_head.dense.weight                                                : hidden <- hidden
+lm_head.dense.bias                                                  : hidden
+lm_head.layer_norm.{weight,bias}                                    : readout
+lm_head.decoder.weight                                              : vocab <- readout
+lm_head.{bias,decoder.bias}                                         : vocab
+classifier.dense.weight                                             : hidden <- hidden
+classifier.dense.bias                                               : hidden
+classifier.{out_proj.weight,weight}                                 : label <- hidden
+classifier.{out_proj.bias,bias}                                     : label
+"""
+
+SIZES = {
+    "layer": "num_hidden_layers",
+    "hidden": "hidden_size",
+    "readout": "hidden_size",
+    "heads": "num_attention_heads",
+    "head_dim": lambda c: c.hidden_size // c.num_attention_heads,
+    "score": lambda c: c.hidden_size // c.num_attention_heads,
+    "ffn": "intermediate_size",
+    "position": "max_position_embeddings",
+    "vocab": "vocab_size",
+    "segment": "type_vocab_size",
+    "label": None,
+}
+DERIVED = {"intermediate_size": lambda c: 4 * c.hidden_size}
+MEANING = ("hidden_act", "layer_norm_eps", "is_decoder", "pad_token_id")
+
+BERT = Adapter("bert", "post", parse_rules(ENCODER + BERT_ONLY), SIZES, DERIVED, meaning=MEANING)
+ROBERTA = Adapter(
+    "roberta",
+    "post",
+    parse_rules(ENCODER + ROBERTA_ONLY),
+    {
+        **SIZES,
+        "offset": lambda c: c.pad_token_id + 1,
+        "position": lambda c: c.max_position_embeddings - c.pad_token_id - 1,
+    },
+    DERIVED,
+    meaning=MEANING,
+)

@@ -1,0 +1,50 @@
+"""GPT-2: pre-norm decoder; Conv1D stores (in, out), so its arrows point right."""
+
+from ..axes import parse_rules
+from .base import Adapter
+
+RULES = """
+wte.weight                                  : vocab hidden
+wpe.weight                                  : position hidden
+h.{layer}.ln_1.{weight,bias}                : hidden
+h.{layer}.attn.c_attn.weight                : hidden -> (heads score + heads ~score + heads head_dim)
+h.{layer}.attn.c_attn.bias                  : (heads score + heads ~score + heads head_dim)
+h.{layer}.attn.c_proj.weight                : (heads head_dim) -> +hidden
+h.{layer}.attn.c_proj.bias                  : +hidden
+h.{layer}.ln_2.{weight,bias}                : hidden
+h.{layer}.mlp.c_fc.weight                   : hidden -> ffn
+h.{layer}.mlp.c_fc.bias                     : ffn
+h.{layer}.mlp.c_proj.weight                 : ffn -> +hidden
+h.{layer}.mlp.c_proj.bias                   : +hidden
+ln_f.{weight,bias}                          : readout
+lm_head.weight                              : vocab <- readout
+score.weight                                : label <- readout
+classifier.weight                           : label <- readout
+classifier.bias                             : label
+qa_outputs.weight                           : label <- readout
+qa_outputs.bias                             : label
+multiple_choice_head.summary.weight         : label <- readout
+multiple_choice_head.summary.bias           : label
+"""
+
+GPT2 = Adapter(
+    "gpt2",
+    "pre",
+    parse_rules(RULES),
+    {
+        "layer": "n_layer",
+        "hidden": "n_embd",
+        "readout": "n_embd",
+        "heads": "n_head",
+        "head_dim": lambda c: c.n_embd // c.n_head,
+        "score": lambda c: c.n_embd // c.n_head,
+        "ffn": lambda c: 4 * c.n_embd if c.n_inner is None else c.n_inner,
+        "position": "n_positions",
+        "vocab": "vocab_size",
+        "label": None,
+    },
+    derived={"n_inner": lambda c: 4 * c.n_embd, "n_ctx": lambda c: c.n_positions},
+    readout=True,
+    meaning=("activation_function", "layer_norm_epsilon", "scale_attn_weights", "scale_attn_by_inverse_layer_idx"),
+    depth_flag="scale_attn_by_inverse_layer_idx",
+)

@@ -1,0 +1,46 @@
+"""The errors a user can meet: each message says what is wrong, why, and the remedy."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class BoTError(Exception):
+    """Base of every error raised on purpose by transformers_bot."""
+
+
+class BadSize(BoTError, ValueError):
+    """A size that no model, or no wavelet level, can have."""
+
+
+class BadOption(BoTError, ValueError):
+    """An option of `BoTConfig` (or of a public function) with a value it does not take."""
+
+
+class BadKeyword(BoTError, TypeError):
+    """A keyword that neither transformers, nor the config, nor BoT knows."""
+
+
+class BadCheckpoint(BoTError, ValueError):
+    """A source whose weights cannot be used as they are."""
+
+
+class IncompatibleModels(BoTError, ValueError):
+    """Source and target differ in something that resampling must not decide."""
+
+
+class UnsupportedArchitecture(BoTError, ValueError):
+    """A model type, or a task for it, without an adapter."""
+
+
+class PlanError(BoTError, RuntimeError):
+    """A tensor that the adapter's rules do not account for exactly once."""
+
+
+def suggest(word: object, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" when a known name is close to `word`, else an empty string.
+
+    >>> suggest("harr", ["haar", "db2"])
+    " Did you mean 'haar'?"
+    """
+    close = difflib.get_close_matches(str(word), list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,71 @@
+"""The tensors of a model class at given sizes, without weights: names, shapes, ties."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from .adapters import Adapter
+from .axes import Rule, Sizes, find_rule
+from .errors import PlanError
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Every tensor of a model, under the names that the model itself uses.
+
+    Attributes:
+        model_class: name of the class.
+        prefix: the base model's prefix ("bert."), empty for a base model.
+        shapes: name -> shape, in the model's order, tied names included.
+        ties: tied name -> the name that holds the tensor.
+        itemsize: bytes per element, by name.
+    """
+
+    model_class: str
+    prefix: str
+    shapes: Mapping[str, tuple[int, ...]]
+    ties: Mapping[str, str]
+    itemsize: Mapping[str, int]
+
+    def canonical(self, name: str) -> str:
+        """The name without the base model's prefix, as rules are written."""
+        return name.removeprefix(self.prefix)
+
+
+def inventory_of(model: PreTrainedModel) -> Inventory:
+    """Read the inventory off a model, real or on the meta device."""
+    state = model.state_dict()
+    prefix = model.base_model_prefix
+    has_base = bool(prefix) and hasattr(model, prefix)
+    return Inventory(
+        type(model).__name__,
+        f"{prefix}." if has_base else "",
+        {name: tuple(tensor.shape) for name, tensor in state.items()},
+        dict(getattr(model, "all_tied_weights_keys", {}) or {}),
+        {name: tensor.element_size() for name, tensor in state.items()},
+    )
+
+
+def predict(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> Inventory:
+    """The inventory that `model_class(config)` would have; allocates nothing."""
+    with torch.device("meta"):
+        # A copy: some classes write into the config they are given (GPT2DoubleHeadsModel).
+        model = model_class(copy.deepcopy(config))
+    return inventory_of(model)
+
+
+def rules_of(adapter: Adapter, inventory: Inventory, sizes: Sizes) -> dict[str, tuple[Rule, int | None]]:
+    """The rule of every tensor; a tensor without one, or of another shape than predicted, is an error."""
+    found = {}
+    for name, shape in inventory.shapes.items():
+        rule, layer = find_rule(adapter.rules, inventory.canonical(name))
+        if rule.shape(sizes, shape) != shape:
+            raise PlanError(
+                f"{inventory.model_class}: tensor {name!r} has shape {shape}, but its rule {rule.text!r} "
+                f"predicts {rule.shape(sizes, shape)}. The config and the model do not belong together."
+            )
+        found[name] = (rule, layer)
+    return found

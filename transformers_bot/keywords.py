@@ -1,0 +1,109 @@
+"""Which keyword of `from_pretrained` is for the source, which for the target, which for BoT."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from .errors import BadKeyword, BadOption, suggest
+
+HUB = (
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "proxies",
+    "revision",
+    "subfolder",
+    "token",
+    "trust_remote_code",
+    "code_revision",
+)
+FILES = ("variant", "use_safetensors", "weights_only", "key_mapping", "disable_mmap")
+TARGET = (
+    "device_map",
+    "max_memory",
+    "offload_folder",
+    "offload_buffers",
+    "quantization_config",
+    "distributed_config",
+    "device_mesh",
+    "tp_plan",
+    "tp_size",
+    "attn_implementation",
+    "experts_implementation",
+    "use_kernels",
+    "allow_all_kernels",
+    "kernel_config",
+    "generation_config",
+)
+OURS = ("config", "bot_config", "method", "dtype", "torch_dtype", "output_loading_info", "ignore_mismatched_sizes")
+# transformers 5 accepts these and does nothing with them.
+IGNORED = ("low_cpu_mem_usage", "_fast_init", "mirror", "offload_state_dict", "_from_auto", "_commit_hash", "_from_pipeline")
+REFUSED = {
+    "state_dict": "the source is a checkpoint name or folder; save the tensors there first",
+    "gguf_file": "GGUF weights are quantised and cannot be resampled; use the safetensors checkpoint",
+    "from_tf": "TensorFlow checkpoints are not read by transformers 5; convert to safetensors",
+    "from_flax": "Flax checkpoints are not read by transformers 5; convert to safetensors",
+    "adapter_kwargs": "adapters are merged before resizing: merge_and_unload(), save, resize the folder",
+}
+
+
+@dataclass(frozen=True)
+class Keywords:
+    """The keywords of one call, sorted by whom they are for."""
+
+    hub: dict[str, Any]
+    files: dict[str, Any]
+    target: dict[str, Any]
+    overrides: dict[str, Any]
+    config: PreTrainedConfig | str | None
+    bot_config: Any
+    method: str
+    dtype: Any
+    output_loading_info: bool
+    ignore_mismatched_sizes: bool
+
+
+def sort_keywords(keywords: dict[str, Any]) -> Keywords:
+    """Sort the keywords of a `from_pretrained` call; what nobody knows counts as a config override.
+
+    Raises:
+        BadKeyword: a keyword that a resize cannot honour, or overrides beside a config object.
+        BadOption: a config of a type that is no config.
+    """
+    for name, why in REFUSED.items():
+        if keywords.get(name):
+            raise BadKeyword(f"{name}= cannot be used for resizing: {why}.")
+    known = (*HUB, *FILES, *TARGET, *OURS, *IGNORED, *REFUSED)
+    overrides = {name: value for name, value in keywords.items() if name not in known}
+    config = keywords.get("config")
+    if isinstance(config, dict):
+        both = sorted(set(config) & set(overrides))
+        if both:
+            raise BadKeyword(f"{both[0]} is given both in config= and as a keyword; keep one.")
+        overrides, config = {**config, **overrides}, None
+    elif config is not None and not isinstance(config, (PreTrainedConfig, str, os.PathLike)):
+        raise BadKeyword(f"config must be a config object, a path, a dict of overrides or None, got {type(config).__name__}.")
+    if config is not None and overrides:
+        name = next(iter(overrides))
+        hint = suggest(name, [*known])
+        raise BadKeyword(
+            f"unknown keyword {name!r}: beside config= only transformers' keywords and bot_config= are allowed.{hint} "
+            "Set config fields on the config itself, or leave config= out to override the source's."
+        )
+    method = keywords.get("method", "bot")
+    if not isinstance(method, str):
+        raise BadOption(f"method must be the name of a method, got {method!r}.")
+    return Keywords(
+        hub={name: keywords[name] for name in HUB if name in keywords},
+        files={name: keywords[name] for name in FILES if name in keywords},
+        target={name: keywords[name] for name in TARGET if name in keywords},
+        overrides=overrides,
+        config=os.fspath(config) if isinstance(config, os.PathLike) else config,
+        bot_config=keywords.get("bot_config"),
+        method=method,
+        dtype=keywords.get("dtype", keywords.get("torch_dtype")),
+        output_loading_info=bool(keywords.get("output_loading_info", False)),
+        ignore_mismatched_sizes=bool(keywords.get("ignore_mismatched_sizes", False)),
+    )

@@ -1,0 +1,232 @@
+"""From a source checkpoint and a target config to an ordinary transformers model."""
+
+import copy
+from importlib import metadata
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
+
+from . import adapters, methods
+from .errors import BadOption, IncompatibleModels, PlanError
+from .inventory import inventory_of, predict
+from .keywords import Keywords
+from .options import BoTConfig
+from .plan import Plan, Side, make_plan
+from .resize import run_plan
+from .sizes import check_depth_flag, config_field, differing_roles, rebuild, role_sizes
+from .source import Source, open_source, quiet, stored_dtype
+
+logger = logging.get_logger("transformers.bot")
+
+
+def read_config(source: str, hub: dict[str, Any]) -> PreTrainedConfig:
+    """The source's own config, through transformers."""
+    return AutoConfig.from_pretrained(source, **hub)
+
+
+def target_config(source: PreTrainedConfig, words: Keywords) -> PreTrainedConfig:
+    """The config the user asks for: an object, a path, or overrides on the source's config.
+
+    Raises:
+        IncompatibleModels: another model type than the source's.
+        BadKeyword, BadSize: an override that does not exist or cannot be.
+    """
+    adapter = adapters.get(source.model_type)
+    if words.config is None:
+        wanted = rebuild(adapter, source, words.overrides)
+    elif isinstance(words.config, str):
+        wanted = AutoConfig.from_pretrained(words.config)
+    else:
+        wanted = copy.deepcopy(words.config)
+    if wanted.model_type != source.model_type:
+        raise IncompatibleModels(
+            f"the source is a {source.model_type} model and the target config is {wanted.model_type}: weights move "
+            "only between sizes of one model type. Use a config of the source's type."
+        )
+    if wanted.architectures is None:
+        wanted.architectures = source.architectures
+    return wanted
+
+
+def sides(
+    source: PreTrainedConfig, target: PreTrainedConfig, options: BoTConfig
+) -> tuple[dict[str, int | None], dict[str, int | None]]:
+    """Both lists of sizes, checked against each other where configs alone can tell."""
+    adapter = adapters.get(source.model_type)
+    before, after = role_sizes(adapter, source, "source"), role_sizes(adapter, target, "target")
+    check_depth_flag(adapter, target, before, after)
+    if before["hidden"] == after["hidden"] and before["heads"] != after["heads"] and options.reheads == "error":
+        raise IncompatibleModels(
+            f"{config_field(adapter, 'heads')} goes from {before['heads']} to {after['heads']} at the same "
+            f"{config_field(adapter, 'hidden')} {before['hidden']}: heads would be cut across. Choose "
+            "BoTConfig(reheads='resample') to resize heads and head_dim, or reheads='reshape' to keep the matrices."
+        )
+    return before, after
+
+
+def plan_from_configs(
+    source_config: PreTrainedConfig,
+    wanted: PreTrainedConfig,
+    source_class: type[PreTrainedModel],
+    target_class: type[PreTrainedModel],
+    method_name: str,
+    options: BoTConfig,
+    renew: bool = False,
+) -> Plan:
+    """A plan without any checkpoint: the source is taken to hold what its architecture holds."""
+    adapter = adapters.get(source_config.model_type)
+    before, after = sides(source_config, wanted, options)
+    with quiet():
+        source = Side(source_config, before, predict(source_class, source_config))
+        target = Side(wanted, after, predict(target_class, wanted))
+    return make_plan(adapter, source, target, methods.get(method_name, options), renew)
+
+
+def load_resized(
+    model_class: type[PreTrainedModel],
+    name: str,
+    source_config: PreTrainedConfig,
+    wanted: PreTrainedConfig,
+    words: Keywords,
+) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
+    """Resize checkpoint `name` into `model_class(wanted)`; see `BoTModel.from_pretrained`."""
+    options = BoTConfig.from_any(words.bot_config)
+    adapter = adapters.get(source_config.model_type)
+    before, after = sides(source_config, wanted, options)
+    method = methods.get(words.method, options)
+    with quiet():
+        target = Side(wanted, after, predict(model_class, wanted))
+    _plan_early(adapter, model_class, source_config, before, target, method, words)
+    opened = open_source(model_class, name, source_config, {**words.hub, **words.files})
+    source = Side(opened.model.config, before, inventory_of(opened.model), opened.missing, opened.unexpected)
+    wanted, target = _settle_ties(model_class, wanted, source, target)
+    plan = make_plan(adapter, source, target, method, words.ignore_mismatched_sizes)
+    logger.info(f"{plan}")
+    dtype = _result_dtype(words.dtype, wanted, opened)
+    tensors = opened.model.state_dict()
+    resized = dict(run_plan(plan, tensors, dtype))
+    model, info = _hand_over(model_class, wanted, resized, dtype, opened, words)
+    _check_complete(plan, info)
+    _finish(model, name, plan, words, opened)
+    for sentence in plan.warnings:
+        logger.warning(sentence)
+    if not words.output_loading_info:
+        return model
+    return model, _loading_info(plan, info)
+
+
+def _plan_early(
+    adapter: adapters.Adapter,
+    model_class: type[PreTrainedModel],
+    source_config: PreTrainedConfig,
+    before: dict[str, int | None],
+    target: Side,
+    method: methods.Method,
+    words: Keywords,
+) -> None:
+    """Plan once without weights, so that what configs can refuse is refused before any download."""
+    with quiet():
+        source = Side(source_config, before, predict(model_class, source_config))
+    labels_may_be_absent = True  # the checkpoint may lack the head: only its weights can tell
+    make_plan(adapter, source, target, method, renew=labels_may_be_absent)
+    fixed = [r for r in differing_roles(before, target.sizes) if r in ("vocab", "segment", "channel", "special", "offset", "patch_h", "patch_w")]
+    if fixed and not words.ignore_mismatched_sizes:
+        make_plan(adapter, source, target, method, renew=False)
+
+
+def _settle_ties(
+    model_class: type[PreTrainedModel], wanted: PreTrainedConfig, source: Side, target: Side
+) -> tuple[PreTrainedConfig, Side]:
+    """An output embedding that the checkpoint holds apart from the input embedding stays apart."""
+    ties = target.inventory.ties
+    split = [name for name in ties if name in source.inventory.shapes and name not in source.inventory.ties]
+    asked = getattr(source.config, "tie_word_embeddings", False) and getattr(wanted, "tie_word_embeddings", False)
+    if not (split and asked):
+        return wanted, target
+    wanted = copy.deepcopy(wanted)
+    wanted.tie_word_embeddings = False
+    with quiet():
+        return wanted, Side(wanted, target.sizes, predict(model_class, wanted))
+
+
+def _result_dtype(asked: Any, wanted: PreTrainedConfig, opened: Source) -> torch.dtype:
+    dtype = wanted.dtype if asked in (None, "auto") else asked
+    dtype = stored_dtype(opened.model) if dtype is None else dtype
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype.removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise BadOption(f"dtype must be a floating-point torch.dtype, its name, or 'auto', got {asked!r}.")
+    return dtype
+
+
+def _hand_over(
+    model_class: type[PreTrainedModel],
+    wanted: PreTrainedConfig,
+    resized: dict[str, torch.Tensor],
+    dtype: torch.dtype,
+    opened: Source,
+    words: Keywords,
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Let transformers build the target: it ties, casts, places, quantises and initialises new heads."""
+    keywords = dict(words.target)
+    if model_class.can_generate() and "generation_config" not in keywords:
+        keywords["generation_config"] = copy.deepcopy(getattr(opened.model, "generation_config", None))
+    with quiet():
+        return model_class.from_pretrained(
+            None, config=wanted, state_dict=resized, dtype=dtype, output_loading_info=True, **keywords
+        )
+
+
+def _check_complete(plan: Plan, info: dict[str, Any]) -> None:
+    """Every parameter came from a step; transformers agrees on which are new."""
+    fresh = set(plan.names("fresh"))
+    unplanned = set(info["missing_keys"]) - fresh - set(plan.names("tie"))
+    if unplanned or info["unexpected_keys"] or info["mismatched_keys"]:
+        raise PlanError(
+            f"transformers did not take the resized tensors as planned: missing {sorted(unplanned)[:3]}, unexpected "
+            f"{sorted(info['unexpected_keys'])[:3]}, mismatched {sorted(info['mismatched_keys'])[:3]}. Please report this."
+        )
+
+
+def _finish(model: PreTrainedModel, name: str, plan: Plan, words: Keywords, opened: Source) -> None:
+    # Without a name transformers writes the string "None"; the model is stored nowhere yet.
+    model.config.name_or_path = ""
+    # Set by the loader to undo its renames on saving: the result has only new names to save.
+    if hasattr(model, "_weight_conversions"):
+        del model._weight_conversions
+    model.config.transformers_bot = provenance(name, plan, words, opened.model.config)
+
+
+def provenance(name: str, plan: Plan, words: Keywords, source_config: PreTrainedConfig) -> dict[str, Any]:
+    """What made this model, in JSON types: it is saved in `config.json` and survives a reload."""
+    shown = ("layer", "hidden", "heads", "ffn")
+    return {
+        "source": str(name),
+        "revision": getattr(source_config, "_commit_hash", None) or words.hub.get("revision"),
+        "source_sizes": {role: plan.source_sizes[role] for role in shown},
+        "target_sizes": {role: plan.target_sizes[role] for role in shown},
+        "inherited": round(plan.inherited, 6),
+        **plan.method,
+        "versions": {package: metadata.version(package) for package in ("transformers", "torch", "pywavelets")}
+        | {"transformers_bot": _own_version()},
+    }
+
+
+def _own_version() -> str:
+    from . import __version__
+
+    return __version__
+
+
+def _loading_info(plan: Plan, info: dict[str, Any]) -> dict[str, Any]:
+    clash = {step.target: step for step in plan.steps if step.action == "fresh" and step.source_shape}
+    return {
+        **info,
+        "missing_keys": {n for n in plan.names("fresh") if n not in clash},
+        "unexpected_keys": set(plan.dropped),
+        "mismatched_keys": {(n, step.source_shape, step.shape) for n, step in clash.items()},
+        "resampled_keys": set(plan.names("resample")),
+        "copied_keys": set(plan.names("copy")),
+    }

@@ -1,0 +1,178 @@
+"""The factories: `BoTModel` and one class per task, in the manner of transformers' Auto classes."""
+
+import os
+from typing import Any, ClassVar
+
+import transformers
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.auto import modeling_auto
+
+from .errors import UnsupportedArchitecture
+from .keywords import sort_keywords
+from .loading import load_resized, logger, read_config, sides, target_config
+from .options import BoTConfig
+from .sizes import differing_roles
+
+
+class _BaseBoTModel:
+    """Common to all factories; each names its Auto class and the mapping from configs to classes."""
+
+    auto_class: ClassVar[Any]
+    mapping: ClassVar[str]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        name = type(self).__name__
+        raise OSError(
+            f"{name} is designed to be instantiated using the `{name}.from_pretrained(pretrained_model_name_or_path)` method."
+        )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *model_args: Any, **kwargs: Any) -> Any:
+        """A pretrained model at another size, as an ordinary transformers model in eval mode.
+
+        Without a `config` (or with one of the source's sizes) this is the Auto class's own
+        `from_pretrained`, bit for bit. Otherwise the source is read, resampled tensor by tensor and
+        handed to transformers, which builds, ties, casts and places the target.
+
+        Example:
+            >>> model = BoTModelForCausalLM.from_pretrained("gpt2", n_layer=6, n_embd=384, n_head=6)  # doctest: +SKIP
+            >>> type(model).__name__                                                                 # doctest: +SKIP
+            'GPT2LMHeadModel'
+
+        Args:
+            pretrained_model_name_or_path: hub id or folder of the source.
+            config: the target: a config object, a path, or a dict of overrides on the source's
+                config. Overrides may also be given as keywords.
+            bot_config: a `BoTConfig` or a dict of its fields.
+            method: the resizing method, "bot" by default.
+            output_loading_info: also return transformers' loading info, with `resampled_keys` and
+                `copied_keys`.
+            ignore_mismatched_sizes: initialise tensors anew whose fixed axes (vocabulary, labels,
+                channels) differ; off, they are an error.
+            kwargs: every other keyword is transformers': hub keywords for the source, dtype,
+                device_map, quantization_config, attn_implementation and the like for the target.
+
+        Raises:
+            BadSize: sizes that no model can have, with the nearest valid ones.
+            IncompatibleModels: another model type, vocabulary, or head count at equal width.
+            BadKeyword, BadOption: a keyword or option that does not exist.
+            UnsupportedArchitecture: a model type without an adapter.
+
+        Source: the BoT paper, section 3 and supplement A; gains and odd ratios are this package's.
+        """
+        words = sort_keywords(kwargs)
+        options = BoTConfig.from_any(words.bot_config)
+        if words.config is None and not words.overrides:
+            return cls._as_auto(pretrained_model_name_or_path, *model_args, **kwargs)
+        name = os.fspath(pretrained_model_name_or_path)
+        source = read_config(name, words.hub)
+        wanted = target_config(source, words)
+        before, after = sides(source, wanted, options)
+        if not differing_roles(before, after):
+            logger.info("source and target have the same sizes: nothing to resample")
+            kept = {k: v for k, v in kwargs.items() if k not in words.overrides}
+            return cls._as_auto(name, *model_args, **{**kept, "config": wanted})
+        return load_resized(cls.class_for(wanted), name, source, wanted, words)
+
+    @classmethod
+    def _as_auto(cls, name: str | os.PathLike[str], *model_args: Any, **kwargs: Any) -> Any:
+        kept = {k: v for k, v in kwargs.items() if k not in ("bot_config", "method")}
+        return cls.auto_class.from_pretrained(name, *model_args, **kept)
+
+    @classmethod
+    def class_for(cls, config: PreTrainedConfig) -> type[PreTrainedModel]:
+        """The model class that the Auto class would choose for this config."""
+        return class_in_mapping(cls.mapping, config, cls.__name__)
+
+
+def class_in_mapping(mapping: str, config: PreTrainedConfig, asked_by: str) -> type[PreTrainedModel]:
+    """Look a config up in one of transformers' task mappings, as the Auto classes do."""
+    table = getattr(modeling_auto, mapping)
+    if type(config) not in table:
+        known = ", ".join(c.__name__ for c in table)
+        raise UnsupportedArchitecture(
+            f"Unrecognized configuration class {type(config).__name__} for {asked_by}. Model type should be one of {known}."
+        )
+    found = table[type(config)]
+    if not isinstance(found, (list, tuple)):
+        return found
+    # Several classes share a task (DeiT with and without a teacher): the config names its own.
+    named = {candidate.__name__: candidate for candidate in found}
+    return next((named[a] for a in config.architectures or [] if a in named), found[0])
+
+
+class BoTModel(_BaseBoTModel):
+    """The base model without a head, like `AutoModel`."""
+
+    auto_class = transformers.AutoModel
+    mapping = "MODEL_MAPPING"
+
+
+class BoTModelForPreTraining(_BaseBoTModel):
+    """With the heads used for pre-training, like `AutoModelForPreTraining`."""
+
+    auto_class = transformers.AutoModelForPreTraining
+    mapping = "MODEL_FOR_PRETRAINING_MAPPING"
+
+
+class BoTModelForCausalLM(_BaseBoTModel):
+    """With a causal language-modelling head, like `AutoModelForCausalLM`."""
+
+    auto_class = transformers.AutoModelForCausalLM
+    mapping = "MODEL_FOR_CAUSAL_LM_MAPPING"
+
+
+class BoTModelForMaskedLM(_BaseBoTModel):
+    """With a masked language-modelling head, like `AutoModelForMaskedLM`."""
+
+    auto_class = transformers.AutoModelForMaskedLM
+    mapping = "MODEL_FOR_MASKED_LM_MAPPING"
+
+
+class BoTModelForNextSentencePrediction(_BaseBoTModel):
+    """With a next-sentence head, like `AutoModelForNextSentencePrediction`."""
+
+    auto_class = transformers.AutoModelForNextSentencePrediction
+    mapping = "MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING"
+
+
+class BoTModelForSequenceClassification(_BaseBoTModel):
+    """With a sequence-classification head, like `AutoModelForSequenceClassification`."""
+
+    auto_class = transformers.AutoModelForSequenceClassification
+    mapping = "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING"
+
+
+class BoTModelForTokenClassification(_BaseBoTModel):
+    """With a token-classification head, like `AutoModelForTokenClassification`."""
+
+    auto_class = transformers.AutoModelForTokenClassification
+    mapping = "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING"
+
+
+class BoTModelForQuestionAnswering(_BaseBoTModel):
+    """With a span head, like `AutoModelForQuestionAnswering`."""
+
+    auto_class = transformers.AutoModelForQuestionAnswering
+    mapping = "MODEL_FOR_QUESTION_ANSWERING_MAPPING"
+
+
+class BoTModelForMultipleChoice(_BaseBoTModel):
+    """With a multiple-choice head, like `AutoModelForMultipleChoice`."""
+
+    auto_class = transformers.AutoModelForMultipleChoice
+    mapping = "MODEL_FOR_MULTIPLE_CHOICE_MAPPING"
+
+
+class BoTModelForImageClassification(_BaseBoTModel):
+    """With an image-classification head, like `AutoModelForImageClassification`."""
+
+    auto_class = transformers.AutoModelForImageClassification
+    mapping = "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING"
+
+
+class BoTModelForMaskedImageModeling(_BaseBoTModel):
+    """With a masked-image-modelling head, like `AutoModelForMaskedImageModeling`."""
+
+    auto_class = transformers.AutoModelForMaskedImageModeling
+    mapping = "MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING"

@@ -1,0 +1,108 @@
+"""`BoTConfig`: every choice of the BoT method in one object."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from .errors import BadKeyword, BadOption, suggest
+from .wavelets import check_name
+
+CHOICES = {
+    "gain": ("consistent", "raw"),
+    "depth": ("auto", "wavelet", "repeat", "identity", "first", "even"),
+    "detail": ("auto", "zero", "gaussian", "uniform"),
+    "heads": ("auto", "whole", "flat", "filter"),
+    "positions": ("crop", "interpolate"),
+    "reheads": ("error", "resample", "reshape"),
+}
+WAVELET_ROLES = ("default", "hidden", "ffn", "heads", "head_dim", "layer")
+
+
+@dataclass(frozen=True)
+class BoTConfig:
+    """How to resize: the one keyword `bot_config=` of every factory takes this object or its dict.
+
+    Example:
+        >>> BoTConfig(wavelet={"default": "haar", "layer": "db2"}, depth="wavelet").gain
+        'consistent'
+
+    Attributes:
+        wavelet: a discrete PyWavelets wavelet, "auto" (by family and direction), or a dict from
+            role ("hidden", "ffn", "heads", "head_dim", "layer", "default") to either.
+        gain: "consistent" scales so that the network's function survives; "raw" is the paper as
+            written on the attention and MLP matrices, everything else scaled consistently.
+        depth: "wavelet" filters over layers; growing may also "repeat" layers with shared updates
+            or insert "identity" blocks; shrinking may keep the "first" or "even"ly spaced layers.
+        detail: what fills the empty detail bands when growing: "zero", "gaussian" N(0, s^2) or
+            "uniform" U(-s, s). With gain "raw" all seven bands are filled (supplement D.3); with
+            "consistent" only those that the grown signal cannot reach, so the function stays.
+        detail_scale: s in units of the low band's standard deviation; None is the method's choice.
+        heads: "whole" copies or picks whole heads, "filter" low-passes over heads, "flat" treats
+            heads x head_dim as one axis as the paper does; "auto" is whole, and flat if raw.
+        positions: text positions are kept by index ("crop", new ones continue periodically) or
+            "interpolate"d over the whole length. ViT grids are always interpolated in 2-D.
+        reheads: another head count at equal width: an "error", "resample" heads and head_dim, or
+            "reshape" (keep the matrices, cut them into other heads).
+        seed: of the detail noise; the tensor's name is mixed in, so order and sharding change nothing.
+
+    Raises:
+        BadOption: a value that an option does not take, with the nearest one.
+    """
+
+    wavelet: str | Mapping[str, str] = "auto"
+    gain: str = "consistent"
+    depth: str = "auto"
+    detail: str = "auto"
+    detail_scale: float | None = None
+    heads: str = "auto"
+    positions: str = "crop"
+    reheads: str = "error"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            _check_choice(name, getattr(self, name), choices)
+        table = self.wavelet if isinstance(self.wavelet, Mapping) else {"default": self.wavelet}
+        for role, wavelet in table.items():
+            _check_choice("the role of wavelet", role, WAVELET_ROLES)
+            if wavelet != "auto":
+                check_name(wavelet)
+        scale = self.detail_scale
+        if scale is not None and not (_is_number(scale) and 0 <= scale < float("inf")):
+            raise BadOption(f"detail_scale must be None or a number of at least 0, got {scale!r}.")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise BadOption(f"seed must be a whole number of at least 0, got {self.seed!r}.")
+
+    def wavelet_for(self, role: str) -> str:
+        """The wavelet asked for on a role, "auto" where none was named."""
+        if isinstance(self.wavelet, str):
+            return self.wavelet
+        return self.wavelet.get(role, self.wavelet.get("default", "auto"))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "wavelet": self.wavelet if isinstance(self.wavelet, str) else dict(self.wavelet)}
+
+    @classmethod
+    def from_any(cls, value: "BoTConfig | Mapping[str, Any] | None") -> "BoTConfig":
+        """Read `bot_config=`: None, a BoTConfig, or a dict of its fields."""
+        if value is None:
+            return cls()
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, Mapping):
+            raise BadOption(f"bot_config must be a BoTConfig or a dict of its fields, got {type(value).__name__}.")
+        known = [f.name for f in fields(cls)]
+        for name in value:
+            if name not in known:
+                raise BadKeyword(f"BoTConfig has no option {name!r}; it has {', '.join(known)}.{suggest(name, known)}")
+        return cls(**value)
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        hint = suggest(value, choices)
+        raise BadOption(f"{name} must be one of {', '.join(choices)}, got {value!r}.{hint}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,244 @@
+"""The plan: every source and target tensor exactly once, decided from configs alone.
+
+A target tensor is one of
+    copy      the source tensor as it is
+    resample  computed from one or more source tensors by a recipe
+    fresh     initialised by transformers' own rules, with the reason
+    tie       the same tensor as another target tensor
+and a source tensor that no target reads is dropped, with the reason.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .adapters import Adapter
+from .axes import Rule
+from .errors import IncompatibleModels, PlanError
+from .inventory import Inventory, rules_of
+from .methods import Method, Task
+from .recipe import Recipe
+from .sizes import FIXED, config_field, differing_roles
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happens to one target tensor.
+
+    Attributes:
+        target: its name.
+        action: "copy", "resample", "fresh" or "tie".
+        shape: its shape.
+        sources: the source tensors it reads, first the one of the same layer index.
+        source_shape: their shape, None if it reads none.
+        reads: source layer (None outside of the blocks) -> source name.
+        recipe: how it is computed, None for "fresh" and "tie".
+        reason: why it is fresh or tied, or how it is resampled.
+    """
+
+    target: str
+    action: str
+    shape: tuple[int, ...]
+    reads: dict[int | None, str] = field(default_factory=dict)
+    source_shape: tuple[int, ...] | None = None
+    recipe: Recipe | None = None
+    reason: str = ""
+
+    @property
+    def parameters(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole resize, before any weight is read. Print it, or take `to_dict()`.
+
+    Attributes:
+        source: the source's inventory.
+        target: the target's inventory.
+        source_sizes: role -> length.
+        target_sizes: role -> length.
+        steps: one per target tensor, in the target's order.
+        dropped: source tensor -> why no target tensor reads it.
+        method: the method's choices.
+        warnings: sentences a user should read.
+    """
+
+    source: Inventory
+    target: Inventory
+    source_sizes: dict[str, int | None]
+    target_sizes: dict[str, int | None]
+    steps: tuple[Step, ...]
+    dropped: dict[str, str]
+    method: dict[str, Any]
+    warnings: tuple[str, ...]
+
+    def __str__(self) -> str:
+        from .table import render
+
+        return render(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything the printed plan says, for machines (JSON types only)."""
+        from .table import as_dict
+
+        return as_dict(self)
+
+    def names(self, action: str) -> list[str]:
+        return [step.target for step in self.steps if step.action == action]
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the target; tied ones count once."""
+        return sum(step.parameters for step in self.steps if step.action != "tie")
+
+    @property
+    def inherited(self) -> float:
+        """The share of the target's parameters that comes from the source."""
+        taken = sum(step.parameters for step in self.steps if step.action in ("copy", "resample"))
+        return taken / max(1, self.parameters)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One end of the resize: sizes, tensors, and which of them the checkpoint does not hold."""
+
+    config: Any
+    sizes: dict[str, int | None]
+    inventory: Inventory
+    absent: frozenset[str] = frozenset()
+    extra: tuple[str, ...] = ()
+
+
+def make_plan(adapter: Adapter, source: Side, target: Side, method: Method, renew: bool = False) -> Plan:
+    """Pair every tensor of the target with the source.
+
+    Args:
+        renew: tensors whose fixed axes (vocabulary, labels, ...) differ are initialised anew
+            instead of being an error (transformers' `ignore_mismatched_sizes=True`).
+
+    Raises:
+        IncompatibleModels: a fixed axis differs and `renew` is off.
+        PlanError: a tensor without a rule.
+    """
+    task = task_of(adapter, source, target)
+    source_rules = rules_of(adapter, source.inventory, source.sizes)
+    target_rules = rules_of(adapter, target.inventory, target.sizes)
+    by_rule: dict[str, dict[int | None, str]] = {}
+    for name, (rule, layer) in source_rules.items():
+        if name not in source.absent:
+            by_rule.setdefault(_template(source.inventory.canonical(name), layer), {})[layer] = name
+    steps = []
+    for name, (rule, layer) in target_rules.items():
+        template = _template(target.inventory.canonical(name), layer)
+        steps.append(_step(name, rule, layer, template, by_rule.get(template, {}), (task, source, target, method, renew)))
+    read = {used for step in steps for used in step.reads.values()}
+    return Plan(
+        source.inventory,
+        target.inventory,
+        source.sizes,
+        target.sizes,
+        tuple(steps),
+        _dropped(source, target, read),
+        method.describe(task),
+        tuple(_warnings(adapter, source, target, steps) + method.warnings(task)),
+    )
+
+
+def task_of(adapter: Adapter, source: Side, target: Side) -> Task:
+    wants_tie = bool(getattr(target.config, "tie_word_embeddings", False))
+    tied = wants_tie and (bool(target.inventory.ties) or adapter.readout)
+    scaled = getattr(source.config, "scale_attn_weights", True)
+    return Task(adapter, source.sizes, target.sizes, tied, scaled)
+
+
+def _step(
+    name: str,
+    rule: Rule,
+    layer: int | None,
+    template: str,
+    available: dict[int | None, str],
+    context: tuple[Task, Side, Side, Method, bool],
+) -> Step:
+    task, source, target, method, renew = context
+    shape = target.inventory.shapes[name]
+    if name in target.inventory.ties:
+        return Step(name, "tie", shape, reason=f"tied to {target.inventory.ties[name]}")
+    if not available:
+        return Step(name, "fresh", shape, reason="the source has no such tensor")
+    source_shape = source.inventory.shapes[next(iter(available.values()))]
+    clash = _clash(rule, task, source_shape, shape)
+    if clash:
+        if not renew:
+            raise IncompatibleModels(_clash_message(task.adapter, rule, clash, name, source_shape, shape))
+        return Step(name, "fresh", shape, source_shape=source_shape, reason=f"{clash} differs: {source_shape} -> {shape}")
+    recipe = method.recipe(task, rule, layer, template)
+    missing = [i for i, _ in recipe.layers if i not in available]
+    if missing:
+        raise PlanError(f"target tensor {name!r} needs source layers {missing}, which the source does not have.")
+    reads = {i: available[i] for i, _ in recipe.layers}
+    action = "copy" if recipe.is_copy else "resample"
+    return Step(name, action, shape, reads, source_shape, recipe, recipe.note)
+
+
+def _clash(rule: Rule, task: Task, source_shape: tuple[int, ...], shape: tuple[int, ...]) -> str | None:
+    """The fixed role, if any, in which source and target tensor differ."""
+    for axis, before, after in zip(rule.axes, source_shape, shape, strict=True):
+        for segment in axis.segments:
+            for factor in segment:
+                if factor.role not in FIXED:
+                    continue
+                known = task.source[factor.role]
+                differs = before != after if known is None else known != task.target[factor.role]
+                if differs:
+                    return factor.role
+    return None
+
+
+def _clash_message(
+    adapter: Adapter, rule: Rule, role: str, name: str, source: tuple[int, ...], target: tuple[int, ...]
+) -> str:
+    field_name = config_field(adapter, role)
+    return (
+        f"{name} is {source} in the source and {target} in the target config: {role} entries have an identity of "
+        f"their own and are never resampled. Set {field_name} to the source's value, or pass "
+        f"ignore_mismatched_sizes=True to initialise such tensors anew."
+    )
+
+
+def _dropped(source: Side, target: Side, read: set[str]) -> dict[str, str]:
+    dropped = {name: f"not part of {target.inventory.model_class}" for name in source.extra}
+    targets = {target.inventory.canonical(name) for name in target.inventory.shapes}
+    for name in source.inventory.shapes:
+        if name in read or name in source.absent or name in source.inventory.ties:
+            continue
+        canonical = source.inventory.canonical(name)
+        kept = canonical in targets
+        dropped[name] = "not read by any target layer" if kept else f"not part of {target.inventory.model_class}"
+        if not kept and ".layer" not in canonical and any(part.isdigit() for part in canonical.split(".")):
+            dropped[name] = "its layer is not among the target's"
+    return dropped
+
+
+def _warnings(adapter: Adapter, source: Side, target: Side, steps: Iterable[Step]) -> list[str]:
+    found = []
+    for name in adapter.meaning:
+        before, after = getattr(source.config, name, None), getattr(target.config, name, None)
+        if before != after:
+            found.append(f"{name} is {before!r} in the source and {after!r} in the target: the weights were trained for the former")
+    renewed = [step.target for step in steps if step.action == "fresh"]
+    if renewed:
+        found.append(f"{len(renewed)} tensors are newly initialised: train the model before use ({', '.join(renewed[:4])}{', ...' if len(renewed) > 4 else ''})")
+    if "position" in differing_roles(source.sizes, target.sizes):
+        found.append(f"positions {source.sizes['position']} -> {target.sizes['position']}: new text positions are untrained")
+    return found
+
+
+def _template(canonical: str, layer: int | None) -> str:
+    """The name with {layer} where its layer stands: one template per stack of same-function tensors."""
+    if layer is None:
+        return canonical
+    parts = canonical.split(".")
+    parts[parts.index(str(layer))] = "{layer}"
+    return ".".join(parts)

@@ -1,0 +1,35 @@
+"""Runs a plan tensor by tensor: memory is the result plus one tensor's temporaries."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+from transformers.utils import logging
+
+from .plan import Plan, Step
+from .recipe import run
+
+
+def run_plan(
+    plan: Plan, tensors: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield (target name, tensor) for every tensor that the source provides.
+
+    Args:
+        plan: what to do.
+        tensors: source name -> tensor; each is asked for only by the steps that read it.
+        dtype: of the results; integers and copies of the same dtype are handed over as they are.
+        device: where the computation runs and the results lie.
+    """
+    steps = [step for step in plan.steps if step.recipe is not None]
+    for step in logging.tqdm(steps, desc="Resampling weights", unit="tensor"):
+        yield step.target, _run_step(step, tensors, dtype, torch.device(device))
+
+
+def _run_step(step: Step, tensors: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
+    assert step.recipe is not None
+    with torch.no_grad():
+        out = run(step.recipe, lambda layer: tensors[step.reads[layer]], dtype, device)
+    if tuple(out.shape) != step.shape:
+        raise RuntimeError(f"{step.target}: planned {step.shape}, computed {tuple(out.shape)}; please report this.")
+    return out

@@ -1,0 +1,96 @@
+"""Opens a checkpoint through transformers: it does renames, prefixes, shards, revisions for us.
+
+Loaded with its stored dtype on the CPU, every tensor is a view of the memory-mapped file: nothing
+is read until a step of the plan asks for it.
+"""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
+
+from .errors import BadCheckpoint
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened checkpoint.
+
+    Attributes:
+        model: the source model; its state dict holds the tensors.
+        missing: tensors of the class that the checkpoint does not hold (they are random: unusable).
+        unexpected: tensors of the checkpoint that the class does not have.
+    """
+
+    model: PreTrainedModel
+    missing: frozenset[str]
+    unexpected: tuple[str, ...]
+
+
+def open_source(
+    model_class: type[PreTrainedModel], name: str, config: PreTrainedConfig, keywords: dict[str, Any]
+) -> Source:
+    """Load `name` into `model_class` at its own sizes, without copying its weights.
+
+    Args:
+        keywords: hub and file keywords of `from_pretrained` (revision, subfolder, variant, ...).
+
+    Raises:
+        BadCheckpoint: no tensor of the class is in the checkpoint, or tensors are empty or misshapen.
+        OSError, ValueError: transformers' own, for missing files and bad ids.
+    """
+    with quiet():
+        model, info = model_class.from_pretrained(
+            name,
+            config=copy.deepcopy(config),
+            dtype="auto",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **keywords,
+        )
+    state = model.state_dict()
+    empty = [key for key, tensor in state.items() if tensor.numel() == 0]
+    if empty:
+        raise BadCheckpoint(
+            f"{len(empty)} tensors of {name} are empty ({empty[0]}, ...): they are split over processes "
+            "(DeepSpeed ZeRO-3). Resize in one process first, then load the saved result."
+        )
+    if info["mismatched_keys"]:
+        key, stored, built = sorted(info["mismatched_keys"])[0]
+        raise BadCheckpoint(
+            f"{name}: {key} is {tuple(stored)} in the weights but {tuple(built)} by its own config. "
+            "Config and weights do not belong together."
+        )
+    missing = frozenset(info["missing_keys"])
+    if len(missing) >= len(set(state) - set(getattr(model, "all_tied_weights_keys", {}) or {})):
+        raise BadCheckpoint(
+            f"{name} holds none of the tensors of {model_class.__name__}, but {sorted(info['unexpected_keys'])[:3]}, ..."
+        )
+    return Source(model, missing, tuple(sorted(info["unexpected_keys"])))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Mute transformers' load report and bars while our own table tells the same."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def stored_dtype(model: PreTrainedModel) -> torch.dtype:
+    """The dtype of most of the source's elements."""
+    counts: dict[torch.dtype, int] = {}
+    for tensor in model.state_dict().values():
+        counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.numel()
+    return max(counts, key=lambda dtype: counts[dtype])

@@ -1,0 +1,150 @@
+"""How a plan is printed, and its form for machines: layers merged, sizes and bytes in words."""
+
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .plan import Plan, Step
+
+
+def render(plan: "Plan") -> str:
+    """A table of at most about 120 columns: sizes, one row per stack of layers, totals, warnings."""
+    sizes = [
+        f"{role} {before} -> {plan.target_sizes[role]}" if before != plan.target_sizes[role] else f"{role} {before}"
+        for role, before in plan.source_sizes.items()
+        if before is not None and role not in ("readout", "score")
+    ]
+    rows = [("action", "tensor", "source", "target", "how")]
+    rows += [row for row in _rows(plan)]
+    rows += [("drop", name, shape, "-", reason) for name, shape, reason in _dropped_rows(plan)]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]).rstrip() for row in rows]
+    head = f"{plan.source.model_class} -> {plan.target.model_class}, method {plan.method['method']}"
+    body = [head, _wrap(sizes), "", lines[0], "-" * len(lines[0]), *lines[1:], "", _totals(plan)]
+    return "\n".join(body + [f"warning: {text}" for text in plan.warnings])
+
+
+def as_dict(plan: "Plan") -> dict[str, Any]:
+    return {
+        "source": {"model_class": plan.source.model_class, "sizes": _known(plan.source_sizes)},
+        "target": {"model_class": plan.target.model_class, "sizes": _known(plan.target_sizes)},
+        "method": plan.method,
+        "steps": [_step_dict(step) for step in plan.steps],
+        "dropped": dict(plan.dropped),
+        "parameters": {"source": _source_parameters(plan), "target": plan.parameters},
+        "bytes": {"source": _source_bytes(plan), "target": _target_bytes(plan)},
+        "inherited": plan.inherited,
+        "warnings": list(plan.warnings),
+    }
+
+
+def merge_layers(names: list[str]) -> dict[str, list[str]]:
+    """Group names that differ only in one layer number, shown as `h.{0...11}.attn`.
+
+    >>> merge_layers(["h.0.w", "h.1.w", "wte"])
+    {'h.{0, 1}.w': ['h.0.w', 'h.1.w'], 'wte': ['wte']}
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(re.sub(r"\.\d+\.", ".#.", name, count=1), []).append(name)
+    return {_merged(pattern, members): members for pattern, members in groups.items()}
+
+
+def _merged(pattern: str, members: list[str]) -> str:
+    if "#" not in pattern:
+        return pattern
+    numbers = sorted(int(found[1]) for name in members if (found := re.search(r"\.(\d+)\.", name)))
+    if len(numbers) == 1:
+        return pattern.replace("#", str(numbers[0]))
+    if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
+        shown = f"{numbers[0]}...{numbers[-1]}"
+    else:
+        shown = ", ".join(map(str, numbers))
+    return pattern.replace("#", "{" + shown + "}")
+
+
+def _rows(plan: "Plan") -> list[tuple[str, str, str, str, str]]:
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for step in plan.steps:
+        pattern = re.sub(r"\.\d+\.", ".#.", step.target, count=1)
+        source = _shape(step.source_shape) if step.source_shape else "-"
+        key = (step.action, pattern, source, _shape(step.shape), step.reason)
+        groups.setdefault(key, []).append(step.target)
+    return [(k[0], _merged(k[1], members), k[2], k[3], k[4]) for k, members in groups.items()]
+
+
+def _dropped_rows(plan: "Plan") -> list[tuple[str, str, str]]:
+    rows = []
+    for reason in dict.fromkeys(plan.dropped.values()):
+        names = [name for name, why in plan.dropped.items() if why == reason]
+        for shown, members in merge_layers(names).items():
+            shape = plan.source.shapes.get(members[0])
+            rows.append((shown, _shape(shape) if shape else "-", reason))
+    return rows
+
+
+def _totals(plan: "Plan") -> str:
+    return (
+        f"parameters {_source_parameters(plan):,} -> {plan.parameters:,}   "
+        f"bytes {_size(_source_bytes(plan))} -> {_size(_target_bytes(plan))}   "
+        f"inherited {100 * plan.inherited:.1f} %"
+    )
+
+
+def _source_parameters(plan: "Plan") -> int:
+    return sum(_count(shape) for name, shape in plan.source.shapes.items() if name not in plan.source.ties)
+
+
+def _source_bytes(plan: "Plan") -> int:
+    inventory = plan.source
+    return sum(_count(s) * inventory.itemsize[n] for n, s in inventory.shapes.items() if n not in inventory.ties)
+
+
+def _target_bytes(plan: "Plan") -> int:
+    return sum(s.parameters * plan.target.itemsize[s.target] for s in plan.steps if s.action != "tie")
+
+
+def _step_dict(step: "Step") -> dict[str, Any]:
+    layers = [] if step.recipe is None else [[i, w] for i, w in step.recipe.layers if i is not None]
+    return {
+        "target": step.target,
+        "action": step.action,
+        "shape": list(step.shape),
+        "sources": sorted(set(step.reads.values())),
+        "source_shape": list(step.source_shape) if step.source_shape else None,
+        "layers": layers,
+        "reason": step.reason,
+    }
+
+
+def _known(sizes: dict[str, int | None]) -> dict[str, int]:
+    return {role: length for role, length in sizes.items() if length is not None}
+
+
+def _wrap(items: list[str], width: int = 110) -> str:
+    lines, line = [], ""
+    for item in items:
+        if line and len(line) + len(item) + 3 > width:
+            lines.append(line)
+            line = ""
+        line = f"{line}   {item}" if line else item
+    return "\n".join([*lines, line])
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    total = 1
+    for length in shape:
+        total *= length
+    return total
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
