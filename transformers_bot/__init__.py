@@ -1,7 +1,19 @@
 """Change the size of a trained transformer: smaller or larger, in one line, without training."""
 
-__version__ = "0.1.0"
+from .version import __version__  # noqa: I001
 
+from . import configs, wavelets
+from .errors import (
+    BadCheckpoint,
+    BadKeyword,
+    BadOption,
+    BadSize,
+    BoTError,
+    IncompatibleModels,
+    PlanError,
+    UnsupportedArchitecture,
+)
+from .integration import disable, enable, integration
 from .model import (
     BoTModel,
     BoTModelForCausalLM,
@@ -14,5 +26,36 @@ from .model import (
     BoTModelForQuestionAnswering,
     BoTModelForSequenceClassification,
     BoTModelForTokenClassification,
+    plan,
 )
 from .options import BoTConfig
+
+__all__ = [
+    "BadCheckpoint",
+    "BadKeyword",
+    "BadOption",
+    "BadSize",
+    "BoTConfig",
+    "BoTError",
+    "BoTModel",
+    "BoTModelForCausalLM",
+    "BoTModelForImageClassification",
+    "BoTModelForMaskedImageModeling",
+    "BoTModelForMaskedLM",
+    "BoTModelForMultipleChoice",
+    "BoTModelForNextSentencePrediction",
+    "BoTModelForPreTraining",
+    "BoTModelForQuestionAnswering",
+    "BoTModelForSequenceClassification",
+    "BoTModelForTokenClassification",
+    "IncompatibleModels",
+    "PlanError",
+    "UnsupportedArchitecture",
+    "__version__",
+    "configs",
+    "disable",
+    "enable",
+    "integration",
+    "plan",
+    "wavelets",
+]

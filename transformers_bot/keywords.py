@@ -39,7 +39,15 @@ TARGET = (
 )
 OURS = ("config", "bot_config", "method", "dtype", "torch_dtype", "output_loading_info", "ignore_mismatched_sizes")
 # transformers 5 accepts these and does nothing with them.
-IGNORED = ("low_cpu_mem_usage", "_fast_init", "mirror", "offload_state_dict", "_from_auto", "_commit_hash", "_from_pipeline")
+IGNORED = (
+    "low_cpu_mem_usage",
+    "_fast_init",
+    "mirror",
+    "offload_state_dict",
+    "_from_auto",
+    "_commit_hash",
+    "_from_pipeline",
+)
 REFUSED = {
     "state_dict": "the source is a checkpoint name or folder; save the tensors there first",
     "gguf_file": "GGUF weights are quantised and cannot be resampled; use the safetensors checkpoint",
@@ -84,7 +92,9 @@ def sort_keywords(keywords: dict[str, Any]) -> Keywords:
             raise BadKeyword(f"{both[0]} is given both in config= and as a keyword; keep one.")
         overrides, config = {**config, **overrides}, None
     elif config is not None and not isinstance(config, (PreTrainedConfig, str, os.PathLike)):
-        raise BadKeyword(f"config must be a config object, a path, a dict of overrides or None, got {type(config).__name__}.")
+        raise BadKeyword(
+            f"config must be a config object, a path, a dict of overrides or None, got {type(config).__name__}."
+        )
     if config is not None and overrides:
         name = next(iter(overrides))
         hint = suggest(name, [*known])

@@ -131,7 +131,11 @@ def _plan_early(
         source = Side(source_config, before, predict(model_class, source_config))
     labels_may_be_absent = True  # the checkpoint may lack the head: only its weights can tell
     make_plan(adapter, source, target, method, renew=labels_may_be_absent)
-    fixed = [r for r in differing_roles(before, target.sizes) if r in ("vocab", "segment", "channel", "special", "offset", "patch_h", "patch_w")]
+    fixed = [
+        r
+        for r in differing_roles(before, target.sizes)
+        if r in ("vocab", "segment", "channel", "special", "offset", "patch_h", "patch_w")
+    ]
     if fixed and not words.ignore_mismatched_sizes:
         make_plan(adapter, source, target, method, renew=False)
 

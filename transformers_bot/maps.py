@@ -51,9 +51,7 @@ class Band:
     def transposed(self) -> "Band":
         rows = np.repeat(np.arange(self.target), self.index.shape[1])
         keep = self.weight.reshape(-1) != 0
-        return banded(
-            self.index.reshape(-1)[keep], rows[keep], self.weight.reshape(-1)[keep], self.source, self.target
-        )
+        return banded(self.index.reshape(-1)[keep], rows[keep], self.weight.reshape(-1)[keep], self.source, self.target)
 
     def scaled(self, factor: float) -> "Band":
         return Band(self.index, self.weight * factor, self.source)
@@ -145,4 +143,3 @@ def from_dense(matrix: np.ndarray) -> AxisMap:
     rows, columns = np.nonzero(matrix)
     target, source = matrix.shape
     return AxisMap(source, target, (banded(rows, columns, matrix[rows, columns], target, source),))
-

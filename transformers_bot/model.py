@@ -9,8 +9,9 @@ from transformers.models.auto import modeling_auto
 
 from .errors import UnsupportedArchitecture
 from .keywords import sort_keywords
-from .loading import load_resized, logger, read_config, sides, target_config
+from .loading import load_resized, logger, plan_from_configs, read_config, sides, target_config
 from .options import BoTConfig
+from .plan import Plan
 from .sizes import differing_roles
 
 
@@ -27,7 +28,9 @@ class _BaseBoTModel:
         )
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *model_args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *model_args: Any, **kwargs: Any
+    ) -> Any:
         """A pretrained model at another size, as an ordinary transformers model in eval mode.
 
         Without a `config` (or with one of the source's sizes) this is the Auto class's own
@@ -75,6 +78,16 @@ class _BaseBoTModel:
         return load_resized(cls.class_for(wanted), name, source, wanted, words)
 
     @classmethod
+    def plan(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | PreTrainedConfig, config: Any = None, **kwargs: Any
+    ) -> Plan:
+        """What `from_pretrained` with the same arguments would do to every tensor, without weights.
+
+        See `transformers_bot.plan`; here the target class is this factory's.
+        """
+        return plan_for(cls.class_for, pretrained_model_name_or_path, config, kwargs)
+
+    @classmethod
     def _as_auto(cls, name: str | os.PathLike[str], *model_args: Any, **kwargs: Any) -> Any:
         kept = {k: v for k, v in kwargs.items() if k not in ("bot_config", "method")}
         return cls.auto_class.from_pretrained(name, *model_args, **kept)
@@ -83,6 +96,49 @@ class _BaseBoTModel:
     def class_for(cls, config: PreTrainedConfig) -> type[PreTrainedModel]:
         """The model class that the Auto class would choose for this config."""
         return class_in_mapping(cls.mapping, config, cls.__name__)
+
+
+def plan(source: str | os.PathLike[str] | PreTrainedConfig, config: Any = None, **kwargs: Any) -> Plan:
+    """What resizing `source` to `config` does to every tensor, from two configs and no weights.
+
+    Print the result for a table, `.to_dict()` it for machines; `.steps`, `.dropped`, `.inherited`,
+    `.warnings` hold the parts. The target has the source's own architecture; the factories' `plan`
+    method takes another head.
+
+    Example:
+        >>> from transformers import BertConfig
+        >>> small = plan(BertConfig(), num_hidden_layers=6, hidden_size=384, num_attention_heads=6)
+        >>> len(small.steps), round(small.inherited, 2)
+        (103, 1.0)
+
+    Args:
+        source: hub id, folder, or a config object.
+        config: the target, as in `BoTModel.from_pretrained`; overrides may be keywords.
+        kwargs: `bot_config`, `method`, `ignore_mismatched_sizes` and hub keywords.
+
+    Raises:
+        What `from_pretrained` raises for the same arguments, before any download of weights.
+    """
+    return plan_for(own_class, source, config, kwargs)
+
+
+def plan_for(class_for: Any, source: Any, config: Any, kwargs: dict[str, Any]) -> Plan:
+    words = sort_keywords({**kwargs, "config": config})
+    source_config = source if isinstance(source, PreTrainedConfig) else read_config(os.fspath(source), words.hub)
+    wanted = target_config(source_config, words)
+    source_class = own_class(source_config) if source_config.architectures else class_for(source_config)
+    options = BoTConfig.from_any(words.bot_config)
+    renew = words.ignore_mismatched_sizes
+    return plan_from_configs(source_config, wanted, source_class, class_for(wanted), words.method, options, renew)
+
+
+def own_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class that a config names as its architecture, the base model if it names none."""
+    for name in config.architectures or []:
+        found = getattr(transformers, name, None)
+        if found is not None:
+            return found
+    return class_in_mapping("MODEL_MAPPING", config, "plan")
 
 
 def class_in_mapping(mapping: str, config: PreTrainedConfig, asked_by: str) -> type[PreTrainedModel]:

@@ -18,7 +18,7 @@ from .axes import Rule
 from .errors import IncompatibleModels, PlanError
 from .inventory import Inventory, rules_of
 from .methods import Method, Task
-from .recipe import Recipe
+from .recipe import Read, Recipe
 from .sizes import FIXED, config_field, differing_roles
 
 
@@ -30,9 +30,8 @@ class Step:
         target: its name.
         action: "copy", "resample", "fresh" or "tie".
         shape: its shape.
-        sources: the source tensors it reads, first the one of the same layer index.
-        source_shape: their shape, None if it reads none.
-        reads: source layer (None outside of the blocks) -> source name.
+        reads: what the recipe reads -> name of that source tensor.
+        source_shape: the shape of the source's tensors of the same rule, None if it has none.
         recipe: how it is computed, None for "fresh" and "tie".
         reason: why it is fresh or tied, or how it is resampled.
     """
@@ -40,7 +39,7 @@ class Step:
     target: str
     action: str
     shape: tuple[int, ...]
-    reads: dict[int | None, str] = field(default_factory=dict)
+    reads: dict[Read, str] = field(default_factory=dict)
     source_shape: tuple[int, ...] | None = None
     recipe: Recipe | None = None
     reason: str = ""
@@ -125,14 +124,14 @@ def make_plan(adapter: Adapter, source: Side, target: Side, method: Method, rene
     task = task_of(adapter, source, target)
     source_rules = rules_of(adapter, source.inventory, source.sizes)
     target_rules = rules_of(adapter, target.inventory, target.sizes)
-    by_rule: dict[str, dict[int | None, str]] = {}
+    stacks: dict[str, dict[int | None, str]] = {}
     for name, (rule, layer) in source_rules.items():
         if name not in source.absent:
-            by_rule.setdefault(_template(source.inventory.canonical(name), layer), {})[layer] = name
+            stacks.setdefault(_template(source.inventory.canonical(name), layer), {})[layer] = name
     steps = []
     for name, (rule, layer) in target_rules.items():
         template = _template(target.inventory.canonical(name), layer)
-        steps.append(_step(name, rule, layer, template, by_rule.get(template, {}), (task, source, target, method, renew)))
+        steps.append(_step(name, rule, layer, template, stacks, (task, source, target, method, renew)))
     read = {used for step in steps for used in step.reads.values()}
     return Plan(
         source.inventory,
@@ -158,13 +157,14 @@ def _step(
     rule: Rule,
     layer: int | None,
     template: str,
-    available: dict[int | None, str],
+    stacks: dict[str, dict[int | None, str]],
     context: tuple[Task, Side, Side, Method, bool],
 ) -> Step:
     task, source, target, method, renew = context
     shape = target.inventory.shapes[name]
     if name in target.inventory.ties:
         return Step(name, "tie", shape, reason=f"tied to {target.inventory.ties[name]}")
+    available = stacks.get(template, {})
     if not available:
         return Step(name, "fresh", shape, reason="the source has no such tensor")
     source_shape = source.inventory.shapes[next(iter(available.values()))]
@@ -172,12 +172,14 @@ def _step(
     if clash:
         if not renew:
             raise IncompatibleModels(_clash_message(task.adapter, rule, clash, name, source_shape, shape))
-        return Step(name, "fresh", shape, source_shape=source_shape, reason=f"{clash} differs: {source_shape} -> {shape}")
+        return Step(
+            name, "fresh", shape, source_shape=source_shape, reason=f"{clash} differs: {source_shape} -> {shape}"
+        )
     recipe = method.recipe(task, rule, layer, template)
-    missing = [i for i, _ in recipe.layers if i not in available]
+    missing = [read for read in recipe.reads if read.layer not in stacks.get(read.name, {})]
     if missing:
-        raise PlanError(f"target tensor {name!r} needs source layers {missing}, which the source does not have.")
-    reads = {i: available[i] for i, _ in recipe.layers}
+        raise PlanError(f"target tensor {name!r} needs {missing[0]} of the source, which does not have it.")
+    reads = {read: stacks[read.name][read.layer] for read in recipe.reads}
     action = "copy" if recipe.is_copy else "resample"
     return Step(name, action, shape, reads, source_shape, recipe, recipe.note)
 
@@ -226,12 +228,18 @@ def _warnings(adapter: Adapter, source: Side, target: Side, steps: Iterable[Step
     for name in adapter.meaning:
         before, after = getattr(source.config, name, None), getattr(target.config, name, None)
         if before != after:
-            found.append(f"{name} is {before!r} in the source and {after!r} in the target: the weights were trained for the former")
+            found.append(
+                f"{name} is {before!r} in the source and {after!r} in the target: the weights were trained for the former"
+            )
     renewed = [step.target for step in steps if step.action == "fresh"]
     if renewed:
-        found.append(f"{len(renewed)} tensors are newly initialised: train the model before use ({', '.join(renewed[:4])}{', ...' if len(renewed) > 4 else ''})")
+        found.append(
+            f"{len(renewed)} tensors are newly initialised: train the model before use ({', '.join(renewed[:4])}{', ...' if len(renewed) > 4 else ''})"
+        )
     if "position" in differing_roles(source.sizes, target.sizes):
-        found.append(f"positions {source.sizes['position']} -> {target.sizes['position']}: new text positions are untrained")
+        found.append(
+            f"positions {source.sizes['position']} -> {target.sizes['position']}: new text positions are untrained"
+        )
     return found
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -41,48 +41,84 @@ class Detail:
 
 
 @dataclass(frozen=True)
+class Read:
+    """A source tensor: its name with {layer} left open, its layer (None outside of the blocks), its weight."""
+
+    name: str
+    layer: int | None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What makes a target tensor out of the source tensors of the same rule.
 
     Attributes:
-        layers: (source layer, weight) pairs that are summed first; ((None, 1.0),) outside of blocks.
+        reads: the source tensors it takes.
         maps: a map per factor, segment and axis.
         detail: noise for the empty bands, if any.
+        undo: None sums what is read; "weight" or "bias" reads a norm's two tensors and makes the
+            one of a norm that undoes it (see `undo_norm`).
         note: in words, for the plan.
     """
 
-    layers: tuple[tuple[int | None, float], ...]
+    reads: tuple[Read, ...]
     maps: TensorMap
     detail: Detail | None = None
+    undo: str | None = None
     note: str = ""
 
     @property
     def is_copy(self) -> bool:
-        return len(self.layers) == 1 and self.layers[0][1] == 1.0 and is_identity(self.maps) and not self.detail
+        if len(self.reads) != 1 or self.reads[0].weight != 1.0 or self.undo:
+            return False
+        return is_identity(self.maps) and self.detail is None
 
 
 def is_identity(maps: TensorMap) -> bool:
     return all(m.is_identity for axis in maps for segment in axis for m in segment)
 
 
-def run(recipe: Recipe, read: Callable[[int | None], Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
+def run(recipe: Recipe, read: Callable[[Read], Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Compute a target tensor: read, upcast, sum layers, map axes, add detail, downcast once.
 
     Args:
         recipe: what to compute.
-        read: source layer (None outside of the blocks) -> its tensor.
+        read: gives the source tensor of a `Read`.
         dtype: of the result; the computation is in float32 or better.
         device: where the computation runs and the result lies.
     """
     if recipe.is_copy:
-        return read(recipe.layers[0][0]).to(device, dtype)
-    signal = _sum_layers(recipe, read, dtype, device)
+        return read(recipe.reads[0]).to(device, dtype)
+    stored = (read(one).to(device) for one in recipe.reads)  # one at a time: a sum holds two tensors
+    inputs = (x.to(torch.promote_types(torch.promote_types(x.dtype, dtype), torch.float32)) for x in stored)
+    signal = undo_norm(*inputs)[recipe.undo] if recipe.undo else _weighted_sum(recipe, inputs)
     out = apply(signal, recipe.maps)
     if recipe.detail is not None:
         reference = signal if recipe.detail.of_source else out
         spread = recipe.detail.scale * float(reference.std()) if reference.numel() > 1 else 0.0
         out = out + _detail(recipe.detail, out) * spread
     return out.to(dtype).contiguous()
+
+
+def undo_norm(weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
+    """Parameters of a norm that turns another norm's output back into its normalised input.
+
+    The norm below gives x = w * z + b with z of mean 0 and spread 1. A norm on x sees
+    (x - m) / s with m = mean(b), s^2 = mean(w^2) + var(b) up to the token's own fluctuation, so
+    s / w and (m - b) / w give z again; the block's second norm, with w and b once more, gives x.
+    Only the fluctuation of s times (b - m) / w is left, because that second norm rescales z.
+    Channels with w close to 0 carry the constant b and nothing of z.
+    """
+    mean = bias.mean()
+    spread = (weight.square().mean() + bias.var(correction=0)).sqrt()
+    alive = weight.abs() > 1e-3 * weight.abs().mean()
+    safe = torch.where(alive, weight, torch.ones_like(weight))
+    zero = torch.zeros_like(weight)
+    return {
+        "weight": torch.where(alive, spread / safe, zero),
+        "bias": torch.where(alive, (mean - bias) / safe, zero),
+    }
 
 
 def apply(x: Tensor, maps: TensorMap) -> Tensor:
@@ -93,19 +129,15 @@ def apply(x: Tensor, maps: TensorMap) -> Tensor:
     return x
 
 
-def _sum_layers(
-    recipe: Recipe, read: Callable[[int | None], Tensor], dtype: torch.dtype, device: torch.device
-) -> Tensor:
+def _weighted_sum(recipe: Recipe, inputs: Iterable[Tensor]) -> Tensor:
     total: Tensor | None = None
-    for layer, weight in recipe.layers:
-        stored = read(layer).to(device)
-        compute = torch.promote_types(torch.promote_types(stored.dtype, dtype), torch.float32)
-        part = stored.to(compute)
+    for one, x in zip(recipe.reads, inputs, strict=True):
         if total is None:
-            total = part if weight == 1.0 else part * weight
+            total = x if one.weight == 1.0 else x * one.weight
         else:
-            total = total.add(part, alpha=weight)
-    assert total is not None, "a recipe reads at least one layer"
+            total = total.add(x, alpha=one.weight)
+    if total is None:
+        raise ValueError("a recipe reads at least one tensor")
     return total
 
 

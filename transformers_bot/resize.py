@@ -29,7 +29,7 @@ def run_plan(
 def _run_step(step: Step, tensors: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
     assert step.recipe is not None
     with torch.no_grad():
-        out = run(step.recipe, lambda layer: tensors[step.reads[layer]], dtype, device)
+        out = run(step.recipe, lambda one: tensors[step.reads[one]], dtype, device)
     if tuple(out.shape) != step.shape:
         raise RuntimeError(f"{step.target}: planned {step.shape}, computed {tuple(out.shape)}; please report this.")
     return out

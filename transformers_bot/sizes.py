@@ -107,7 +107,9 @@ def _why_empty(role: str, config: Any) -> str:
     return f"set {role} to at least 1."
 
 
-def check_depth_flag(adapter: Adapter, config: Any, source: dict[str, int | None], target: dict[str, int | None]) -> None:
+def check_depth_flag(
+    adapter: Adapter, config: Any, source: dict[str, int | None], target: dict[str, int | None]
+) -> None:
     """Refuse a depth change where the config makes a layer's meaning depend on its number."""
     flag = adapter.depth_flag
     if flag and getattr(config, flag, False) and source["layer"] != target["layer"]:

@@ -18,7 +18,9 @@ def render(plan: "Plan") -> str:
     rows += [row for row in _rows(plan)]
     rows += [("drop", name, shape, "-", reason) for name, shape, reason in _dropped_rows(plan)]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]).rstrip() for row in rows]
+    lines = [
+        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]).rstrip() for row in rows
+    ]
     head = f"{plan.source.model_class} -> {plan.target.model_class}, method {plan.method['method']}"
     body = [head, _wrap(sizes), "", lines[0], "-" * len(lines[0]), *lines[1:], "", _totals(plan)]
     return "\n".join(body + [f"warning: {text}" for text in plan.warnings])
@@ -105,7 +107,7 @@ def _target_bytes(plan: "Plan") -> int:
 
 
 def _step_dict(step: "Step") -> dict[str, Any]:
-    layers = [] if step.recipe is None else [[i, w] for i, w in step.recipe.layers if i is not None]
+    layers = [] if step.recipe is None else [[r.layer, r.weight] for r in step.recipe.reads if r.layer is not None]
     return {
         "target": step.target,
         "action": step.action,

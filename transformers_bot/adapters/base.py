@@ -19,7 +19,9 @@ class Adapter:
         derived: config field -> the rule it follows while a config leaves it at that rule's value.
         readout: the stream before a tied output embedding is part of the base model too.
         meaning: config fields that change what the weights compute, beyond their sizes.
-        flags: config fields (besides `meaning`) without a sized tensor that depth must not change.
+        depth_flag: a config field under which a layer's meaning depends on its number.
+        undoes: post-norm only: a block's first norm -> its last, as names without ".weight"; an
+            identity block's first norm undoes what the last norm of the block below did.
     """
 
     model_type: str
@@ -30,3 +32,4 @@ class Adapter:
     readout: bool = False
     meaning: tuple[str, ...] = ()
     depth_flag: str | None = None
+    undoes: Mapping[str, str] = field(default_factory=dict)

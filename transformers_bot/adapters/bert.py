@@ -70,7 +70,9 @@ SIZES = {
 DERIVED = {"intermediate_size": lambda c: 4 * c.hidden_size}
 MEANING = ("hidden_act", "layer_norm_eps", "is_decoder", "pad_token_id")
 
-BERT = Adapter("bert", "post", parse_rules(ENCODER + BERT_ONLY), SIZES, DERIVED, meaning=MEANING)
+UNDOES = {"encoder.layer.{layer}.attention.output.LayerNorm": "encoder.layer.{layer}.output.LayerNorm"}
+
+BERT = Adapter("bert", "post", parse_rules(ENCODER + BERT_ONLY), SIZES, DERIVED, meaning=MEANING, undoes=UNDOES)
 ROBERTA = Adapter(
     "roberta",
     "post",
@@ -82,4 +84,5 @@ ROBERTA = Adapter(
     },
     DERIVED,
     meaning=MEANING,
+    undoes=UNDOES,
 )

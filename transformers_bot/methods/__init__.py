@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from ..errors import BadOption, suggest
 from ..options import BoTConfig
-from .base import Depth, Method, Pair, Task
+from .base import Method, Task
 from .bot import BoT
 
 METHODS: dict[str, Callable[[BoTConfig], Method]] = {BoT.name: BoT}
@@ -18,4 +18,4 @@ def get(name: str, options: BoTConfig) -> Method:
     return METHODS[name](options)
 
 
-__all__ = ["METHODS", "Depth", "Method", "Pair", "Task", "get"]
+__all__ = ["METHODS", "Method", "Task", "get"]

@@ -3,11 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
 from ..adapters import Adapter
 from ..axes import Rule
-from ..maps import AxisMap
 from ..recipe import Recipe
 
 
@@ -38,34 +35,6 @@ class Task:
     def ratio(self, role: str) -> float:
         source, target = self.lengths(role)
         return target / source
-
-
-@dataclass(frozen=True)
-class Pair:
-    """How a role is resized where it is written (`produce`) and where it is read (`consume`).
-
-    Growing keeps the function where `consume.T @ produce` is the identity, shrinking where
-    `produce @ consume.T` is (methods of one family of linear maps: W_t = R W_s C^T).
-    """
-
-    produce: AxisMap
-    consume: AxisMap
-    label: str = ""
-
-    def swapped(self) -> "Pair":
-        return Pair(self.consume, self.produce, self.label)
-
-
-@dataclass(frozen=True)
-class Depth:
-    """Which source layers make up each target layer: (target, source) matrices.
-
-    `updates` is for the tensors that write onto the residual stream, `layers` for all others.
-    """
-
-    layers: np.ndarray
-    updates: np.ndarray
-    label: str = ""
 
 
 class Method(Protocol):

@@ -19,14 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from ..axes import Axis, Factor, Rule
-from ..errors import BadOption
-from ..maps import AxisMap, from_dense, gather, identity
+from ..axes import Factor, Rule
+from ..maps import AxisMap, identity
 from ..options import BoTConfig
-from ..recipe import Detail, Recipe, Segment, is_identity
-from ..wavelets import analysis_map, split_places, synthesis_map
-from .base import Depth, Pair, Task
+from ..recipe import Detail, Read, Recipe, Segment, is_identity
+from . import pairs
+from .base import Task
+from .depth import Depth, check_direction, filtered, identity_blocks, picked, repeated
 from .grids import interpolation, periodic
+from .pairs import Pair
 
 # The paper's best wavelet by validation loss. RoBERTa's and DeiT's are not stated: RoBERTa takes
 # BERT's (same blocks), ViT and DeiT take Haar, which is never far from the best of the ablation.
@@ -52,18 +53,13 @@ class BoT:
 
     def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe:
         raw = self.raw and rule.layered and rule.maps
-        maps = tuple(self._axis(task, axis, raw) for axis in rule.axes)
-        layers: tuple[tuple[int | None, float], ...] = ((None, 1.0),)
-        note = []
-        if layer is not None:
-            depth = self.depth(task, raw)
-            row = (depth.updates if rule.adds else depth.layers)[layer]
-            layers = tuple((int(i), float(row[i])) for i in np.flatnonzero(row)) or ((_nearest(depth, layer), 0.0),)
-            note.append("zero" if layers[0][1] == 0.0 else depth.label)
-        detail = self._detail(task, rule, layer, name, raw)
-        note += [] if is_identity(maps) else [self._label(task, rule, raw)]
-        note += [f"{detail.kind} detail"] if detail else []
-        return Recipe(layers, maps, detail, ", ".join(part for part in note if part))
+        maps = tuple(tuple(self._segment(task, segment, raw) for segment in axis.segments) for axis in rule.axes)
+        reads, undo, over_layers = self._reads(task, rule, layer, name, raw)
+        silent = all(one.weight == 0.0 for one in reads)
+        detail = None if silent else self._detail(task, rule, layer, name, raw)
+        over_axes = "" if is_identity(maps) else self._label(task, rule, raw)
+        note = ", ".join(part for part in (over_layers, over_axes, f"{detail.kind} detail" if detail else "") if part)
+        return Recipe(reads, maps, detail, undo, note)
 
     # -- widths ---------------------------------------------------------------------------------
 
@@ -71,7 +67,7 @@ class BoT:
         """The maps of one role at the task's sizes."""
         source, target = task.lengths(role)
         if source == target:
-            return Pair(identity(source), identity(target))
+            return pairs.kept(source)
         if role == "position":
             index = periodic if self.options.positions == "crop" else interpolation
             return Pair(index(source, target), index(source, target), self.options.positions)
@@ -79,9 +75,9 @@ class BoT:
             bicubic = interpolation(source, target, bicubic=True)
             return Pair(bicubic, bicubic, "bicubic")
         if role == "heads" and self.heads == "whole":
-            return whole_units(source, target)
+            return pairs.whole_units(source, target)
         wavelet = self.wavelet(task, FOLLOWS.get(role, role))
-        pair = raw_pair(source, target, wavelet) if raw else dual_pair(source, target, wavelet)
+        pair = pairs.raw(source, target, wavelet) if raw else pairs.dual(source, target, wavelet)
         return pair.swapped() if role == "readout" and task.tied else pair
 
     def wavelet(self, task: Task, role: str) -> str:
@@ -98,9 +94,6 @@ class BoT:
         if self.options.heads != "auto":
             return self.options.heads
         return "flat" if self.raw else "whole"
-
-    def _axis(self, task: Task, axis: Axis, raw: bool) -> tuple[Segment, ...]:
-        return tuple(self._segment(task, segment, raw) for segment in axis.segments)
 
     def _segment(self, task: Task, segment: tuple[Factor, ...], raw: bool) -> Segment:
         roles = [factor.role for factor in segment]
@@ -135,9 +128,9 @@ class BoT:
         (heads_s, heads_t), (dim_s, dim_t) = task.lengths("heads"), task.lengths("head_dim")
         source, target = heads_s * dim_s, heads_t * dim_t
         if source == target:
-            return Pair(identity(source), identity(target))
+            return pairs.kept(source)
         wavelet = self.wavelet(task, "head_dim")
-        return raw_pair(source, target, wavelet) if raw else dual_pair(source, target, wavelet)
+        return pairs.raw(source, target, wavelet) if raw else pairs.dual(source, target, wavelet)
 
     # -- depth ----------------------------------------------------------------------------------
 
@@ -147,47 +140,41 @@ class BoT:
         if source == target:
             return Depth(np.eye(source), np.eye(source))
         rule = self.depth_rule(task)
-        wavelet = self.wavelet(task, "layer")
         if rule == "wavelet":
-            pair = dual_pair(source, target, wavelet)
-            if raw:
-                written = raw_pair(source, target, wavelet).produce.dense()
-                return Depth(written, written, f"{wavelet} over layers")
-            updates = pair.produce if self.raw else pair.consume
-            return Depth(pair.produce.dense(), updates.dense(), f"{wavelet} over layers")
-        if rule in ("first", "even"):
-            index = np.arange(target) if rule == "first" else np.arange(target) * source // target
-            kept = gather(index, source).dense()
-            return Depth(kept, kept, f"{rule} layers")
-        index = np.arange(target) * source // target
-        layers = gather(index, source).dense()
+            wavelet = self.wavelet(task, "layer")
+            pair = pairs.raw(source, target, wavelet) if raw else pairs.dual(source, target, wavelet)
+            return filtered(pair, f"{wavelet} over layers", share_updates=not self.raw)
         if rule == "repeat":
-            return Depth(layers, layers / layers.sum(0), "layers repeated")
-        first = np.concatenate([[True], index[1:] != index[:-1]])
-        return Depth(layers, layers * first[:, None], "identity blocks")
+            return repeated(source, target)
+        return identity_blocks(source, target) if rule == "identity" else picked(source, target, rule)
 
     def depth_rule(self, task: Task) -> str:
+        """The rule asked for, or the default of the direction and gain."""
         source, target = task.lengths("layer")
         rule = self.options.depth
         if rule == "auto":
-            rule = self._auto_depth(task, grows=target > source)
-        if rule in ("repeat", "identity") and target < source:
-            raise BadOption(
-                f"depth={rule!r} only grows, but {source} layers shrink to {target}; use 'wavelet', 'first' or 'even'."
-            )
-        if rule in ("first", "even") and target > source:
-            raise BadOption(
-                f"depth={rule!r} only shrinks, but {source} layers grow to {target}; "
-                "use 'wavelet', 'repeat' or 'identity'."
-            )
+            rule = "wavelet" if self.raw else "identity" if target > source else "even"
+        if target != source:
+            check_direction(rule, source, target)
         return rule
 
-    def _auto_depth(self, task: Task, grows: bool) -> str:
-        if self.raw:
-            return "wavelet"
-        if not grows:
-            return "even"
-        return "identity" if task.adapter.norm == "pre" else "repeat"
+    def _reads(
+        self, task: Task, rule: Rule, layer: int | None, name: str, raw: bool
+    ) -> tuple[tuple[Read, ...], str | None, str]:
+        """What a target tensor is made of over depth, whether it undoes a norm, and a note."""
+        if layer is None:
+            return (Read(name, None),), None, ""
+        depth = self.depth(task, raw)
+        row = (depth.updates if rule.adds else depth.layers)[layer]
+        new = depth.is_new(layer)
+        if new and rule.adds:
+            return (Read(name, int(np.argmax(depth.layers[layer])), 0.0),), None, "zero update"
+        stem, _, part = name.rpartition(".")
+        if new and stem in task.adapter.undoes:
+            below = int(np.argmax(depth.layers[layer]))
+            last = task.adapter.undoes[stem]
+            return (Read(f"{last}.weight", below), Read(f"{last}.bias", below)), part, "undoes the norm below"
+        return tuple(Read(name, int(i), float(row[i])) for i in np.flatnonzero(row)), None, depth.label
 
     # -- detail bands ---------------------------------------------------------------------------
 
@@ -195,13 +182,11 @@ class BoT:
         kind, scale = self._detail_choice(task)
         if kind == "zero" or scale == 0.0 or (self.raw and not raw):
             return None
-        visible = tuple(
-            tuple(self._visible(task, segment, raw) for segment in axis.segments) for axis in rule.axes
-        )
+        visible = tuple(tuple(self._visible(task, segment, raw) for segment in axis.segments) for axis in rule.axes)
         layers: tuple[tuple[int, float], ...] = ()
         source, target = task.lengths("layer")
         if raw and layer is not None and target > source and self.depth_rule(task) == "wavelet":
-            pair = dual_pair(source, target, self.wavelet(task, "layer"))
+            pair = pairs.dual(source, target, self.wavelet(task, "layer"))
             row = (pair.produce.dense() @ pair.consume.dense().T)[layer]
             layers = tuple((int(i), float(row[i])) for i in np.flatnonzero(row))
         if is_identity(visible) and not layers:
@@ -221,7 +206,7 @@ class BoT:
         if any(f.role == "heads" for f in segment) and self._is_flat(task):
             pair = self._flat_pair(task, raw=False)
             read = raw or all(f.reads for f in segment)
-            return (_projection(pair) if read else identity(pair.produce.target),)
+            return (pair.visible() if read else identity(pair.produce.target),)
         return tuple(self._visible_factor(task, factor, raw) for factor in segment)
 
     def _visible_factor(self, task: Task, factor: Factor, raw: bool) -> AxisMap:
@@ -232,7 +217,7 @@ class BoT:
             return identity(-1)
         if not (factor.reads or raw):
             return identity(target)
-        return _projection(self.pair(task, factor.role))
+        return self.pair(task, factor.role).visible()
 
     # -- words ----------------------------------------------------------------------------------
 
@@ -251,9 +236,6 @@ class BoT:
 
     def warnings(self, task: Task) -> list[str]:
         found = []
-        source, target = task.lengths("layer")
-        if target > source and task.adapter.norm == "post" and self.depth_rule(task) == "identity":
-            found.append("identity blocks are not exact in a post-norm model: the norm after a zero update still acts")
         if self.raw and task.ratio("hidden") != 1:
             found.append("gain='raw' changes the function (norm inputs and attention scores are rescaled)")
         return found
@@ -269,46 +251,5 @@ class BoT:
         return "; ".join(parts)
 
 
-def dual_pair(source: int, target: int, wavelet: str) -> Pair:
-    """(R, C) of unit gain and dual: synthesis and the adjoint of analysis, or the other way round."""
-    if target > source:
-        pair = synthesis_map(source, target, wavelet, True), analysis_map(target, source, wavelet, True)
-    else:
-        pair = analysis_map(source, target, wavelet, True), synthesis_map(target, source, wavelet, True)
-    return Pair(pair[0], pair[1].transposed(), wavelet)
-
-
-def raw_pair(source: int, target: int, wavelet: str) -> Pair:
-    """The orthonormal transform on either side, as the paper applies it (eqs. 1, 5 and 6)."""
-    low = synthesis_map if target > source else analysis_map
-    one = low(source, target, wavelet, False)
-    return Pair(one, one, f"{wavelet} raw")
-
-
-def whole_units(source: int, target: int) -> Pair:
-    """Copy or pick units without ever mixing two: readers of a copied unit share it."""
-    if target < source:
-        picked = gather(np.arange(target) * source // target, source)
-        return Pair(picked, picked, "picked")
-    return Pair(*_copies(source, target), "copied")
-
-
-def _copies(source: int, target: int) -> tuple[AxisMap, AxisMap]:
-    counts = np.full(source, target // source) + split_places(source, target % source)
-    copies = gather(np.repeat(np.arange(source), counts), source)
-    dense = copies.dense()
-    return copies, from_dense(dense / dense.sum(0))
-
-
-def _projection(pair: Pair) -> AxisMap:
-    if pair.produce.is_identity or pair.produce.target < pair.produce.source:
-        return identity(pair.produce.target)
-    return pair.produce.transposed().then(pair.consume)
-
-
 def _reheaded(task: Task) -> bool:
     return task.ratio("hidden") == 1 and task.ratio("heads") != 1
-
-
-def _nearest(depth: Depth, layer: int) -> int:
-    return int(np.flatnonzero(depth.layers[layer])[0])

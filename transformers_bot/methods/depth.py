@@ -1,0 +1,78 @@
+"""Which source layers make up which target layers: five rules, as (target, source) matrices."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import BadOption
+from ..wavelets import split_places
+from .pairs import Pair
+
+GROWS = ("wavelet", "repeat", "identity")
+SHRINKS = ("wavelet", "first", "even")
+
+
+@dataclass(frozen=True)
+class Depth:
+    """The layers of a target.
+
+    Attributes:
+        layers: (target, source) weights for tensors that do not write onto the residual stream.
+        updates: the same for those that do; zero rows are identity blocks.
+        label: in words, for the plan.
+    """
+
+    layers: np.ndarray
+    updates: np.ndarray
+    label: str = ""
+
+    def is_new(self, layer: int) -> bool:
+        """Whether a target layer is an identity block, which adds nothing to the stream."""
+        return not self.updates[layer].any()
+
+
+def check_direction(rule: str, source: int, target: int) -> None:
+    """Refuse a rule that works only in the other direction."""
+    allowed, verb = (GROWS, "grow") if target > source else (SHRINKS, "shrink")
+    if rule not in allowed:
+        choices = ", ".join(repr(name) for name in allowed)
+        raise BadOption(f"depth={rule!r} cannot {verb} {source} layers to {target}; use one of {choices}.")
+
+
+def filtered(pair: Pair, label: str, share_updates: bool) -> Depth:
+    """Low-pass over layers. Sharing keeps the sum of updates: written with C instead of R."""
+    layers = pair.produce.dense()
+    return Depth(layers, pair.consume.dense() if share_updates else layers, label)
+
+
+def repeated(source: int, target: int) -> Depth:
+    """Every layer several times in a row, each copy with its share of the layer's update."""
+    layers = _rows(np.arange(target) * source // target, source)
+    return Depth(layers, layers / layers.sum(0), "layers repeated")
+
+
+def identity_blocks(source: int, target: int) -> Depth:
+    """New layers with zero output matrices, spread over the gaps between source layers.
+
+    They copy the layer below them. None is put after the last layer: in a post-norm model a new
+    block passes on what the norm below it kept, and the last norm may have dropped a channel.
+    """
+    gaps = max(1, source - 1)
+    extra = target - source
+    new = np.zeros(source, dtype=int)
+    new[:gaps] = extra // gaps + split_places(gaps, extra % gaps)
+    index = np.repeat(np.arange(source), 1 + new)
+    first = np.concatenate([[True], index[1:] != index[:-1]])
+    layers = _rows(index, source)
+    return Depth(layers, layers * first[:, None], "identity blocks")
+
+
+def picked(source: int, target: int, rule: str) -> Depth:
+    """The first layers, or evenly spread ones; none is changed."""
+    index = np.arange(target) if rule == "first" else np.arange(target) * source // target
+    layers = _rows(index, source)
+    return Depth(layers, layers, f"{rule} layers")
+
+
+def _rows(index: np.ndarray, source: int) -> np.ndarray:
+    return np.eye(source)[index]

@@ -1,0 +1,61 @@
+"""Pairs of maps for one role: how it is resized where it is written and where it is read."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..maps import AxisMap, from_dense, gather, identity
+from ..wavelets import analysis_map, split_places, synthesis_map
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How a role is resized where it is written (`produce`) and where it is read (`consume`).
+
+    Growing keeps the function where `consume.T @ produce` is the identity, shrinking where
+    `produce @ consume.T` is: every linear method is `W_t = R_out W_s C_in^T` with such pairs.
+    """
+
+    produce: AxisMap
+    consume: AxisMap
+    label: str = ""
+
+    def swapped(self) -> "Pair":
+        return Pair(self.consume, self.produce, self.label)
+
+    def visible(self) -> AxisMap:
+        """Projection of a read axis onto what a grown signal reaches, C R^T; all of it if not grown."""
+        if self.produce.target <= self.produce.source:
+            return identity(self.produce.target)
+        return self.produce.transposed().then(self.consume)
+
+
+def kept(length: int) -> Pair:
+    return Pair(identity(length), identity(length))
+
+
+def dual(source: int, target: int, wavelet: str) -> Pair:
+    """(R, C) of unit gain and dual: synthesis and the adjoint of analysis, or the other way round."""
+    if target > source:
+        produce, adjoint = synthesis_map(source, target, wavelet, True), analysis_map(target, source, wavelet, True)
+    else:
+        produce, adjoint = analysis_map(source, target, wavelet, True), synthesis_map(target, source, wavelet, True)
+    return Pair(produce, adjoint.transposed(), wavelet)
+
+
+def raw(source: int, target: int, wavelet: str) -> Pair:
+    """The orthonormal transform on either side, as the paper applies it (eqs. 1, 5 and 6)."""
+    low_pass = synthesis_map if target > source else analysis_map
+    one = low_pass(source, target, wavelet, False)
+    return Pair(one, one, f"{wavelet} raw")
+
+
+def whole_units(source: int, target: int) -> Pair:
+    """Copy or pick units without ever mixing two: the readers of a copied unit share it."""
+    if target < source:
+        index = gather(np.arange(target) * source // target, source)
+        return Pair(index, index, "picked")
+    counts = np.full(source, target // source) + split_places(source, target % source)
+    copies = gather(np.repeat(np.arange(source), counts), source)
+    dense = copies.dense()
+    return Pair(copies, from_dense(dense / dense.sum(0)), "copied")
