@@ -86,6 +86,14 @@ class Rule:
         layer = next((value for value in found.groups() if value is not None), None)
         return True, None if layer is None else int(layer)
 
+    def template(self, name: str) -> str:
+        """The name with {layer} where its layer stands: the same for a stack of same-function tensors."""
+        found = self.pattern.fullmatch(name)
+        group = found.lastindex if found else None
+        if found is None or group is None:
+            return name
+        return name[: found.start(group)] + "{layer}" + name[found.end(group) :]
+
     def shape(self, sizes: Sizes, actual: tuple[int, ...]) -> tuple[int, ...]:
         """The predicted shape; axes whose length only the tensor knows are taken from `actual`."""
         lengths = [axis.length(sizes) for axis in self.axes]

@@ -9,13 +9,14 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from . import adapters, methods
+from .classes import own_class
 from .errors import BadOption, IncompatibleModels, PlanError
 from .inventory import inventory_of, predict
 from .keywords import Keywords
 from .options import BoTConfig
 from .plan import Plan, Side, make_plan
 from .resize import run_plan
-from .sizes import check_depth_flag, config_field, differing_roles, rebuild, role_sizes
+from .sizes import check_depth_flag, config_field, rebuild, role_sizes
 from .source import Source, open_source, quiet, stored_dtype
 
 logger = logging.get_logger("transformers.bot")
@@ -96,13 +97,15 @@ def load_resized(
     adapter = adapters.get(source_config.model_type)
     before, after = sides(source_config, wanted, options)
     method = methods.get(words.method, options)
+    renew = words.ignore_mismatched_sizes
+    # Once from configs alone, so that what they can refuse is refused before any download.
+    plan_from_configs(source_config, wanted, own_class(source_config), model_class, words.method, options, renew)
     with quiet():
         target = Side(wanted, after, predict(model_class, wanted))
-    _plan_early(adapter, model_class, source_config, before, target, method, words)
     opened = open_source(model_class, name, source_config, {**words.hub, **words.files})
     source = Side(opened.model.config, before, inventory_of(opened.model), opened.missing, opened.unexpected)
     wanted, target = _settle_ties(model_class, wanted, source, target)
-    plan = make_plan(adapter, source, target, method, words.ignore_mismatched_sizes)
+    plan = make_plan(adapter, source, target, method, renew)
     logger.info(f"{plan}")
     dtype = _result_dtype(words.dtype, wanted, opened)
     tensors = opened.model.state_dict()
@@ -117,37 +120,12 @@ def load_resized(
     return model, _loading_info(plan, info)
 
 
-def _plan_early(
-    adapter: adapters.Adapter,
-    model_class: type[PreTrainedModel],
-    source_config: PreTrainedConfig,
-    before: dict[str, int | None],
-    target: Side,
-    method: methods.Method,
-    words: Keywords,
-) -> None:
-    """Plan once without weights, so that what configs can refuse is refused before any download."""
-    with quiet():
-        source = Side(source_config, before, predict(model_class, source_config))
-    labels_may_be_absent = True  # the checkpoint may lack the head: only its weights can tell
-    make_plan(adapter, source, target, method, renew=labels_may_be_absent)
-    fixed = [
-        r
-        for r in differing_roles(before, target.sizes)
-        if r in ("vocab", "segment", "channel", "special", "offset", "patch_h", "patch_w")
-    ]
-    if fixed and not words.ignore_mismatched_sizes:
-        make_plan(adapter, source, target, method, renew=False)
-
-
 def _settle_ties(
     model_class: type[PreTrainedModel], wanted: PreTrainedConfig, source: Side, target: Side
 ) -> tuple[PreTrainedConfig, Side]:
-    """An output embedding that the checkpoint holds apart from the input embedding stays apart."""
-    ties = target.inventory.ties
-    split = [name for name in ties if name in source.inventory.shapes and name not in source.inventory.ties]
-    asked = getattr(source.config, "tie_word_embeddings", False) and getattr(wanted, "tie_word_embeddings", False)
-    if not (split and asked):
+    """An output embedding that the checkpoint holds apart, although its config ties it, stays apart."""
+    held = set(source.inventory.shapes) - set(source.inventory.ties) - source.absent
+    if not getattr(source.config, "tie_word_embeddings", False) or held.isdisjoint(target.inventory.ties):
         return wanted, target
     wanted = copy.deepcopy(wanted)
     wanted.tie_word_embeddings = False
@@ -178,9 +156,10 @@ def _hand_over(
     if model_class.can_generate() and "generation_config" not in keywords:
         keywords["generation_config"] = copy.deepcopy(getattr(opened.model, "generation_config", None))
     with quiet():
-        return model_class.from_pretrained(
+        model, info = model_class.from_pretrained(
             None, config=wanted, state_dict=resized, dtype=dtype, output_loading_info=True, **keywords
         )
+    return model, info
 
 
 def _check_complete(plan: Plan, info: dict[str, Any]) -> None:
@@ -189,8 +168,9 @@ def _check_complete(plan: Plan, info: dict[str, Any]) -> None:
     unplanned = set(info["missing_keys"]) - fresh - set(plan.names("tie"))
     if unplanned or info["unexpected_keys"] or info["mismatched_keys"]:
         raise PlanError(
-            f"transformers did not take the resized tensors as planned: missing {sorted(unplanned)[:3]}, unexpected "
-            f"{sorted(info['unexpected_keys'])[:3]}, mismatched {sorted(info['mismatched_keys'])[:3]}. Please report this."
+            "transformers did not take the resized tensors as planned: "
+            f"missing {sorted(unplanned)[:3]}, unexpected {sorted(info['unexpected_keys'])[:3]}, "
+            f"mismatched {sorted(info['mismatched_keys'])[:3]}. Please report this."
         )
 
 

@@ -5,9 +5,8 @@ from typing import Any, ClassVar
 
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.models.auto import modeling_auto
 
-from .errors import UnsupportedArchitecture
+from .classes import class_in_mapping, own_class
 from .keywords import sort_keywords
 from .loading import load_resized, logger, plan_from_configs, read_config, sides, target_config
 from .options import BoTConfig
@@ -21,11 +20,9 @@ class _BaseBoTModel:
     auto_class: ClassVar[Any]
     mapping: ClassVar[str]
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
         name = type(self).__name__
-        raise OSError(
-            f"{name} is designed to be instantiated using the `{name}.from_pretrained(pretrained_model_name_or_path)` method."
-        )
+        raise OSError(f"{name} is designed to be instantiated using the `{name}.from_pretrained(name_or_path)` method.")
 
     @classmethod
     def from_pretrained(
@@ -130,31 +127,6 @@ def plan_for(class_for: Any, source: Any, config: Any, kwargs: dict[str, Any]) -
     options = BoTConfig.from_any(words.bot_config)
     renew = words.ignore_mismatched_sizes
     return plan_from_configs(source_config, wanted, source_class, class_for(wanted), words.method, options, renew)
-
-
-def own_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """The class that a config names as its architecture, the base model if it names none."""
-    for name in config.architectures or []:
-        found = getattr(transformers, name, None)
-        if found is not None:
-            return found
-    return class_in_mapping("MODEL_MAPPING", config, "plan")
-
-
-def class_in_mapping(mapping: str, config: PreTrainedConfig, asked_by: str) -> type[PreTrainedModel]:
-    """Look a config up in one of transformers' task mappings, as the Auto classes do."""
-    table = getattr(modeling_auto, mapping)
-    if type(config) not in table:
-        known = ", ".join(c.__name__ for c in table)
-        raise UnsupportedArchitecture(
-            f"Unrecognized configuration class {type(config).__name__} for {asked_by}. Model type should be one of {known}."
-        )
-    found = table[type(config)]
-    if not isinstance(found, (list, tuple)):
-        return found
-    # Several classes share a task (DeiT with and without a teacher): the config names its own.
-    named = {candidate.__name__: candidate for candidate in found}
-    return next((named[a] for a in config.architectures or [] if a in named), found[0])
 
 
 class BoTModel(_BaseBoTModel):

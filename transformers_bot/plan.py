@@ -19,7 +19,7 @@ from .errors import IncompatibleModels, PlanError
 from .inventory import Inventory, rules_of
 from .methods import Method, Task
 from .recipe import Read, Recipe
-from .sizes import FIXED, config_field, differing_roles
+from .sizes import FIXED, config_field
 
 
 @dataclass(frozen=True)
@@ -122,16 +122,18 @@ def make_plan(adapter: Adapter, source: Side, target: Side, method: Method, rene
         PlanError: a tensor without a rule.
     """
     task = task_of(adapter, source, target)
+    _check_ties(source, target)
     source_rules = rules_of(adapter, source.inventory, source.sizes)
     target_rules = rules_of(adapter, target.inventory, target.sizes)
     stacks: dict[str, dict[int | None, str]] = {}
     for name, (rule, layer) in source_rules.items():
         if name not in source.absent:
-            stacks.setdefault(_template(source.inventory.canonical(name), layer), {})[layer] = name
+            stacks.setdefault(rule.template(source.inventory.canonical(name)), {})[layer] = name
     steps = []
     for name, (rule, layer) in target_rules.items():
-        template = _template(target.inventory.canonical(name), layer)
+        template = rule.template(target.inventory.canonical(name))
         steps.append(_step(name, rule, layer, template, stacks, (task, source, target, method, renew)))
+    made = {rule.template(target.inventory.canonical(name)) for name, (rule, _) in target_rules.items()}
     read = {used for step in steps for used in step.reads.values()}
     return Plan(
         source.inventory,
@@ -139,10 +141,22 @@ def make_plan(adapter: Adapter, source: Side, target: Side, method: Method, rene
         source.sizes,
         target.sizes,
         tuple(steps),
-        _dropped(source, target, read),
+        _dropped(source, target, source_rules, read, made),
         method.describe(task),
         tuple(_warnings(adapter, source, target, steps) + method.warnings(task)),
     )
+
+
+def _check_ties(source: Side, target: Side) -> None:
+    if getattr(source.config, "tie_word_embeddings", False):
+        return
+    held = set(source.inventory.shapes) - set(source.inventory.ties) - source.absent
+    lost = sorted(held.intersection(target.inventory.ties))
+    if lost:
+        raise IncompatibleModels(
+            f"the source has a {lost[0]} of its own, which the target config ties to "
+            f"{target.inventory.ties[lost[0]]}: it would be lost. Set tie_word_embeddings=False in the target config."
+        )
 
 
 def task_of(adapter: Adapter, source: Side, target: Side) -> Task:
@@ -171,7 +185,7 @@ def _step(
     clash = _clash(rule, task, source_shape, shape)
     if clash:
         if not renew:
-            raise IncompatibleModels(_clash_message(task.adapter, rule, clash, name, source_shape, shape))
+            raise IncompatibleModels(_clash_message(task.adapter, clash, name, source_shape, shape))
         return Step(
             name, "fresh", shape, source_shape=source_shape, reason=f"{clash} differs: {source_shape} -> {shape}"
         )
@@ -198,9 +212,7 @@ def _clash(rule: Rule, task: Task, source_shape: tuple[int, ...], shape: tuple[i
     return None
 
 
-def _clash_message(
-    adapter: Adapter, rule: Rule, role: str, name: str, source: tuple[int, ...], target: tuple[int, ...]
-) -> str:
+def _clash_message(adapter: Adapter, role: str, name: str, source: tuple[int, ...], target: tuple[int, ...]) -> str:
     field_name = config_field(adapter, role)
     return (
         f"{name} is {source} in the source and {target} in the target config: {role} entries have an identity of "
@@ -209,17 +221,16 @@ def _clash_message(
     )
 
 
-def _dropped(source: Side, target: Side, read: set[str]) -> dict[str, str]:
-    dropped = {name: f"not part of {target.inventory.model_class}" for name in source.extra}
-    targets = {target.inventory.canonical(name) for name in target.inventory.shapes}
-    for name in source.inventory.shapes:
+def _dropped(
+    source: Side, target: Side, source_rules: dict[str, tuple[Rule, int | None]], read: set[str], made: set[str]
+) -> dict[str, str]:
+    foreign = f"not part of {target.inventory.model_class}"
+    dropped = dict.fromkeys(source.extra, foreign)
+    for name, (rule, _) in source_rules.items():
         if name in read or name in source.absent or name in source.inventory.ties:
             continue
-        canonical = source.inventory.canonical(name)
-        kept = canonical in targets
-        dropped[name] = "not read by any target layer" if kept else f"not part of {target.inventory.model_class}"
-        if not kept and ".layer" not in canonical and any(part.isdigit() for part in canonical.split(".")):
-            dropped[name] = "its layer is not among the target's"
+        kept = rule.template(source.inventory.canonical(name)) in made
+        dropped[name] = "no target tensor is made of it" if kept else foreign
     return dropped
 
 
@@ -228,25 +239,12 @@ def _warnings(adapter: Adapter, source: Side, target: Side, steps: Iterable[Step
     for name in adapter.meaning:
         before, after = getattr(source.config, name, None), getattr(target.config, name, None)
         if before != after:
-            found.append(
-                f"{name} is {before!r} in the source and {after!r} in the target: the weights were trained for the former"
-            )
+            found.append(f"{name} is {before!r} in the source and {after!r} in the target; the weights fit the former")
     renewed = [step.target for step in steps if step.action == "fresh"]
     if renewed:
-        found.append(
-            f"{len(renewed)} tensors are newly initialised: train the model before use ({', '.join(renewed[:4])}{', ...' if len(renewed) > 4 else ''})"
-        )
-    if "position" in differing_roles(source.sizes, target.sizes):
-        found.append(
-            f"positions {source.sizes['position']} -> {target.sizes['position']}: new text positions are untrained"
-        )
+        shown = ", ".join(renewed[:4]) + (", ..." if len(renewed) > 4 else "")
+        found.append(f"{len(renewed)} tensors are newly initialised, train the model before use: {shown}")
+    before, after = source.sizes.get("position"), target.sizes.get("position")
+    if before is not None and after is not None and after > before:
+        found.append(f"text positions {before} -> {after}: the new ones have never been trained")
     return found
-
-
-def _template(canonical: str, layer: int | None) -> str:
-    """The name with {layer} where its layer stands: one template per stack of same-function tensors."""
-    if layer is None:
-        return canonical
-    parts = canonical.split(".")
-    parts[parts.index(str(layer))] = "{layer}"
-    return ".".join(parts)

@@ -130,14 +130,11 @@ def apply(x: Tensor, maps: TensorMap) -> Tensor:
 
 
 def _weighted_sum(recipe: Recipe, inputs: Iterable[Tensor]) -> Tensor:
-    total: Tensor | None = None
-    for one, x in zip(recipe.reads, inputs, strict=True):
-        if total is None:
-            total = x if one.weight == 1.0 else x * one.weight
-        else:
-            total = total.add(x, alpha=one.weight)
-    if total is None:
-        raise ValueError("a recipe reads at least one tensor")
+    pairs = zip(recipe.reads, inputs, strict=True)
+    one, x = next(pairs)
+    total = x if one.weight == 1.0 else x * one.weight
+    for one, x in pairs:
+        total = total.add(x, alpha=one.weight)
     return total
 
 
@@ -146,8 +143,8 @@ def _apply_axis(x: Tensor, dim: int, segments: tuple[Segment, ...]) -> Tensor:
         return x
     lengths = [math.prod(m.source for m in segment) for segment in segments]
     pieces = []
-    for piece, segment in zip(x.split(lengths, dim), segments, strict=True):
-        piece = piece.unflatten(dim, [m.source for m in segment])
+    for piece, segment in zip(torch.split(x, lengths, dim), segments, strict=True):
+        piece = piece.reshape(*piece.shape[:dim], *(m.source for m in segment), *piece.shape[dim + 1 :])
         for offset, axis_map in enumerate(segment):
             piece = axis_map.apply(piece, dim + offset)
         pieces.append(piece.flatten(dim, dim + len(segment) - 1))

@@ -22,8 +22,13 @@ def run_plan(
         device: where the computation runs and the results lie.
     """
     steps = [step for step in plan.steps if step.recipe is not None]
+    given: set[int] = set()
     for step in logging.tqdm(steps, desc="Resampling weights", unit="tensor"):
-        yield step.target, _run_step(step, tensors, dtype, torch.device(device))
+        out = _run_step(step, tensors, dtype, torch.device(device))
+        # Two layers copied from one source tensor must not become one shared parameter.
+        out = out.clone() if out.data_ptr() in given else out
+        given.add(out.data_ptr())
+        yield step.target, out
 
 
 def _run_step(step: Step, tensors: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:

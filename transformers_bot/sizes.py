@@ -24,7 +24,7 @@ def role_sizes(adapter: Adapter, config: PreTrainedConfig, which: str) -> dict[s
     _check_heads(adapter, config, which)
     sizes: dict[str, int | None] = {}
     for role, entry in adapter.sizes.items():
-        sizes[role] = getattr(config, entry) if isinstance(entry, str) else entry(config) if entry else None
+        sizes[role] = _length(entry, config)
         length = sizes[role]
         if length is not None and length < 1:
             raise BadSize(f"the {which} config leaves {length} entries for {role}: {_why_empty(role, config)}")
@@ -43,11 +43,13 @@ def rebuild(adapter: Adapter, config: PreTrainedConfig, overrides: dict[str, Any
     known = config.to_dict()
     aliases = dict(getattr(config, "attribute_map", {}))
     for name in overrides:
-        if name not in known and name not in aliases and not hasattr(config, name):
+        if name not in known and name not in aliases and callable(getattr(config, name, len)):
             hint = suggest(name, [*known, *aliases])
             raise BadKeyword(f"{type(config).__name__} has no field {name!r}.{hint}")
     chosen = {aliases.get(name, name): value for name, value in overrides.items()}
     fields = {**known, **chosen}
+    if "num_labels" in chosen:  # the names of the labels give their count, too
+        fields = {name: value for name, value in fields.items() if name not in ("id2label", "label2id")}
     for name, value in chosen.items():
         if name in adapter.sizes.values():
             _check_positive(name, value, "target")
@@ -72,6 +74,12 @@ def config_field(adapter: Adapter, role: str) -> str:
     return entry if isinstance(entry, str) else {**named, **patch}.get(role, role)
 
 
+def _length(entry: Any, config: PreTrainedConfig) -> int | None:
+    if isinstance(entry, str):
+        return int(getattr(config, entry))
+    return int(entry(config)) if callable(entry) else entry
+
+
 def _with_fields(config: PreTrainedConfig, fields: dict[str, Any]) -> Any:
     trial = copy.copy(config)
     for name, value in fields.items():
@@ -90,9 +98,9 @@ def _check_heads(adapter: Adapter, config: PreTrainedConfig, which: str) -> None
     width, count = getattr(config, hidden), getattr(config, heads)
     if width % count:
         below = width // count * count
-        near = f"{below} and {below + count}" if below else f"{count}"
+        near = f"sizes are {below} and {below + count}" if below else f"size is {count}"
         raise BadSize(
-            f"{hidden} {width} is not divisible by {heads} {count} in the {which} config; nearest valid sizes are {near}."
+            f"{hidden} {width} is not divisible by {heads} {count} in the {which} config; nearest valid {near}."
         )
 
 

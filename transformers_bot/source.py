@@ -69,7 +69,8 @@ def open_source(
     missing = frozenset(info["missing_keys"])
     if len(missing) >= len(set(state) - set(getattr(model, "all_tied_weights_keys", {}) or {})):
         raise BadCheckpoint(
-            f"{name} holds none of the tensors of {model_class.__name__}, but {sorted(info['unexpected_keys'])[:3]}, ..."
+            f"{name} holds none of the tensors of {model_class.__name__}; it has "
+            f"{sorted(info['unexpected_keys'])[:3]}, ... Use the class that wrote it."
         )
     return Source(model, missing, tuple(sorted(info["unexpected_keys"])))
 

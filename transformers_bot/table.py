@@ -14,9 +14,7 @@ def render(plan: "Plan") -> str:
         for role, before in plan.source_sizes.items()
         if before is not None and role not in ("readout", "score")
     ]
-    rows = [("action", "tensor", "source", "target", "how")]
-    rows += [row for row in _rows(plan)]
-    rows += [("drop", name, shape, "-", reason) for name, shape, reason in _dropped_rows(plan)]
+    rows = [("action", "tensor", "source", "target", "how"), *_rows(plan), *_dropped_rows(plan)]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = [
         "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]).rstrip() for row in rows
@@ -48,40 +46,60 @@ def merge_layers(names: list[str]) -> dict[str, list[str]]:
     """
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(re.sub(r"\.\d+\.", ".#.", name, count=1), []).append(name)
+        groups.setdefault(_pattern(name), []).append(name)
     return {_merged(pattern, members): members for pattern, members in groups.items()}
+
+
+def _pattern(name: str) -> str:
+    return re.sub(r"\.\d+\.", ".#.", name, count=1)
 
 
 def _merged(pattern: str, members: list[str]) -> str:
     if "#" not in pattern:
         return pattern
-    numbers = sorted(int(found[1]) for name in members if (found := re.search(r"\.(\d+)\.", name)))
+    numbers = sorted({int(found[1]) for name in members if (found := re.search(r"\.(\d+)\.", name))})
     if len(numbers) == 1:
         return pattern.replace("#", str(numbers[0]))
     if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
         shown = f"{numbers[0]}...{numbers[-1]}"
+    elif len(numbers) > 4:
+        shown = f"{numbers[0]}, {numbers[1]}, ... {numbers[-1]}"
     else:
         shown = ", ".join(map(str, numbers))
     return pattern.replace("#", "{" + shown + "}")
 
 
-def _rows(plan: "Plan") -> list[tuple[str, str, str, str, str]]:
+Row = tuple[str, str, str, str, str]
+
+
+def _rows(plan: "Plan") -> list[Row]:
+    """One row per stack of layers; weight and bias share a row where all else is the same."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for step in plan.steps:
-        pattern = re.sub(r"\.\d+\.", ".#.", step.target, count=1)
+        stem, _, ending = _pattern(step.target).rpartition(".")
         source = _shape(step.source_shape) if step.source_shape else "-"
-        key = (step.action, pattern, source, _shape(step.shape), step.reason)
+        key = (step.action, stem, source, _shape(step.shape), step.reason)
         groups.setdefault(key, []).append(step.target)
-    return [(k[0], _merged(k[1], members), k[2], k[3], k[4]) for k, members in groups.items()]
-
-
-def _dropped_rows(plan: "Plan") -> list[tuple[str, str, str]]:
     rows = []
-    for reason in dict.fromkeys(plan.dropped.values()):
-        names = [name for name, why in plan.dropped.items() if why == reason]
-        for shown, members in merge_layers(names).items():
-            shape = plan.source.shapes.get(members[0])
-            rows.append((shown, _shape(shape) if shape else "-", reason))
+    for (action, stem, source, target, reason), members in groups.items():
+        endings = list(dict.fromkeys(name.rpartition(".")[2] for name in members))
+        ending = endings[0] if len(endings) == 1 else "{" + ",".join(endings) + "}"
+        rows.append((action, _merged(f"{stem}.{ending}" if stem else ending, members), source, target, reason))
+    return rows
+
+
+def _dropped_rows(plan: "Plan") -> list[Row]:
+    """Dropped layers in one row each reason, other dropped tensors by name."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, reason in plan.dropped.items():
+        pattern = _pattern(name)
+        shown = pattern.split("#")[0] + "#.*" if "#" in pattern else pattern
+        groups.setdefault((shown, reason), []).append(name)
+    rows = []
+    for (shown, reason), members in groups.items():
+        shape = plan.source.shapes.get(members[0])
+        source = _shape(shape) if shape and len(members) == 1 else f"{len(members)} tensors"
+        rows.append(("drop", _merged(shown, members), source, "-", reason))
     return rows
 
 

@@ -35,7 +35,7 @@ SQRT2 = math.sqrt(2.0)
 
 def names() -> list[str]:
     """All discrete wavelets that PyWavelets knows, sorted as it sorts them."""
-    return pywt.wavelist(kind="discrete")
+    return list(pywt.wavelist(kind="discrete"))
 
 
 def check_name(name: object) -> str:
@@ -136,7 +136,7 @@ def split_places(length: int, count: int) -> np.ndarray:
     [False, True, False, True]
     """
     steps = np.arange(length + 1) * count // length
-    return np.diff(steps) == 1
+    return np.asarray(np.diff(steps) == 1)
 
 
 def _on_split_places(level: Band, length: int) -> Band:
@@ -170,8 +170,8 @@ def _synthesis_band(length: int, wavelet: str) -> Band:
 
 def _filter_band(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, target: int, source: int) -> Band:
     keep = values.reshape(-1) != 0  # biorthogonal filters are padded with zeros
-    flat = (a.reshape(-1)[keep] for a in (rows, columns, values))
-    return banded(*flat, target=target, source=source)
+    rows, columns, values = (a.reshape(-1)[keep] for a in (rows, columns, values))
+    return banded(rows, columns, values, target, source)
 
 
 def _apply_in_float(x: Tensor, low_pass: AxisMap, axis: int) -> Tensor:

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from ..axes import Rule
 
+RoleSizes = Mapping[str, str | int | Callable[[Any], int] | None]
+
 
 @dataclass(frozen=True)
 class Adapter:
@@ -15,7 +17,8 @@ class Adapter:
         model_type: transformers' `config.model_type`.
         norm: "pre" (a block with zero output matrices is the identity) or "post" (it is not).
         rules: what the axes of every tensor mean; names without the base model's prefix.
-        sizes: role -> config field, or a function of the config; None where only the tensor knows.
+        sizes: role -> config field, a function of the config, a fixed number, or None where only the
+            tensor knows.
         derived: config field -> the rule it follows while a config leaves it at that rule's value.
         readout: the stream before a tied output embedding is part of the base model too.
         meaning: config fields that change what the weights compute, beyond their sizes.
@@ -27,7 +30,7 @@ class Adapter:
     model_type: str
     norm: Literal["pre", "post"]
     rules: tuple[Rule, ...]
-    sizes: Mapping[str, str | Callable[[Any], int] | None]
+    sizes: RoleSizes
     derived: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
     readout: bool = False
     meaning: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """BERT and RoBERTa: one encoder, post-norm, two ways to name the heads."""
 
 from ..axes import parse_rules
-from .base import Adapter
+from .base import Adapter, RoleSizes
 
 ENCODER = """
 embeddings.word_embeddings.weight                                   : vocab hidden
@@ -54,7 +54,7 @@ classifier.{out_proj.weight,weight}                                 : label <- h
 classifier.{out_proj.bias,bias}                                     : label
 """
 
-SIZES = {
+SIZES: RoleSizes = {
     "layer": "num_hidden_layers",
     "hidden": "hidden_size",
     "readout": "hidden_size",

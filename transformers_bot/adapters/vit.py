@@ -1,7 +1,7 @@
 """ViT and DeiT: pre-norm encoders on image patches; both generations of transformers' names."""
 
 from ..axes import parse_rules
-from .base import Adapter
+from .base import Adapter, RoleSizes
 
 RULES = """
 embeddings.{cls_token,mask_token,distillation_token}                : 1 1 hidden
@@ -36,7 +36,7 @@ def pair(value: int | tuple[int, int] | list[int]) -> tuple[int, int]:
     return (value[0], value[1]) if isinstance(value, (tuple, list)) else (value, value)
 
 
-SIZES = {
+SIZES: RoleSizes = {
     "layer": "num_hidden_layers",
     "hidden": "hidden_size",
     "heads": "num_attention_heads",
@@ -55,5 +55,5 @@ SIZES = {
 DERIVED = {"intermediate_size": lambda c: 4 * c.hidden_size, "pooler_output_size": lambda c: c.hidden_size}
 MEANING = ("hidden_act", "layer_norm_eps", "qkv_bias", "pooler_act")
 
-VIT = Adapter("vit", "pre", parse_rules(RULES), {**SIZES, "special": lambda c: 1}, DERIVED, meaning=MEANING)
-DEIT = Adapter("deit", "pre", parse_rules(RULES), {**SIZES, "special": lambda c: 2}, DERIVED, meaning=MEANING)
+VIT = Adapter("vit", "pre", parse_rules(RULES), {**SIZES, "special": 1}, DERIVED, meaning=MEANING)
+DEIT = Adapter("deit", "pre", parse_rules(RULES), {**SIZES, "special": 2}, DERIVED, meaning=MEANING)

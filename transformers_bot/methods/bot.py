@@ -99,7 +99,7 @@ class BoT:
         roles = [factor.role for factor in segment]
         if "heads" in roles and self._is_flat(task):
             reads = all(factor.reads for factor in segment)
-            gain = task.ratio("score") ** -0.25 if "score" in roles and self._scales_scores(task, raw) else 1.0
+            gain = self._score_gain(task, raw, reads=False) if "score" in roles else 1.0
             pair = self._flat_pair(task, raw)
             return ((pair.consume if reads else pair.produce).scaled(gain),)
         return tuple(self._factor(task, factor, raw) for factor in segment)
@@ -114,12 +114,14 @@ class BoT:
         # A score sums over head_dim: one side must read what the other writes, unless raw.
         reads = factor.reads and not (factor.role == "score" and self.raw)
         chosen = pair.consume if reads else pair.produce
-        if factor.role == "score" and self._scales_scores(task, raw):
-            return chosen.scaled(task.ratio("score") ** (0.75 if reads else -0.25))
-        return chosen
+        return chosen.scaled(self._score_gain(task, raw, reads)) if factor.role == "score" else chosen
 
-    def _scales_scores(self, task: Task, raw: bool) -> bool:
-        return not (raw or self.raw or self.options.reheads == "reshape" and _reheaded(task))
+    def _score_gain(self, task: Task, raw: bool, reads: bool) -> float:
+        """Queries and keys share what keeps the score q k / sqrt(head_dim); C already carries 1/g."""
+        if raw or self.raw or (self.options.reheads == "reshape" and _reheaded(task)):
+            return 1.0
+        power = -0.25 if task.scaled_scores else -0.5
+        return float(task.ratio("score") ** (power + 1 if reads else power))
 
     def _is_flat(self, task: Task) -> bool:
         return self.heads == "flat" or (self.options.reheads == "reshape" and _reheaded(task))
@@ -179,7 +181,7 @@ class BoT:
     # -- detail bands ---------------------------------------------------------------------------
 
     def _detail(self, task: Task, rule: Rule, layer: int | None, name: str, raw: bool) -> Detail | None:
-        kind, scale = self._detail_choice(task)
+        kind, scale = self._detail_choice()
         if kind == "zero" or scale == 0.0 or (self.raw and not raw):
             return None
         visible = tuple(tuple(self._visible(task, segment, raw) for segment in axis.segments) for axis in rule.axes)
@@ -193,7 +195,7 @@ class BoT:
             return None
         return Detail(kind, scale, visible, layers, raw, self.options.seed, name, layer)
 
-    def _detail_choice(self, task: Task) -> tuple[str, float]:
+    def _detail_choice(self) -> tuple[str, float]:
         kind, scale = self.options.detail, self.options.detail_scale
         if kind == "auto":
             kind = "zero" if self.raw else "gaussian"
@@ -223,7 +225,7 @@ class BoT:
 
     def describe(self, task: Task) -> dict[str, Any]:
         roles = [role for role in ("hidden", "ffn", "heads", "head_dim", "layer") if task.ratio(role) != 1]
-        kind, scale = self._detail_choice(task)
+        kind, scale = self._detail_choice()
         return {
             "method": self.name,
             **self.options.to_dict(),

@@ -75,4 +75,4 @@ def picked(source: int, target: int, rule: str) -> Depth:
 
 
 def _rows(index: np.ndarray, source: int) -> np.ndarray:
-    return np.eye(source)[index]
+    return np.asarray(np.eye(source)[index])

@@ -1,0 +1,38 @@
+"""From a config to a model class, by transformers' own task mappings."""
+
+from typing import cast
+
+import transformers
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.auto import modeling_auto
+
+from .errors import UnsupportedArchitecture
+
+ModelClass = type[PreTrainedModel]
+
+
+def own_class(config: PreTrainedConfig) -> ModelClass:
+    """The class that a config names as its architecture, the base model if it names none."""
+    for name in config.architectures or []:
+        found = getattr(transformers, name, None)
+        if found is not None:
+            return cast(ModelClass, found)
+    return class_in_mapping("MODEL_MAPPING", config, "plan")
+
+
+def class_in_mapping(mapping: str, config: PreTrainedConfig, asked_by: str) -> ModelClass:
+    """Look a config up in one of transformers' task mappings, as the Auto classes do."""
+    table = getattr(modeling_auto, mapping)
+    if type(config) not in table:
+        known = ", ".join(c.__name__ for c in table)
+        raise UnsupportedArchitecture(
+            f"Unrecognized configuration class {type(config).__name__} for {asked_by}. "
+            f"Model type should be one of {known}."
+        )
+    found = table[type(config)]
+    if not isinstance(found, (list, tuple)):
+        return cast(ModelClass, found)
+    # Several classes share a task (DeiT with and without a teacher): the config names its own.
+    named = {candidate.__name__: candidate for candidate in found}
+    chosen = next((named[a] for a in config.architectures or [] if a in named), found[0])
+    return cast(ModelClass, chosen)
