@@ -14,11 +14,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from huggingface_hub.errors import StrictDataclassError
+
 from . import errors
 from .version import __version__
 
 USAGE, CHECKPOINT, UNSUPPORTED, IO, INTERRUPTED, PIPE_CLOSED = 2, 3, 4, 5, 130, 141
-EXIT_CODES: dict[type[BaseException], int] = {
+EXIT_CODES: dict[type[Exception], int] = {
     errors.BadSize: USAGE,
     errors.BadOption: USAGE,
     errors.BadKeyword: USAGE,
@@ -26,6 +28,7 @@ EXIT_CODES: dict[type[BaseException], int] = {
     errors.IncompatibleModels: UNSUPPORTED,
     errors.UnsupportedArchitecture: UNSUPPORTED,
     errors.PlanError: UNSUPPORTED,
+    StrictDataclassError: USAGE,  # a config field of the wrong type
     errors.BoTError: IO,  # whatever else we refuse: nothing could be fetched, or the place is taken
     OSError: IO,
 }
@@ -74,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader (head, less) has what it wanted; keep Python from complaining at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
-    except (errors.BoTError, OSError) as error:
+    except (errors.BoTError, StrictDataclassError, OSError) as error:
         return _complain(str(error), next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind)))
 
 
@@ -121,6 +124,11 @@ def add_plan(commands: Any) -> None:
     )
     parser.add_argument("--task", choices=TASKS, metavar="TASK", help=f"the target's head: {', '.join(TASKS)}")
     parser.add_argument("--revision", help="branch, tag or commit of the source on the Hub")
+    parser.add_argument(
+        "--ignore-mismatched-sizes",
+        action="store_true",
+        help="initialise anew, instead of refusing, what must not be resampled (another vocabulary or label count)",
+    )
     parser.add_argument("--json", action="store_true", help="print the plan as JSON on standard output")
     method = parser.add_argument_group("how to resize", "the fields of BoTConfig")
     for name, text in BOT_OPTIONS.items():
@@ -133,10 +141,10 @@ def run_plan(chosen: argparse.Namespace) -> int:
 
     options = bot.BoTConfig.from_any(_bot_options(chosen))
     overrides = dict(_field(text) for text in chosen.set)
-    source = _read_config(chosen.source, revision=chosen.revision) if chosen.revision else _read_config(chosen.source)
+    source = _read_config(chosen.source, **({"revision": chosen.revision} if chosen.revision else {}))
     target = _target(chosen.config, overrides) if chosen.config else overrides
     make = getattr(bot, TASKS[chosen.task]).plan if chosen.task else bot.plan
-    made = make(source, config=target, bot_config=options)
+    made = make(source, config=target, bot_config=options, ignore_mismatched_sizes=chosen.ignore_mismatched_sizes)
     print(json.dumps(made.to_dict(), indent=2) if chosen.json else made)
     return 0
 
@@ -181,15 +189,27 @@ def _target(name: str, overrides: dict[str, Any]) -> Any:
 
 
 def _read_config(name: str, **keywords: Any) -> Any:
-    """transformers' own reading; its ValueErrors are about what config.json says."""
-    from transformers import AutoConfig
+    """A config through transformers, whose errors do not tell a bad file from a missing one."""
+    from transformers import AutoConfig, PreTrainedConfig
 
+    from . import adapters
+
+    local = os.path.exists(name)
+    if not local and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise FileNotFoundError(f"there is no folder or file {name!r}.")
     try:
+        fields, _ = PreTrainedConfig.get_config_dict(name, **keywords)
+        if "model_type" in fields:
+            adapters.get(fields["model_type"])
         return AutoConfig.from_pretrained(name, **keywords)
-    except OSError:
+    except errors.BoTError:
         raise
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise errors.BadCheckpoint(f"the config of {name!r} cannot be used: {error}") from error
+    except OSError as error:
+        if local:
+            raise errors.BadCheckpoint(f"the config of {name!r} cannot be read: {error}") from error
+        raise
 
 
 # -- demo -----------------------------------------------------------------------------------------

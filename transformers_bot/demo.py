@@ -153,7 +153,6 @@ def _resize(source: Path, sizes: dict[str, int], tokenizer: Any, place: Path) ->
     start = time.perf_counter()
     model = BoTModel.from_pretrained(source, **sizes)
     resized = time.perf_counter()
-    place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".staging-", dir=place.parent) as scratch, _no_bars():
         staged = Path(scratch) / place.name
         model.save_pretrained(staged)
@@ -165,7 +164,8 @@ def _resize(source: Path, sizes: dict[str, int], tokenizer: Any, place: Path) ->
 
 
 def _check_free(folder: Path) -> None:
-    """Refuse to replace what an earlier demo did not write."""
+    """Make the output folder; refuse to replace what an earlier demo did not write."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name in TARGETS:
         place = folder / name
         if place.exists() and '"transformers_bot"' not in _text(place / "config.json"):
@@ -209,15 +209,13 @@ def _compact(what: Plan) -> str:
         lines.append(f"  {shown.removeprefix('encoder.').removesuffix('.weight'):<44} {sizes}")
     counts = {action: len(what.names(action)) for action in ("resample", "copy", "fresh")}
     depth, width, heads = ((what.source_sizes[r], what.target_sizes[r]) for r in ("layer", "hidden", "heads"))
-    head = (
-        f"Plan: {depth[0]} layers x {width[0]} ({heads[0]} heads) -> {depth[1]} layers x {width[1]} ({heads[1]} heads)"
-    )
+    before, after = (f"{depth[i]} layers x {width[i]} ({heads[i]} heads)" for i in (0, 1))
     small = len(steps) - len(matrices)
     total = (
         f"  and {small} biases and norm vectors. {counts['resample']} tensors resampled, {counts['copy']} copied, "
         f"{counts['fresh']} new."
     )
-    return "\n".join([head, *lines, total])
+    return "\n".join([f"Plan: {before} -> {after}", *lines, total])
 
 
 def _report(rows: dict[str, tuple[int, Retrieval]]) -> str:
@@ -233,15 +231,9 @@ def _report(rows: dict[str, tuple[int, Retrieval]]) -> str:
     for name, (size, found) in rows.items():
         first, three = (f"{found.within(places)}/{len(asked)}" for places in (1, 3))
         lines.append(f"{name:<16}{size:>12,}{first:>9}{three:>9}{found.reciprocal:>8.3f}")
-    lines += [
-        "",
-        "No resized model was trained. A shrunk one is a start for training, so compare it",
-        "with the random one.",
-    ]
-    lines += ["", "What comes first for some questions:"]
-    shown = {
-        name.split()[0] if name.startswith("source") else name.split()[1]: found for name, (_, found) in rows.items()
-    }
+    lines += ["", "No resized model was trained. A shrunk one is a start for training: compare it"]
+    lines += ["with the random one.", "", "What comes first for some questions:"]
+    shown = {name.split()[-1]: found for name, (_, found) in rows.items() if not name.startswith("random")}
     for number, question in enumerate(asked[:3]):
         lines.append(f"  {question} (right: {QUESTIONS[question]})")
         lines.append("    " + "   ".join(f"{name}: {found.best[number]}" for name, found in shown.items()))

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .adapters import Adapter
 from .axes import Rule, Sizes, find_rule
-from .errors import PlanError
+from .errors import BadOption, PlanError
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,15 @@ def inventory_of(model: PreTrainedModel) -> Inventory:
 
 def predict(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> Inventory:
     """The inventory that `model_class(config)` would have; allocates nothing."""
-    with torch.device("meta"):
-        # A copy: some classes write into the config they are given (GPT2DoubleHeadsModel).
-        model = model_class(copy.deepcopy(config))
-    return inventory_of(model)
+    try:
+        with torch.device("meta"):
+            # A copy: some classes write into the config they are given (GPT2DoubleHeadsModel).
+            return inventory_of(model_class(copy.deepcopy(config)))
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise BadOption(
+            f"transformers cannot build {model_class.__name__} from this config: {type(error).__name__} {error}. "
+            "Correct that field of the config."
+        ) from error
 
 
 def rules_of(adapter: Adapter, inventory: Inventory, sizes: Sizes) -> dict[str, tuple[Rule, int | None]]:

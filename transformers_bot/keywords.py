@@ -81,7 +81,7 @@ def sort_keywords(keywords: dict[str, Any]) -> Keywords:
         BadOption: a config of a type that is no config.
     """
     for name, why in REFUSED.items():
-        if keywords.get(name):
+        if keywords.get(name) not in (None, False):
             raise BadKeyword(f"{name}= cannot be used for resizing: {why}.")
     known = (*HUB, *FILES, *TARGET, *OURS, *IGNORED, *REFUSED)
     overrides = {name: value for name, value in keywords.items() if name not in known}

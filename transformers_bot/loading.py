@@ -95,6 +95,7 @@ def load_resized(
     """Resize checkpoint `name` into `model_class(wanted)`; see `BoTModel.from_pretrained`."""
     options = BoTConfig.from_any(words.bot_config)
     adapter = adapters.get(source_config.model_type)
+    asked = _asked_dtype(words.dtype, wanted)
     before, after = sides(source_config, wanted, options)
     method = methods.get(words.method, options)
     renew = words.ignore_mismatched_sizes
@@ -107,7 +108,7 @@ def load_resized(
     wanted, target = _settle_ties(model_class, wanted, source, target)
     plan = make_plan(adapter, source, target, method, renew)
     logger.info(f"{plan}")
-    dtype = _result_dtype(words.dtype, wanted, opened)
+    dtype = asked or stored_dtype(opened.model)
     tensors = opened.model.state_dict()
     resized = dict(run_plan(plan, tensors, dtype))
     model, info = _hand_over(model_class, wanted, resized, dtype, opened, words)
@@ -133,11 +134,13 @@ def _settle_ties(
         return wanted, Side(wanted, target.sizes, predict(model_class, wanted))
 
 
-def _result_dtype(asked: Any, wanted: PreTrainedConfig, opened: Source) -> torch.dtype:
+def _asked_dtype(asked: Any, wanted: PreTrainedConfig) -> torch.dtype | None:
+    """The dtype of the result, None for the checkpoint's own."""
     dtype = wanted.dtype if asked in (None, "auto") else asked
-    dtype = stored_dtype(opened.model) if dtype is None else dtype
     if isinstance(dtype, str):
-        dtype = getattr(torch, dtype.removeprefix("torch."), None)
+        dtype = getattr(torch, dtype.removeprefix("torch."), dtype)
+    if dtype is None:
+        return None
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise BadOption(f"dtype must be a floating-point torch.dtype, its name, or 'auto', got {asked!r}.")
     return dtype

@@ -6,7 +6,9 @@ from typing import Any, ClassVar
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from . import methods
 from .classes import class_in_mapping, own_class
+from .errors import BadKeyword
 from .keywords import sort_keywords
 from .loading import load_resized, logger, plan_from_configs, read_config, sides, target_config
 from .options import BoTConfig
@@ -62,9 +64,10 @@ class _BaseBoTModel:
         """
         words = sort_keywords(kwargs)
         options = BoTConfig.from_any(words.bot_config)
+        methods.get(words.method, options)
         if words.config is None and not words.overrides:
             return cls._as_auto(pretrained_model_name_or_path, *model_args, **kwargs)
-        name = os.fspath(pretrained_model_name_or_path)
+        name = source_name(pretrained_model_name_or_path)
         source = read_config(name, words.hub)
         wanted = target_config(source, words)
         before, after = sides(source, wanted, options)
@@ -119,9 +122,20 @@ def plan(source: str | os.PathLike[str] | PreTrainedConfig, config: Any = None, 
     return plan_for(own_class, source, config, kwargs)
 
 
+def source_name(source: Any) -> str:
+    """The hub id or folder of a source as a string; a model object or None is a `BadKeyword`."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    raise BadKeyword(
+        f"the source must be a hub id or a folder, got {type(source).__name__}; save a model in memory "
+        "with save_pretrained first."
+    )
+
+
 def plan_for(class_for: Any, source: Any, config: Any, kwargs: dict[str, Any]) -> Plan:
     words = sort_keywords({**kwargs, "config": config})
-    source_config = source if isinstance(source, PreTrainedConfig) else read_config(os.fspath(source), words.hub)
+    is_config = isinstance(source, PreTrainedConfig)
+    source_config = source if is_config else read_config(source_name(source), words.hub)
     wanted = target_config(source_config, words)
     source_class = own_class(source_config) if source_config.architectures else class_for(source_config)
     options = BoTConfig.from_any(words.bot_config)

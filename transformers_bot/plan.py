@@ -214,10 +214,15 @@ def _clash(rule: Rule, task: Task, source_shape: tuple[int, ...], shape: tuple[i
 
 def _clash_message(adapter: Adapter, role: str, name: str, source: tuple[int, ...], target: tuple[int, ...]) -> str:
     field_name = config_field(adapter, role)
+    keep = (
+        " To keep the rows, save the source with transformers' resize_token_embeddings first."
+        if role == "vocab"
+        else ""
+    )
     return (
         f"{name} is {source} in the source and {target} in the target config: {role} entries have an identity of "
         f"their own and are never resampled. Set {field_name} to the source's value, or pass "
-        f"ignore_mismatched_sizes=True to initialise such tensors anew."
+        f"ignore_mismatched_sizes=True to initialise such tensors anew.{keep}"
     )
 
 
