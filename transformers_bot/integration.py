@@ -12,10 +12,9 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from .adapters import ADAPTERS
-from .errors import BoTError
 from .keywords import sort_keywords
 from .loading import load_resized, read_config, sides, target_config
 from .options import BoTConfig
@@ -94,22 +93,20 @@ def _resize_request(cls: type[PreTrainedModel], name: Any, kwargs: dict[str, Any
         model_type = getattr(cls.config_class, "model_type", None)
     if model_type not in ADAPTERS or any(kwargs.get(key) is not None for key in ("state_dict", "gguf_file")):
         return None
-    if config is None and not _sets_fields(cls, kwargs):
+    words = sort_keywords({**_without_adapter(kwargs), "method": _options[0], "bot_config": _options[1]})
+    if config is None and not words.overrides:
         return None
-    words = sort_keywords({**kwargs, "method": _options[0], "bot_config": _options[1]})
     source = read_config(os.fspath(name), words.hub)
     if source.model_type not in ADAPTERS or source.model_type != model_type:
         return None
     wanted = target_config(source, words)
-    try:
-        before, after = sides(source, wanted, _options[1])
-    except BoTError:
-        if config is None or isinstance(config, PreTrainedConfig):
-            raise
-        return None
+    before, after = sides(source, wanted, _options[1])
     return (source, wanted, words) if differing_roles(before, after) else None
 
 
-def _sets_fields(cls: type[PreTrainedModel], kwargs: dict[str, Any]) -> bool:
-    fields = {*cls.config_class().to_dict(), *getattr(cls.config_class, "attribute_map", {})}
-    return any(key in fields for key in kwargs)
+def _without_adapter(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Auto classes pass `adapter_kwargs` even where the checkpoint has no adapter."""
+    given = kwargs.get("adapter_kwargs") or {}
+    if "_adapter_model_path" in given:
+        return kwargs
+    return {name: value for name, value in kwargs.items() if name != "adapter_kwargs"}

@@ -103,7 +103,8 @@ def load_resized(
     plan_from_configs(source_config, wanted, own_class(source_config), model_class, words.method, options, renew)
     with quiet():
         target = Side(wanted, after, predict(model_class, wanted))
-    opened = open_source(model_class, name, source_config, {**words.hub, **words.files})
+    hub = {key: value for key, value in words.hub.items() if key != "code_revision"}  # only configs take it
+    opened = open_source(model_class, name, source_config, {**hub, **words.files})
     source = Side(opened.model.config, before, inventory_of(opened.model), opened.missing, opened.unexpected)
     wanted, target = _settle_ties(model_class, wanted, source, target)
     plan = make_plan(adapter, source, target, method, renew)

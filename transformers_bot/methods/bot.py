@@ -29,8 +29,8 @@ from .depth import Depth, check_direction, filtered, identity_blocks, picked, re
 from .grids import interpolation, periodic
 from .pairs import Pair
 
-# The paper's best wavelet by validation loss. RoBERTa's and DeiT's are not stated: RoBERTa takes
-# BERT's (same blocks), ViT and DeiT take Haar, which is never far from the best of the ablation.
+# The paper's best wavelet by validation loss (supplement Table 5). It does not state RoBERTa's and
+# DeiT's: RoBERTa takes BERT's here (the same blocks), ViT and DeiT take Haar.
 PAPER_WAVELET = {
     "bert": {"shrink": "haar", "grow": "bior6.8"},
     "roberta": {"shrink": "haar", "grow": "bior6.8"},
