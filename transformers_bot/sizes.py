@@ -3,10 +3,11 @@
 import copy
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from .adapters import Adapter
-from .errors import BadKeyword, BadSize, UnsupportedArchitecture, suggest
+from .errors import BadKeyword, BadOption, BadSize, UnsupportedArchitecture, suggest
 
 # Axes whose entries have an identity of their own: they are never filtered, only kept.
 FIXED = ("vocab", "segment", "label", "channel", "patch_h", "patch_w", "special", "offset", "pixel")
@@ -53,13 +54,17 @@ def rebuild(adapter: Adapter, config: PreTrainedConfig, overrides: dict[str, Any
     for name, value in chosen.items():
         if name in adapter.sizes.values():
             _check_positive(name, value, "target")
-    for name, rule in adapter.derived.items():
-        follows = name in known and name not in chosen and known[name] is not None and known[name] == rule(config)
-        if follows:
-            fields[name] = rule(_with_fields(config, fields))
-    for name in ("model_type", "transformers_version", "transformers_bot"):
-        fields.pop(name, None)
-    return type(config)(**fields)
+    try:
+        for name, rule in adapter.derived.items():
+            follows = name in known and name not in chosen and known[name] is not None and known[name] == rule(config)
+            if follows:
+                fields[name] = rule(_with_fields(config, fields))
+        for name in ("model_type", "transformers_version", "transformers_bot"):
+            fields.pop(name, None)
+        return type(config)(**fields)
+    except (StrictDataclassError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise BadOption(f"{type(config).__name__} cannot be built with {overrides}: {reason}") from error
 
 
 def differing_roles(source: dict[str, int | None], target: dict[str, int | None]) -> list[str]:
