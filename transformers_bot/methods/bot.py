@@ -86,7 +86,7 @@ class BoT:
             return asked
         if not self.raw:
             return CONSISTENT_WAVELET
-        grows = task.ratio("hidden") > 1 or (task.ratio("hidden") == 1 and task.ratio("layer") > 1)
+        grows = task.ratio("hidden") * task.ratio("ffn") * task.ratio("layer") > 1
         return PAPER_WAVELET.get(task.adapter.model_type, {}).get("grow" if grows else "shrink", "haar")
 
     @property
@@ -181,7 +181,7 @@ class BoT:
     # -- detail bands ---------------------------------------------------------------------------
 
     def _detail(self, task: Task, rule: Rule, layer: int | None, name: str, raw: bool) -> Detail | None:
-        kind, scale = self._detail_choice()
+        kind, scale = self._detail_choice(task)
         if kind == "zero" or scale == 0.0 or (self.raw and not raw):
             return None
         visible = tuple(tuple(self._visible(task, segment, raw) for segment in axis.segments) for axis in rule.axes)
@@ -195,10 +195,12 @@ class BoT:
             return None
         return Detail(kind, scale, visible, layers, raw, self.options.seed, name, layer)
 
-    def _detail_choice(self) -> tuple[str, float]:
+    def _detail_choice(self, task: Task) -> tuple[str, float]:
         kind, scale = self.options.detail, self.options.detail_scale
         if kind == "auto":
-            kind = "zero" if self.raw else "gaussian"
+            # Haar makes twin units, which would never part; longer filters make different ones.
+            twins = all(self.wavelet(task, role) == "haar" for role in ("hidden", "ffn", "head_dim"))
+            kind = "gaussian" if twins and not self.raw else "zero"
         if scale is None:
             scale = 1.0 if self.raw else CONSISTENT_DETAIL_SCALE
         return kind, scale
@@ -225,10 +227,11 @@ class BoT:
 
     def describe(self, task: Task) -> dict[str, Any]:
         roles = [role for role in ("hidden", "ffn", "heads", "head_dim", "layer") if task.ratio(role) != 1]
-        kind, scale = self._detail_choice()
+        kind, scale = self._detail_choice(task)
         return {
             "method": self.name,
-            **self.options.to_dict(),
+            "options": self.options.to_dict(),
+            "gain": self.options.gain,
             "wavelet": {role: self.wavelet(task, role) for role in roles},
             "heads": self.heads,
             "depth": self.depth_rule(task) if task.ratio("layer") != 1 else "kept",
