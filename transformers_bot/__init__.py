@@ -13,7 +13,7 @@ from .errors import (
     PlanError,
     UnsupportedArchitecture,
 )
-from .integration import disable, enable, integration
+from .patching import disable, enable, integration
 from .model import (
     BoTModel,
     BoTModelForCausalLM,

@@ -130,21 +130,21 @@ def _parse_rule(line: str) -> Rule:
     names, colon, axes = line.partition(":")
     if not colon:
         raise PlanError(f"rule {line!r} has no colon between the names and the axes.")
-    arrow = next((mark for mark in ("<-", "->") if mark in axes), None)
-    if arrow is None:
-        written, read, parts = axes, "", [(axes, False)]
-    else:
-        left, right = axes.split(arrow)
-        written, read = (left, right) if arrow == "<-" else (right, left)
-        parts = [(left, arrow == "->"), (right, arrow == "<-")]
-    if arrow and not read.strip():
-        raise PlanError(f"rule {line!r} has an arrow that reads nothing.")
-    adds = written.strip().startswith("+")
-    parsed = tuple(axis for part, reads in parts for axis in _parse_axes(part.strip().removeprefix("+"), reads, line))
-    return Rule(line, names.strip(), parsed, adds, maps=arrow is not None)
+    sides = re.split(r"(<-|->)", axes)
+    if len(sides) > 3 or not all(side.strip() for side in sides):
+        raise PlanError(f"rule {line!r} must have axes on every side of at most one arrow.")
+    left_reads, right_reads = sides[1:2] == ["->"], sides[1:2] == ["<-"]
+    written = sides[-1] if left_reads else sides[0]
+    parsed = _parse_axes(sides[0], left_reads, line)
+    if len(sides) == 3:
+        parsed += _parse_axes(sides[2], right_reads, line)
+    return Rule(line, names.strip(), tuple(parsed), adds=written.strip().startswith("+"), maps=len(sides) == 3)
 
 
 def _parse_axes(text: str, reads: bool, line: str) -> list[Axis]:
+    text = text.strip().removeprefix("+")
+    if not re.fullmatch(r"(\s*(\([^()]+\)|[^\s()]+))*\s*", text):
+        raise PlanError(f"rule {line!r} has a bracket that is empty or has no partner.")
     axes = []
     for group, single in re.findall(r"\(([^()]*)\)|([^\s()]+)", text):
         segments = group.split("+") if group else [single]

@@ -139,9 +139,12 @@ def add_plan(commands: Any) -> None:
 def run_plan(chosen: argparse.Namespace) -> int:
     import transformers_bot as bot
 
+    from . import loading
+
     options = bot.BoTConfig.from_any(_bot_options(chosen))
     overrides = dict(_field(text) for text in chosen.set)
-    source = _read_config(chosen.source, **({"revision": chosen.revision} if chosen.revision else {}))
+    hub = {"revision": chosen.revision} if chosen.revision else {}
+    source = loading.read_config(chosen.source, hub)
     target = _target(chosen.config, overrides) if chosen.config else overrides
     make = getattr(bot, TASKS[chosen.task]).plan if chosen.task else bot.plan
     made = make(source, config=target, bot_config=options, ignore_mismatched_sizes=chosen.ignore_mismatched_sizes)
@@ -174,42 +177,18 @@ def _field(text: str) -> tuple[str, Any]:
 
 def _target(name: str, overrides: dict[str, Any]) -> Any:
     """The target config: a ready one by name, or read from a folder or file; then the overrides."""
-    from . import adapters, configs, sizes
+    from . import adapters, configs, loading, sizes
 
     if name in configs.names():
         config = configs.get(name)
     elif os.path.exists(name):
-        config = _read_config(name)
+        config = loading.read_config(name, {})
     else:
         hint = errors.suggest(name, configs.names())
         raise errors.BadOption(
             f"--config {name!r} is neither a folder, a file, nor a ready config ({', '.join(configs.names())}).{hint}"
         )
     return sizes.rebuild(adapters.get(config.model_type), config, overrides) if overrides else config
-
-
-def _read_config(name: str, **keywords: Any) -> Any:
-    """A config through transformers, whose errors do not tell a bad file from a missing one."""
-    from transformers import AutoConfig, PreTrainedConfig
-
-    from . import adapters
-
-    local = os.path.exists(name)
-    if not local and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise FileNotFoundError(f"there is no folder or file {name!r}.")
-    try:
-        fields, _ = PreTrainedConfig.get_config_dict(name, **keywords)
-        if "model_type" in fields:
-            adapters.get(fields["model_type"])
-        return AutoConfig.from_pretrained(name, **keywords)
-    except errors.BoTError:
-        raise
-    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
-        raise errors.BadCheckpoint(f"the config of {name!r} cannot be used: {error}") from error
-    except OSError as error:
-        if local:
-            raise errors.BadCheckpoint(f"the config of {name!r} cannot be read: {error}") from error
-        raise
 
 
 # -- demo -----------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import BertConfig, DeiTConfig, GPT2Config, PreTrainedConfig, RobertaConfig
 
-from .errors import BadOption, suggest
+from .errors import BadKeyword, BadOption, suggest
 
 # size -> (layers, hidden, heads)
 STRUCTURES = {"tiny": (3, 192, 3), "small": (6, 384, 6), "base": (12, 768, 12), "large": (24, 1024, 16)}
@@ -17,6 +17,14 @@ SIZES = {
     "roberta": ("small", "base"),
     "gpt2": ("small", "base"),
     "deit": ("tiny", "small", "base", "large"),
+}
+
+
+FAMILIES: dict[str, type[PreTrainedConfig]] = {
+    "bert": BertConfig,
+    "roberta": RobertaConfig,
+    "gpt2": GPT2Config,
+    "deit": DeiTConfig,
 }
 
 
@@ -38,10 +46,12 @@ def get(name: str, **overrides: Any) -> PreTrainedConfig:
 
     Raises:
         BadOption: an unknown name, with the nearest one.
+        BadKeyword: a field that the config class does not have.
     """
     if name not in names():
         raise BadOption(f"unknown config {name!r}; known are {', '.join(names())}.{suggest(name, names())}")
     family, size = name.split("-")
+    _check_fields(FAMILIES[family], overrides)
     layers, hidden, heads = STRUCTURES[size]
     if family == "gpt2":  # Table 12; sequences of 1024
         fields: dict[str, Any] = {"n_layer": layers, "n_embd": hidden, "n_head": heads, "n_positions": 1024}
@@ -59,3 +69,11 @@ def get(name: str, **overrides: Any) -> PreTrainedConfig:
     # Table 12; 512 positions after RoBERTa's two rows that are no text positions
     roberta = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
     return RobertaConfig(**{**fields, **roberta, **overrides})
+
+
+def _check_fields(family: type[PreTrainedConfig], overrides: dict[str, Any]) -> None:
+    default = family()
+    for name in overrides:
+        if not hasattr(default, name) or callable(getattr(default, name)):
+            hint = suggest(name, default.to_dict())
+            raise BadKeyword(f"{family.__name__} has no field {name!r}.{hint}")

@@ -22,7 +22,7 @@ from transformers.utils import logging
 from .demo_model import fetch_model, find_model
 from .errors import BoTError
 from .model import BoTModel, plan
-from .plan import Plan
+from .planner import Plan
 from .table import merge_layers
 
 __all__ = ["embed", "fetch_model", "find_model", "retrieve", "run"]

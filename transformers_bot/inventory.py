@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -21,14 +22,12 @@ class Inventory:
         prefix: the base model's prefix ("bert."), empty for a base model.
         shapes: name -> shape, in the model's order, tied names included.
         ties: tied name -> the name that holds the tensor.
-        itemsize: bytes per element, by name.
     """
 
     model_class: str
     prefix: str
     shapes: Mapping[str, tuple[int, ...]]
     ties: Mapping[str, str]
-    itemsize: Mapping[str, int]
 
     def canonical(self, name: str) -> str:
         """The name without the base model's prefix, as rules are written."""
@@ -45,17 +44,18 @@ def inventory_of(model: PreTrainedModel) -> Inventory:
         f"{prefix}." if has_base else "",
         {name: tuple(tensor.shape) for name, tensor in state.items()},
         dict(getattr(model, "all_tied_weights_keys", {}) or {}),
-        {name: tensor.element_size() for name, tensor in state.items()},
     )
 
 
-def predict(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> Inventory:
-    """The inventory that `model_class(config)` would have; allocates nothing."""
+def predict(
+    model_class: type[PreTrainedModel], config: PreTrainedConfig, init: Mapping[str, Any] | None = None
+) -> Inventory:
+    """The inventory that `model_class(config, **init)` would have; allocates nothing."""
     try:
         with torch.device("meta"):
             # A copy: some classes write into the config they are given (GPT2DoubleHeadsModel).
-            return inventory_of(model_class(copy.deepcopy(config)))
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+            return inventory_of(model_class(copy.deepcopy(config), **(init or {})))
+    except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise BadOption(
             f"transformers cannot build {model_class.__name__} from this config: {type(error).__name__} {error}. "
             "Correct that field of the config."

@@ -1,10 +1,11 @@
 """Which keyword of `from_pretrained` is for the source, which for the target, which for BoT."""
 
+import inspect
 import os
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .errors import BadKeyword, BadOption, suggest
 
@@ -56,6 +57,8 @@ REFUSED = {
     "adapter_kwargs": "adapters are merged before resizing: merge_and_unload(), save, resize the folder",
 }
 
+KNOWN = (*HUB, *FILES, *TARGET, *OURS, *IGNORED, *REFUSED)
+
 
 @dataclass(frozen=True)
 class Keywords:
@@ -65,6 +68,7 @@ class Keywords:
     files: dict[str, Any]
     target: dict[str, Any]
     overrides: dict[str, Any]
+    init: dict[str, Any]
     config: PreTrainedConfig | str | None
     bot_config: Any
     method: str
@@ -73,18 +77,34 @@ class Keywords:
     ignore_mismatched_sizes: bool
 
 
-def sort_keywords(keywords: dict[str, Any]) -> Keywords:
+def init_keywords(model_class: type[PreTrainedModel]) -> frozenset[str]:
+    """The keywords of a model's constructor beside its config, such as `add_pooling_layer`."""
+    named = inspect.signature(model_class.__init__).parameters.values()
+    own = {p.name for p in named if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return frozenset(own - {"self", "config"})
+
+
+def has_overrides(keywords: dict[str, Any], init: frozenset[str] = frozenset()) -> bool:
+    """Whether a call has keywords that can only be config fields."""
+    return any(name not in KNOWN and name not in init for name in keywords)
+
+
+def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset()) -> Keywords:
     """Sort the keywords of a `from_pretrained` call; what nobody knows counts as a config override.
 
+    Args:
+        keywords: as the user gave them.
+        init: names that the model's constructor takes.
+
     Raises:
-        BadKeyword: a keyword that a resize cannot honour, or overrides beside a config object.
-        BadOption: a config of a type that is no config.
+        BadKeyword: a keyword that a resize cannot honour, a config that is none, or overrides
+            beside a config object.
+        BadOption: a method that is not named by a string.
     """
     for name, why in REFUSED.items():
         if keywords.get(name) not in (None, False):
             raise BadKeyword(f"{name}= cannot be used for resizing: {why}.")
-    known = (*HUB, *FILES, *TARGET, *OURS, *IGNORED, *REFUSED)
-    overrides = {name: value for name, value in keywords.items() if name not in known}
+    overrides = {name: value for name, value in keywords.items() if name not in KNOWN and name not in init}
     config = keywords.get("config")
     if isinstance(config, dict):
         both = sorted(set(config) & set(overrides))
@@ -97,7 +117,7 @@ def sort_keywords(keywords: dict[str, Any]) -> Keywords:
         )
     if config is not None and overrides:
         name = next(iter(overrides))
-        hint = suggest(name, [*known])
+        hint = suggest(name, KNOWN)
         raise BadKeyword(
             f"unknown keyword {name!r}: beside config= only transformers' keywords and bot_config= are allowed.{hint} "
             "Set config fields on the config itself, or leave config= out to override the source's."
@@ -110,6 +130,7 @@ def sort_keywords(keywords: dict[str, Any]) -> Keywords:
         files={name: keywords[name] for name in FILES if name in keywords},
         target={name: keywords[name] for name in TARGET if name in keywords},
         overrides=overrides,
+        init={name: keywords[name] for name in init if name in keywords},
         config=os.fspath(config) if isinstance(config, os.PathLike) else config,
         bot_config=keywords.get("bot_config"),
         method=method,

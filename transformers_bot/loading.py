@@ -1,30 +1,53 @@
 """From a source checkpoint and a target config to an ordinary transformers model."""
 
 import copy
+import os
 from importlib import metadata
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from . import adapters, methods
 from .classes import own_class
-from .errors import BadOption, IncompatibleModels, PlanError
+from .errors import BadCheckpoint, BadOption, IncompatibleModels, PlanError
 from .inventory import inventory_of, predict
 from .keywords import Keywords
 from .options import BoTConfig
-from .plan import Plan, Side, make_plan
+from .planner import Plan, Side, make_plan
 from .resize import run_plan
-from .sizes import check_depth_flag, config_field, rebuild, role_sizes
+from .sizes import check_supported, config_field, rebuild, role_sizes
 from .source import Source, open_source, quiet, stored_dtype
+from .version import __version__
 
 logger = logging.get_logger("transformers.bot")
 
 
-def read_config(source: str, hub: dict[str, Any]) -> PreTrainedConfig:
-    """The source's own config, through transformers."""
-    return AutoConfig.from_pretrained(source, **hub)
+def read_config(source: str, hub: dict[str, Any], like: type[PreTrainedConfig] | None = None) -> PreTrainedConfig:
+    """The source's own config, through transformers, with errors that name what is wrong.
+
+    Args:
+        like: the config class to use where an old config.json does not name its model type.
+
+    Raises:
+        BadCheckpoint: a config.json that is missing from a folder, or that cannot be read.
+        OSError: transformers' own, for hub ids that cannot be reached.
+    """
+    local = os.path.exists(source)
+    if not local and (source.startswith((".", "/", "~")) or source.count("/") > 1):
+        raise FileNotFoundError(f"there is no folder or file {source!r}.")
+    try:
+        fields, _ = PreTrainedConfig.get_config_dict(source, **hub)
+        reader = like if like is not None and "model_type" not in fields else AutoConfig
+        return reader.from_pretrained(source, **hub)
+    except (KeyError, TypeError, ValueError, StrictDataclassError) as error:
+        raise BadCheckpoint(f"the config of {source!r} cannot be used: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        if local:
+            raise BadCheckpoint(f"the config of {source!r} cannot be read: {' '.join(str(error).split())}") from error
+        raise
 
 
 def target_config(source: PreTrainedConfig, words: Keywords) -> PreTrainedConfig:
@@ -38,7 +61,7 @@ def target_config(source: PreTrainedConfig, words: Keywords) -> PreTrainedConfig
     if words.config is None:
         wanted = rebuild(adapter, source, words.overrides)
     elif isinstance(words.config, str):
-        wanted = AutoConfig.from_pretrained(words.config)
+        wanted = read_config(words.config, {}, type(source))
     else:
         wanted = copy.deepcopy(words.config)
     if wanted.model_type != source.model_type:
@@ -57,7 +80,7 @@ def sides(
     """Both lists of sizes, checked against each other where configs alone can tell."""
     adapter = adapters.get(source.model_type)
     before, after = role_sizes(adapter, source, "source"), role_sizes(adapter, target, "target")
-    check_depth_flag(adapter, target, before, after)
+    check_supported(adapter, target, before, after)
     if before["hidden"] == after["hidden"] and before["heads"] != after["heads"] and options.reheads == "error":
         raise IncompatibleModels(
             f"{config_field(adapter, 'heads')} goes from {before['heads']} to {after['heads']} at the same "
@@ -72,17 +95,19 @@ def plan_from_configs(
     wanted: PreTrainedConfig,
     source_class: type[PreTrainedModel],
     target_class: type[PreTrainedModel],
-    method_name: str,
-    options: BoTConfig,
-    renew: bool = False,
+    words: Keywords,
 ) -> Plan:
     """A plan without any checkpoint: the source is taken to hold what its architecture holds."""
     adapter = adapters.get(source_config.model_type)
+    options = BoTConfig.from_any(words.bot_config)
     before, after = sides(source_config, wanted, options)
+    stored = _asked_dtype(None, source_config) or torch.float32
+    dtype = _asked_dtype(words.dtype, wanted) or stored
     with quiet():
-        source = Side(source_config, before, predict(source_class, source_config))
-        target = Side(wanted, after, predict(target_class, wanted))
-    return make_plan(adapter, source, target, methods.get(method_name, options), renew)
+        source = Side(source_config, before, predict(source_class, source_config), stored)
+        target = Side(wanted, after, predict(target_class, wanted, words.init), dtype)
+    method = methods.get(words.method, options)
+    return make_plan(adapter, source, target, method, words.ignore_mismatched_sizes)
 
 
 def load_resized(
@@ -93,25 +118,14 @@ def load_resized(
     words: Keywords,
 ) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
     """Resize checkpoint `name` into `model_class(wanted)`; see `BoTModel.from_pretrained`."""
-    options = BoTConfig.from_any(words.bot_config)
-    adapter = adapters.get(source_config.model_type)
-    asked = _asked_dtype(words.dtype, wanted)
-    before, after = sides(source_config, wanted, options)
-    method = methods.get(words.method, options)
-    renew = words.ignore_mismatched_sizes
     # Once from configs alone, so that what they can refuse is refused before any download.
-    plan_from_configs(source_config, wanted, own_class(source_config), model_class, words.method, options, renew)
-    with quiet():
-        target = Side(wanted, after, predict(model_class, wanted))
+    plan_from_configs(source_config, wanted, own_class(source_config), model_class, words)
     hub = {key: value for key, value in words.hub.items() if key != "code_revision"}  # only configs take it
-    opened = open_source(model_class, name, source_config, {**hub, **words.files})
-    source = Side(opened.model.config, before, inventory_of(opened.model), opened.missing, opened.unexpected)
-    wanted, target = _settle_ties(model_class, wanted, source, target)
-    plan = make_plan(adapter, source, target, method, renew)
+    opened = open_source(model_class, name, source_config, {**hub, **words.files, **words.init})
+    wanted, plan = _plan_opened(model_class, opened, source_config, wanted, words)
     logger.info(f"{plan}")
-    dtype = asked or stored_dtype(opened.model)
-    tensors = opened.model.state_dict()
-    resized = dict(run_plan(plan, tensors, dtype))
+    dtype = _asked_dtype(words.dtype, wanted) or stored_dtype(opened.model)
+    resized = dict(run_plan(plan, opened.model.state_dict(), dtype))
     model, info = _hand_over(model_class, wanted, resized, dtype, opened, words)
     _check_complete(plan, info)
     _finish(model, name, plan, words, opened)
@@ -122,8 +136,30 @@ def load_resized(
     return model, _loading_info(plan, info)
 
 
+def _plan_opened(
+    model_class: type[PreTrainedModel],
+    opened: Source,
+    source_config: PreTrainedConfig,
+    wanted: PreTrainedConfig,
+    words: Keywords,
+) -> tuple[PreTrainedConfig, Plan]:
+    """The plan for the tensors that the checkpoint does hold, and the config that fits its ties."""
+    options = BoTConfig.from_any(words.bot_config)
+    before, after = sides(source_config, wanted, options)
+    stored = stored_dtype(opened.model)
+    tensors = inventory_of(opened.model)
+    source = Side(opened.model.config, before, tensors, stored, opened.missing, opened.unexpected)
+    with quiet():
+        dtype = _asked_dtype(words.dtype, wanted) or stored
+        target = Side(wanted, after, predict(model_class, wanted, words.init), dtype)
+        wanted, target = _settle_ties(model_class, wanted, source, target, words)
+    adapter = adapters.get(source_config.model_type)
+    method = methods.get(words.method, options)
+    return wanted, make_plan(adapter, source, target, method, words.ignore_mismatched_sizes)
+
+
 def _settle_ties(
-    model_class: type[PreTrainedModel], wanted: PreTrainedConfig, source: Side, target: Side
+    model_class: type[PreTrainedModel], wanted: PreTrainedConfig, source: Side, target: Side, words: Keywords
 ) -> tuple[PreTrainedConfig, Side]:
     """An output embedding that the checkpoint holds apart, although its config ties it, stays apart."""
     held = set(source.inventory.shapes) - set(source.inventory.ties) - source.absent
@@ -131,8 +167,7 @@ def _settle_ties(
         return wanted, target
     wanted = copy.deepcopy(wanted)
     wanted.tie_word_embeddings = False
-    with quiet():
-        return wanted, Side(wanted, target.sizes, predict(model_class, wanted))
+    return wanted, Side(wanted, target.sizes, predict(model_class, wanted, words.init), target.dtype)
 
 
 def _asked_dtype(asked: Any, wanted: PreTrainedConfig) -> torch.dtype | None:
@@ -156,7 +191,7 @@ def _hand_over(
     words: Keywords,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Let transformers build the target: it ties, casts, places, quantises and initialises new heads."""
-    keywords = dict(words.target)
+    keywords = {**words.target, **words.init}
     if model_class.can_generate() and "generation_config" not in keywords:
         keywords["generation_config"] = copy.deepcopy(getattr(opened.model, "generation_config", None))
     with quiet():
@@ -198,14 +233,8 @@ def provenance(name: str, plan: Plan, words: Keywords, source_config: PreTrained
         "inherited": round(plan.inherited, 6),
         **plan.method,
         "versions": {package: metadata.version(package) for package in ("transformers", "torch", "pywavelets")}
-        | {"transformers_bot": _own_version()},
+        | {"transformers_bot": __version__},
     }
-
-
-def _own_version() -> str:
-    from . import __version__
-
-    return __version__
 
 
 def _loading_info(plan: Plan, info: dict[str, Any]) -> dict[str, Any]:

@@ -1,19 +1,22 @@
 """The factories: `BoTModel` and one class per task, in the manner of transformers' Auto classes."""
 
 import os
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from . import methods
+from . import adapters, methods
 from .classes import class_in_mapping, own_class
 from .errors import BadKeyword
-from .keywords import sort_keywords
+from .keywords import HUB, Keywords, has_overrides, init_keywords, sort_keywords
 from .loading import load_resized, logger, plan_from_configs, read_config, sides, target_config
 from .options import BoTConfig
-from .plan import Plan
+from .planner import Plan
 from .sizes import differing_roles
+
+ClassFor = Callable[[PreTrainedConfig], type[PreTrainedModel]]
 
 
 class _BaseBoTModel:
@@ -62,19 +65,23 @@ class _BaseBoTModel:
 
         Source: the BoT paper, section 3 and supplement A; gains and odd ratios are this package's.
         """
-        words = sort_keywords(kwargs)
-        options = BoTConfig.from_any(words.bot_config)
-        methods.get(words.method, options)
-        if words.config is None and not words.overrides:
+        if any(isinstance(value, (PreTrainedConfig, dict)) for value in model_args):
+            raise BadKeyword("a config is taken by keyword only: pass the target as config=.")
+        if kwargs.get("config") is None and not has_overrides(kwargs):
+            BoTConfig.from_any(kwargs.get("bot_config"))
             return cls._as_auto(pretrained_model_name_or_path, *model_args, **kwargs)
+        if model_args:
+            raise BadKeyword("a resize takes keywords only: pass the target as config=.")
         name = source_name(pretrained_model_name_or_path)
-        source = read_config(name, words.hub)
+        source, words = read_call(name, kwargs, cls.class_for)
+        if words.config is None and not words.overrides:
+            return cls._as_auto(name, **kwargs)
         wanted = target_config(source, words)
-        before, after = sides(source, wanted, options)
+        before, after = sides(source, wanted, BoTConfig.from_any(words.bot_config))
         if not differing_roles(before, after):
             logger.info("source and target have the same sizes: nothing to resample")
-            kept = {k: v for k, v in kwargs.items() if k not in words.overrides}
-            return cls._as_auto(name, *model_args, **{**kept, "config": wanted})
+            kept = {key: value for key, value in kwargs.items() if key not in words.overrides}
+            return cls._as_auto(name, **{**kept, "config": wanted})
         return load_resized(cls.class_for(wanted), name, source, wanted, words)
 
     @classmethod
@@ -132,15 +139,27 @@ def source_name(source: Any) -> str:
     )
 
 
-def plan_for(class_for: Any, source: Any, config: Any, kwargs: dict[str, Any]) -> Plan:
-    words = sort_keywords({**kwargs, "config": config})
-    is_config = isinstance(source, PreTrainedConfig)
-    source_config = source if is_config else read_config(source_name(source), words.hub)
+def plan_for(class_for: ClassFor, source: Any, config: Any, kwargs: dict[str, Any]) -> Plan:
+    """The plan for a target class chosen by `class_for`; see `plan`."""
+    given = {**kwargs, "config": config}
+    if not isinstance(source, PreTrainedConfig):
+        source_config, words = read_call(source_name(source), given, class_for)
+    else:
+        source_config, words = source, sort_keywords(given, init_keywords(class_for(source)))
     wanted = target_config(source_config, words)
     source_class = own_class(source_config) if source_config.architectures else class_for(source_config)
-    options = BoTConfig.from_any(words.bot_config)
-    renew = words.ignore_mismatched_sizes
-    return plan_from_configs(source_config, wanted, source_class, class_for(wanted), words.method, options, renew)
+    return plan_from_configs(source_config, wanted, source_class, class_for(wanted), words)
+
+
+def read_call(name: str, kwargs: dict[str, Any], class_for: ClassFor) -> tuple[PreTrainedConfig, Keywords]:
+    """The source's config, and the call's keywords sorted with the constructor's own set apart."""
+    config = kwargs.get("config")
+    like = type(config) if isinstance(config, PreTrainedConfig) else None
+    source = read_config(name, {key: kwargs[key] for key in HUB if key in kwargs}, like)
+    adapters.get(source.model_type)
+    words = sort_keywords(kwargs, init_keywords(class_for(source)))
+    methods.get(words.method, BoTConfig.from_any(words.bot_config))
+    return source, words
 
 
 class BoTModel(_BaseBoTModel):

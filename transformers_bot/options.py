@@ -1,7 +1,9 @@
 """`BoTConfig`: every choice of the BoT method in one object."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
+from numbers import Integral
+from types import MappingProxyType
 from typing import Any
 
 from .errors import BadKeyword, BadOption, suggest
@@ -67,10 +69,12 @@ class BoTConfig:
             _check_choice("the role of wavelet", role, WAVELET_ROLES)
             if wavelet != "auto":
                 check_name(wavelet)
+        if isinstance(self.wavelet, Mapping):  # a copy: the caller's dict may change
+            object.__setattr__(self, "wavelet", MappingProxyType(dict(self.wavelet)))
         scale = self.detail_scale
         if scale is not None and not (_is_number(scale) and 0 <= scale < float("inf")):
             raise BadOption(f"detail_scale must be None or a number of at least 0, got {scale!r}.")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+        if isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or self.seed < 0:
             raise BadOption(f"seed must be a whole number of at least 0, got {self.seed!r}.")
 
     def wavelet_for(self, role: str) -> str:
@@ -80,7 +84,9 @@ class BoTConfig:
         return self.wavelet.get(role, self.wavelet.get("default", "auto"))
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "wavelet": self.wavelet if isinstance(self.wavelet, str) else dict(self.wavelet)}
+        chosen = {f.name: getattr(self, f.name) for f in fields(self)}
+        wavelet = self.wavelet if isinstance(self.wavelet, str) else dict(self.wavelet)
+        return {**chosen, "wavelet": wavelet, "seed": int(self.seed)}
 
     @classmethod
     def from_any(cls, value: "BoTConfig | Mapping[str, Any] | None") -> "BoTConfig":

@@ -24,7 +24,8 @@ class Detail:
         scale: in units of the low band's standard deviation.
         visible: target -> target projection, per axis, onto what the grown signal reaches.
         layers: row of the same projection over depth: target layer -> weight (empty: no depth).
-        of_source: measure the standard deviation before the axes are mapped, not after.
+        stack: all source layers, whose joint standard deviation counts (the paper's); empty: the
+            result's own counts.
         seed: mixed with the tensor's name.
         name: the tensor's name with {layer} where its layer stands.
         layer: the target layer, None outside of the blocks.
@@ -34,7 +35,7 @@ class Detail:
     scale: float
     visible: TensorMap
     layers: tuple[tuple[int, float], ...]
-    of_source: bool
+    stack: tuple["Read", ...]
     seed: int
     name: str
     layer: int | None
@@ -69,6 +70,11 @@ class Recipe:
     note: str = ""
 
     @property
+    def needs(self) -> tuple[Read, ...]:
+        """All source tensors that are looked at, also for the noise's spread alone."""
+        return self.reads + (self.detail.stack if self.detail else ())
+
+    @property
     def is_copy(self) -> bool:
         if len(self.reads) != 1 or self.reads[0].weight != 1.0 or self.undo:
             return False
@@ -79,7 +85,16 @@ def is_identity(maps: TensorMap) -> bool:
     return all(m.is_identity for axis in maps for segment in axis for m in segment)
 
 
-def run(recipe: Recipe, read: Callable[[Read], Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
+Spreads = dict[tuple["Read", ...], float]  # standard deviations of stacks that were measured already
+
+
+def run(
+    recipe: Recipe,
+    read: Callable[[Read], Tensor],
+    dtype: torch.dtype,
+    device: torch.device,
+    spreads: Spreads | None = None,
+) -> Tensor:
     """Compute a target tensor: read, upcast, sum layers, map axes, add detail, downcast once.
 
     Args:
@@ -87,6 +102,7 @@ def run(recipe: Recipe, read: Callable[[Read], Tensor], dtype: torch.dtype, devi
         read: gives the source tensor of a `Read`.
         dtype: of the result; the computation is in float32 or better.
         device: where the computation runs and the result lies.
+        spreads: kept between the calls for one plan.
     """
     if recipe.is_copy:
         return read(recipe.reads[0]).to(device, dtype)
@@ -95,9 +111,8 @@ def run(recipe: Recipe, read: Callable[[Read], Tensor], dtype: torch.dtype, devi
     signal = undo_norm(*inputs)[recipe.undo] if recipe.undo else _weighted_sum(recipe, inputs)
     out = apply(signal, recipe.maps)
     if recipe.detail is not None:
-        reference = signal if recipe.detail.of_source else out
-        spread = recipe.detail.scale * float(reference.std()) if reference.numel() > 1 else 0.0
-        out = out + _detail(recipe.detail, out) * spread
+        spread = _stack_spread(recipe.detail, read, {} if spreads is None else spreads) or _spread([out])
+        out = out + _detail(recipe.detail, out) * (recipe.detail.scale * spread)
     return out.to(dtype).contiguous()
 
 
@@ -149,6 +164,23 @@ def _apply_axis(x: Tensor, dim: int, segments: tuple[Segment, ...]) -> Tensor:
             piece = axis_map.apply(piece, dim + offset)
         pieces.append(piece.flatten(dim, dim + len(segment) - 1))
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)
+
+
+def _stack_spread(detail: Detail, read: Callable[[Read], Tensor], spreads: Spreads) -> float:
+    if detail.stack and detail.stack not in spreads:
+        spreads[detail.stack] = _spread(read(one) for one in detail.stack)
+    return spreads.get(detail.stack, 0.0)
+
+
+def _spread(tensors: Iterable[Tensor]) -> float:
+    """The standard deviation of all entries together, one tensor at a time."""
+    count, total, squares = 0, 0.0, 0.0
+    for x in tensors:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        count += x.numel()
+        total += float(x.sum(dtype=torch.float64))
+        squares += float(x.square().sum(dtype=torch.float64))
+    return math.sqrt(max(0.0, squares / count - (total / count) ** 2))
 
 
 def _detail(detail: Detail, like: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from .plan import Plan, Step
-from .recipe import run
+from .planner import Plan, Step
+from .recipe import Spreads, run
 
 
 def run_plan(
@@ -23,18 +23,22 @@ def run_plan(
     """
     steps = [step for step in plan.steps if step.recipe is not None]
     given: set[int] = set()
+    spreads: Spreads = {}
     for step in logging.tqdm(steps, desc="Resampling weights", unit="tensor"):
-        out = _run_step(step, tensors, dtype, torch.device(device))
+        out = _run_step(step, tensors, dtype, torch.device(device), spreads)
         # Two layers copied from one source tensor must not become one shared parameter.
         out = out.clone() if out.data_ptr() in given else out
         given.add(out.data_ptr())
         yield step.target, out
 
 
-def _run_step(step: Step, tensors: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
-    assert step.recipe is not None
+def _run_step(
+    step: Step, tensors: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device, spreads: Spreads
+) -> Tensor:
+    if step.recipe is None:
+        raise ValueError(f"{step.target} is {step.action}: there is nothing to compute")
     with torch.no_grad():
-        out = run(step.recipe, lambda one: tensors[step.reads[one]], dtype, device)
+        out = run(step.recipe, lambda one: tensors[step.reads[one]], dtype, device, spreads)
     if tuple(out.shape) != step.shape:
         raise RuntimeError(f"{step.target}: planned {step.shape}, computed {tuple(out.shape)}; please report this.")
     return out

@@ -1,6 +1,7 @@
 """From configs to lengths: role -> size, validity, and configs rebuilt from overrides."""
 
 import copy
+from numbers import Integral
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -28,7 +29,7 @@ def role_sizes(adapter: Adapter, config: PreTrainedConfig, which: str) -> dict[s
         sizes[role] = _length(entry, config)
         length = sizes[role]
         if length is not None and length < 1:
-            raise BadSize(f"the {which} config leaves {length} entries for {role}: {_why_empty(role, config)}")
+            raise BadSize(f"the {which} config leaves {length} entries for {role}: {_why_empty(adapter, role, config)}")
     return sizes
 
 
@@ -42,17 +43,12 @@ def rebuild(adapter: Adapter, config: PreTrainedConfig, overrides: dict[str, Any
         BadKeyword: an override that the config does not have, with the nearest field.
     """
     known = config.to_dict()
-    aliases = dict(getattr(config, "attribute_map", {}))
-    for name in overrides:
-        if name not in known and name not in aliases and callable(getattr(config, name, len)):
-            hint = suggest(name, [*known, *aliases])
-            raise BadKeyword(f"{type(config).__name__} has no field {name!r}.{hint}")
-    chosen = {aliases.get(name, name): value for name, value in overrides.items()}
+    chosen = _by_field(config, known, overrides)
     fields = {**known, **chosen}
     if "num_labels" in chosen:  # the names of the labels give their count, too
         fields = {name: value for name, value in fields.items() if name not in ("id2label", "label2id")}
     for name, value in chosen.items():
-        if name in adapter.sizes.values():
+        if name in adapter.sizes.values() or name == "num_labels":
             _check_positive(name, value, "target")
     try:
         for name, rule in adapter.derived.items():
@@ -74,9 +70,27 @@ def differing_roles(source: dict[str, int | None], target: dict[str, int | None]
 def config_field(adapter: Adapter, role: str) -> str:
     """The config field that sets a role, for messages."""
     entry = adapter.sizes.get(role)
-    named = {"label": "num_labels", "special": "the model type", "offset": "pad_token_id"}
+    named = {"label": "num_labels", "special": "the model type", "offset": "pad_token_id", "ffn": "n_inner"}
+    named |= {"pixel": "encoder_stride and num_channels"}
     patch = {"patch_h": "patch_size", "patch_w": "patch_size", "grid_h": "image_size", "grid_w": "image_size"}
     return entry if isinstance(entry, str) else {**named, **patch}.get(role, role)
+
+
+def _by_field(config: PreTrainedConfig, known: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Overrides under the config's own field names, whole numbers of any library as int."""
+    aliases = dict(getattr(config, "attribute_map", {}))
+    chosen: dict[str, Any] = {}
+    for name, value in overrides.items():
+        is_field = name in known or name in aliases or (hasattr(config, name) and not callable(getattr(config, name)))
+        if not is_field or name in ("model_type", "transformers_version"):
+            hint = suggest(name, [*known, *aliases]) if not is_field else " It cannot be changed."
+            raise BadKeyword(f"{type(config).__name__} has no field {name!r} to set.{hint}")
+        field_name = aliases.get(name, name)
+        if field_name in chosen:
+            raise BadKeyword(f"{field_name} is given twice, also as {name!r}; keep one.")
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        chosen[field_name] = int(value) if whole else value
+    return chosen
 
 
 def _length(entry: Any, config: PreTrainedConfig) -> int | None:
@@ -94,7 +108,7 @@ def _with_fields(config: PreTrainedConfig, fields: dict[str, Any]) -> Any:
 
 
 def _check_positive(name: str, value: object, which: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise BadSize(f"{name} is {value!r} in the {which} config; it must be a whole number of at least 1.")
 
 
@@ -109,7 +123,7 @@ def _check_heads(adapter: Adapter, config: PreTrainedConfig, which: str) -> None
         )
 
 
-def _why_empty(role: str, config: Any) -> str:
+def _why_empty(adapter: Adapter, role: str, config: Any) -> str:
     if role.startswith("grid"):
         return f"image_size {config.image_size} is smaller than patch_size {config.patch_size}."
     if role == "position":
@@ -117,13 +131,18 @@ def _why_empty(role: str, config: Any) -> str:
             f"max_position_embeddings {config.max_position_embeddings} must exceed pad_token_id + 1 = "
             f"{config.pad_token_id + 1} rows that are no text positions."
         )
-    return f"set {role} to at least 1."
+    return f"set {config_field(adapter, role)} to at least 1."
 
 
-def check_depth_flag(
+def check_supported(
     adapter: Adapter, config: Any, source: dict[str, int | None], target: dict[str, int | None]
 ) -> None:
-    """Refuse a depth change where the config makes a layer's meaning depend on its number."""
+    """Refuse what no rule describes, and a depth change where a layer's meaning depends on its number."""
+    if getattr(config, "add_cross_attention", False):
+        raise UnsupportedArchitecture(
+            "add_cross_attention=True: its keys and values read another model's hidden states, whose size is not "
+            "this model's to change. Set it to False."
+        )
     flag = adapter.depth_flag
     if flag and getattr(config, flag, False) and source["layer"] != target["layer"]:
         raise UnsupportedArchitecture(

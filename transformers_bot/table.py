@@ -4,7 +4,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .plan import Plan, Step
+    from .planner import Plan, Step
 
 
 def render(plan: "Plan") -> str:
@@ -116,12 +116,11 @@ def _source_parameters(plan: "Plan") -> int:
 
 
 def _source_bytes(plan: "Plan") -> int:
-    inventory = plan.source
-    return sum(_count(s) * inventory.itemsize[n] for n, s in inventory.shapes.items() if n not in inventory.ties)
+    return _source_parameters(plan) * plan.bytes_per_parameter[0]
 
 
 def _target_bytes(plan: "Plan") -> int:
-    return sum(s.parameters * plan.target.itemsize[s.target] for s in plan.steps if s.action != "tie")
+    return plan.parameters * plan.bytes_per_parameter[1]
 
 
 def _step_dict(step: "Step") -> dict[str, Any]:

@@ -31,6 +31,7 @@ from .errors import BadOption, BadSize, suggest
 from .maps import AxisMap, Band, banded
 
 SQRT2 = math.sqrt(2.0)
+MAX_LENGTH = 2**31  # of one axis: beyond it only a mistyped level leads
 
 
 def names() -> list[str]:
@@ -90,6 +91,8 @@ def synthesis(x: Tensor, wavelet: str = "haar", level: int = 1, axis: int = -1) 
     length = x.shape[axis]
     if length < 1:
         raise BadSize(f"axis {axis} of shape {tuple(x.shape)} is empty; synthesis needs at least one entry.")
+    if level > 40 or length << level > MAX_LENGTH:
+        raise BadSize(f"{level} levels of synthesis on {length} entries exceed {MAX_LENGTH} entries; use fewer levels.")
     return _apply_in_float(x, synthesis_map(length, length << level, wavelet, unit_dc=False), axis)
 
 
@@ -189,8 +192,9 @@ def _apply_in_float(x: Tensor, low_pass: AxisMap, axis: int) -> Tensor:
 
 
 def _check_call(x: Tensor, level: int, axis: int) -> int:
-    if not x.is_floating_point():
-        raise BadOption(f"wavelets need a floating-point tensor, got {x.dtype}; convert it with .float() first.")
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise BadOption(f"wavelets need a floating-point torch tensor, got {got}; convert it first.")
     if isinstance(level, bool) or not isinstance(level, int) or level < 0:
         raise BadOption(f"level must be a whole number of at least 0, got {level!r}.")
     if not -x.dim() <= axis < x.dim():

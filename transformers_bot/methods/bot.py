@@ -38,6 +38,7 @@ PAPER_WAVELET = {
 }
 CONSISTENT_WAVELET = "haar"
 CONSISTENT_DETAIL_SCALE = 1.0
+UNSIZED = identity(-1)  # an axis whose length only the tensor knows; it is never resized
 # Which option of BoTConfig.wavelet a role follows.
 FOLLOWS = {"readout": "hidden", "pooler": "hidden", "score": "head_dim"}
 
@@ -52,18 +53,18 @@ class BoT:
         self.raw = options.gain == "raw"
 
     def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe:
-        raw = self.raw and rule.layered and rule.maps
-        maps = tuple(tuple(self._segment(task, segment, raw) for segment in axis.segments) for axis in rule.axes)
-        reads, undo, over_layers = self._reads(task, rule, layer, name, raw)
+        module = self.raw and rule.layered and rule.maps  # one of the paper's four, to be filtered as written
+        maps = tuple(tuple(self._segment(task, segment, module) for segment in axis.segments) for axis in rule.axes)
+        reads, undo, over_layers = self._reads(task, rule, layer, name, module)
         silent = all(one.weight == 0.0 for one in reads)
-        detail = None if silent else self._detail(task, rule, layer, name, raw)
-        over_axes = "" if is_identity(maps) else self._label(task, rule, raw)
+        detail = None if silent else self._detail(task, rule, layer, name, module)
+        over_axes = "" if is_identity(maps) else self._label(task, rule, module)
         note = ", ".join(part for part in (over_layers, over_axes, f"{detail.kind} detail" if detail else "") if part)
         return Recipe(reads, maps, detail, undo, note)
 
     # -- widths ---------------------------------------------------------------------------------
 
-    def pair(self, task: Task, role: str, raw: bool = False) -> Pair:
+    def pair(self, task: Task, role: str, module: bool = False) -> Pair:
         """The maps of one role at the task's sizes."""
         source, target = task.lengths(role)
         if source == target:
@@ -77,7 +78,7 @@ class BoT:
         if role == "heads" and self.heads == "whole":
             return pairs.whole_units(source, target)
         wavelet = self.wavelet(task, FOLLOWS.get(role, role))
-        pair = pairs.raw(source, target, wavelet) if raw else pairs.dual(source, target, wavelet)
+        pair = pairs.raw(source, target, wavelet) if module else pairs.dual(source, target, wavelet)
         return pair.swapped() if role == "readout" and task.tied else pair
 
     def wavelet(self, task: Task, role: str) -> str:
@@ -95,30 +96,30 @@ class BoT:
             return self.options.heads
         return "flat" if self.raw else "whole"
 
-    def _segment(self, task: Task, segment: tuple[Factor, ...], raw: bool) -> Segment:
+    def _segment(self, task: Task, segment: tuple[Factor, ...], module: bool) -> Segment:
         roles = [factor.role for factor in segment]
         if "heads" in roles and self._is_flat(task):
             reads = all(factor.reads for factor in segment)
-            gain = self._score_gain(task, raw, reads=False) if "score" in roles else 1.0
-            pair = self._flat_pair(task, raw)
+            gain = self._score_gain(task, module, reads=False) if "score" in roles else 1.0
+            pair = self._flat_pair(task, module)
             return ((pair.consume if reads else pair.produce).scaled(gain),)
-        return tuple(self._factor(task, factor, raw) for factor in segment)
+        return tuple(self._factor(task, factor, module) for factor in segment)
 
-    def _factor(self, task: Task, factor: Factor, raw: bool) -> AxisMap:
+    def _factor(self, task: Task, factor: Factor, module: bool) -> AxisMap:
         if not factor.role:
             return identity(factor.size or 1)
         source, target = task.source[factor.role], task.target[factor.role]
         if source is None or target is None:
-            return identity(-1)  # a length that only the tensor knows; never resized
-        pair = self.pair(task, factor.role, raw)
+            return UNSIZED
+        pair = self.pair(task, factor.role, module)
         # A score sums over head_dim: one side must read what the other writes, unless raw.
         reads = factor.reads and not (factor.role == "score" and self.raw)
         chosen = pair.consume if reads else pair.produce
-        return chosen.scaled(self._score_gain(task, raw, reads)) if factor.role == "score" else chosen
+        return chosen.scaled(self._score_gain(task, module, reads)) if factor.role == "score" else chosen
 
-    def _score_gain(self, task: Task, raw: bool, reads: bool) -> float:
+    def _score_gain(self, task: Task, module: bool, reads: bool) -> float:
         """Queries and keys share what keeps the score q k / sqrt(head_dim); C already carries 1/g."""
-        if raw or self.raw or (self.options.reheads == "reshape" and _reheaded(task)):
+        if module or self.raw or (self.options.reheads == "reshape" and _reheaded(task)):
             return 1.0
         power = -0.25 if task.scaled_scores else -0.5
         return float(task.ratio("score") ** (power + 1 if reads else power))
@@ -126,17 +127,17 @@ class BoT:
     def _is_flat(self, task: Task) -> bool:
         return self.heads == "flat" or (self.options.reheads == "reshape" and _reheaded(task))
 
-    def _flat_pair(self, task: Task, raw: bool) -> Pair:
+    def _flat_pair(self, task: Task, module: bool) -> Pair:
         (heads_s, heads_t), (dim_s, dim_t) = task.lengths("heads"), task.lengths("head_dim")
         source, target = heads_s * dim_s, heads_t * dim_t
         if source == target:
             return pairs.kept(source)
         wavelet = self.wavelet(task, "head_dim")
-        return pairs.raw(source, target, wavelet) if raw else pairs.dual(source, target, wavelet)
+        return pairs.raw(source, target, wavelet) if module else pairs.dual(source, target, wavelet)
 
     # -- depth ----------------------------------------------------------------------------------
 
-    def depth(self, task: Task, raw: bool = False) -> Depth:
+    def depth(self, task: Task, module: bool = False) -> Depth:
         """Which layers make up which, at the task's layer counts."""
         source, target = task.lengths("layer")
         if source == target:
@@ -144,7 +145,7 @@ class BoT:
         rule = self.depth_rule(task)
         if rule == "wavelet":
             wavelet = self.wavelet(task, "layer")
-            pair = pairs.raw(source, target, wavelet) if raw else pairs.dual(source, target, wavelet)
+            pair = pairs.raw(source, target, wavelet) if module else pairs.dual(source, target, wavelet)
             return filtered(pair, f"{wavelet} over layers", share_updates=not self.raw)
         if rule == "repeat":
             return repeated(source, target)
@@ -161,12 +162,12 @@ class BoT:
         return rule
 
     def _reads(
-        self, task: Task, rule: Rule, layer: int | None, name: str, raw: bool
+        self, task: Task, rule: Rule, layer: int | None, name: str, module: bool
     ) -> tuple[tuple[Read, ...], str | None, str]:
         """What a target tensor is made of over depth, whether it undoes a norm, and a note."""
         if layer is None:
             return (Read(name, None),), None, ""
-        depth = self.depth(task, raw)
+        depth = self.depth(task, module)
         row = (depth.updates if rule.adds else depth.layers)[layer]
         new = depth.is_new(layer)
         if new and rule.adds:
@@ -180,53 +181,64 @@ class BoT:
 
     # -- detail bands ---------------------------------------------------------------------------
 
-    def _detail(self, task: Task, rule: Rule, layer: int | None, name: str, raw: bool) -> Detail | None:
+    def _detail(self, task: Task, rule: Rule, layer: int | None, name: str, module: bool) -> Detail | None:
         kind, scale = self._detail_choice(task)
-        if kind == "zero" or scale == 0.0 or (self.raw and not raw):
+        if self.options.detail == "auto" and not self._reads_twins(task, rule):
             return None
-        visible = tuple(tuple(self._visible(task, segment, raw) for segment in axis.segments) for axis in rule.axes)
+        if kind == "zero" or scale == 0.0 or (self.raw and not module):
+            return None
+        visible = tuple(tuple(self._visible(task, segment, module) for segment in axis.segments) for axis in rule.axes)
         layers: tuple[tuple[int, float], ...] = ()
         source, target = task.lengths("layer")
-        if raw and layer is not None and target > source and self.depth_rule(task) == "wavelet":
-            pair = pairs.dual(source, target, self.wavelet(task, "layer"))
-            row = (pair.produce.dense() @ pair.consume.dense().T)[layer]
+        if module and layer is not None and target > source and self.depth_rule(task) == "wavelet":
+            row = pairs.dual(source, target, self.wavelet(task, "layer")).low_band().dense()[layer]
             layers = tuple((int(i), float(row[i])) for i in np.flatnonzero(row))
         if is_identity(visible) and not layers:
             return None
-        return Detail(kind, scale, visible, layers, raw, self.options.seed, name, layer)
+        stack = tuple(Read(name, i) for i in range(source)) if module else ()
+        return Detail(kind, scale, visible, layers, stack, self.options.seed, name, layer)
 
     def _detail_choice(self, task: Task) -> tuple[str, float]:
         kind, scale = self.options.detail, self.options.detail_scale
         if kind == "auto":
-            # Haar makes twin units, which would never part; longer filters make different ones.
-            twins = all(self.wavelet(task, role) == "haar" for role in ("hidden", "ffn", "head_dim"))
+            grown = [role for role in ("hidden", "ffn", "heads", "head_dim") if task.ratio(role) > 1]
+            twins = any(self.pair(task, role).makes_twins for role in grown)
             kind = "gaussian" if twins and not self.raw else "zero"
         if scale is None:
             scale = 1.0 if self.raw else CONSISTENT_DETAIL_SCALE
         return kind, scale
 
-    def _visible(self, task: Task, segment: tuple[Factor, ...], raw: bool) -> Segment:
-        """Projection of an axis onto what the grown signal reaches: C R^T, or everything if not grown."""
-        if any(f.role == "heads" for f in segment) and self._is_flat(task):
-            pair = self._flat_pair(task, raw=False)
-            read = raw or all(f.reads for f in segment)
-            return (pair.visible() if read else identity(pair.produce.target),)
-        return tuple(self._visible_factor(task, factor, raw) for factor in segment)
+    def _reads_twins(self, task: Task, rule: Rule) -> bool:
+        """Whether a tensor reads units that are copies: its noise is what parts them in training."""
+        factors = [f for axis in rule.axes for segment in axis.segments for f in segment]
+        reads = [FOLLOWS.get(f.role, f.role) for f in factors if f.reads and task.target.get(f.role) is not None]
+        return any(self.pair(task, role).makes_twins for role in reads)
 
-    def _visible_factor(self, task: Task, factor: Factor, raw: bool) -> AxisMap:
+    def _visible(self, task: Task, segment: tuple[Factor, ...], module: bool) -> Segment:
+        """Per factor, the projection onto the part of the noise that must go: all axes if raw."""
+        if any(f.role == "heads" for f in segment) and self._is_flat(task):
+            pair = self._flat_pair(task, module=False)
+            return (self._projection(pair, all(f.reads for f in segment), module),)
+        return tuple(self._visible_factor(task, factor, module) for factor in segment)
+
+    def _visible_factor(self, task: Task, factor: Factor, module: bool) -> AxisMap:
         if not factor.role:
             return identity(factor.size or 1)
-        target = task.target[factor.role]
-        if target is None or task.source[factor.role] is None:
-            return identity(-1)
-        if not (factor.reads or raw):
-            return identity(target)
-        return self.pair(task, factor.role).visible()
+        if task.target[factor.role] is None or task.source[factor.role] is None:
+            return UNSIZED
+        return self._projection(self.pair(task, factor.role), factor.reads, module)
+
+    @staticmethod
+    def _projection(pair: Pair, reads: bool, module: bool) -> AxisMap:
+        if module:
+            return pair.low_band()
+        return pair.reached() if reads else identity(pair.produce.target)
 
     # -- words ----------------------------------------------------------------------------------
 
     def describe(self, task: Task) -> dict[str, Any]:
         roles = [role for role in ("hidden", "ffn", "heads", "head_dim", "layer") if task.ratio(role) != 1]
+        roles = [role for role in roles if not (role == "heads" and self.heads == "whole")]
         kind, scale = self._detail_choice(task)
         return {
             "method": self.name,
@@ -237,6 +249,7 @@ class BoT:
             "depth": self.depth_rule(task) if task.ratio("layer") != 1 else "kept",
             "detail": kind,
             "detail_scale": scale,
+            "seed": self.options.seed,
         }
 
     def warnings(self, task: Task) -> list[str]:
@@ -245,12 +258,12 @@ class BoT:
             found.append("gain='raw' changes the function (norm inputs and attention scores are rescaled)")
         return found
 
-    def _label(self, task: Task, rule: Rule, raw: bool) -> str:
+    def _label(self, task: Task, rule: Rule, module: bool) -> str:
         parts = []
         for role in dict.fromkeys(FOLLOWS.get(role, role) for role in rule.roles):
             if task.source[role] is None or task.ratio(role) == 1:
                 continue
-            pair = self.pair(task, role, raw)
+            pair = self.pair(task, role, module)
             flat = self._is_flat(task) and role in ("heads", "head_dim")
             parts.append(f"{role}: {'flat' if flat else pair.label}")
         return "; ".join(parts)

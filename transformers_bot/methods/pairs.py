@@ -23,11 +23,22 @@ class Pair:
     def swapped(self) -> "Pair":
         return Pair(self.consume, self.produce, self.label)
 
-    def visible(self) -> AxisMap:
-        """Projection of a read axis onto what a grown signal reaches, C R^T; all of it if not grown."""
-        if self.produce.target <= self.produce.source:
-            return identity(self.produce.target)
-        return self.produce.transposed().then(self.consume)
+    @property
+    def grows(self) -> bool:
+        return self.produce.target > self.produce.source
+
+    def reached(self) -> AxisMap:
+        """Projection of a read axis onto what the grown signal reaches, C R^T; all of it if not grown."""
+        return self.produce.transposed().then(self.consume) if self.grows else identity(self.produce.target)
+
+    def low_band(self) -> AxisMap:
+        """Projection onto what analysis takes for the low band, R C^T; all of it if not grown."""
+        return self.consume.transposed().then(self.produce) if self.grows else identity(self.produce.target)
+
+    @property
+    def makes_twins(self) -> bool:
+        """Whether two grown units are copies of one source unit, which training would never part."""
+        return self.grows and all(band.is_gather for band in self.produce.bands)
 
 
 def kept(length: int) -> Pair:
@@ -51,11 +62,17 @@ def raw(source: int, target: int, wavelet: str) -> Pair:
 
 
 def whole_units(source: int, target: int) -> Pair:
-    """Copy or pick units without ever mixing two: the readers of a copied unit share it."""
-    if target < source:
-        index = gather(np.arange(target) * source // target, source)
-        return Pair(index, index, "picked")
-    counts = np.full(source, target // source) + split_places(source, target % source)
-    copies = gather(np.repeat(np.arange(source), counts), source)
-    dense = copies.dense()
-    return Pair(copies, from_dense(dense / dense.sum(0)), "copied")
+    """Copy or pick units without ever mixing two.
+
+    The readers of a copied unit share its weight among the copies. A picked unit stands for its
+    whole group: its readers add up what the group's readers had, so that copies shrink back.
+    """
+    small, large = min(source, target), max(source, target)
+    counts = np.full(small, large // small) + split_places(small, large % small)
+    group = np.repeat(np.arange(small), counts)  # (large,): which small unit each belongs to
+    copies = gather(group, small)
+    if target > source:
+        dense = copies.dense()
+        return Pair(copies, from_dense(dense / dense.sum(0)), "copied")
+    first = np.cumsum(counts) - counts
+    return Pair(gather(first, source), copies.transposed(), "picked")

@@ -12,13 +12,15 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from . import methods
 from .adapters import ADAPTERS
-from .keywords import sort_keywords
-from .loading import load_resized, read_config, sides, target_config
+from .errors import BoTError
+from .keywords import HUB, has_overrides, init_keywords, sort_keywords
+from .loading import load_resized, read_config, target_config
 from .options import BoTConfig
-from .sizes import differing_roles
+from .sizes import differing_roles, role_sizes
 
 _original: Any = None
 _options: tuple[str, Any] = ("bot", None)
@@ -39,7 +41,9 @@ def enable(bot_config: Any = None, method: str = "bot") -> None:
         method: the resizing method.
     """
     global _original, _options
-    _options = (method, BoTConfig.from_any(bot_config))
+    options = BoTConfig.from_any(bot_config)
+    methods.get(method, options)
+    _options = (method, options)
     if _original is None:
         _original = PreTrainedModel.__dict__["from_pretrained"]
         PreTrainedModel.from_pretrained = classmethod(_resizing(_original.__func__))  # type: ignore[assignment]
@@ -69,15 +73,19 @@ def integration(bot_config: Any = None, method: str = "bot") -> Iterator[None]:
 
 def _resizing(original: Any) -> Any:
     @functools.wraps(original)
-    def from_pretrained(cls: type[PreTrainedModel], name: Any, *model_args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls: type[PreTrainedModel], pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any
+    ) -> Any:
+        name = pretrained_model_name_or_path
         if getattr(_inside, "resize", False) or name is None or model_args:
             return original(cls, name, *model_args, **kwargs)
         _inside.resize = True
         try:
-            found = _resize_request(cls, name, kwargs)
-            if found is not None:
-                source, wanted, words = found
-                return load_resized(cls, os.fspath(name), source, wanted, words)
+            source = _source_if_resized(cls, name, kwargs)
+            if source is not None:
+                given = {**_without_adapter(kwargs), "method": _options[0], "bot_config": _options[1]}
+                words = sort_keywords(given, init_keywords(cls))
+                return load_resized(cls, os.fspath(name), source, target_config(source, words), words)
         finally:
             _inside.resize = False
         return original(cls, name, **kwargs)
@@ -85,23 +93,26 @@ def _resizing(original: Any) -> Any:
     return from_pretrained
 
 
-def _resize_request(cls: type[PreTrainedModel], name: Any, kwargs: dict[str, Any]) -> Any:
-    """(source config, target config, keywords) if this call asks for other sizes, else None."""
+def _source_if_resized(cls: type[PreTrainedModel], name: Any, kwargs: dict[str, Any]) -> PreTrainedConfig | None:
+    """The source's config if this call asks for other sizes; None where the original method serves."""
     config = kwargs.get("config")
-    model_type = getattr(config if config is not None else cls.config_class, "model_type", None)
-    if isinstance(config, (dict, str, os.PathLike)):
-        model_type = getattr(cls.config_class, "model_type", None)
-    if model_type not in ADAPTERS or any(kwargs.get(key) is not None for key in ("state_dict", "gguf_file")):
+    own_type = getattr(cls.config_class, "model_type", None)
+    if own_type not in ADAPTERS or any(kwargs.get(key) is not None for key in ("state_dict", "gguf_file")):
         return None
-    words = sort_keywords({**_without_adapter(kwargs), "method": _options[0], "bot_config": _options[1]})
-    if config is None and not words.overrides:
+    fields = {key: value for key, value in kwargs.items() if has_overrides({key: value}, init_keywords(cls))}
+    if config is None and not fields:
         return None
-    source = read_config(os.fspath(name), words.hub)
-    if source.model_type not in ADAPTERS or source.model_type != model_type:
+    hub = {key: kwargs[key] for key in HUB if key in kwargs}
+    try:
+        source = read_config(os.fspath(name), hub, cls.config_class)
+        before = role_sizes(ADAPTERS[own_type], source, "source")
+    except (BoTError, OSError):
+        return None  # the original method tells what is wrong with its source
+    if source.model_type != own_type:
         return None
+    words = sort_keywords({"config": config} if config is not None else fields)
     wanted = target_config(source, words)
-    before, after = sides(source, wanted, _options[1])
-    return (source, wanted, words) if differing_roles(before, after) else None
+    return source if differing_roles(before, role_sizes(ADAPTERS[own_type], wanted, "target")) else None
 
 
 def _without_adapter(kwargs: dict[str, Any]) -> dict[str, Any]:

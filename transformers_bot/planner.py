@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from .adapters import Adapter
 from .axes import Rule
 from .errors import IncompatibleModels, PlanError
@@ -62,6 +64,7 @@ class Plan:
         dropped: source tensor -> why no target tensor reads it.
         method: the method's choices.
         warnings: sentences a user should read.
+        bytes_per_parameter: of source and target.
     """
 
     source: Inventory
@@ -72,6 +75,7 @@ class Plan:
     dropped: dict[str, str]
     method: dict[str, Any]
     warnings: tuple[str, ...]
+    bytes_per_parameter: tuple[int, int] = (4, 4)
 
     def __str__(self) -> str:
         from .table import render
@@ -106,6 +110,7 @@ class Side:
     config: Any
     sizes: dict[str, int | None]
     inventory: Inventory
+    dtype: torch.dtype = torch.float32
     absent: frozenset[str] = frozenset()
     extra: tuple[str, ...] = ()
 
@@ -132,7 +137,7 @@ def make_plan(adapter: Adapter, source: Side, target: Side, method: Method, rene
     steps = []
     for name, (rule, layer) in target_rules.items():
         template = rule.template(target.inventory.canonical(name))
-        steps.append(_step(name, rule, layer, template, stacks, (task, source, target, method, renew)))
+        steps.append(_step(name, rule, layer, template, _Context(task, source, target, method, renew, stacks)))
     made = {rule.template(target.inventory.canonical(name)) for name, (rule, _) in target_rules.items()}
     read = {used for step in steps for used in step.reads.values()}
     return Plan(
@@ -144,6 +149,7 @@ def make_plan(adapter: Adapter, source: Side, target: Side, method: Method, rene
         _dropped(source, target, source_rules, read, made),
         method.describe(task),
         tuple(_warnings(adapter, source, target, steps) + method.warnings(task)),
+        (source.dtype.itemsize, target.dtype.itemsize),
     )
 
 
@@ -166,15 +172,26 @@ def task_of(adapter: Adapter, source: Side, target: Side) -> Task:
     return Task(adapter, source.sizes, target.sizes, tied, scaled)
 
 
+@dataclass(frozen=True)
+class _Context:
+    """What every step of one plan is made from."""
+
+    task: Task
+    source: Side
+    target: Side
+    method: Method
+    renew: bool
+    stacks: dict[str, dict[int | None, str]]  # template -> layer -> source tensor
+
+
 def _step(
     name: str,
     rule: Rule,
     layer: int | None,
     template: str,
-    stacks: dict[str, dict[int | None, str]],
-    context: tuple[Task, Side, Side, Method, bool],
+    context: _Context,
 ) -> Step:
-    task, source, target, method, renew = context
+    task, source, target, stacks = context.task, context.source, context.target, context.stacks
     shape = target.inventory.shapes[name]
     if name in target.inventory.ties:
         return Step(name, "tie", shape, reason=f"tied to {target.inventory.ties[name]}")
@@ -184,16 +201,16 @@ def _step(
     source_shape = source.inventory.shapes[next(iter(available.values()))]
     clash = _clash(rule, task, source_shape, shape)
     if clash:
-        if not renew:
+        if not context.renew:
             raise IncompatibleModels(_clash_message(task.adapter, clash, name, source_shape, shape))
         return Step(
             name, "fresh", shape, source_shape=source_shape, reason=f"{clash} differs: {source_shape} -> {shape}"
         )
-    recipe = method.recipe(task, rule, layer, template)
-    missing = [read for read in recipe.reads if read.layer not in stacks.get(read.name, {})]
+    recipe = context.method.recipe(task, rule, layer, template)
+    missing = [read for read in recipe.needs if read.layer not in stacks.get(read.name, {})]
     if missing:
         raise PlanError(f"target tensor {name!r} needs {missing[0]} of the source, which does not have it.")
-    reads = {read: stacks[read.name][read.layer] for read in recipe.reads}
+    reads = {read: stacks[read.name][read.layer] for read in recipe.needs}
     action = "copy" if recipe.is_copy else "resample"
     return Step(name, action, shape, reads, source_shape, recipe, recipe.note)
 
