@@ -167,10 +167,20 @@ def _trained(saved, family, head, sizes, bot_config=None) -> tuple[nn.Module, li
     return model, losses
 
 
+FILTERS = [
+    None,
+    {"wavelet": "db2"},
+    {"wavelet": "bior4.4"},
+    {"wavelet": {"default": "haar", "ffn": "db2"}},
+    {"wavelet": {"default": "db2", "hidden": "haar"}},
+]
+
+
+@pytest.mark.parametrize("options", FILTERS, ids=str)
 @pytest.mark.parametrize("sizes", [WIDTHS["heads added"], WIDTHS["head_dim grows"]], ids=["heads", "head_dim"])
 @pytest.mark.parametrize(("family", "head"), [("gpt2", "GPT2LMHeadModel"), ("bert", "BertForMaskedLM")])
-def test_default_growth_makes_no_twins_and_trains(saved, family, head, sizes):
-    model, losses = _trained(saved, family, head, sizes)
+def test_growth_makes_no_twins_and_trains(saved, family, head, sizes, options):
+    model, losses = _trained(saved, family, head, sizes, options)
     assert losses[-1] < losses[0]
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2:

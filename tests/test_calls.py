@@ -1,0 +1,92 @@
+"""Ways to call: what transformers accepts is accepted, what would be ignored in silence is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from families import resized_config
+
+import transformers_bot
+from transformers_bot import BadKeyword, BoTModel, BoTModelForMaskedLM, UnsupportedArchitecture
+from transformers_bot.errors import BadOption
+
+LARGER = {"hidden_size": 24, "num_attention_heads": 6}
+
+
+def test_constructor_keywords_reach_the_model(saved):
+    folder, _ = saved("bert", "BertModel")
+    assert BoTModel.from_pretrained(folder, add_pooling_layer=False).pooler is None
+    grown = BoTModel.from_pretrained(folder, add_pooling_layer=False, **LARGER)
+    assert grown.pooler is None
+    assert grown.config.hidden_size == 24
+
+
+def test_the_integration_takes_every_form_of_call(saved):
+    folder, _ = saved("bert", "BertModel")
+    with transformers_bot.integration():
+        by_name = transformers.BertModel.from_pretrained(pretrained_model_name_or_path=folder, **LARGER)
+        plain = transformers.BertModel.from_pretrained(folder, add_pooling_layer=False)
+        grown = transformers.BertModel.from_pretrained(folder, add_pooling_layer=False, **LARGER)
+    assert by_name.config.hidden_size == 24
+    assert plain.pooler is None
+    assert plain.config.hidden_size == 12
+    assert grown.pooler is None
+    assert grown.config.hidden_size == 24
+
+
+def test_an_old_config_without_its_model_type(saved, tmp_path):
+    folder, built = saved("bert", "BertForMaskedLM")
+    for file in Path(folder).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    fields = json.loads((tmp_path / "config.json").read_text())
+    fields.pop("model_type")
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    wanted = resized_config(built.config, hidden=24, heads=6)
+    resized = BoTModelForMaskedLM.from_pretrained(tmp_path, config=wanted)
+    expected = BoTModelForMaskedLM.from_pretrained(folder, config=wanted)
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(resized.state_dict()[name], tensor, rtol=0, atol=0)
+    with transformers_bot.integration():
+        same = transformers.BertForMaskedLM.from_pretrained(tmp_path, config=built.config)
+    assert same.config.hidden_size == 12
+
+
+def test_numpy_integers_are_sizes(saved):
+    folder, _ = saved("bert", "BertModel")
+    model = BoTModel.from_pretrained(folder, hidden_size=np.int64(24), num_attention_heads=np.int32(6))
+    assert type(model.config.hidden_size) is int
+    assert model.config.hidden_size == 24
+
+
+def test_planned_bytes_follow_the_dtype(saved):
+    folder, _ = saved("bert", "BertModel", dtype=torch.float32)
+    plan = transformers_bot.plan(folder, dtype="bfloat16", **LARGER)
+    assert plan.to_dict()["bytes"]["target"] == 2 * plan.parameters
+    assert transformers_bot.plan(folder, **LARGER).to_dict()["bytes"]["target"] == 4 * plan.parameters
+
+
+def test_a_config_by_position_is_refused(saved):
+    folder, built = saved("bert", "BertModel")
+    with pytest.raises(BadKeyword, match="by keyword only"):
+        BoTModel.from_pretrained(folder, resized_config(built.config, layer=1))
+
+
+def test_fields_that_no_override_may_change(saved):
+    folder, _ = saved("gpt2", "GPT2Model")
+    with pytest.raises(BadKeyword, match="cannot be changed"):
+        BoTModel.from_pretrained(folder, model_type="bert")
+    with pytest.raises(BadKeyword, match="given twice"):
+        BoTModel.from_pretrained(folder, n_embd=24, hidden_size=48)
+    with pytest.raises(BadKeyword, match="hiden"):
+        transformers_bot.configs.get("bert-small", hiden=3)
+    with pytest.raises(BadOption, match="unknown method"):
+        transformers_bot.enable(method="nope")
+
+
+def test_cross_attention_is_refused_by_name(saved):
+    folder, _ = saved("gpt2", "GPT2LMHeadModel")
+    with pytest.raises(UnsupportedArchitecture, match="add_cross_attention"):
+        transformers_bot.BoTModelForCausalLM.from_pretrained(folder, n_layer=4, add_cross_attention=True)
