@@ -104,8 +104,8 @@ def test_comments_and_empty_lines_are_skipped():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("x", "'x' is named by no rule of its adapter. Add a rule"),
-        ("x.4.weight", "no rule of its adapter. Its component 4 is not captured as {layer} by any rule"),
+        ("x", "'x' is named by no rule of its adapter"),
+        ("x.4.weight", "Its component 4 is not captured as {layer} by any rule"),
         ("twice", "'twice' is named by 2 rules of its adapter: .*hidden; .*ffn"),
     ],
 )

@@ -90,3 +90,13 @@ def test_cross_attention_is_refused_by_name(saved):
     folder, _ = saved("gpt2", "GPT2LMHeadModel")
     with pytest.raises(UnsupportedArchitecture, match="add_cross_attention"):
         transformers_bot.BoTModelForCausalLM.from_pretrained(folder, n_layer=4, add_cross_attention=True)
+
+
+def test_another_label_count_is_refused_at_equal_sizes_too(saved):
+    folder, built = saved("bert", "BertForSequenceClassification")
+    labels = built.config.num_labels + 2
+    factory = transformers_bot.BoTModelForSequenceClassification
+    with pytest.raises(transformers_bot.IncompatibleModels, match="ignore_mismatched_sizes=True"):
+        factory.from_pretrained(folder, num_labels=labels)
+    model = factory.from_pretrained(folder, num_labels=labels, ignore_mismatched_sizes=True)
+    assert model.classifier.out_features == labels

@@ -123,7 +123,10 @@ def find_rule(rules: tuple[Rule, ...], name: str) -> tuple[Rule, int | None]:
         raise PlanError(f"tensor {name!r} is named by {len(found)} rules of its adapter: {lines}. Keep one of them.")
     number = next((part for part in name.split(".") if part.isdigit()), None)
     hint = f" Its component {number} is not captured as {{layer}} by any rule." if number else ""
-    raise PlanError(f"tensor {name!r} is named by no rule of its adapter.{hint} Add a rule for it.")
+    raise PlanError(
+        f"tensor {name!r} is named by no rule of its adapter, so its axes are unknown.{hint} "
+        "Its model class is not supported yet; a rule in the adapter's file makes it so."
+    )
 
 
 def _parse_rule(line: str) -> Rule:

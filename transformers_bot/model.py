@@ -79,6 +79,8 @@ class _BaseBoTModel:
         wanted = target_config(source, words)
         before, after = sides(source, wanted, BoTConfig.from_any(words.bot_config))
         if not differing_roles(before, after):
+            if source.num_labels != wanted.num_labels:  # a head of another size is refused here as elsewhere
+                plan_from_configs(source, wanted, own_class(source), cls.class_for(wanted), words)
             logger.info("source and target have the same sizes: nothing to resample")
             kept = {key: value for key, value in kwargs.items() if key not in words.overrides}
             return cls._as_auto(name, **{**kept, "config": wanted})
