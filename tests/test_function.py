@@ -126,6 +126,13 @@ def test_shrinking_exact_twins_gives_the_source_back(saved, tmp_path, family, he
     assert_round_trip(saved, tmp_path, family, head, WIDTHS["head_dim grows"], options)
 
 
+@pytest.mark.parametrize("layers", [3, 4, 7])
+@pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
+def test_default_shrinking_undoes_default_growth(saved, tmp_path, family, head, layers):
+    # New blocks are the ones that go, and the noise on read axes adds up to nothing.
+    assert_round_trip(saved, tmp_path, family, head, {**WIDTHS["heads added"], "layer": layers}, None)
+
+
 @pytest.mark.parametrize("heads", ["whole", "filter", "flat"])
 @pytest.mark.parametrize("sizes", WIDTHS.values(), ids=WIDTHS)
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)

@@ -28,6 +28,8 @@ HEAD = {
 LINEAR = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
 LINEAR = (*LINEAR, "intermediate.dense", "output.dense")
 IMAGE = ("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj", "mlp.fc1", "mlp.fc2")
+EARLIER = ("attention.attention.query", "attention.attention.key", "attention.attention.value")
+EARLIER = (*EARLIER, "attention.output.dense", "intermediate.dense", "output.dense")
 MODULES = {
     "bert": ("bert.encoder.layer", LINEAR),
     "roberta": ("roberta.encoder.layer", LINEAR),
@@ -45,6 +47,8 @@ def stacks(model, family: str) -> dict[str, np.ndarray]:
     """The paper's modules, each one (layer, axis, axis); GPT-2's fused matrix as q, k and v."""
     prefix, modules = MODULES[family]
     state = model.state_dict()
+    if modules == IMAGE and f"{prefix}.0.{IMAGE[0]}.weight" not in state:  # the names of transformers 5.0
+        prefix, modules = prefix.replace("layers", "encoder.layer"), EARLIER
     found = {}
     for module in modules:
         names = [f"{prefix}.{layer}.{module}.weight" for layer in range(model.config.num_hidden_layers)]

@@ -25,7 +25,7 @@ def class_in_mapping(mapping: str, config: PreTrainedConfig, asked_by: str) -> M
     """Look a config up in one of transformers' task mappings, as the Auto classes do."""
     table = getattr(modeling_auto, mapping)
     if type(config) not in table:
-        known = ", ".join(c.__name__ for c in table if c.model_type in ADAPTERS)
+        known = ", ".join(dict.fromkeys(c.__name__ for c in table if c.model_type in ADAPTERS))
         raise UnsupportedArchitecture(
             f"Unrecognized configuration class {type(config).__name__} for {asked_by}. "
             f"Model type should be one of {known}."

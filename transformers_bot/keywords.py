@@ -2,12 +2,13 @@
 
 import inspect
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .errors import BadKeyword, BadOption, suggest
+from .options import BoTConfig
 
 HUB = (
     "cache_dir",
@@ -57,6 +58,7 @@ REFUSED = {
     "adapter_kwargs": "adapters are merged before resizing: merge_and_unload(), save, resize the folder",
 }
 
+OPTIONS = tuple(field.name for field in fields(BoTConfig))
 KNOWN = (*HUB, *FILES, *TARGET, *OURS, *IGNORED, *REFUSED)
 
 
@@ -105,6 +107,9 @@ def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset()) 
         if keywords.get(name) not in (None, False):
             raise BadKeyword(f"{name}= cannot be used for resizing: {why}.")
     overrides = {name: value for name, value in keywords.items() if name not in KNOWN and name not in init}
+    option = next((name for name in overrides if name in OPTIONS), None)
+    if option:
+        raise BadKeyword(f"{option} is an option of the method: pass it as bot_config={{{option!r}: ...}}.")
     config = keywords.get("config")
     if isinstance(config, dict):
         both = sorted(set(config) & set(overrides))

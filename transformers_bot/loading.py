@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from . import adapters, methods
+from . import adapters, configs, methods
 from .classes import own_class
 from .errors import BadCheckpoint, BadOption, IncompatibleModels, PlanError
 from .inventory import inventory_of, predict
@@ -51,7 +51,7 @@ def read_config(source: str, hub: dict[str, Any], like: type[PreTrainedConfig] |
 
 
 def target_config(source: PreTrainedConfig, words: Keywords) -> PreTrainedConfig:
-    """The config the user asks for: an object, a path, or overrides on the source's config.
+    """The config the user asks for: an object, a path, a ready config's name, or overrides.
 
     Raises:
         IncompatibleModels: another model type than the source's.
@@ -61,7 +61,8 @@ def target_config(source: PreTrainedConfig, words: Keywords) -> PreTrainedConfig
     if words.config is None:
         wanted = rebuild(adapter, source, words.overrides)
     elif isinstance(words.config, str):
-        wanted = read_config(words.config, {}, type(source))
+        ready = words.config in configs.names() and not os.path.exists(words.config)
+        wanted = configs.get(words.config) if ready else read_config(words.config, {}, type(source))
     else:
         wanted = copy.deepcopy(words.config)
     if wanted.model_type != source.model_type:
@@ -242,7 +243,7 @@ def _loading_info(plan: Plan, info: dict[str, Any]) -> dict[str, Any]:
     return {
         **info,
         "missing_keys": {n for n in plan.names("fresh") if n not in clash},
-        "unexpected_keys": set(plan.dropped),
+        "unexpected_keys": set(plan.dropped) - set(plan.renewed),
         "mismatched_keys": {(n, step.source_shape, step.shape) for n, step in clash.items()},
         "resampled_keys": set(plan.names("resample")),
         "copied_keys": set(plan.names("copy")),

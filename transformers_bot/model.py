@@ -46,8 +46,8 @@ class _BaseBoTModel:
 
         Args:
             pretrained_model_name_or_path: hub id or folder of the source.
-            config: the target: a config object, a path, or a dict of overrides on the source's
-                config. Overrides may also be given as keywords.
+            config: the target: a config object, a path, the name of a ready config, or a dict of
+                overrides on the source's config. Overrides may also be given as keywords.
             bot_config: a `BoTConfig` or a dict of its fields.
             method: the resizing method, "bot" by default.
             output_loading_info: also return transformers' loading info, with `resampled_keys` and

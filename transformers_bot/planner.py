@@ -9,19 +9,21 @@ and a source tensor that no target reads is dropped, with the reason.
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from .adapters import Adapter
+from .advice import general_warnings
 from .axes import Rule
 from .errors import IncompatibleModels, PlanError
 from .inventory import Inventory, rules_of
 from .methods import Method, Task
 from .recipe import Read, Recipe
 from .sizes import FIXED, config_field
+
+RENEWED = "its place in the target is initialised anew"
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,11 @@ class Plan:
         return [step.target for step in self.steps if step.action == action]
 
     @property
+    def renewed(self) -> list[str]:
+        """Dropped source tensors whose place in the target is initialised anew."""
+        return [name for name, reason in self.dropped.items() if reason == RENEWED]
+
+    @property
     def parameters(self) -> int:
         """Parameters of the target; tied ones count once."""
         return sum(step.parameters for step in self.steps if step.action != "tie")
@@ -139,6 +146,10 @@ def make_plan(adapter: Adapter, source: Side, target: Side, method: Method, rene
         template = rule.template(target.inventory.canonical(name))
         steps.append(_step(name, rule, layer, template, _Context(task, source, target, method, renew, stacks)))
     made = {rule.template(target.inventory.canonical(name)) for name, (rule, _) in target_rules.items()}
+    renewed = [step.target for step in steps if step.action == "fresh"]
+    fresh = {target_rules[name][0].template(target.inventory.canonical(name)) for name in renewed}
+    sizes = source.sizes, target.sizes
+    advice = general_warnings(adapter, (source.config, target.config), sizes, renewed)
     read = {used for step in steps for used in step.reads.values()}
     return Plan(
         source.inventory,
@@ -146,9 +157,9 @@ def make_plan(adapter: Adapter, source: Side, target: Side, method: Method, rene
         source.sizes,
         target.sizes,
         tuple(steps),
-        _dropped(source, target, source_rules, read, made),
+        _dropped(source, target, source_rules, read, made, fresh),
         method.describe(task),
-        tuple(_warnings(adapter, source, target, steps) + method.warnings(task)),
+        tuple(advice + method.warnings(task)),
         (source.dtype.itemsize, target.dtype.itemsize),
     )
 
@@ -244,29 +255,19 @@ def _clash_message(adapter: Adapter, role: str, name: str, source: tuple[int, ..
 
 
 def _dropped(
-    source: Side, target: Side, source_rules: dict[str, tuple[Rule, int | None]], read: set[str], made: set[str]
+    source: Side,
+    target: Side,
+    source_rules: dict[str, tuple[Rule, int | None]],
+    read: set[str],
+    made: set[str],
+    fresh: set[str],
 ) -> dict[str, str]:
     foreign = f"not part of {target.inventory.model_class}"
     dropped = dict.fromkeys(source.extra, foreign)
     for name, (rule, _) in source_rules.items():
         if name in read or name in source.absent or name in source.inventory.ties:
             continue
-        kept = rule.template(source.inventory.canonical(name)) in made
-        dropped[name] = "no target tensor is made of it" if kept else foreign
+        template = rule.template(source.inventory.canonical(name))
+        kept = "no target tensor is made of it" if template in made else foreign
+        dropped[name] = RENEWED if template in fresh else kept
     return dropped
-
-
-def _warnings(adapter: Adapter, source: Side, target: Side, steps: Iterable[Step]) -> list[str]:
-    found = []
-    for name in adapter.meaning:
-        before, after = getattr(source.config, name, None), getattr(target.config, name, None)
-        if before != after:
-            found.append(f"{name} is {before!r} in the source and {after!r} in the target; the weights fit the former")
-    renewed = [step.target for step in steps if step.action == "fresh"]
-    if renewed:
-        shown = ", ".join(renewed[:4]) + (", ..." if len(renewed) > 4 else "")
-        found.append(f"{len(renewed)} tensors are newly initialised, train the model before use: {shown}")
-    before, after = source.sizes.get("position"), target.sizes.get("position")
-    if before is not None and after is not None and after > before:
-        found.append(f"text positions {before} -> {after}: the new ones have never been trained")
-    return found

@@ -107,7 +107,7 @@ def _totals(plan: "Plan") -> str:
     return (
         f"parameters {_source_parameters(plan):,} -> {plan.parameters:,}   "
         f"bytes {_size(_source_bytes(plan))} -> {_size(_target_bytes(plan))}   "
-        f"inherited {100 * plan.inherited:.1f} %"
+        f"inherited {100 * plan.inherited:.1f} % of the target"
     )
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import BadOption
-from ..wavelets import split_places
 from .pairs import Pair
 
 GROWS = ("wavelet", "repeat", "identity")
@@ -54,24 +53,29 @@ def repeated(source: int, target: int) -> Depth:
 def identity_blocks(source: int, target: int) -> Depth:
     """New layers with zero output matrices, spread over the gaps between source layers.
 
-    They copy the layer below them. None is put after the last layer: in a post-norm model a new
-    block passes on what the norm below it kept, and the last norm may have dropped a channel.
+    The source's layers stand where `even` would pick them, so that shrinking undoes growing. A new
+    layer copies the one below it. None comes after the last source layer: in a post-norm model a
+    new block passes on what the norm below it kept, and the last norm may have dropped a channel.
     """
-    gaps = max(1, source - 1)
-    extra = target - source
-    new = np.zeros(source, dtype=int)
-    new[:gaps] = extra // gaps + split_places(gaps, extra % gaps)
-    index = np.repeat(np.arange(source), 1 + new)
-    first = np.concatenate([[True], index[1:] != index[:-1]])
+    real = _even(target, source)
+    index = np.searchsorted(real, np.arange(target), side="right") - 1
     layers = _rows(index, source)
-    return Depth(layers, layers * first[:, None], "identity blocks")
+    return Depth(layers, layers * np.isin(np.arange(target), real)[:, None], "identity blocks")
 
 
 def picked(source: int, target: int, rule: str) -> Depth:
-    """The first layers, or evenly spread ones; none is changed."""
-    index = np.arange(target) if rule == "first" else np.arange(target) * source // target
-    layers = _rows(index, source)
+    """The first layers, or evenly spread ones from the first to the last; none is changed."""
+    layers = _rows(np.arange(target) if rule == "first" else _even(source, target), source)
     return Depth(layers, layers, f"{rule} layers")
+
+
+def _even(length: int, count: int) -> np.ndarray:
+    """Places of `count` layers among `length`, the first and the last among them.
+
+    >>> _even(12, 6).tolist()
+    [0, 2, 4, 7, 9, 11]
+    """
+    return np.round(np.linspace(0, length - 1, count)).astype(int)
 
 
 def _rows(index: np.ndarray, source: int) -> np.ndarray:

@@ -1,0 +1,35 @@
+"""What a user should know before running a plan, whatever the method."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from .adapters import Adapter
+from .axes import Sizes
+
+
+def general_warnings(
+    adapter: Adapter, configs: tuple[Any, Any], sizes: tuple[Sizes, Sizes], renewed: Sequence[str]
+) -> list[str]:
+    """Sentences about (source, target) configs and sizes, and the tensors that are newly initialised."""
+    found = []
+    for name in adapter.meaning:
+        before, after = (getattr(config, name, None) for config in configs)
+        if before != after:
+            found.append(f"{name} is {before!r} in the source and {after!r} in the target; the weights fit the former")
+    if renewed:
+        shown = ", ".join(renewed[:4]) + (", ..." if len(renewed) > 4 else "")
+        what = "1 tensor is" if len(renewed) == 1 else f"{len(renewed)} tensors are"
+        found.append(f"{what} newly initialised, train the model before use: {shown}")
+    smaller = [role for role in ("layer", "hidden", "ffn", "heads") if _change(sizes, role) < 0]
+    if smaller:
+        found.append(
+            f"a smaller {' and '.join(smaller)} loses part of the source's function: train the model before use"
+        )
+    if _change(sizes, "position") > 0:
+        found.append(f"text positions beyond {sizes[0]['position']} are new and have never been trained")
+    return found
+
+
+def _change(sizes: tuple[Sizes, Sizes], role: str) -> int:
+    before, after = (side.get(role) or 0 for side in sizes)
+    return after - before
