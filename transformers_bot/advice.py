@@ -22,11 +22,11 @@ def general_warnings(
         found.append(f"{what} newly initialised, train the model before use: {shown}")
     smaller = [role for role in ("layer", "hidden", "ffn", "heads") if _change(sizes, role) < 0]
     if smaller:
-        found.append(
-            f"a smaller {' and '.join(smaller)} loses part of the source's function: train the model before use"
-        )
+        lost = " and ".join(smaller)
+        found.append(f"a smaller {lost} loses part of the source's function: train the model before use")
     if _change(sizes, "position") > 0:
-        found.append(f"text positions beyond {sizes[0]['position']} are new and have never been trained")
+        grown = f"{sizes[0]['position']} -> {sizes[1]['position']}"
+        found.append(f"text positions {grown}: the new ones have never been trained")
     return found
 
 
