@@ -62,39 +62,41 @@ SHRINK_OPTIONS: dict[str, dict[str, Any]] = {
 
 def untrained(store: "Store") -> None:
     """Right after resizing: STS-B of MiniLM, held-out loss of GPT-2, masked loss of Sapiens."""
-    minilm, glue = fetch_model(), DATA / "glue" / "STS-B" / "dev.tsv"
-    score = sts_spearman(minilm, glue)
-    store.add("MiniLM STS-B", "source 6 x 384", lambda: score(transformers.AutoModel.from_pretrained(minilm)))
-    for name, sizes in MINILM.items():
-        options = {"default": {}, "raw": {"gain": "raw"}}
-        options |= {"depth repeat": {"depth": "repeat"}} if name.startswith("12") else {"db2": {"wavelet": "db2"}}
-        for label, chosen in options.items():
-            store.add("MiniLM STS-B", f"{name}, {label}", lambda s=sizes, c=chosen: score(_resized(minilm, s, c)))
-    small, large = (DATA / "weights" / f"gpt2-gcide-{size}" for size in ("4x96", "8x192"))
+    _untrained_gpt2(store)
+    _untrained_sapiens(store)
+    minilm = fetch_model()
+    score = sts_spearman(minilm, DATA / "glue" / "STS-B" / "dev.tsv")
+    title = "MiniLM STS-B dev, Spearman"
+    store.add(title, "source 6 x 384", lambda: score(transformers.AutoModel.from_pretrained(minilm)))
+    for label, chosen in {"default": {}, "raw": {"gain": "raw"}}.items():
+        for name, sizes in MINILM.items():
+            store.add(title, f"{name}, {label}", lambda s=sizes, c=chosen: score(_resized(minilm, s, c)))
+
+
+def _untrained_gpt2(store: "Store") -> None:
     loss = gpt2_loss(DATA / "weights" / "gpt2-gcide")
-    for source, sizes, table in ((small, GROW, GROW_OPTIONS), (large, SHRINK, SHRINK_OPTIONS)):
-        title = (
-            f"GPT-2 held-out loss, {source.name.removeprefix('gpt2-gcide-')} to {sizes['n_layer']}x{sizes['n_embd']}"
-        )
+    for size, sizes, table in (("4x96", GROW, GROW_OPTIONS), ("8x192", SHRINK, SHRINK_OPTIONS)):
+        source = DATA / "weights" / f"gpt2-gcide-{size}"
+        title = f"GPT-2 held-out loss, {size} to {sizes['n_layer']}x{sizes['n_embd']}"
         store.add(title, "source", lambda s=source: loss(transformers.AutoModelForCausalLM.from_pretrained(s)))
         for label, chosen in table.items():
             store.add(title, label, lambda f=source, s=sizes, c=chosen: loss(_resized(f, s, c, BoTModelForCausalLM)))
+
+
+def _untrained_sapiens(store: "Store") -> None:
     sapiens = DATA / "weights" / "roberta-sapiens-vh"
     masked = sapiens_loss(DATA / "antibody" / "heavy.txt.xz")
     title = "Sapiens VH masked loss, 4 x 128"
     store.add(title, "source", lambda: masked(transformers.AutoModelForMaskedLM.from_pretrained(sapiens)))
     wide = {"hidden_size": 256, "num_attention_heads": 16, "intermediate_size": 512}
-    for name, sizes in {
-        "4 x 256": wide,
-        "8 x 128": {"num_hidden_layers": 8},
-        "8 x 256": {**wide, "num_hidden_layers": 8},
-    }.items():
+    deep = {"num_hidden_layers": 8}
+    for name, sizes in {"4 x 256": wide, "8 x 128": deep, "8 x 256": {**wide, **deep}}.items():
         for label, chosen in {"default": {}, "raw": {"gain": "raw"}}.items():
-            store.add(
-                title,
-                f"{name}, {label}",
-                lambda s=sizes, c=chosen: masked(_resized(sapiens, s, c, BoTModelForMaskedLM)),
-            )
+
+            def run(s: dict[str, Any] = sizes, c: dict[str, Any] = chosen) -> float:
+                return masked(_resized(sapiens, s, c, BoTModelForMaskedLM))
+
+            store.add(title, f"{name}, {label}", run)
 
 
 def training(store: "Store") -> None:
