@@ -179,15 +179,12 @@ def _target(name: str, overrides: dict[str, Any]) -> Any:
     """The target config: a ready one by name, or read from a folder or file; then the overrides."""
     from . import adapters, configs, loading, sizes
 
-    if name in configs.names():
-        config = configs.get(name)
-    elif os.path.exists(name):
-        config = loading.read_config(name, {})
-    else:
+    if name not in configs.names() and not os.path.exists(name):
         hint = errors.suggest(name, configs.names())
         raise errors.BadOption(
             f"--config {name!r} is neither a folder, a file, nor a ready config ({', '.join(configs.names())}).{hint}"
         )
+    config = loading.named_config(name)
     return sizes.rebuild(adapters.get(config.model_type), config, overrides) if overrides else config
 
 

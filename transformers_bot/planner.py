@@ -66,7 +66,7 @@ class Plan:
         dropped: source tensor -> why no target tensor reads it.
         method: the method's choices.
         warnings: sentences a user should read.
-        bytes_per_parameter: of source and target.
+        dtypes: of source and target.
     """
 
     source: Inventory
@@ -77,7 +77,7 @@ class Plan:
     dropped: dict[str, str]
     method: dict[str, Any]
     warnings: tuple[str, ...]
-    bytes_per_parameter: tuple[int, int] = (4, 4)
+    dtypes: tuple[torch.dtype, torch.dtype]
 
     def __str__(self) -> str:
         from .table import render
@@ -117,9 +117,14 @@ class Side:
     config: Any
     sizes: dict[str, int | None]
     inventory: Inventory
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype
     absent: frozenset[str] = frozenset()
     extra: tuple[str, ...] = ()
+
+    @property
+    def held(self) -> set[str]:
+        """Tensors that the checkpoint holds under their own name, not as another one's tie."""
+        return set(self.inventory.shapes) - set(self.inventory.ties) - self.absent
 
 
 def make_plan(adapter: Adapter, source: Side, target: Side, method: Method, renew: bool = False) -> Plan:
@@ -141,13 +146,11 @@ def make_plan(adapter: Adapter, source: Side, target: Side, method: Method, rene
     for name, (rule, layer) in source_rules.items():
         if name not in source.absent:
             stacks.setdefault(rule.template(source.inventory.canonical(name)), {})[layer] = name
-    steps = []
-    for name, (rule, layer) in target_rules.items():
-        template = rule.template(target.inventory.canonical(name))
-        steps.append(_step(name, rule, layer, template, _Context(task, source, target, method, renew, stacks)))
-    made = {rule.template(target.inventory.canonical(name)) for name, (rule, _) in target_rules.items()}
+    templates = {name: rule.template(target.inventory.canonical(name)) for name, (rule, _) in target_rules.items()}
+    context = _Context(task, source, target, method, renew, stacks)
+    steps = [_step(name, rule, layer, templates[name], context) for name, (rule, layer) in target_rules.items()]
     renewed = [step.target for step in steps if step.action == "fresh"]
-    fresh = {target_rules[name][0].template(target.inventory.canonical(name)) for name in renewed}
+    fresh = {templates[name] for name in renewed}
     sizes = source.sizes, target.sizes
     advice = general_warnings(adapter, (source.config, target.config), sizes, renewed)
     read = {used for step in steps for used in step.reads.values()}
@@ -157,18 +160,17 @@ def make_plan(adapter: Adapter, source: Side, target: Side, method: Method, rene
         source.sizes,
         target.sizes,
         tuple(steps),
-        _dropped(source, target, source_rules, read, made, fresh),
+        _dropped(source, target, source_rules, read, set(templates.values()), fresh),
         method.describe(task),
         tuple(advice + method.warnings(task)),
-        (source.dtype.itemsize, target.dtype.itemsize),
+        (source.dtype, target.dtype),
     )
 
 
 def _check_ties(source: Side, target: Side) -> None:
     if getattr(source.config, "tie_word_embeddings", False):
         return
-    held = set(source.inventory.shapes) - set(source.inventory.ties) - source.absent
-    lost = sorted(held.intersection(target.inventory.ties))
+    lost = sorted(source.held.intersection(target.inventory.ties))
     if lost:
         raise IncompatibleModels(
             f"the source has a {lost[0]} of its own, which the target config ties to "
@@ -195,13 +197,7 @@ class _Context:
     stacks: dict[str, dict[int | None, str]]  # template -> layer -> source tensor
 
 
-def _step(
-    name: str,
-    rule: Rule,
-    layer: int | None,
-    template: str,
-    context: _Context,
-) -> Step:
+def _step(name: str, rule: Rule, layer: int | None, template: str, context: _Context) -> Step:
     task, source, target, stacks = context.task, context.source, context.target, context.stacks
     shape = target.inventory.shapes[name]
     if name in target.inventory.ties:
@@ -264,8 +260,9 @@ def _dropped(
 ) -> dict[str, str]:
     foreign = f"not part of {target.inventory.model_class}"
     dropped = dict.fromkeys(source.extra, foreign)
+    held = source.held
     for name, (rule, _) in source_rules.items():
-        if name in read or name in source.absent or name in source.inventory.ties:
+        if name in read or name not in held:
             continue
         template = rule.template(source.inventory.canonical(name))
         kept = "no target tensor is made of it" if template in made else foreign

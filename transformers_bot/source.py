@@ -76,17 +76,27 @@ def open_source(
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Mute transformers' load report and bars while our own table tells the same."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
+def no_bars() -> Iterator[None]:
+    """Hide transformers' progress bars."""
+    shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
-        if bars:
+        if shown:
             logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Mute transformers' load report and bars while our own table tells the same."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with no_bars():
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def stored_dtype(model: PreTrainedModel) -> torch.dtype:

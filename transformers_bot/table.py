@@ -1,5 +1,6 @@
 """How a plan is printed, and its form for machines: layers merged, sizes and bytes in words."""
 
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -112,15 +113,15 @@ def _totals(plan: "Plan") -> str:
 
 
 def _source_parameters(plan: "Plan") -> int:
-    return sum(_count(shape) for name, shape in plan.source.shapes.items() if name not in plan.source.ties)
+    return sum(math.prod(shape) for name, shape in plan.source.shapes.items() if name not in plan.source.ties)
 
 
 def _source_bytes(plan: "Plan") -> int:
-    return _source_parameters(plan) * plan.bytes_per_parameter[0]
+    return _source_parameters(plan) * plan.dtypes[0].itemsize
 
 
 def _target_bytes(plan: "Plan") -> int:
-    return plan.parameters * plan.bytes_per_parameter[1]
+    return plan.parameters * plan.dtypes[1].itemsize
 
 
 def _step_dict(step: "Step") -> dict[str, Any]:
@@ -148,13 +149,6 @@ def _wrap(items: list[str], width: int = 110) -> str:
             line = ""
         line = f"{line}   {item}" if line else item
     return "\n".join([*lines, line])
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    total = 1
-    for length in shape:
-        total *= length
-    return total
 
 
 def _shape(shape: tuple[int, ...]) -> str:

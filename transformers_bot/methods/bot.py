@@ -81,8 +81,7 @@ class BoT:
             return Pair(bicubic, bicubic, "bicubic")
         if role == "heads" and self.heads == "whole":
             return pairs.whole_units(source, target)
-        wavelet = self.wavelet(task, FOLLOWS.get(role, role))
-        pair = pairs.raw(source, target, wavelet) if module else pairs.dual(source, target, wavelet)
+        pair = self._filtered(source, target, self.wavelet(task, FOLLOWS.get(role, role)), module)
         return pair.swapped() if role == "readout" and task.tied else pair
 
     def wavelet(self, task: Task, role: str) -> str:
@@ -134,9 +133,13 @@ class BoT:
     def _flat_pair(self, task: Task, module: bool) -> Pair:
         (heads_s, heads_t), (dim_s, dim_t) = task.lengths("heads"), task.lengths("head_dim")
         source, target = heads_s * dim_s, heads_t * dim_t
+        return self._filtered(source, target, self.wavelet(task, "head_dim"), module)
+
+    @staticmethod
+    def _filtered(source: int, target: int, wavelet: str, module: bool) -> Pair:
+        """The wavelet's maps: as the paper writes them on its modules, dual everywhere else."""
         if source == target:
             return pairs.kept(source)
-        wavelet = self.wavelet(task, "head_dim")
         return pairs.raw(source, target, wavelet) if module else pairs.dual(source, target, wavelet)
 
     # -- depth ----------------------------------------------------------------------------------
@@ -149,7 +152,7 @@ class BoT:
         rule = self.depth_rule(task)
         if rule == "wavelet":
             wavelet = self.wavelet(task, "layer")
-            pair = pairs.raw(source, target, wavelet) if module else pairs.dual(source, target, wavelet)
+            pair = self._filtered(source, target, wavelet, module)
             return filtered(pair, f"{wavelet} over layers", share_updates=not self.raw)
         if rule == "repeat":
             return repeated(source, target)
