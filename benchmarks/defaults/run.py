@@ -2,9 +2,10 @@
 
     python benchmarks/defaults/run.py untrained     # quality right after resizing, no training
     python benchmarks/defaults/run.py training      # a short training after resizing, GPT-2
+    python benchmarks/defaults/run.py retrieval     # the table of `transformers-bot demo`
     python benchmarks/defaults/run.py table         # redraw the tables from the JSON
 
-Needs the research data beside the repository (`../shared/data`, or the folder in
+All but the retrieval need the research data beside the repository (`../shared/data`, or the folder in
 TRANSFORMERS_BOT_DATA) and, for MiniLM, the model that `transformers-bot demo` fetches. Every
 entry is written when it is done: an interrupted run goes on where it stopped.
 """
@@ -21,9 +22,11 @@ from typing import Any
 import torch
 import transformers
 from evaluate import gpt2_loss, loader, sapiens_loss, sts_spearman, train_gpt2
+from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
 from transformers_bot import BoTModel, BoTModelForCausalLM, BoTModelForMaskedLM
+from transformers_bot.demo import TARGETS, retrieve
 from transformers_bot.demo_model import fetch_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,7 +70,7 @@ def untrained(store: "Store") -> None:
     minilm = fetch_model()
     score = sts_spearman(minilm, DATA / "glue" / "STS-B" / "dev.tsv")
     title = "MiniLM STS-B dev, Spearman"
-    store.add(title, "source 6 x 384", lambda: score(transformers.AutoModel.from_pretrained(minilm)))
+    store.add(title, "source 6 x 384", lambda: score(AutoModel.from_pretrained(minilm)))
     for label, chosen in {"default": {}, "raw": {"gain": "raw"}}.items():
         for name, sizes in MINILM.items():
             store.add(title, f"{name}, {label}", lambda s=sizes, c=chosen: score(_resized(minilm, s, c)))
@@ -97,6 +100,27 @@ def _untrained_sapiens(store: "Store") -> None:
                 return masked(_resized(sapiens, s, c, BoTModelForMaskedLM))
 
             store.add(title, f"{name}, {label}", run)
+
+
+def retrieval(store: "Store") -> None:
+    """Of the demo's questions: how many find the right help topic first, among three, and the MRR."""
+    minilm = fetch_model()
+    tokenizer = AutoTokenizer.from_pretrained(minilm)
+    title = f"Retrieval in the help of Python {platform.python_version()}: first, among three, MRR"
+
+    def score(model: Any) -> list[float]:
+        found = retrieve(model, tokenizer)
+        return [found.within(1), found.within(3), round(found.reciprocal, 4)]
+
+    def untrained_model() -> Any:
+        config = transformers.AutoConfig.from_pretrained(minilm, **{**TARGETS["6x192"], "intermediate_size": 768})
+        torch.manual_seed(0)
+        return AutoModel.from_config(config).eval()
+
+    store.add(title, "source 6x384", lambda: score(AutoModel.from_pretrained(minilm)))
+    for name, sizes in TARGETS.items():
+        store.add(title, f"resized {name}", lambda s=sizes: score(_resized(minilm, s, {})))
+    store.add(title, "random 6x192", lambda: score(untrained_model()))
 
 
 def training(store: "Store") -> None:
@@ -153,13 +177,16 @@ def _shown(value: float | list[float]) -> str:
     return " / ".join(f"{v:.3f}" for v in value) if isinstance(value, list) else f"{value:.4f}"
 
 
+SUITES = {"untrained": untrained, "training": training, "retrieval": retrieval}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", choices=["untrained", "training", "table"])
+    parser.add_argument("suite", choices=[*SUITES, "table"])
     suite = parser.parse_args().suite
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    for name, run in {"untrained": untrained, "training": training}.items():
+    for name, run in SUITES.items():
         store = Store(RESULTS / f"defaults-{name}.json")
         if suite == name:
             run(store)
