@@ -113,9 +113,6 @@ def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset()) 
         if keywords.get(name) not in (None, False):
             raise BadKeyword(f"{name}= cannot be used for resizing: {why}.")
     overrides = overrides_of(keywords, init)
-    option = next((name for name in overrides if name in OPTIONS), None)
-    if option:
-        raise BadKeyword(f"{option} is an option of the method: pass it as bot_config={{{option!r}: ...}}.")
     config = keywords.get("config")
     if isinstance(config, dict):
         both = sorted(set(config) & set(overrides))
@@ -126,13 +123,7 @@ def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset()) 
         raise BadKeyword(
             f"config must be a config object, a path, a dict of overrides or None, got {type(config).__name__}."
         )
-    if config is not None and overrides:
-        name = next(iter(overrides))
-        hint = suggest(name, KNOWN)
-        raise BadKeyword(
-            f"unknown keyword {name!r}: beside config= only transformers' keywords and bot_config= are allowed.{hint} "
-            "Set config fields on the config itself, or leave config= out to override the source's."
-        )
+    _check_overrides(overrides, beside_config=config is not None)
     method = keywords.get("method", "bot")
     if not isinstance(method, str):
         raise BadOption(f"method must be the name of a method, got {method!r}.")
@@ -149,3 +140,16 @@ def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset()) 
         output_loading_info=bool(keywords.get("output_loading_info", False)),
         ignore_mismatched_sizes=bool(keywords.get("ignore_mismatched_sizes", False)),
     )
+
+
+def _check_overrides(overrides: dict[str, Any], beside_config: bool) -> None:
+    option = next((name for name in overrides if name in OPTIONS), None)
+    if option:
+        raise BadKeyword(f"{option} is an option of the method: pass it as bot_config={{{option!r}: ...}}.")
+    if beside_config and overrides:
+        name = next(iter(overrides))
+        hint = suggest(name, KNOWN)
+        raise BadKeyword(
+            f"unknown keyword {name!r}: beside config= only transformers' keywords and bot_config= are allowed.{hint} "
+            "Set config fields on the config itself, or leave config= out to override the source's."
+        )

@@ -72,7 +72,10 @@ class _BaseBoTModel:
             return cls._as_auto(pretrained_model_name_or_path, *model_args, **kwargs)
         if model_args:
             raise BadKeyword("a resize takes keywords only: pass the target as config=.")
-        name = source_name(pretrained_model_name_or_path)
+        return cls._resized(source_name(pretrained_model_name_or_path), kwargs)
+
+    @classmethod
+    def _resized(cls, name: str, kwargs: dict[str, Any]) -> Any:
         source, words = read_call(name, kwargs, cls.class_for)
         if words.config is None and not words.overrides:
             return cls._as_auto(name, **kwargs)
