@@ -11,12 +11,14 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from . import adapters, configs, methods
+from .adapters import Adapter
 from .classes import own_class
 from .errors import BadCheckpoint, BadOption, IncompatibleModels, PlanError
 from .inventory import inventory_of, predict
 from .keywords import Keywords
+from .methods import Method
 from .options import BoTConfig
-from .planner import Plan, Side, make_plan
+from .planner import Plan, Side, make_plan, task_of
 from .resize import run_plan
 from .sizes import check_supported, config_field, rebuild, role_sizes
 from .source import Source, open_source, quiet, stored_dtype
@@ -161,7 +163,19 @@ def _plan_opened(
         wanted, target = _settle_ties(model_class, wanted, source, target, words)
     adapter = adapters.get(source_config.model_type)
     method = methods.get(words.method, options)
+    wanted = _with_method_fields(adapter, method, source, target)
     return wanted, make_plan(adapter, source, target, method, words.ignore_mismatched_sizes)
+
+
+def _with_method_fields(adapter: Adapter, method: Method, source: Side, target: Side) -> PreTrainedConfig:
+    """The target config with the fields that the method's formula sets."""
+    chosen = method.config_fields(task_of(adapter, source, target), source.config)
+    if not chosen:
+        return target.config
+    wanted = copy.deepcopy(target.config)
+    for name, value in chosen.items():
+        setattr(wanted, name, value)
+    return wanted
 
 
 def _settle_ties(

@@ -1,8 +1,9 @@
-"""Linear maps along one tensor axis, kept banded: each target entry reads a few source entries.
+"""Linear maps along one tensor axis, banded where each target entry reads a few source entries.
 
 Resizing an axis from n to m is an m x n matrix with few entries in a row: one for a copied or
 picked unit, `filter length` for a wavelet. An `AxisMap` is a product of such bands, so that two
-wavelet levels cost two short filters and never a dense m x n product.
+wavelet levels cost two short filters and never a dense m x n product. Maps that do mix everything
+(`Matrix`) are multiplied as such.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,9 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor
+
+# Beyond so many entries in a row one matrix product costs less than a gather for every entry.
+DENSE_TAPS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +61,35 @@ class Band:
         return Band(self.index, self.weight * factor, self.source)
 
 
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """A dense matrix, for maps in which every target entry reads most source entries (a rotation, a DCT)."""
+
+    matrix: np.ndarray  # (target, source) float64
+
+    @property
+    def source(self) -> int:
+        return int(self.matrix.shape[1])
+
+    @property
+    def target(self) -> int:
+        return int(self.matrix.shape[0])
+
+    is_gather = False
+
+    def apply(self, x: Tensor, dim: int) -> Tensor:
+        """Map axis `dim` of `x`, of length `source`, to length `target`, in the dtype of `x`."""
+        matrix = torch.from_numpy(np.ascontiguousarray(self.matrix)).to(x.device, x.dtype)
+        product: Tensor = torch.tensordot(matrix, x, dims=([1], [dim]))
+        return product.movedim(0, dim)
+
+    def transposed(self) -> "Matrix":
+        return Matrix(self.matrix.T)
+
+    def scaled(self, factor: float) -> "Matrix":
+        return Matrix(self.matrix * factor)
+
+
 def banded(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, target: int, source: int) -> Band:
     """Build a band from (row, column, value) triplets; values that share a place are added."""
     places, inverse = np.unique(rows * source + columns, return_inverse=True)
@@ -77,7 +110,7 @@ def banded(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, target: in
 
 @dataclass(frozen=True, eq=False)
 class AxisMap:
-    """A linear map along one axis: a product of bands, the first applied first.
+    """A linear map along one axis: a product of bands (or dense matrices), the first applied first.
 
     Example:
         >>> import torch
@@ -91,7 +124,7 @@ class AxisMap:
 
     source: int
     target: int
-    bands: tuple[Band, ...] = ()
+    bands: tuple[Band | Matrix, ...] = ()
 
     @property
     def is_identity(self) -> bool:
@@ -139,7 +172,9 @@ def gather(index: Sequence[int] | np.ndarray, source: int) -> AxisMap:
 
 
 def from_dense(matrix: np.ndarray) -> AxisMap:
-    """The map of a (target, source) matrix; entries that are exactly zero cost nothing."""
+    """The map of a (target, source) matrix: a band where its rows have few entries, else dense."""
     rows, columns = np.nonzero(matrix)
     target, source = matrix.shape
+    if len(rows) and np.bincount(rows).max() > DENSE_TAPS:
+        return AxisMap(source, target, (Matrix(np.asarray(matrix, dtype=np.float64)),))
     return AxisMap(source, target, (banded(rows, columns, matrix[rows, columns], target, source),))

@@ -19,7 +19,7 @@ from .advice import general_warnings
 from .axes import Rule
 from .errors import IncompatibleModels, PlanError
 from .inventory import Inventory, rules_of
-from .methods import Method, Task
+from .methods import Fresh, Method, Task
 from .recipe import Read, Recipe
 from .sizes import FIXED, config_field
 
@@ -139,6 +139,7 @@ def make_plan(adapter: Adapter, source: Side, target: Side, method: Method, rene
         PlanError: a tensor without a rule.
     """
     task = task_of(adapter, source, target)
+    method.check(task)
     _check_ties(source, target)
     source_rules = rules_of(adapter, source.inventory, source.sizes)
     target_rules = rules_of(adapter, target.inventory, target.sizes)
@@ -214,6 +215,8 @@ def _step(name: str, rule: Rule, layer: int | None, template: str, context: _Con
             name, "fresh", shape, source_shape=source_shape, reason=f"{clash} differs: {source_shape} -> {shape}"
         )
     recipe = context.method.recipe(task, rule, layer, template)
+    if isinstance(recipe, Fresh):
+        return Step(name, "fresh", shape, source_shape=source_shape, reason=recipe.reason)
     missing = [read for read in recipe.needs if read.layer not in stacks.get(read.name, {})]
     if missing:
         raise PlanError(f"target tensor {name!r} needs {missing[0]} of the source, which does not have it.")

@@ -61,6 +61,8 @@ class Recipe:
         undo: None sums what is read; "weight" or "bias" reads a norm's two tensors and makes the
             one of a norm that undoes it (see `undo_norm`).
         note: in words, for the plan.
+        plus: recipes whose results are added, for methods that mix layers unit by unit.
+        match: the result is shifted and scaled to the mean and spread that these tensors have together.
     """
 
     reads: tuple[Read, ...]
@@ -68,15 +70,18 @@ class Recipe:
     detail: Detail | None = None
     undo: str | None = None
     note: str = ""
+    plus: "tuple[Recipe, ...]" = ()
+    match: tuple[Read, ...] = ()
 
     @property
     def needs(self) -> tuple[Read, ...]:
-        """All source tensors that are looked at, also for the noise's spread alone."""
-        return self.reads + (self.detail.stack if self.detail else ())
+        """All source tensors that are looked at, also for their mean and spread alone."""
+        own = self.reads + (self.detail.stack if self.detail else ()) + self.match
+        return tuple(dict.fromkeys(own + tuple(read for other in self.plus for read in other.needs)))
 
     @property
     def is_copy(self) -> bool:
-        if len(self.reads) != 1 or self.reads[0].weight != 1.0 or self.undo:
+        if len(self.reads) != 1 or self.reads[0].weight != 1.0 or self.undo or self.plus:
             return False
         return is_identity(self.maps) and self.detail is None
 
@@ -85,7 +90,8 @@ def is_identity(maps: TensorMap) -> bool:
     return all(m.is_identity for axis in maps for segment in axis for m in segment)
 
 
-Spreads = dict[tuple["Read", ...], float]  # standard deviations of stacks that were measured already
+# Mean and standard deviation of stacks that were measured already.
+Moments = dict[tuple["Read", ...], tuple[float, float]]
 
 
 def run(
@@ -93,7 +99,7 @@ def run(
     read: Callable[[Read], Tensor],
     dtype: torch.dtype,
     device: torch.device,
-    spreads: Spreads | None = None,
+    known: Moments | None = None,
 ) -> Tensor:
     """Compute a target tensor: read, upcast, sum layers, map axes, add detail, downcast once.
 
@@ -102,17 +108,23 @@ def run(
         read: gives the source tensor of a `Read`.
         dtype: of the result; the computation is in float32 or better.
         device: where the computation runs and the result lies.
-        spreads: kept between the calls for one plan.
+        known: moments kept between the calls for one plan.
     """
+    known = {} if known is None else known
     if recipe.is_copy:
         return read(recipe.reads[0]).to(device, dtype)
     stored = (read(one).to(device) for one in recipe.reads)  # one at a time: a sum holds two tensors
     inputs = (x.to(torch.promote_types(torch.promote_types(x.dtype, dtype), torch.float32)) for x in stored)
     signal = undo_norm(*inputs)[recipe.undo] if recipe.undo else _weighted_sum(recipe, inputs)
     out = apply(signal, recipe.maps)
+    for other in recipe.plus:
+        out = out + run(other, read, out.dtype, device, known)
     if recipe.detail is not None:
-        spread = _stack_spread(recipe.detail, read, {} if spreads is None else spreads) or _spread([out])
+        stack = recipe.detail.stack
+        spread = (_stack_moments(stack, read, known) if stack else _moments([out]))[1] or _moments([out])[1]
         out = out + _detail(recipe.detail, out) * (recipe.detail.scale * spread)
+    if recipe.match and not recipe.is_copy:
+        out = _matched(out, *_stack_moments(recipe.match, read, known))
     return out.to(dtype).contiguous()
 
 
@@ -166,21 +178,29 @@ def _apply_axis(x: Tensor, dim: int, segments: tuple[Segment, ...]) -> Tensor:
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)
 
 
-def _stack_spread(detail: Detail, read: Callable[[Read], Tensor], spreads: Spreads) -> float:
-    if detail.stack and detail.stack not in spreads:
-        spreads[detail.stack] = _spread(read(one) for one in detail.stack)
-    return spreads.get(detail.stack, 0.0)
+def _stack_moments(stack: tuple[Read, ...], read: Callable[[Read], Tensor], known: Moments) -> tuple[float, float]:
+    if stack not in known:
+        known[stack] = _moments(read(one) for one in stack)
+    return known[stack]
 
 
-def _spread(tensors: Iterable[Tensor]) -> float:
-    """The standard deviation of all entries together, one tensor at a time."""
+def _moments(tensors: Iterable[Tensor]) -> tuple[float, float]:
+    """The mean and standard deviation of all entries together, one tensor at a time."""
     count, total, squares = 0, 0.0, 0.0
     for x in tensors:
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         count += x.numel()
         total += float(x.sum(dtype=torch.float64))
         squares += float(x.square().sum(dtype=torch.float64))
-    return math.sqrt(max(0.0, squares / count - (total / count) ** 2))
+    mean = total / count
+    return mean, math.sqrt(max(0.0, squares / count - mean**2))
+
+
+def _matched(x: Tensor, mean: float, spread: float) -> Tensor:
+    own_mean, own_spread = _moments([x])
+    # Below float32's resolution of the mean a spread is rounding: a constant stays a constant.
+    scale = spread / own_spread if own_spread > 1e-6 * abs(own_mean) else 0.0
+    return (x - own_mean) * scale + mean
 
 
 def _detail(detail: Detail, like: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from .planner import Plan, Step
-from .recipe import Spreads, run
+from .recipe import Moments, run
 
 
 def run_plan(
@@ -23,9 +23,9 @@ def run_plan(
     """
     steps = [step for step in plan.steps if step.recipe is not None]
     given: set[int] = set()
-    spreads: Spreads = {}
+    known: Moments = {}
     for step in logging.tqdm(steps, desc="Resampling weights", unit="tensor"):
-        out = _run_step(step, tensors, dtype, torch.device(device), spreads)
+        out = _run_step(step, tensors, dtype, torch.device(device), known)
         # Two layers copied from one source tensor must not become one shared parameter.
         out = out.clone() if out.data_ptr() in given else out
         given.add(out.data_ptr())
@@ -33,12 +33,12 @@ def run_plan(
 
 
 def _run_step(
-    step: Step, tensors: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device, spreads: Spreads
+    step: Step, tensors: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device, known: Moments
 ) -> Tensor:
     if step.recipe is None:
         raise ValueError(f"{step.target} is {step.action}: there is nothing to compute")
     with torch.no_grad():
-        out = run(step.recipe, lambda one: tensors[step.reads[one]], dtype, device, spreads)
+        out = run(step.recipe, lambda one: tensors[step.reads[one]], dtype, device, known)
     if tuple(out.shape) != step.shape:
         raise RuntimeError(f"{step.target}: planned {step.shape}, computed {tuple(out.shape)}; please report this.")
     return out

@@ -25,6 +25,8 @@ class Adapter:
         depth_flag: a config field under which a layer's meaning depends on its number.
         undoes: post-norm only: a block's first norm -> its last, as names without ".weight"; an
             identity block's first norm undoes what the last norm of the block below did.
+        norms: every norm's name without ".weight" -> the matrices (without ".weight") that read its
+            output; empty where the residual stream itself goes on from it (post-norm).
     """
 
     model_type: str
@@ -36,3 +38,4 @@ class Adapter:
     meaning: tuple[str, ...] = ()
     depth_flag: str | None = None
     undoes: Mapping[str, str] = field(default_factory=dict)
+    norms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

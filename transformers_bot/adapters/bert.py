@@ -72,7 +72,17 @@ MEANING = ("hidden_act", "layer_norm_eps", "is_decoder", "pad_token_id")
 
 UNDOES = {"encoder.layer.{layer}.attention.output.LayerNorm": "encoder.layer.{layer}.output.LayerNorm"}
 
-BERT = Adapter("bert", "post", parse_rules(ENCODER + BERT_ONLY), SIZES, DERIVED, meaning=MEANING, undoes=UNDOES)
+BLOCK_NORMS = ("embeddings.LayerNorm", *UNDOES, *UNDOES.values())
+BERT = Adapter(
+    "bert",
+    "post",
+    parse_rules(ENCODER + BERT_ONLY),
+    SIZES,
+    DERIVED,
+    meaning=MEANING,
+    undoes=UNDOES,
+    norms={**dict.fromkeys(BLOCK_NORMS, ()), "cls.predictions.transform.LayerNorm": ("cls.predictions.decoder",)},
+)
 ROBERTA = Adapter(
     "roberta",
     "post",
@@ -85,4 +95,5 @@ ROBERTA = Adapter(
     DERIVED,
     meaning=MEANING,
     undoes=UNDOES,
+    norms={**dict.fromkeys(BLOCK_NORMS, ()), "lm_head.layer_norm": ("lm_head.decoder",)},
 )

@@ -47,4 +47,9 @@ GPT2 = Adapter(
     readout=True,
     meaning=("activation_function", "layer_norm_epsilon", "scale_attn_weights", "scale_attn_by_inverse_layer_idx"),
     depth_flag="scale_attn_by_inverse_layer_idx",
+    norms={
+        "h.{layer}.ln_1": ("h.{layer}.attn.c_attn",),
+        "h.{layer}.ln_2": ("h.{layer}.mlp.c_fc",),
+        "ln_f": ("lm_head", "score", "classifier", "qa_outputs", "multiple_choice_head.summary"),
+    },
 )

@@ -54,6 +54,17 @@ SIZES: RoleSizes = {
 }
 DERIVED = {"intermediate_size": lambda c: 4 * c.hidden_size, "pooler_output_size": lambda c: c.hidden_size}
 MEANING = ("hidden_act", "layer_norm_eps", "qkv_bias", "pooler_act")
+# norm -> its readers, in both generations of names.
+BLOCK_NORMS = {
+    "layers.{layer}.layernorm_before": tuple(f"layers.{{layer}}.attention.{p}_proj" for p in "qkv"),
+    "layers.{layer}.layernorm_after": ("layers.{layer}.mlp.fc1",),
+    "encoder.layer.{layer}.layernorm_before": tuple(
+        f"encoder.layer.{{layer}}.attention.attention.{p}" for p in ("query", "key", "value")
+    ),
+    "encoder.layer.{layer}.layernorm_after": ("encoder.layer.{layer}.intermediate.dense",),
+}
+HEADS = ("classifier", "cls_classifier", "distillation_classifier", "pooler.dense", "decoder.0")
+NORMS = {**BLOCK_NORMS, "layernorm": HEADS}
 
-VIT = Adapter("vit", "pre", parse_rules(RULES), {**SIZES, "special": 1}, DERIVED, meaning=MEANING)
-DEIT = Adapter("deit", "pre", parse_rules(RULES), {**SIZES, "special": 2}, DERIVED, meaning=MEANING)
+VIT = Adapter("vit", "pre", parse_rules(RULES), {**SIZES, "special": 1}, DERIVED, meaning=MEANING, norms=NORMS)
+DEIT = Adapter("deit", "pre", parse_rules(RULES), {**SIZES, "special": 2}, DERIVED, meaning=MEANING, norms=NORMS)

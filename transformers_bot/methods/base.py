@@ -36,14 +36,36 @@ class Task:
         source, target = self.lengths(role)
         return target / source
 
+    def score_gain(self, reads: bool) -> float:
+        """Queries and keys share what keeps the score q k / sqrt(head_dim) when head_dim changes by g.
+
+        Keys read what queries write; their map carries 1/g already, so g^(-1/4) is left on one side
+        and g^(3/4) on the other.
+        """
+        power = -0.25 if self.scaled_scores else -0.5
+        return float(self.ratio("score") ** (power + 1 if reads else power))
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """A target tensor that a method leaves to transformers' own initialisation, and why."""
+
+    reason: str
+
 
 class Method(Protocol):
     """A way to resize. Registering a new one takes one file and one line in `methods/__init__`."""
 
     name: str
 
-    def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe:
+    def check(self, task: Task) -> None:
+        """Raise `BadOption` if the method's formula does not cover this direction, ratio or family."""
+
+    def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe | Fresh:
         """How the target tensor `name` (its {layer} left open) of `rule` is made."""
+
+    def config_fields(self, task: Task, config: Any) -> dict[str, Any]:
+        """Fields of the target config that the method's formula sets (LEMON's norm epsilon), usually none."""
 
     def describe(self, task: Task) -> dict[str, Any]:
         """The choices the method made, for provenance and the plan."""

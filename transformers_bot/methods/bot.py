@@ -56,6 +56,13 @@ class BoT:
         self.options = options
         self.raw = options.gain == "raw"
 
+    def check(self, task: Task) -> None:
+        """Refuse a depth rule of the other direction."""
+        self.depth_rule(task)
+
+    def config_fields(self, task: Task, config: Any) -> dict[str, Any]:
+        return {}
+
     def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe:
         module = self.raw and rule.layered and rule.maps  # one of the paper's four, to be filtered as written
         maps = tuple(tuple(self._segment(task, segment, module) for segment in axis.segments) for axis in rule.axes)
@@ -121,11 +128,9 @@ class BoT:
         return chosen.scaled(self._score_gain(task, module, reads)) if factor.role == "score" else chosen
 
     def _score_gain(self, task: Task, module: bool, reads: bool) -> float:
-        """Queries and keys share what keeps the score q k / sqrt(head_dim); C already carries 1/g."""
         if module or self.raw or (self.options.reheads == "reshape" and _reheaded(task)):
             return 1.0
-        power = -0.25 if task.scaled_scores else -0.5
-        return float(task.ratio("score") ** (power + 1 if reads else power))
+        return task.score_gain(reads)
 
     def _is_flat(self, task: Task) -> bool:
         return self.heads == "flat" or (self.options.reheads == "reshape" and _reheaded(task))

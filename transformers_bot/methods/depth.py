@@ -63,6 +63,12 @@ def identity_blocks(source: int, target: int) -> Depth:
     return Depth(layers, layers * np.isin(np.arange(target), real)[:, None], "identity blocks")
 
 
+def stacked(source: int, target: int) -> Depth:
+    """The whole stack of layers again on top of itself (StackBERT, G_stack): layer l mod source."""
+    layers = _rows(np.arange(target) % source, source)
+    return Depth(layers, layers, "layers stacked")
+
+
 def picked(source: int, target: int, rule: str) -> Depth:
     """The first layers, or evenly spread ones from the first to the last; none is changed."""
     layers = _rows(np.arange(target) if rule == "first" else _even(source, target), source)

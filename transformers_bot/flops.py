@@ -1,0 +1,53 @@
+"""What training costs: floating-point operations of a real training step, counted by torch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def training_flops(model: nn.Module, batch: Mapping[str, Any]) -> int:
+    """Operations of one forward and backward pass of `model` on `batch` (a multiply-add counts as two).
+
+    Matrix products, convolutions and attention are counted as they run; element-wise work is not.
+    Gradients that the model has are kept as they are.
+
+    Example:
+        >>> class Linear(nn.Linear):
+        ...     def forward(self, x):
+        ...         return {"loss": super().forward(x).sum()}
+        >>> training_flops(Linear(4, 8), {"x": torch.ones(2, 4)})  # 2*2*4*8, and its gradient
+        256
+
+    Args:
+        model: returns an object or dict with a scalar `loss`.
+        batch: its keyword arguments.
+
+    Source: https://docs.pytorch.org/docs/stable/utils.html and `torch.utils.flop_counter`.
+    """
+    kept = {name: parameter.grad for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = None
+    counter = FlopCounterMode(display=False)
+    try:
+        with counter, torch.enable_grad():
+            _loss(model(**batch)).backward()  # type: ignore[no-untyped-call]
+    finally:
+        for name, parameter in model.named_parameters():
+            parameter.grad = kept[name]
+    return int(counter.get_total_flops())
+
+
+def forward_flops(model: nn.Module, batch: Mapping[str, Any]) -> int:
+    """Operations of one forward pass, such as a teacher's."""
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model(**batch)
+    return int(counter.get_total_flops())
+
+
+def _loss(output: Any) -> Tensor:
+    loss: Tensor = output["loss"]
+    return loss

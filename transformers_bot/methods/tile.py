@@ -1,0 +1,40 @@
+"""HyperCloning: whole copies of every axis side by side, readers share the weight.
+
+`W_t = tile(W_s, n_out, n_in) / n_in`, biases, norms and embeddings tiled: the function stays, at
+integer ratios. The formula is for widths; depth grows by stacking, its usual companion.
+
+Source: Samragh et al., "Scaling Smart: Accelerating Large Language Model Pre-training with Small
+Model Initialization" (arXiv 2409.12903), section 3.
+"""
+
+import numpy as np
+
+from ..maps import gather
+from .base import Task
+from .depth import Depth, stacked
+from .linear import SIZED, Linear
+from .pairs import Pair
+
+
+class Tile(Linear):
+    """The method `tile`."""
+
+    name = "tile"
+    keeps_scores = True
+
+    def check(self, task: Task) -> None:
+        self.only_grows(task)
+        for role in SIZED:
+            source, target = task.lengths(role)
+            if role != "layer" and target % source:
+                raise self.refuse(
+                    f"{role} grows from {source} to {target}, which is no whole multiple. "
+                    f"The nearest are {target // source * source} and {(target // source + 1) * source}."
+                )
+
+    def pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
+        copies = gather(np.arange(target) % source, source)
+        return Pair(copies, copies.scaled(source / target), "tiled")
+
+    def depth(self, task: Task) -> Depth:
+        return stacked(*task.lengths("layer"))
