@@ -1,0 +1,271 @@
+"""What the training scripts share: options, the starting model, the loss, logs, resuming.
+
+A script is five calls:
+
+    made = training.parser(__doc__)                                      # options.py; add your own with training.add
+    options = training.parse(made, recipes.MLM)                          # flags > preset > defaults
+    model = training.initial_model(options, BoTModelForMaskedLM, {...})  # starting_model.py
+    teacher = training.load_teacher(options, BoTModelForMaskedLM)        # None without --teacher
+    training.run(options, model, training.Data(train, evaluation, collate), teacher=teacher)
+
+`options` holds every option by its name, plus `arguments` (the finished `TrainingArguments`),
+`checkpoint` (folder to resume from, or None), and `set` and `bot_config` as dicts.
+
+A batch is a dict of tensors: the model's inputs and the targets. Targets are `labels` (token or
+class numbers, -100 for none; floats are a regression) and, optionally, `soft_labels`
+(batch, classes), which replace `labels` in the loss; or `start_positions` and `end_positions`.
+`run` computes the loss from the logits itself, so that it is the same mean over all labelled
+positions of the global batch for every number of processes and accumulation steps; transformers'
+BERT, for one, divides by the positions of one micro-batch.
+
+So that a resumed run repeats the one that was not interrupted, a data set draws random things from
+a generator seeded with `(seed, epoch, index)`: the trainer calls its `set_epoch(epoch)` if it has one.
+
+`run` writes into --output-dir: `log.csv` (a row for each logged step, whole again after a kill and
+resume), `summary.json`, checkpoints, and the final model with its tokenizer or image processor.
+"""
+
+import argparse
+import csv
+import io
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import torch
+import transformers
+from losses import distillation, task_loss, without_targets
+from options import add, parse, parser
+from starting_model import fit_flops, initial_model, load_teacher
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+from transformers import PreTrainedModel, Trainer
+
+import transformers_bot
+from transformers_bot.flops import forward_flops, training_flops
+
+__all__ = ["BudgetTrainer", "Data", "add", "batches", "initial_model", "load_teacher", "parse", "parser", "run"]
+
+Batch = dict[str, torch.Tensor]
+HIDDEN = ("runtime", "per_second", "preparation_time")  # columns of the Trainer that vary from run to run
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained and evaluated on.
+
+    Attributes:
+        train, evaluation: map-style data sets with a length.
+        collate: list of items -> training batch.
+        collate_evaluation: the same for evaluation, without augmentation; None is `collate`.
+        tokens: tokens of one example, for the log's `tokens` column; None leaves the column out.
+        shifted: each position predicts the next one, as in causal language models.
+    """
+
+    train: Dataset[Any]
+    evaluation: Dataset[Any]
+    collate: Callable[[list[Any]], Batch]
+    collate_evaluation: Callable[[list[Any]], Batch] | None = None
+    tokens: int | None = None
+    shifted: bool = False
+
+
+class BudgetTrainer(Trainer):
+    """transformers' Trainer with our loss, a teacher, and the budget spent in every logged row.
+
+    Besides Trainer's own arguments: `data`, `teacher`, `alpha`, `temperature`, and `costs`, the
+    FLOPs before the first step and for one example.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        data: Data,
+        teacher: PreTrainedModel | None,
+        alpha: float,
+        temperature: float,
+        costs: tuple[int, int],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.data, self.alpha, self.temperature = data, alpha, temperature
+        self.teacher = None if teacher is None else teacher.to(self.args.device)
+        self.flops_before, self.flops_each = costs
+        self.model_accepts_loss_kwargs = True  # have the trainer count the labels of the global batch
+        self.started, self.seconds_before = time.monotonic(), 0.0
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Trainer has one collator for both; evaluation has its own here."""
+        kept, self.data_collator = self.data_collator, self.data.collate_evaluation or self.data.collate
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = kept
+
+    def compute_loss(
+        self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        training = model.training
+        count = num_items_in_batch if training else None
+        self.loss_is_scaled_for_ga = count is not None  # else the trainer divides by the accumulation steps
+        features = without_targets(inputs)
+        outputs = model(**features)
+        loss = task_loss(outputs, inputs, self.data.shifted, count)
+        if training and self.teacher is not None:
+            with torch.no_grad():
+                lesson = self.teacher(**features)
+            learned = distillation(outputs, lesson, inputs, self.data.shifted, self.temperature, count)
+            loss = (1 - self.alpha) * loss + self.alpha * learned
+        if count is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # `count` is global and gradients are averaged
+        return (loss, outputs) if return_outputs else loss
+
+    def examples_at(self, step: int) -> int:
+        """Training examples seen after so many optimizer steps; an epoch's last step may be short."""
+        args = self.args
+        each, total = args.train_batch_size * args.world_size, len(self.data.train)  # type: ignore[arg-type]
+        loads = total // each if args.dataloader_drop_last else -(-total // each)
+        epoch = loads * each if args.dataloader_drop_last else total
+        done, rest = divmod(step, -(-loads // args.gradient_accumulation_steps))
+        return done * epoch + min(rest * each * args.gradient_accumulation_steps, epoch)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the budget to a row; the rows live in the trainer's state, which checkpoints carry."""
+        examples = self.examples_at(self.state.global_step)
+        logs["examples"] = examples
+        if self.data.tokens is not None:
+            logs["tokens"] = examples * self.data.tokens
+        logs["flops"] = self.flops_before + examples * self.flops_each
+        logs["seconds"] = round(self.seconds_before + time.monotonic() - self.started, 3)
+        super().log(logs, start_time)
+        if self.is_world_process_zero():
+            write_log(Path(self.args.output_dir) / "log.csv", self.state.log_history)
+
+
+def run(
+    options: argparse.Namespace,
+    model: PreTrainedModel,
+    data: Data,
+    *,
+    teacher: PreTrainedModel | None = None,
+    metrics: Callable[[Any], dict[str, float]] | None = None,
+    logits_for_metrics: Callable[[Any, Any], Any] | None = None,
+    processing: Any = None,
+    trainer_class: type[BudgetTrainer] = BudgetTrainer,
+) -> dict[str, Any]:
+    """Train, evaluate (at step 0, every --eval-steps and at the end), save; returns the summary.
+
+    Args:
+        metrics: transformers' `compute_metrics`; without it only the loss is evaluated.
+        logits_for_metrics: transformers' `preprocess_logits_for_metrics`.
+        processing: tokenizer or image processor, saved beside the model.
+        trainer_class: a subclass, for tasks whose evaluation is more than a function of the logits.
+    """
+    options.arguments.eval_on_start = options.checkpoint is None
+    trainer = trainer_class(
+        model=model,
+        args=options.arguments,
+        train_dataset=data.train,
+        eval_dataset=data.evaluation,
+        data_collator=data.collate,
+        compute_metrics=metrics,
+        preprocess_logits_for_metrics=logits_for_metrics,
+        processing_class=processing,
+        data=data,
+        teacher=teacher,
+        alpha=options.distill_alpha,
+        temperature=options.distill_temperature,
+        costs=(fit_flops(model), flops_of_example(model, data, teacher)),
+    )
+    if options.checkpoint is not None:
+        trainer.seconds_before = seconds_logged(options.checkpoint)
+    trainer.train(resume_from_checkpoint=None if options.checkpoint is None else str(options.checkpoint))
+    history = trainer.state.log_history
+    if not any("eval_loss" in row and row["step"] == trainer.state.global_step for row in history):
+        trainer.evaluate()
+    trainer.save_model()
+    summary = summarise(options, model, trainer)
+    if trainer.is_world_process_zero():
+        write_whole(Path(options.output_dir) / "summary.json", json.dumps(summary, indent=2, default=str) + "\n")
+    return summary
+
+
+def batches(data: Data, seed: int) -> Callable[[int], Iterator[Batch]]:
+    """batch size -> endless shuffled training batches, to fit a learned operator with."""
+
+    def endless(size: int) -> Iterator[Batch]:
+        order = torch.Generator().manual_seed(seed)
+        sampler = RandomSampler(data.train, generator=order)  # type: ignore[arg-type]
+        while True:
+            loader = DataLoader(data.train, batch_size=size, sampler=sampler, collate_fn=data.collate)
+            yield from ({k: v for k, v in batch.items() if k != "soft_labels"} for batch in loader)
+
+    return endless
+
+
+def flops_of_example(model: PreTrainedModel, data: Data, teacher: PreTrainedModel | None) -> int:
+    """Measured training FLOPs of one example, the teacher's forward pass included."""
+    batch = {name: value for name, value in data.collate([data.train[0]]).items() if name != "soft_labels"}
+    spent = training_flops(model, batch)
+    return spent if teacher is None else spent + forward_flops(teacher, without_targets(batch))
+
+
+def seconds_logged(checkpoint: Path) -> float:
+    """Seconds of training up to the last row that the checkpoint holds."""
+    history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    return max((row.get("seconds", 0.0) for row in history), default=0.0)
+
+
+def write_log(path: Path, history: list[dict[str, float]]) -> None:
+    """The trainer's history as a table with one row for each step that was logged or evaluated."""
+    rows: dict[int, dict[str, float]] = {}
+    for entry in history:
+        if "loss" in entry or "eval_loss" in entry:
+            named = {("train_loss" if name == "loss" else name): value for name, value in entry.items()}
+            rows.setdefault(int(entry["step"]), {}).update(named)
+    found = dict.fromkeys(name for row in rows.values() for name in row if not name.endswith(HIDDEN))
+    first = ["step", "epoch", "examples", "tokens", "train_loss", "eval_loss"]
+    columns = [name for name in first if name in found] + [name for name in found if name not in first]
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows[step] for step in sorted(rows))
+    write_whole(path, text.getvalue())
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a kill leaves the old one or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)
+
+
+def summarise(options: argparse.Namespace, model: PreTrainedModel, trainer: BudgetTrainer) -> dict[str, Any]:
+    """Arguments, final metrics, budget, versions and where the model came from."""
+    evaluated = [row for row in trainer.state.log_history if "eval_loss" in row][-1]
+    return {
+        "options": {name: value for name, value in vars(options).items() if name != "arguments"},
+        "training_arguments": options.arguments.to_dict(),
+        "metrics": {k: v for k, v in evaluated.items() if k.startswith("eval_") and not k.endswith(HIDDEN)},
+        "steps": trainer.state.global_step,
+        "examples": evaluated["examples"],
+        "flops": evaluated["flops"],
+        "fit_flops": trainer.flops_before,
+        "seconds": evaluated["seconds"],
+        "processes": trainer.args.world_size,
+        "parameters": model.num_parameters(),
+        "source": getattr(model.config, "transformers_bot", None),
+        "versions": {
+            "transformers_bot": transformers_bot.__version__,
+            "transformers": transformers.__version__,
+            "accelerate": accelerate.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
