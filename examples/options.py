@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,7 @@ def parse(made: argparse.ArgumentParser, presets: Recipes, arguments: list[str] 
             output folder without --resume.
     """
     defaults, rest = made.parse_known_args(arguments)
-    made.set_defaults(**dict.fromkeys(vars(defaults), argparse.SUPPRESS))
-    given = vars(made.parse_known_args(arguments)[0])
+    given = _given(vars(made.parse_known_args(arguments, _blank(vars(defaults)))[0]))
     trainer_given = _training_fields(rest)
     recipe = _recipe(defaults.preset, presets)
     if "num_train_epochs" in given and "max_steps" not in given:
@@ -129,8 +129,17 @@ def parse(made: argparse.ArgumentParser, presets: Recipes, arguments: list[str] 
 def _training_fields(rest: list[str]) -> dict[str, Any]:
     """What is left on the command line, as fields of TrainingArguments; argparse refuses the unknown."""
     reader = HfArgumentParser(TrainingArguments, allow_abbrev=False)
-    reader.set_defaults(**{field.name: argparse.SUPPRESS for field in dataclasses.fields(TrainingArguments)})
-    return vars(reader.parse_args(rest))
+    names = [field.name for field in dataclasses.fields(TrainingArguments)]
+    return _given(vars(reader.parse_args(rest, _blank(names))))
+
+
+def _blank(names: Iterable[str]) -> argparse.Namespace:
+    """A namespace in which argparse sets no default, so that `_given` sees what was really given."""
+    return argparse.Namespace(**dict.fromkeys(names))
+
+
+def _given(parsed: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in parsed.items() if value is not None}
 
 
 def _recipe(name: str | None, presets: Recipes) -> dict[str, Any]:
