@@ -1,12 +1,14 @@
 """What the training scripts share: options, the starting model, the loss, logs, resuming.
 
-A script is five calls:
+A script is five calls
 
     made = training.parser(__doc__)                                      # options.py; add your own with training.add
     options = training.parse(made, recipes.MLM)                          # flags > preset > defaults
     model = training.initial_model(options, BoTModelForMaskedLM, {...})  # starting_model.py
     teacher = training.load_teacher(options, BoTModelForMaskedLM)        # None without --teacher
     training.run(options, model, training.Data(train, evaluation, collate), teacher=teacher)
+
+in a `main` that is started as `training.script(main)`.
 
 `options` holds every option by its name, plus `arguments` (the finished `TrainingArguments`),
 `checkpoint` (folder to resume from, or None), and `set` and `bot_config` as dicts.
@@ -31,6 +33,7 @@ import io
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -49,7 +52,18 @@ from transformers import PreTrainedModel, Trainer
 import transformers_bot
 from transformers_bot.flops import forward_flops, training_flops
 
-__all__ = ["BudgetTrainer", "Data", "add", "batches", "initial_model", "load_teacher", "parse", "parser", "run"]
+__all__ = [
+    "BudgetTrainer",
+    "Data",
+    "add",
+    "batches",
+    "initial_model",
+    "load_teacher",
+    "parse",
+    "parser",
+    "run",
+    "script",
+]
 
 Batch = dict[str, torch.Tensor]
 HIDDEN = ("runtime", "per_second", "preparation_time")  # columns of the Trainer that vary from run to run
@@ -193,6 +207,15 @@ def run(
     if trainer.is_world_process_zero():
         write_whole(Path(options.output_dir) / "summary.json", json.dumps(summary, indent=2, default=str) + "\n")
     return summary
+
+
+def script(main: Callable[[], None]) -> None:
+    """Run a script; a mistake in its call becomes one sentence and exit code 2."""
+    try:
+        main()
+    except transformers_bot.BoTError as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def batches(data: Data, seed: int) -> Callable[[int], Iterator[Batch]]:
