@@ -1,0 +1,134 @@
+"""The target model of a run, by the public door of transformers_bot; and sources that are trained here."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tasks
+import torch
+import train
+from suite import Method, Run, budget_from, source_key
+from transformers import AutoConfig
+
+import transformers_bot
+from transformers_bot import BadOption, BoTConfig, methods
+from transformers_bot.demo_model import fetch_model
+
+# dropout is noise between methods that start from the same knowledge, so no run has any
+DROPOUT = {
+    "gpt2": ("attn_pdrop", "embd_pdrop", "resid_pdrop"),
+    "bert": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    "roberta": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    "vit": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    "deit": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
+}
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are, and on what a run is computed."""
+
+    data: Path
+    cache: Path
+    device: str = "cpu"
+
+
+def source_folder(spec: dict[str, Any], places: Places) -> Path:
+    """The folder of a source; a trained one must have been made by `train_source`."""
+    if "data" in spec:
+        return tasks.need(places.data / spec["data"])
+    if "demo" in spec:
+        return fetch_model()
+    folder = _cached(spec, places)
+    if not folder.exists():
+        raise FileNotFoundError(f"the source {folder} was not trained yet; run.py does so before anything else.")
+    return folder
+
+
+def train_source(spec: dict[str, Any], places: Places, say: Callable[[str], None] = print) -> bool:
+    """Train and keep a source that the suite describes, unless it is there; whether it had to be trained."""
+    if "train" not in spec or _cached(spec, places).exists():
+        return False
+    wanted = dict(spec["train"])
+    task = tasks.load(wanted["task"], places.data, places.cache)
+    torch.manual_seed(wanted.get("seed", 0))
+    fields = dict(wanted["config"])
+    model_type = fields.pop("model_type")
+    config = AutoConfig.for_model(model_type, **{**fields, **_no_dropout(model_type), **task.fields})
+    factory = getattr(transformers_bot, task.factory)
+    model = factory.class_for(config)(config).to(places.device)
+    budget = budget_from(wanted["budget"], "a source")
+    outcome = train.loop(model, task, budget, float(wanted["rate"]), wanted.get("seed", 0))
+    say(f"trained the source {_cached(spec, places).name}: {outcome['curve'][-1]}")
+    _keep(model, _cached(spec, places))
+    return True
+
+
+def target(run: Run, task: tasks.Task, places: Places) -> tuple[Any, float]:
+    """The model of a run before training, on the device, and the FLOPs that fitting it took.
+
+    Raises:
+        BadOption: a method or option that does not exist, or that does not cover this direction.
+    """
+    folder = source_folder(run.setting.source_spec, places)
+    config = AutoConfig.from_pretrained(folder)
+    fields = {**_no_dropout(config.model_type), **task.fields, **run.setting.target}
+    factory = getattr(transformers_bot, task.factory)
+    torch.manual_seed(run.seed)  # fresh heads, and all of a model from scratch
+    options = seeded_options(run.method, run.seed)
+    model = factory.from_pretrained(
+        folder, **fields, method=run.method.method, bot_config=options, dtype=torch.float32
+    ).to(places.device)
+    if run.method.fit is None:
+        return model, 0.0
+    steps, rate = int(run.method.fit["steps"]), float(run.method.fit["rate"])
+    device = torch.device(places.device)
+    batches = (tasks.on(batch, device) for batch in task.batches(run.seed, run.budget.batch))
+    fitted = transformers_bot.fit(model, batches, steps=steps, lr=rate)
+    return fitted.to(places.device), float(fitted.config.transformers_bot["fit"]["flops"])
+
+
+def teacher(run: Run, task: tasks.Task, places: Places) -> Any:
+    """The source itself with its own head, frozen; None for methods without a teacher."""
+    if run.method.teacher is None:
+        return None
+    folder = source_folder(run.setting.source_spec, places)
+    model = getattr(transformers_bot, task.factory).from_pretrained(folder, dtype=torch.float32).to(places.device)
+    return task.wrap(model).eval().requires_grad_(False)
+
+
+def seeded_options(method: Method, seed: int) -> dict[str, Any]:
+    """The method's options, with the seed where it has a use for one.
+
+    Raises:
+        BadOption, BadKeyword: a method or option that does not exist.
+    """
+    methods.get(method.method, BoTConfig.from_any(method.bot_config))
+    try:
+        methods.get(method.method, BoTConfig(seed=seed))
+    except BadOption:  # it has no option of that name: nothing in it is drawn by chance
+        return dict(method.bot_config)
+    return {**method.bot_config, "seed": seed}
+
+
+def _no_dropout(model_type: str) -> dict[str, float]:
+    return dict.fromkeys(DROPOUT[model_type], 0.0)
+
+
+def _cached(spec: dict[str, Any], places: Places) -> Path:
+    return places.cache / f"source-{spec['train']['config']['model_type']}-{source_key(spec)}"
+
+
+def _keep(model: Any, folder: Path) -> None:
+    """Write the folder whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staged = tempfile.mkdtemp(prefix=".source-", dir=folder.parent)
+    try:
+        model.save_pretrained(staged)
+        os.replace(staged, folder)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)

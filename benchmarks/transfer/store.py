@@ -1,0 +1,75 @@
+"""The results of a suite in one JSON file, written whole after every run."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from suite import Run, Suite, possible_runs
+
+DONE, REFUSED, FAILED = "done", "refused", "failed"
+
+
+class Store:
+    """Outcomes by the key of their run; what is done is not done again.
+
+    Attributes:
+        data: `suite` (all settings as they were run), `machine`, `versions`, `date` and `runs`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.data: dict[str, Any] = {"suite": {}, "runs": {}}
+        if path.exists():
+            self.data = json.loads(path.read_text(encoding="utf-8"))
+
+    def begin(self, suite: Suite, facts: dict[str, Any]) -> None:
+        """Note what is going to be run; outcomes of entries that are no longer in the suite are left out."""
+        wanted = {run.key for run in possible_runs(suite)}
+        kept = {key: outcome for key, outcome in self.data["runs"].items() if key in wanted}
+        self.data = {"suite": suite.to_dict(), **facts, "runs": kept}
+        self.write()
+
+    def outcome(self, run: Run) -> dict[str, Any] | None:
+        """What is known of a run, None if it has not been run."""
+        return self.data["runs"].get(run.key)
+
+    def finished(self, run: Run) -> bool:
+        """Whether a run need not be run again; refusals and failures are tried anew, they may be mended."""
+        outcome = self.outcome(run)
+        return outcome is not None and outcome["status"] == DONE
+
+    def add(self, run: Run, outcome: dict[str, Any]) -> None:
+        self.data["runs"][run.key] = {"run": str(run), **outcome}
+        self.write()
+
+    def write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle, staged = tempfile.mkstemp(dir=self.path.parent, prefix=".results-", suffix=".json")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(self.data, file, indent=1, sort_keys=True, allow_nan=False)
+                file.write("\n")
+            os.chmod(staged, 0o644)
+            os.replace(staged, self.path)
+        except BaseException:
+            Path(staged).unlink(missing_ok=True)
+            raise
+
+
+def final(outcome: dict[str, Any], metric: str) -> float:
+    """The metric at a run's last evaluation."""
+    return float(outcome["curve"][-1][metric])
+
+
+def chosen_rate(store: "Store", runs: list[Run], metric: str, higher: bool) -> float | None:
+    """The rate whose run on the first seed ended best; None where none of them ran to its end."""
+    ended = []
+    for run in runs:
+        outcome = store.outcome(run)
+        if outcome is not None and outcome["status"] == DONE and not outcome["diverged"]:
+            ended.append((final(outcome, metric), run.rate))
+    if not ended:
+        return None
+    return max(ended)[1] if higher else min(ended)[1]
