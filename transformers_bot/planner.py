@@ -216,7 +216,7 @@ def _step(name: str, rule: Rule, layer: int | None, template: str, context: _Con
         )
     recipe = context.method.recipe(task, rule, layer, template)
     if isinstance(recipe, Fresh):
-        return Step(name, "fresh", shape, source_shape=source_shape, reason=recipe.reason)
+        return Step(name, "fresh", shape, reason=recipe.reason)
     missing = [read for read in recipe.needs if read.layer not in stacks.get(read.name, {})]
     if missing:
         raise PlanError(f"target tensor {name!r} needs {missing[0]} of the source, which does not have it.")

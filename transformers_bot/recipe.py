@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -63,6 +63,8 @@ class Recipe:
         note: in words, for the plan.
         plus: recipes whose results are added, for methods that mix layers unit by unit.
         match: the result is shifted and scaled to the mean and spread that these tensors have together.
+        mates: rows of weights on `match`, one for each tensor of the result's own stack: the shift and
+            scale are then those of that stack; empty: the result's own.
     """
 
     reads: tuple[Read, ...]
@@ -72,6 +74,7 @@ class Recipe:
     note: str = ""
     plus: "tuple[Recipe, ...]" = ()
     match: tuple[Read, ...] = ()
+    mates: tuple[tuple[float, ...], ...] = ()
 
     @property
     def needs(self) -> tuple[Read, ...]:
@@ -91,7 +94,7 @@ def is_identity(maps: TensorMap) -> bool:
 
 
 # Mean and standard deviation of stacks that were measured already.
-Moments = dict[tuple["Read", ...], tuple[float, float]]
+Moments = dict[tuple["Read | str", ...], tuple[float, float]]
 
 
 def run(
@@ -124,7 +127,8 @@ def run(
         spread = (_stack_moments(stack, read, known) if stack else _moments([out]))[1] or _moments([out])[1]
         out = out + _detail(recipe.detail, out) * (recipe.detail.scale * spread)
     if recipe.match and not recipe.is_copy:
-        out = _matched(out, *_stack_moments(recipe.match, read, known))
+        own = _mates_moments(recipe, read, out, known) if recipe.mates else _moments([out])
+        out = _matched(out, own, _stack_moments(recipe.match, read, known))
     return out.to(dtype).contiguous()
 
 
@@ -184,6 +188,20 @@ def _stack_moments(stack: tuple[Read, ...], read: Callable[[Read], Tensor], know
     return known[stack]
 
 
+def _mates_moments(recipe: Recipe, read: Callable[[Read], Tensor], like: Tensor, known: Moments) -> tuple[float, float]:
+    """The mean and spread of a whole resized stack, made once for all of its layers."""
+    key: tuple[Read | str, ...] = ("resized", *recipe.match)
+    if key not in known:
+        known[key] = _moments(_mate(recipe, row, read, like) for row in recipe.mates)
+    return known[key]
+
+
+def _mate(recipe: Recipe, row: tuple[float, ...], read: Callable[[Read], Tensor], like: Tensor) -> Tensor:
+    weighted = tuple(replace(one, weight=weight) for one, weight in zip(recipe.match, row, strict=True))
+    inputs = (read(one).to(like.device, like.dtype) for one in recipe.match)
+    return apply(_weighted_sum(replace(recipe, reads=weighted), inputs), recipe.maps)
+
+
 def _moments(tensors: Iterable[Tensor]) -> tuple[float, float]:
     """The mean and standard deviation of all entries together, one tensor at a time."""
     count, total, squares = 0, 0.0, 0.0
@@ -196,11 +214,10 @@ def _moments(tensors: Iterable[Tensor]) -> tuple[float, float]:
     return mean, math.sqrt(max(0.0, squares / count - mean**2))
 
 
-def _matched(x: Tensor, mean: float, spread: float) -> Tensor:
-    own_mean, own_spread = _moments([x])
+def _matched(x: Tensor, own: tuple[float, float], wanted: tuple[float, float]) -> Tensor:
     # Below float32's resolution of the mean a spread is rounding: a constant stays a constant.
-    scale = spread / own_spread if own_spread > 1e-6 * abs(own_mean) else 0.0
-    return (x - own_mean) * scale + mean
+    scale = wanted[1] / own[1] if own[1] > 1e-6 * abs(own[0]) else 0.0
+    return (x - own[0]) * scale + wanted[0]
 
 
 def _detail(detail: Detail, like: Tensor) -> Tensor:

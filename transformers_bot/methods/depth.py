@@ -1,4 +1,4 @@
-"""Which source layers make up which target layers: five rules, as (target, source) matrices."""
+"""Which source layers make up which target layers, as (target, source) matrices."""
 
 from dataclasses import dataclass
 
@@ -67,6 +67,26 @@ def stacked(source: int, target: int) -> Depth:
     """The whole stack of layers again on top of itself (StackBERT, G_stack): layer l mod source."""
     layers = _rows(np.arange(target) % source, source)
     return Depth(layers, layers, "layers stacked")
+
+
+def stacked_from_top(source: int, target: int) -> Depth:
+    """Whole stacks first, the rest filled with the top layers once more (bert2BERT)."""
+    whole, rest = divmod(target, source)
+    layers = _rows(np.concatenate([np.tile(np.arange(source), whole), np.arange(source - rest, source)]), source)
+    return Depth(layers, layers, "layers stacked, then the top ones")
+
+
+def interpolated(source: int, target: int) -> Depth:
+    """Every layer several times in a row, each copy with the whole of the layer's update."""
+    layers = _rows(np.arange(target) * source // target, source)
+    return Depth(layers, layers, "layers interpolated")
+
+
+def upscaled(source: int, target: int) -> Depth:
+    """The first half of the target is the source's lower end, the second half its upper end (SOLAR)."""
+    upper = target // 2
+    layers = _rows(np.concatenate([np.arange(target - upper), np.arange(source - upper, source)]), source)
+    return Depth(layers, layers, "lower and upper layers")
 
 
 def picked(source: int, target: int, rule: str) -> Depth:

@@ -5,6 +5,7 @@ and which source layers make up which target layers (`depth`); reading, splittin
 readouts, positions and the plan's words are the same for all.
 """
 
+import copy
 from typing import Any, ClassVar
 
 import numpy as np
@@ -32,12 +33,16 @@ class Linear:
         option_names: the fields of `BoTConfig` that it looks at.
         flat_heads: heads x head_dim is one axis (the formula knows no heads).
         keeps_scores: a change of head_dim is balanced on queries and keys, so that scores stay.
+        combines: the widths or the depth can be had alone, for `Combined`.
+        depth_of: whose rule for depth is used, where it is not the method's own.
     """
 
     name: str
     option_names: ClassVar[tuple[str, ...]] = ("positions",)
     flat_heads: bool = False
     keeps_scores: bool = False
+    combines: bool = True
+    depth_of: "Linear | None" = None
 
     def __init__(self, options: BoTConfig) -> None:
         self.options = options
@@ -84,7 +89,7 @@ class Linear:
     def layers(self, task: Task) -> Depth:
         """The depth rule, also where nothing changes."""
         source, target = task.lengths("layer")
-        return picked(source, target, "first") if source == target else self.depth(task)
+        return picked(source, target, "first") if source == target else (self.depth_of or self).depth(task)
 
     def source_layer(self, task: Task, layer: int) -> int:
         """The source layer that has most weight in a target layer: its units are the ones resized."""
@@ -160,10 +165,35 @@ class Linear:
         self._one_way(task, "shrink", lambda ratio: ratio > 1)
 
     def _one_way(self, task: Task, verb: str, wrong: Any) -> None:
-        for role in SIZED:
+        # A formula without heads sees only their product, which is as long as hidden.
+        roles = [role for role in (*SIZED, "pooler") if role in task.source]
+        for role in [role for role in roles if not (self.flat_heads and role in ("heads", "head_dim"))]:
             if wrong(task.ratio(role)):
                 source, target = task.lengths(role)
                 raise self.refuse(f"it can only {verb}, but {role} goes from {source} to {target}. Use method='bot'.")
+
+    def keeps_no_heads(self, task: Task) -> None:
+        """Refuse `reheads="resample"` for a formula that has heads x head_dim as one axis."""
+        if task.ratio("hidden") == 1 and task.ratio("heads") != 1 and self.options.reheads == "resample":
+            source, target = task.lengths("heads")
+            raise self.refuse(
+                f"heads go from {source} to {target} at the same hidden, and its formula has no heads to resample. "
+                "Set reheads='reshape' or use method='bot'."
+            )
+
+
+class DepthOnly(Linear):
+    """A formula that grows the layer count and nothing else; `Combined` gives it widths."""
+
+    def check(self, task: Task) -> None:
+        for role in [role for role in (*SIZED, "pooler") if role != "layer" and role in task.source]:
+            if task.ratio(role) != 1:
+                source, target = task.lengths(role)
+                raise self.refuse(
+                    f"it changes the layer count alone, but {role} goes from {source} to {target}. "
+                    f"Add a method for widths: method='tile+{self.name}'."
+                )
+        self.only_grows(task)
 
 
 class Combined(Linear):
@@ -171,19 +201,25 @@ class Combined(Linear):
 
     def __init__(self, widths: Linear, depth: Linear) -> None:
         super().__init__(widths.options)
-        self._widths, self._depth = widths, depth
+        self._widths, self._depth = copy.copy(widths), depth
+        self._widths.depth_of = depth
         self.name = f"{widths.name}+{depth.name}"
-        self.flat_heads, self.keeps_scores = widths.flat_heads, widths.keeps_scores
 
     def check(self, task: Task) -> None:
         self._widths.check(_only(task, depth=False))
         self._depth.check(_only(task, depth=True))
 
-    def pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
-        return self._widths.pair(task, role, source, target, layer)
+    def config_fields(self, task: Task, config: Any) -> dict[str, Any]:
+        return self._widths.config_fields(task, config)
 
-    def depth(self, task: Task) -> Depth:
-        return self._depth.depth(task)
+    def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe | Fresh:
+        return self._widths.recipe(task, rule, layer, name)
+
+    def describe(self, task: Task) -> dict[str, Any]:
+        return {**self._widths.describe(task), "method": self.name}
+
+    def warnings(self, task: Task) -> list[str]:
+        return [*self._widths.warnings(task), *self._depth.warnings(task)]
 
 
 def _only(task: Task, depth: bool) -> Task:

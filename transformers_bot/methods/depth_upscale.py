@@ -1,0 +1,30 @@
+"""Depth up-scaling: two copies of the model, one without its upper and one without its lower end.
+
+The first ceil(L_t / 2) target layers are the source's lowest, the others its highest; at most twice
+the source's depth. The formula is for depth. For widths combine it: `method="tile+depth_upscale"`.
+
+Source: Kim et al., "SOLAR 10.7B: Scaling Large Language Models with Simple yet Effective Depth
+Up-Scaling" (arXiv 2312.15166), section 2.
+"""
+
+from .base import Task
+from .depth import Depth, upscaled
+from .linear import DepthOnly
+
+
+class DepthUpscale(DepthOnly):
+    """The method `depth_upscale`."""
+
+    name = "depth_upscale"
+
+    def check(self, task: Task) -> None:
+        super().check(task)
+        source, target = task.lengths("layer")
+        if target > 2 * source:
+            raise self.refuse(
+                f"two copies of {source} layers make at most {2 * source}, but {target} are asked for. "
+                f"Resize to {2 * source} layers or use method='stack'."
+            )
+
+    def depth(self, task: Task) -> Depth:
+        return upscaled(*task.lengths("layer"))

@@ -1,0 +1,59 @@
+"""bert2BERT's function-preserving initialisation: copies of drawn units, whose readers share the weight.
+
+A wider axis keeps its n units and appends copies g(i) of them, drawn at random; whoever reads a unit
+that now stands there c times gets 1/c of its weight for each. The residual stream has one g for the
+whole network, heads (as units) and MLP units have one per layer. Depth grows by stacking the widened
+model whole and filling the rest with its top layers.
+
+The draws are balanced here: all units once in random order, then all again, so that no two copy
+counts differ by more than one. At whole multiples they are equal, and so the function stays: a norm
+sees the mean and spread it saw before. At other ratios it is only nearly kept.
+
+Source: Chen et al., "bert2BERT: Towards Reusable Pretrained Language Models" (arXiv 2110.07143),
+section 3; Chen et al., "Net2Net: Accelerating Learning via Knowledge Transfer" (arXiv 1511.05641).
+"""
+
+import hashlib
+from functools import lru_cache
+
+import numpy as np
+
+from ..maps import banded, gather
+from .base import Task
+from .depth import Depth, stacked_from_top
+from .linear import Linear
+from .pairs import Pair
+
+
+class FPI(Linear):
+    """The method `fpi`."""
+
+    name = "fpi"
+    option_names = ("positions", "seed")
+    keeps_scores = True
+
+    def check(self, task: Task) -> None:
+        self.only_grows(task)
+
+    def pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
+        return _copies(source, target, f"{self.options.seed}/{role}/{layer}")
+
+    def depth(self, task: Task) -> Depth:
+        return stacked_from_top(*task.lengths("layer"))
+
+
+def drawn(source: int, target: int, key: str) -> np.ndarray:
+    """Which source unit each target unit is: all in place, then rounds of them in random order."""
+    digest = hashlib.blake2b(key.encode(), digest_size=7).digest()
+    generator = np.random.default_rng(int.from_bytes(digest, "big"))
+    rounds = [generator.permutation(source) for _ in range(-(-target // source) - 1)]
+    return np.concatenate([np.arange(source), *rounds])[:target]
+
+
+@lru_cache(maxsize=1024)
+def _copies(source: int, target: int, key: str) -> Pair:
+    index = drawn(source, target, key)
+    counts = np.bincount(index, minlength=source)
+    consume = banded(np.arange(target), index, 1 / counts[index], target, source)
+    copies = gather(index, source)
+    return Pair(copies, type(copies)(source, target, (consume,)), "drawn copies")

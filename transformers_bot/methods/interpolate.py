@@ -1,0 +1,20 @@
+"""Interpolation: a deeper model repeats every layer in its place, layer l being floor(l L_s / L_t).
+
+The formula is for depth. For widths combine it: `method="tile+interpolate"`.
+
+Source: Chang et al., "Multi-level Residual Networks from Dynamical Systems View" (arXiv 1710.10348),
+section 4, for residual networks in general.
+"""
+
+from .base import Task
+from .depth import Depth, interpolated
+from .linear import DepthOnly
+
+
+class Interpolate(DepthOnly):
+    """The method `interpolate`."""
+
+    name = "interpolate"
+
+    def depth(self, task: Task) -> Depth:
+        return interpolated(*task.lengths("layer"))

@@ -1,0 +1,162 @@
+"""LEMON: growth without a change of the function, also at ratios that are no whole multiples.
+
+With n = floor(d_t / d_s) copies that fit and c = n d_s / d_t:
+
+* the residual stream x becomes [x, ..., x, mean(x), ..., mean(x)]. Its mean is the mean of x and its
+  variance is c times that of x, so a norm with sqrt(c) times the weight and c times the epsilon
+  gives [y, ..., y, 0, ..., 0] once its bias is 0 on the rest, where it sees the mean itself;
+* who reads copies splits its weight into parts that add up to it: the first copy W - E, the others
+  parts of E, with E noise of the weights' own spread, so that no two copies train alike. What it
+  reads from the rest is 0 and may have any weight;
+* in front of a tied output embedding, which reads all n copies, the norm is divided by n;
+* heads, units within a head and MLP units are copied in turn, i mod n_s, at any ratio;
+* added layers write zeros onto the residual stream.
+
+In post-norm models the stream goes on from the norm's output, whose rest is not its mean, and a
+layer that writes zeros still normalises twice: there only whole multiples of width are exact.
+
+Source: Wang et al., "LEMON: Lossless model expansion" (arXiv 2310.07999), sections 4 and 5; it keeps
+head_dim, for which the split of read weights with balanced scores is this package's.
+"""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..axes import Factor, Rule
+from ..maps import AxisMap, banded, from_dense, gather, identity
+from ..recipe import Detail, Recipe, TensorMap, is_identity
+from .base import Fresh, Task
+from .depth import Depth, identity_blocks
+from .linear import UNSIZED, Linear
+from .pairs import Pair
+
+NOISE = 1.0  # in standard deviations of the weights, as for BoT's own twins
+
+
+class Lemon(Linear):
+    """The method `lemon`."""
+
+    name = "lemon"
+    option_names = ("positions", "seed")
+    keeps_scores = True
+
+    def check(self, task: Task) -> None:
+        self.only_grows(task)
+        if task.adapter.norm == "pre":
+            return
+        (layers_s, layers_t), (source, target) = task.lengths("layer"), task.lengths("hidden")
+        if layers_s != layers_t:
+            raise self.refuse(
+                f"{task.adapter.model_type} normalises after each block, so that none of the layers added from "
+                f"{layers_s} to {layers_t} is the identity. Keep {layers_s} layers or use method='lemon+stack'."
+            )
+        if target % source:
+            raise self.refuse(
+                f"{task.adapter.model_type} normalises the residual stream itself, whose rest beyond whole copies "
+                f"would not stay its mean: hidden goes from {source} to {target}. The nearest whole multiples are "
+                f"{target // source * source} and {(target // source + 1) * source}; or use method='bot'."
+            )
+
+    def config_fields(self, task: Task, config: Any) -> dict[str, Any]:
+        share = _share(task)
+        fields = [name for name in task.adapter.meaning if name.startswith("layer_norm_eps")]
+        return {} if share == 1 else {name: getattr(config, name) * share for name in fields}
+
+    def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe | Fresh:
+        made = super().recipe(task, rule, layer, name)
+        if isinstance(made, Fresh):
+            return made
+        stem, _, part = name.rpartition(".")
+        if stem in task.adapter.norms and task.ratio("hidden") != 1:
+            return replace(made, maps=(((self._norm(task, rule.roles[0], part),),),))
+        silent = all(one.weight == 0.0 for one in made.reads)
+        visible = tuple(
+            tuple(tuple(self._visible(task, factor) for factor in segment) for segment in axis.segments)
+            for axis in rule.axes
+        )
+        if silent or not rule.maps or is_identity(visible):
+            return made
+        return replace(made, detail=self._noise(visible, name, layer), note=f"{made.note}, noise between copies")
+
+    def depth(self, task: Task) -> Depth:
+        return identity_blocks(*task.lengths("layer"))
+
+    def warnings(self, task: Task) -> list[str]:
+        share = _share(task)
+        if share == 1:
+            return []
+        return [f"norms have {share:.6g} times the source's epsilon: keep the config that the result comes with"]
+
+    # -- maps -----------------------------------------------------------------------------------
+
+    def pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
+        if role == "hidden":
+            return Pair(_averaged(source, target), _first(source, target), "tiled, the rest its mean")
+        return Pair(gather(np.arange(target) % source, source), _first(source, target), "tiled")
+
+    def axis_pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
+        if role == "readout" and source != target and task.tied:
+            copies = _copies_only(source, target)
+            return Pair(copies.scaled(1 / (target // source)), copies, "tiled")
+        return super().axis_pair(task, role, source, target, layer)
+
+    @staticmethod
+    def _norm(task: Task, role: str, part: str) -> AxisMap:
+        """A norm's weight has the mean on the rest, where it may be anything; the bias must be 0 there."""
+        source, target = task.lengths("hidden")
+        gain = source / (target // source * source) if role == "readout" and task.tied else 1.0
+        if part == "weight":
+            return _averaged(source, target).scaled(gain * math.sqrt(_share(task)))
+        return _copies_only(source, target).scaled(gain)
+
+    # -- noise ----------------------------------------------------------------------------------
+
+    def _visible(self, task: Task, factor: Factor) -> AxisMap:
+        """Projection of a read axis onto what arrives there: copies, and nothing on the stream's rest."""
+        if not factor.role:
+            return identity(factor.size or 1)
+        source, target = task.source[factor.role], task.target[factor.role]
+        if source is None or target is None:
+            return UNSIZED
+        if not factor.reads or source == target or factor.role.startswith(("position", "grid")):
+            return identity(target)
+        pair = self.axis_pair(task, factor.role, source, target, None)
+        stream = factor.role in ("hidden", "readout", "pooler")
+        arrives = pair.produce if not stream or _is_tied(task, factor) else _copies_only(source, target)
+        return arrives.transposed().then(pair.consume)
+
+    def _noise(self, visible: TensorMap, name: str, layer: int | None) -> Detail:
+        return Detail("gaussian", NOISE, visible, (), (), self.options.seed, name, layer)
+
+
+def _is_tied(task: Task, factor: Factor) -> bool:
+    return task.tied and factor.role == "readout"
+
+
+def _share(task: Task) -> float:
+    """c: the share of the grown stream that is copies."""
+    source, target = task.lengths("hidden")
+    return target // source * source / target
+
+
+def _first(source: int, target: int) -> AxisMap:
+    """The first copy is read, all else is not: [I; 0]."""
+    places = np.arange(source)
+    return AxisMap(source, target, (banded(places, places, np.ones(source), target, source),))
+
+
+def _copies_only(source: int, target: int) -> AxisMap:
+    """Whole copies, and zeros on the rest: [I; ...; I; 0]."""
+    places = np.arange(target // source * source)
+    return AxisMap(source, target, (banded(places, places % source, np.ones(len(places)), target, source),))
+
+
+def _averaged(source: int, target: int) -> AxisMap:
+    """Whole copies, and the mean on the rest."""
+    matrix = np.full((target, source), 1 / source)
+    whole = target // source
+    matrix[: whole * source] = np.tile(np.eye(source), (whole, 1))
+    return gather(np.arange(target) % source, source) if target % source == 0 else from_dense(matrix)

@@ -1,0 +1,32 @@
+"""Scratch: the target as transformers initialises it, for comparison. Nothing is taken from the source."""
+
+from typing import Any
+
+from ..axes import Rule
+from ..options import BoTConfig
+from .base import Fresh, Task
+
+
+class Scratch:
+    """The method `scratch`; `torch.manual_seed` before the call fixes the weights."""
+
+    name = "scratch"
+    option_names = ("reheads",)  # heads that are not the source's can be cut in any way
+
+    def __init__(self, options: BoTConfig) -> None:
+        self.options = options
+
+    def check(self, task: Task) -> None:
+        """Any sizes will do."""
+
+    def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Fresh:
+        return Fresh("all starts from scratch")
+
+    def config_fields(self, task: Task, config: Any) -> dict[str, Any]:
+        return {}
+
+    def describe(self, task: Task) -> dict[str, Any]:
+        return {"method": self.name}
+
+    def warnings(self, task: Task) -> list[str]:
+        return []

@@ -1,0 +1,21 @@
+"""Stacking: a deeper model is the source's layers on top of themselves, layer l being l mod L.
+
+The formula is for depth. For widths combine it: `method="tile+stack"`.
+
+Source: Gong et al., "Efficient Training of BERT by Progressively Stacking" (ICML 2019); Du et al.,
+"Stacking Your Transformers: A Closer Look at Model Growth for Efficient LLM Pre-Training" (arXiv
+2405.15319), its G_stack.
+"""
+
+from .base import Task
+from .depth import Depth, stacked
+from .linear import DepthOnly
+
+
+class Stack(DepthOnly):
+    """The method `stack`."""
+
+    name = "stack"
+
+    def depth(self, task: Task) -> Depth:
+        return stacked(*task.lengths("layer"))

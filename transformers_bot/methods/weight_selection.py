@@ -1,0 +1,63 @@
+"""Weight Selection: a smaller model made of evenly spaced entries of a larger one's first layers.
+
+Every axis of length n keeps m entries: every (n/m)-th one if m divides n, else those nearest to m
+even steps from the first to the last. The indices are the same everywhere, heads x head_dim is one
+axis, nothing is rescaled, and the task head starts anew.
+
+Source: Xu et al., "Initializing Models with Larger Ones" (arXiv 2311.18823), section 3.
+"""
+
+import numpy as np
+
+from ..axes import Rule
+from ..maps import gather
+from ..recipe import Recipe
+from .base import Fresh, Task
+from .depth import Depth, picked
+from .linear import SIZED, Linear
+from .pairs import Pair
+
+
+class WeightSelection(Linear):
+    """The method `weight_selection`."""
+
+    name = "weight_selection"
+    option_names = ("reheads",)
+    flat_heads = True
+
+    def check(self, task: Task) -> None:
+        self.only_shrinks(task)
+        self.keeps_no_heads(task)
+        if task.source.get("position") and task.ratio("position") > 1:
+            source, target = task.lengths("position")
+            raise self.refuse(
+                f"it can only shrink, but position goes from {source} to {target}. "
+                f"Keep {source} positions or use method='bot'."
+            )
+
+    def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe | Fresh:
+        if "label" in rule.roles and any(task.ratio(role) != 1 for role in SIZED):
+            return Fresh("weight selection starts task heads anew")
+        return super().recipe(task, rule, layer, name)
+
+    def pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
+        kept = gather(selected(source, target), source)
+        return Pair(kept, kept, "evenly selected")
+
+    def positions(self, source: int, target: int) -> Pair:
+        kept = gather(selected(source, target), source)
+        return Pair(kept, kept, "evenly selected")
+
+    def depth(self, task: Task) -> Depth:
+        return picked(*task.lengths("layer"), "first")
+
+
+def selected(source: int, target: int) -> np.ndarray:
+    """The entries that are kept.
+
+    >>> selected(8, 4).tolist(), selected(8, 3).tolist()
+    ([0, 2, 4, 6], [0, 4, 7])
+    """
+    if source % target == 0:
+        return np.arange(0, source, source // target)
+    return np.round(np.linspace(0, source - 1, target)).astype(int)
