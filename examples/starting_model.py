@@ -48,9 +48,6 @@ def initial_model(
     set_seed(options.seed)
     if options.checkpoint is not None:
         return _from_config(factory, AutoConfig.from_pretrained(options.checkpoint))
-    if options.source is None and (options.init != "scratch" or options.config is None):
-        need = "--source CHECKPOINT" + (" or --config CONFIG" if options.init == "scratch" else "")
-        raise BadOption(f"--init {options.init} needs {need} to know which model to train.")
     config = wanted_config(options, fields or {})
     if options.init == "scratch":
         return _from_config(factory, config)
@@ -69,6 +66,9 @@ def wanted_config(options: argparse.Namespace, fields: dict[str, Any]) -> PreTra
     A ready name beside a source sets the sizes only: vocabulary, positions and patches are the
     source's, because weights for others do not exist.
     """
+    if options.source is None and (options.init != "scratch" or options.config is None):
+        need = "--source CHECKPOINT" + (" or --config CONFIG" if options.init == "scratch" else "")
+        raise BadOption(f"--init {options.init} needs {need} to know which model to train.")
     own = None if options.source is None else AutoConfig.from_pretrained(options.source)
     changes = {**fields, **options.set}
     if options.config is None:
@@ -85,12 +85,11 @@ def wanted_config(options: argparse.Namespace, fields: dict[str, Any]) -> PreTra
                 )
             names = SIZES.get(own.model_type, SIZE_FIELDS)
             base, changes = own, {**{name: getattr(base, name) for name in names}, **changes}
-    assert base is not None  # initial_model has asked for a source or a config
     return rebuild(adapters.get(base.model_type), base, changes)
 
 
 def _from_config(factory: Any, config: PreTrainedConfig) -> PreTrainedModel:
-    return _plain(factory.auto_class.from_config(config))
+    return _plain(factory.class_for(config)(config))
 
 
 def _plain(model: PreTrainedModel) -> PreTrainedModel:
