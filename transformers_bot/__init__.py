@@ -13,6 +13,7 @@ from .errors import (
     PlanError,
     UnsupportedArchitecture,
 )
+from .fitting import fit
 from .patching import disable, enable, integration
 from .model import (
     BoTModel,
@@ -55,6 +56,7 @@ __all__ = [
     "configs",
     "disable",
     "enable",
+    "fit",
     "integration",
     "plan",
     "wavelets",

@@ -9,12 +9,25 @@ from typing import Any
 
 from ..errors import BadOption, suggest
 from ..options import BoTConfig
+from .aki import AKI
 from .base import Fresh, Method, Task
 from .bot import BoT
+from .depth_upscale import DepthUpscale
+from .fpi import FPI
+from .front import Front
+from .interpolate import Interpolate
+from .lemon import Lemon
+from .ligo import LiGO
 from .linear import Combined, Linear
+from .mango import Mango
+from .scratch import Scratch
+from .stack import Stack
 from .tile import Tile
+from .weight_selection import WeightSelection
 
-CLASSES: tuple[type[BoT] | type[Linear], ...] = (BoT, Tile)
+CLASSES: tuple[type[BoT] | type[Linear] | type[Scratch], ...] = (
+    *(BoT, WeightSelection, FPI, AKI, Stack, Interpolate, DepthUpscale, Tile, Lemon, Front, Scratch, LiGO, Mango),
+)
 METHODS: dict[str, Callable[[BoTConfig], Method]] = {method.name: method for method in CLASSES}
 
 
@@ -24,29 +37,28 @@ def get(name: str, options: BoTConfig) -> Method:
     Raises:
         BadOption: an unknown name, or an option that the method would not look at.
     """
-    widths, plus, depth = name.partition("+")
-    if not plus:
-        return _checked(name, options)
-    return Combined(_linear(_checked(widths, options)), _linear(_checked(depth, options)))
+    parts = name.split("+", 1)
+    made = [_made(part, options) for part in parts]
+    known = [getattr(part, "option_names", tuple(field.name for field in fields(BoTConfig))) for part in made]
+    names = list(dict.fromkeys(option for of_one in known for option in of_one))
+    for option, value in _set_options(options).items():
+        if option not in names:
+            takes = f"it takes {', '.join(names)}" if names else "it takes none"
+            raise BadOption(f"method {name!r} has no option {option}={value!r} in bot_config: {takes}.")
+    return made[0] if len(parts) == 1 else Combined(*(_linear(part) for part in made))
 
 
-def _linear(part: Method) -> Linear:
-    if isinstance(part, Linear):
-        return part
-    raise BadOption(f"method {part.name!r} cannot be combined: it resizes widths and depth together.")
-
-
-def _checked(name: str, options: BoTConfig) -> Method:
+def _made(name: str, options: BoTConfig) -> Method:
     if name not in METHODS:
         hint = suggest(name, METHODS)
         raise BadOption(f"unknown method {name!r}; known methods are {', '.join(METHODS)}.{hint}")
-    method = METHODS[name](options)
-    known = getattr(method, "option_names", tuple(field.name for field in fields(BoTConfig)))
-    for option, value in _set_options(options).items():
-        if option not in known:
-            takes = f"it takes {', '.join(known)}" if known else "it takes none"
-            raise BadOption(f"method {name!r} has no option {option}={value!r} in bot_config: {takes}.")
-    return method
+    return METHODS[name](options)
+
+
+def _linear(part: Method) -> Linear:
+    if isinstance(part, Linear) and part.combines:
+        return part
+    raise BadOption(f"method {part.name!r} cannot be combined: it resizes widths and depth together.")
 
 
 def _set_options(options: BoTConfig) -> dict[str, Any]:
@@ -55,4 +67,4 @@ def _set_options(options: BoTConfig) -> dict[str, Any]:
     return {name: value for name, value in options.to_dict().items() if value != plain[name]}
 
 
-__all__ = ["METHODS", "Fresh", "Method", "Task", "get"]
+__all__ = ["METHODS", "Fresh", "Method", "Scratch", "Task", "get"]

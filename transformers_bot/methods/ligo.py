@@ -1,0 +1,36 @@
+"""LiGO: a learned linear growth operator; before fitting, whole copies of units and layers.
+
+`W'_m = sum_l w_{m,l} B_l W_l A_l^T`, biases, norms and embeddings with the out matrix B. This file
+is the operator with one-hot weights: layer m is layer m mod L_s, unit i is unit i mod n on every
+axis that grows, and nothing is divided. `transformers_bot.fit` learns the weights
+(`operators/ligo.py`).
+
+Source: Wang et al., "Learning to Grow Pretrained Models for Efficient Transformer Training"
+(ICLR 2023, arXiv 2303.00980), section 3.
+"""
+
+import numpy as np
+
+from ..maps import gather
+from .base import Task
+from .depth import Depth, stacked
+from .linear import Linear
+from .pairs import Pair
+
+
+class LiGO(Linear):
+    """The method `ligo` before fitting."""
+
+    name = "ligo"
+    flat_heads = True
+    combines = False  # widths and depth are learned together
+
+    def check(self, task: Task) -> None:
+        self.only_grows(task)
+
+    def pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
+        copies = gather(np.arange(target) % source, source)
+        return Pair(copies, copies, "copied")
+
+    def depth(self, task: Task) -> Depth:
+        return stacked(*task.lengths("layer"))
