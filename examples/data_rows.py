@@ -7,7 +7,9 @@ import torch
 from data_text import load_tokenizer
 from tokenizers import processors
 from torch.utils.data import Dataset
+from transformers import AutoConfig
 
+from transformers_bot import configs
 from transformers_bot.errors import BadOption
 
 
@@ -57,10 +59,14 @@ def pair_tokenizer(options: argparse.Namespace) -> Any:
     GPT-2's has neither a padding token nor a separator: its end-of-text token serves as both, after
     each text of a pair. GPT-2's classifier reads the last token that is not padding.
 
+    It gives `token_type_ids` to models that have an embedding for them only.
+
     Raises:
-        BadOption: there is no end-of-text token either.
+        BadOption: there is no end-of-text token either, or no model is named.
     """
     tokenizer = load_tokenizer(options)
+    if not _tells_segments(options):
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     joins = tokenizer.num_special_tokens_to_add(pair=True) > 0
     if tokenizer.pad_token is not None and joins:
         return tokenizer
@@ -79,3 +85,17 @@ def pair_tokenizer(options: argparse.Namespace) -> Any:
         own = tokenizer.backend_tokenizer.post_processor
         tokenizer.backend_tokenizer.post_processor = template if own is None else processors.Sequence([own, template])
     return tokenizer
+
+
+def _tells_segments(options: argparse.Namespace) -> bool:
+    """Whether the model has an embedding of its own for the second text of a pair, as BERT has.
+
+    RoBERTa's only has one row, and GPT-2 would look the numbers up among its words.
+    """
+    if options.config in configs.names():
+        config = configs.get(options.config)
+    elif options.config is None and options.source is None:
+        raise BadOption("no model is named: give --source CHECKPOINT or --config CONFIG.")
+    else:
+        config = AutoConfig.from_pretrained(options.config or options.source)
+    return getattr(config, "type_vocab_size", 0) > 1
