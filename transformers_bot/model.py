@@ -67,7 +67,8 @@ class _BaseBoTModel:
         """
         if any(isinstance(value, (PreTrainedConfig, dict)) for value in model_args):
             raise BadKeyword("a config is taken by keyword only: pass the target as config=.")
-        if kwargs.get("config") is None and not overrides_of(kwargs):
+        as_it_is = kwargs.get("config") is None and not overrides_of(kwargs)
+        if as_it_is and kwargs.get("method") != methods.Scratch.name:
             BoTConfig.from_any(kwargs.get("bot_config"))
             return cls._as_auto(pretrained_model_name_or_path, *model_args, **kwargs)
         if model_args:
@@ -77,11 +78,12 @@ class _BaseBoTModel:
     @classmethod
     def _resized(cls, name: str, kwargs: dict[str, Any]) -> Any:
         source, words = read_call(name, kwargs, cls.class_for)
-        if words.config is None and not words.overrides:
+        anew = words.method == methods.Scratch.name  # the source's weights are not wanted at any size
+        if words.config is None and not words.overrides and not anew:
             return cls._as_auto(name, **kwargs)
         wanted = target_config(source, words)
         before, after = sides(source, wanted, BoTConfig.from_any(words.bot_config))
-        if not differing_roles(before, after):
+        if not differing_roles(before, after) and not anew:
             if source.num_labels != wanted.num_labels:  # a head of another size is refused here as elsewhere
                 plan_from_configs(source, wanted, own_class(source), cls.class_for(wanted), words)
             logger.info("source and target have the same sizes: nothing to resample")
