@@ -32,7 +32,7 @@ def initial_model(
 ) -> PreTrainedModel:
     """The model that --init, --source, --config and --set describe, ready to train.
 
-    On --resume it is built from the checkpoint's config alone, because the trainer reads the weights.
+    On --resume it is the checkpoint's, and no source is read.
 
     Args:
         options: from `training.parse`.
@@ -47,7 +47,8 @@ def initial_model(
     """
     set_seed(options.seed)
     if options.checkpoint is not None:
-        return _from_config(factory, AutoConfig.from_pretrained(options.checkpoint))
+        config = AutoConfig.from_pretrained(options.checkpoint)
+        return _plain(factory.class_for(config).from_pretrained(options.checkpoint))
     config = wanted_config(options, fields or {})
     if options.init == "scratch":
         return _from_config(factory, config)

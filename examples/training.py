@@ -28,10 +28,7 @@ resume), `summary.json`, checkpoints, and the final model with its tokenizer or 
 """
 
 import argparse
-import csv
-import io
 import json
-import os
 import platform
 import sys
 import time
@@ -43,6 +40,7 @@ from typing import Any
 import accelerate
 import torch
 import transformers
+from logs import HIDDEN, seconds_logged, write_log, write_whole
 from losses import distillation, task_loss, without_targets
 from options import add, parse, parser
 from starting_model import fit_flops, initial_model, load_teacher
@@ -66,7 +64,6 @@ __all__ = [
 ]
 
 Batch = dict[str, torch.Tensor]
-HIDDEN = ("runtime", "per_second", "preparation_time")  # columns of the Trainer that vary from run to run
 
 
 @dataclass(frozen=True)
@@ -112,6 +109,13 @@ class BudgetTrainer(Trainer):
         self.flops_before, self.flops_each = costs
         self.model_accepts_loss_kwargs = True  # have the trainer count the labels of the global batch
         self.started, self.seconds_before = time.monotonic(), 0.0
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Nothing to do: `initial_model` has read the weights with `from_pretrained`.
+
+        Trainer's own way skips tensors whose names on disk differ from the module's, as all blocks of
+        ViT and DeiT do since transformers 5, and goes on with random weights.
+        """
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """Trainer has one collator for both; evaluation has its own here."""
@@ -236,37 +240,6 @@ def flops_of_example(model: PreTrainedModel, data: Data, teacher: PreTrainedMode
     batch = {name: value for name, value in data.collate([data.train[0]]).items() if name != "soft_labels"}
     spent = training_flops(model, batch)
     return spent if teacher is None else spent + forward_flops(teacher, without_targets(batch))
-
-
-def seconds_logged(checkpoint: Path) -> float:
-    """Seconds of training up to the last row that the checkpoint holds."""
-    history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
-    return max((row.get("seconds", 0.0) for row in history), default=0.0)
-
-
-def write_log(path: Path, history: list[dict[str, float]]) -> None:
-    """The trainer's history as a table with one row for each step that was logged or evaluated."""
-    rows: dict[int, dict[str, float]] = {}
-    for entry in history:
-        if "loss" in entry or "eval_loss" in entry:
-            named = {("train_loss" if name == "loss" else name): value for name, value in entry.items()}
-            rows.setdefault(int(entry["step"]), {}).update(named)
-    found = dict.fromkeys(name for row in rows.values() for name in row if not name.endswith(HIDDEN))
-    first = ["step", "epoch", "examples", "tokens", "train_loss", "eval_loss"]
-    columns = [name for name in first if name in found] + [name for name in found if name not in first]
-    text = io.StringIO(newline="")
-    table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows[step] for step in sorted(rows))
-    write_whole(path, text.getvalue())
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a kill leaves the old one or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
 
 
 def summarise(options: argparse.Namespace, model: PreTrainedModel, trainer: BudgetTrainer) -> dict[str, Any]:

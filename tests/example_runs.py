@@ -133,7 +133,7 @@ def check_same_run(one, other, tolerance=1e-6):
     for row, twin in zip(one, other, strict=True):
         assert row.keys() == twin.keys()
         for name in row.keys() - {"seconds"}:
-            assert abs(row[name] - twin[name]) <= tolerance * max(1, abs(row[name])), (row["step"], name)
+            assert abs(row[name] - twin[name]) <= tolerance * max(1, abs(row[name])), (name, row, twin)
 
 
 if __name__ == "__main__":
