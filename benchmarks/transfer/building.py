@@ -88,7 +88,7 @@ def target(run: Run, task: tasks.Task, places: Places) -> tuple[Any, float]:
     steps, rate = int(run.method.fit["steps"]), float(run.method.fit["rate"])
     device = torch.device(places.device)
     batches = (tasks.on(batch, device) for batch in task.batches(run.seed, run.budget.batch))
-    fitted = transformers_bot.fit(model, batches, steps=steps, lr=rate)
+    fitted = transformers_bot.fit(model, batches, steps=steps, lr=rate, seed=run.seed)
     return fitted.to(places.device), float(fitted.config.transformers_bot["fit"]["flops"])
 
 

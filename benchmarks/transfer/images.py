@@ -57,9 +57,7 @@ def task(
     classes = int(labels.max()) + 1
     higher = {"loss": False, "accuracy": True}
     fields = {"num_labels": classes}
-    return Task(
-        "BoTModelForImageClassification", higher, batches, evaluate, fields, probe=probed if probe else None
-    )
+    return Task("BoTModelForImageClassification", higher, batches, evaluate, fields, probe=probed if probe else None)
 
 
 def _logits(model: Any, pixels: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ def execute(run: Run, places: Places) -> dict[str, Any]:
     A method that cannot do what is asked says so by a `BoTError`; that is "refused". A method name or option that
     does not exist, and every other exception, is "failed".
     """
-    start = time.perf_counter()
+    start = time.perf_counter(), time.process_time()
     try:
         building.seeded_options(run.method, run.seed)
     except BoTError as error:
@@ -56,9 +56,10 @@ def _trained(run: Run, places: Places) -> dict[str, Any]:
     return found
 
 
-def _ended(status: str, start: float, **more: Any) -> dict[str, Any]:
-    seconds, today = round(time.perf_counter() - start, 1), datetime.date.today().isoformat()
-    return {"status": status, "seconds": seconds, "date": today, **more}
+def _ended(status: str, start: tuple[float, float], **more: Any) -> dict[str, Any]:
+    wall, busy = time.perf_counter() - start[0], time.process_time() - start[1]
+    took = {"seconds": round(wall, 1), "cpu_seconds": round(busy, 1)}
+    return {"status": status, **took, "date": datetime.date.today().isoformat(), **more}
 
 
 def prepare(settings: list[Setting], places: Places, pool: Executor, say: Say) -> None:

@@ -99,7 +99,7 @@ def _bars(axes: Axes, rows: list[Row], styles: dict[str, dict[str, object]]) -> 
             values = [100 * value for value in saved]
             mean = sum(values) / len(values)
             axes.barh(place, max(mean, lowest), color=style["color"], height=0.62, alpha=0.85)
-            if len(values) > 1:
+            if len(values) > 1 and max(values) > lowest:
                 axes.plot([max(min(values), lowest), max(values)], [place, place], color="black", linewidth=1)
             axes.text(max(0.0, *values) + 2, place, f"{mean:.0f} %", va="center", fontsize=9)
         elif bound is not None:

@@ -1,6 +1,6 @@
 """Tables and plots of a suite's results, redrawn from its JSON alone.
 
-    python benchmarks/transfer/report.py benchmarks/results/transfer-cpu.json
+python benchmarks/transfer/report.py benchmarks/results/transfer-cpu.json
 """
 
 import argparse

@@ -49,7 +49,7 @@ class Store:
         handle, staged = tempfile.mkstemp(dir=self.path.parent, prefix=".results-", suffix=".json")
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(self.data, file, indent=1, sort_keys=True, allow_nan=False)
+                json.dump(self.data, file, indent=1, allow_nan=False)
                 file.write("\n")
             os.chmod(staged, 0o644)
             os.replace(staged, self.path)

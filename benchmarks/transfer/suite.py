@@ -183,7 +183,10 @@ def load(path: Path) -> Suite:
 
 
 def shortened(suite: Suite, steps: int) -> Suite:
-    """The same suite with every training, fit and source cut to that many steps: to see that all of it runs."""
+    """The same suite with one rate and seed, and every training, fit and source cut to that many steps.
+
+    To see that all of it runs.
+    """
 
     def cut_method(method: Method) -> Method:
         return replace(method, fit={**method.fit, "steps": steps}) if method.fit else method
@@ -195,8 +198,8 @@ def shortened(suite: Suite, steps: int) -> Suite:
             spec = {"train": {**spec["train"], "budget": budget}}
         methods = tuple(map(cut_method, setting.methods))
         step0 = tuple(map(cut_method, setting.step0))
-        budget = replace(setting.budget, steps=steps, warmup=0, evaluations=2)
-        return replace(setting, source_spec=spec, budget=budget, methods=methods, step0=step0)
+        short = replace(setting, source_spec=spec, methods=methods, step0=step0, rates=setting.rates[:1])
+        return replace(short, budget=replace(setting.budget, steps=steps, warmup=0), seeds=setting.seeds[:1])
 
     return Suite(f"{suite.name}-steps{steps}", tuple(map(cut, suite.settings)))
 
@@ -213,7 +216,9 @@ def _setting(entry: dict[str, Any], sources: dict[str, Any], methods: dict[str, 
         if unknown:
             raise BadSuite(f"setting {name}: unknown methods {unknown}; known are {', '.join(methods)}.")
         given[group] = tuple(methods[m] for m in given.get(group, ()))
-    missing = [f for f in ("title", "direction", "target", "task", "metric", "budget", "rates", "seeds") if f not in given]
+    missing = [
+        f for f in ("title", "direction", "target", "task", "metric", "budget", "rates", "seeds") if f not in given
+    ]
     if missing:
         raise BadSuite(f"setting {name}: no {', '.join(missing)}; set it there or under defaults.")
     return replace(

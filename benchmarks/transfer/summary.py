@@ -124,7 +124,9 @@ def _result(store: Store, setting: Setting) -> Result | None:
     scratch = result.row("scratch")
     for row in result.rows:
         seeds = sorted(set(row.curves) & set(scratch.curves)) if scratch else []
-        row.savings = [saving_against(scratch.curves[s], row.curves[s], result.higher) for s in seeds] if scratch else []
+        row.savings = (
+            [saving_against(scratch.curves[s], row.curves[s], result.higher) for s in seeds] if scratch else []
+        )
     return result
 
 

@@ -69,7 +69,9 @@ def _load(items: tuple[tuple[str, Any], ...], data: Path, cache: Path) -> Task:
 def need(path: Path) -> Path:
     """The path itself if it is there."""
     if not path.exists():
-        raise MissingData(f"{path} is not there; give the folder of the research data by --data or TRANSFORMERS_BOT_DATA.")
+        raise MissingData(
+            f"{path} is not there; give the folder of the research data by --data or TRANSFORMERS_BOT_DATA."
+        )
     return path
 
 

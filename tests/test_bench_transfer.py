@@ -1,0 +1,253 @@
+"""The transfer bench: savings on curves made by hand, resuming, reports from JSON alone, all suites readable."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import transformers_bot
+from transformers_bot import BoTConfig
+
+BENCH = Path(__file__).resolve().parents[1] / "benchmarks" / "transfer"
+sys.path.insert(0, str(BENCH))
+
+yaml = pytest.importorskip("yaml", reason="the bench reads YAML: pip install pyyaml")
+
+import report  # noqa: E402
+import savings  # noqa: E402
+import store as stores  # noqa: E402
+import suite as suites  # noqa: E402
+import summary  # noqa: E402
+
+SUITES = sorted((BENCH / "suites").glob("*.yaml"))
+SCRATCH = [(0.0, 5.0), (100.0, 4.0), (200.0, 3.0)]
+
+
+@pytest.mark.parametrize(
+    ("curve", "target", "higher", "flops"),
+    [
+        (SCRATCH, 3.0, False, 200.0),
+        (SCRATCH, 3.5, False, 150.0),
+        ([(0.0, 2.0), (100.0, 4.0)], 3.0, False, 0.0),  # there before training
+        ([(30.0, 2.0), (130.0, 4.0)], 3.0, False, 30.0),  # there before training, after a fit of 30
+        ([(0.0, 5.0), (100.0, 2.0), (200.0, 4.0)], 3.0, False, 100 * 2 / 3),  # the first time counts
+        (SCRATCH, 2.9, False, None),
+        ([(0.0, 0.1), (10.0, 0.3)], 0.2, True, 5.0),
+        ([(0.0, 0.1), (10.0, 0.3)], 0.4, True, None),
+    ],
+)
+def test_flops_at_which_a_curve_first_reaches_a_figure(curve, target, higher, flops):
+    assert savings.reached(curve, target, higher) == (None if flops is None else pytest.approx(flops))
+
+
+def test_saving_counts_the_fit_and_bounds_what_was_not_reached():
+    assert savings.saving_against(SCRATCH, SCRATCH, higher=False) == (0.0, None)
+    assert savings.saving_against(SCRATCH, [(50.0, 2.0)], higher=False) == (0.75, None)
+    assert savings.saving_against(SCRATCH, [(0.0, 5.0), (300.0, 3.5)], higher=False) == (None, -0.5)
+    assert savings.saving_against([(0.0, 3.0), (9.0, 3.2)], SCRATCH, higher=False) == (None, None)
+    with pytest.raises(ValueError, match="needs FLOPs of its own"):
+        savings.saving(0.0, 1.0)
+
+
+def test_scratch_is_measured_at_its_best_evaluation():
+    overfitted = [(0.0, 5.0), (100.0, 3.0), (200.0, 4.0)]
+    assert savings.saving_against(overfitted, [(0.0, 5.0), (80.0, 3.0)], higher=False) == (pytest.approx(0.2), None)
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
+def test_suite_parses_and_survives_json(path):
+    suite = suites.load(path)
+    again = suites.Suite.from_dict(json.loads(json.dumps(suite.to_dict())))
+    assert [run.key for run in suites.possible_runs(again)] == [run.key for run in suites.possible_runs(suite)]
+    for setting in suite.settings:
+        assert setting.direction in ("grow", "shrink")
+        for method in (*setting.methods, *setting.step0):
+            transformers_bot.methods.get(method.method, BoTConfig.from_any(method.bot_config))
+
+
+@pytest.mark.parametrize("path", [p for p in SUITES if p.stem.startswith("gpu")], ids=lambda path: path.stem)
+def test_methods_of_gpu_suites_have_plans(path):
+    """Every trained method of a suite nobody runs here can at least be planned, from configs alone."""
+    from transformers import AutoConfig
+
+    planned = set()
+    for setting in suites.load(path).settings:
+        fields = dict(setting.source_spec["train"]["config"])
+        source = AutoConfig.for_model(fields.pop("model_type"), **fields)
+        for method in setting.methods:
+            key = json.dumps([fields, setting.target, method.method, method.bot_config], sort_keys=True, default=str)
+            if key not in planned:
+                planned.add(key)
+                plan = transformers_bot.plan(
+                    source, **setting.target, method=method.method, bot_config=method.bot_config
+                )
+                assert plan.steps
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stepss": 3}, "setting gpt2-shrink has no field stepss"),
+        ({"source": "gpt3"}, "unknown source 'gpt3'"),
+        ({"methods": ["magic"]}, r"unknown methods \['magic'\]"),
+        ({"budget": {"steps": 3, "batch": 0}}, "batch >= 1"),
+        ({"budget": {"steps": 3, "batch": 1, "schedule": "wild"}}, "schedule must be"),
+        ({"name": "bert-grow"}, "same name"),
+    ],
+)
+def test_a_wrong_suite_says_which_entry(tmp_path, change, message):
+    with pytest.raises(suites.BadSuite, match=message):
+        suites.load(_changed(tmp_path, **change))
+
+
+def test_a_changed_entry_has_another_key_and_a_new_title_has_not():
+    first = suites.load(BENCH / "suites" / "tiny.yaml").settings[0]
+    run = suites.search_runs(first, first.methods[0])[0]
+    assert replace(run, setting=replace(first, title="other", name="other")).key == run.key
+    assert replace(run, setting=replace(first, budget=replace(first.budget, batch=9))).key != run.key
+    assert replace(run, method=replace(run.method, bot_config={"gain": "raw"})).key != run.key
+
+
+def test_report_says_what_the_curves_say(tmp_path):
+    """Two seeds and two rates by hand: the better rate on the first seed is taken, savings are paired by seed."""
+    store = _handmade(tmp_path / "transfer-hand.json")
+    (result,) = summary.results(store)
+    scratch, bot = result.row("scratch"), result.row("bot")
+    assert (scratch.rate, bot.rate) == (0.003, 0.001)
+    assert bot.savings == [(pytest.approx(0.75), None), (pytest.approx(0.5), None)]
+    assert result.rival() is scratch
+    text = report.markdown(store, [result])
+    assert "62 % [50, 75]" in text  # 62.5, rounded to even
+    assert "refused: cannot shrink" in text
+
+
+def test_report_is_drawn_again_from_json_alone(tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "transfer-hand.json"
+    report.write(_handmade(path))
+    table = path.with_suffix(".md")
+    before = table.read_text()
+    table.unlink()
+    done = subprocess.run([sys.executable, BENCH / "report.py", path], capture_output=True, text=True, check=True)
+    assert "wrote 2 plots" in done.stdout
+    assert table.read_text() == before
+    assert all(plot.stat().st_size > 5000 for plot in (tmp_path / "plots").glob("*.png"))
+
+
+def test_tiny_suite_end_to_end_killed_and_resumed(tmp_path):
+    """Killed in the middle it goes on; run again it does nothing; a changed entry runs alone."""
+    pytest.importorskip("sklearn")
+    suite, out = _changed(tmp_path), tmp_path / "out.json"
+    command = _command(tmp_path, suite, out)
+    process = subprocess.Popen(command, env=_environment(), stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "[3/" in line:
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait()
+    first = json.loads(out.read_text())["runs"]
+    assert len(first) >= 3
+    lines = _run(command)
+    whole = json.loads(out.read_text())
+    assert all(whole["runs"][key] == outcome for key, outcome in first.items() if outcome["status"] == "done")
+    assert {outcome["status"] for outcome in whole["runs"].values()} == {"done", "refused"}
+    assert whole["versions"]["transformers_bot"] == transformers_bot.__version__
+    assert any("refused: method='fpi'" in line for line in lines)
+    table = out.with_suffix(".md").read_text()
+    assert "| bot |" in table
+    assert not [line for line in _run(command) if "done" in line or "seed 1" in line]
+    _changed(tmp_path, methods=["scratch", "bot", "weight_selection"])
+    again = [line for line in _run(command) if "] gpt2-shrink: " in line and "refused" not in line]
+    assert again
+    assert all("weight_selection" in line for line in again)
+
+
+def test_two_workers_give_the_figures_of_one(tmp_path):
+    """Seeds, not the order or the process, decide a run; a mistake in a method is a failure with status 1."""
+    suite = _changed(tmp_path, rates=[0.001], seeds=[0], methods=["scratch", "bot", "wrong"], step0=[])
+    curves = []
+    for workers in ("1", "2"):
+        out = tmp_path / f"{workers}.json"
+        done = subprocess.run(
+            [*_command(tmp_path, suite, out), "--only", "gpt2-shrink", "--workers", workers],
+            env=_environment(), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert "unknown method 'wrong'" in done.stderr
+        runs = json.loads(out.read_text())["runs"].values()
+        curves.append({outcome["run"]: outcome["curve"] for outcome in runs if outcome["status"] == "done"})
+    assert curves[0] == curves[1]
+    assert len(curves[0]) == 2
+
+
+def test_missing_data_and_unknown_settings_are_mistakes_of_the_call(tmp_path):
+    command = [sys.executable, BENCH / "run.py", "cpu", "--data", tmp_path, "--cache", tmp_path, "--workers", "1"]
+    for more, message in (
+        (["--only", "sapiens-grow"], "is not there; give the folder"),
+        (["--only", "x"], "no setting"),
+    ):
+        done = subprocess.run(
+            [*command, "--out", tmp_path / "o.json", *more],
+            env=_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+
+
+def _changed(folder: Path, **change) -> Path:
+    """The tiny suite with fields of its first setting changed, and a method that does not exist."""
+    tables = yaml.safe_load((BENCH / "suites" / "tiny.yaml").read_text())
+    tables["settings"][0].update(change)
+    tables["methods"]["wrong"] = None
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tables))
+    return path
+
+
+def _command(folder: Path, suite: Path, out: Path) -> list[str]:
+    return [sys.executable, str(BENCH / "run.py"), str(suite), "--out", str(out), "--cache", str(folder / "cache"),
+            "--workers", "1"]  # fmt: skip
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+
+
+def _run(command: list[str]) -> list[str]:
+    done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def _handmade(path: Path) -> stores.Store:
+    """Curves of a setting with two methods, two rates and two seeds, and one method that refuses."""
+    tiny = suites.load(BENCH / "suites" / "tiny.yaml").settings[0]
+    methods = tuple(suites.Method(name, name) for name in ("scratch", "bot", "tile"))
+    setting = replace(tiny, methods=methods, step0=(), rates=(0.001, 0.003), seeds=(0, 1))
+    store = stores.Store(path)
+    suite = suites.Suite("hand", (setting,))
+    store.begin(suite, {"machine": "none", "versions": {"torch": "0"}, "date": "2026-01-01"})
+    curves = {
+        ("scratch", 0.001, 0): [6.0, 5.0, 4.0],
+        ("scratch", 0.003, 0): [5.0, 4.0, 3.0],
+        ("scratch", 0.003, 1): [5.0, 4.0, 3.0],
+        ("bot", 0.001, 0): [4.0, 2.0, 1.0],  # reaches 3 at half of the first hundred
+        ("bot", 0.003, 0): [4.0, 2.0, 1.5],
+        ("bot", 0.001, 1): [4.0, 3.0, 1.0],
+    }
+    for (name, rate, seed), values in curves.items():
+        method = next(method for method in methods if method.name == name)
+        curve = [{"step": i, "flops": 100.0 * i, "loss": value} for i, value in enumerate(values)]
+        done = {"status": "done", "seconds": 1.0, "curve": curve, "diverged": False, "fit_flops": 0.0}
+        store.add(suites.Run(setting, method, rate, seed), {**done, "higher": {"loss": False}})
+    for rate in (0.001, 0.003):
+        refused = {"status": "refused", "seconds": 0.0, "reason": "cannot shrink"}
+        store.add(suites.Run(setting, methods[2], rate, 0), refused)
+    return store
