@@ -24,6 +24,8 @@ class Mango(LiGO):
 
     def check(self, task: Task) -> None:
         super().check(task)
+        if all(task.ratio(role) == 1 for role in ("layer", "hidden", "ffn")):
+            return  # no core has anything to do
         (hidden_s, hidden_t), (ffn_s, ffn_t) = task.lengths("hidden"), task.lengths("ffn")
         if ffn_s % hidden_s:
             raise self.refuse(
