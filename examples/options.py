@@ -91,7 +91,14 @@ def _training_options(group: Any) -> None:
     add(group, "max-steps", type=int, default=-1, help="number of optimizer steps; wins over epochs")
     add(group, "num-train-epochs", type=float, default=3.0, help="passes over the training data (default: 3)")
     add(group, "eval-steps", type=float, default=500, help="evaluate every so many steps (default: 500)")
-    add(group, "save-steps", type=float, default=500, help="write a checkpoint every so many steps (default: 500)")
+    add(
+        group,
+        "save-steps",
+        type=float,
+        default=500,
+        help="write a checkpoint every so many steps; best a multiple of "
+        "--logging-steps, as a resumed run averages its losses anew (default: 500)",
+    )
     add(group, "save-total-limit", type=int, default=2, help="checkpoints to keep (default: 2)")
     add(group, "logging-steps", type=float, default=50, help="log the training loss every so many steps (default: 50)")
     add(group, "seed", type=int, default=42, help="seed of weights, data order, masks and dropout (default: 42)")

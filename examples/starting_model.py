@@ -16,7 +16,6 @@ from transformers_bot.sizes import rebuild
 logger = logging.get_logger("transformers." + __name__)
 
 LEARNED = ("ligo", "mango")
-FIT_LR = {"bert": 2e-4, "roberta": 2e-4, "gpt2": 1e-5, "deit": 5e-4, "vit": 5e-4}  # supplement C.5
 SIZE_FIELDS = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
 SIZES = {"gpt2": ("n_layer", "n_embd", "n_head")}
 
@@ -100,10 +99,9 @@ def _plain(model: PreTrainedModel) -> PreTrainedModel:
 def _fitted(options: argparse.Namespace, model: PreTrainedModel, batches: Any) -> PreTrainedModel:
     if batches is None:
         raise BadOption(f"--init {options.init} fits an operator on training batches, which this script does not give.")
-    rate = options.fit_lr or FIT_LR[model.config.model_type]
     size = options.fit_batch_size or options.batch_size
-    logger.info(f"fitting the operator of {options.init}: {options.fit_steps} steps of {size}, rate {rate}")
-    return transformers_bot.fit(model, batches(size), steps=options.fit_steps, lr=rate)
+    logger.info(f"fitting the operator of {options.init}: {options.fit_steps} steps of {size}")
+    return transformers_bot.fit(model, batches(size), steps=options.fit_steps, lr=options.fit_lr, seed=options.seed)
 
 
 def load_teacher(options: argparse.Namespace, factory: Any) -> PreTrainedModel | None:

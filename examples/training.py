@@ -23,6 +23,10 @@ BERT, for one, divides by the positions of one micro-batch.
 So that a resumed run repeats the one that was not interrupted, a data set draws random things from
 a generator seeded with `(seed, epoch, index)`: the trainer calls its `set_epoch(epoch)` if it has one.
 
+Two processes on the CPU, which `accelerate launch --cpu --num_processes 2` does not start (1.15):
+
+    ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 examples/pretrain_clm.py ...
+
 `run` writes into --output-dir: `log.csv` (a row for each logged step, whole again after a kill and
 resume), `summary.json`, checkpoints, and the final model with its tokenizer or image processor.
 """
