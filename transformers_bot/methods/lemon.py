@@ -94,7 +94,8 @@ class Lemon(Linear):
 
     def pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
         if role == "hidden":
-            return Pair(_averaged(source, target), _first(source, target), "tiled, the rest its mean")
+            label = "tiled, the rest its mean" if target % source else "tiled"
+            return Pair(_averaged(source, target), _first(source, target), label)
         return Pair(gather(np.arange(target) % source, source), _first(source, target), "tiled")
 
     def axis_pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:

@@ -17,7 +17,7 @@ from ..options import BoTConfig
 from ..recipe import Read, Recipe, Segment, is_identity
 from . import pairs
 from .base import Fresh, Task
-from .depth import Depth, picked
+from .depth import Depth
 from .grids import interpolation, periodic
 from .pairs import Pair
 
@@ -89,7 +89,7 @@ class Linear:
     def layers(self, task: Task) -> Depth:
         """The depth rule, also where nothing changes."""
         source, target = task.lengths("layer")
-        return picked(source, target, "first") if source == target else (self.depth_of or self).depth(task)
+        return Depth(np.eye(source), np.eye(source)) if source == target else (self.depth_of or self).depth(task)
 
     def source_layer(self, task: Task, layer: int) -> int:
         """The source layer that has most weight in a target layer: its units are the ones resized."""
