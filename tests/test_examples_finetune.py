@@ -1,40 +1,25 @@
-"""The fine-tuning scripts on small real data in the layouts of GLUE and SQuAD, and their metrics by hand."""
+"""The fine-tuning scripts on small real data in the layouts of GLUE and SQuAD: one process, two, killed, three families."""
 
-import argparse
 import json
 import lzma
 import math
-import pydoc_data.topics
-import re
 import sys
 
 import example_runs as runs
-import numpy
 import pytest
-import scipy.stats
 import torch
-from tokenizers import processors
+from finetune_data import write_glue, write_sources, write_squad
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
     BertModel,
-    GPT2Config,
-    GPT2Model,
-    PreTrainedTokenizerFast,
-    RobertaConfig,
-    RobertaModel,
 )
 
 sys.path.append(str(runs.EXAMPLES))  # as python does for a script in that folder
 
-import data_glue
-import data_rows
-import data_squad
-import metrics_glue
 import metrics_squad
-import span_answers
 
 STEPS = 20
 COMMON = ["--batch-size", 16, "--logging-steps", 5, "--eval-steps", 10, "--save-steps", 10, "--learning-rate", "5e-3"]
@@ -43,73 +28,6 @@ GROW = ["--set", "hidden_size=64", "--set", "num_attention_heads=4"]
 GLUE = ["finetune_glue.py", *COMMON, "--max-eval-examples", 56, "--per_device_eval_batch_size", 4, "--seq-length", 40]
 SQUAD = ["finetune_squad.py", *COMMON, "--max-eval-examples", 24, "--per_device_eval_batch_size", 1]
 SQUAD += ["--seq-length", 64, "--stride", 16, "--max-question-length", 12]
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
-SIZES |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.3}
-
-
-def topics():
-    return sorted(pydoc_data.topics.topics.items())
-
-
-def write_glue(folder):
-    """Lines of two help topics, in turn: sentences, pairs and scores that tell the topics apart."""
-    texts = dict(topics())
-    lines = [[" ".join(line.split()) for line in texts[name].splitlines()] for name in ("string-methods", "assignment")]
-    lines = [[line for line in each if len(line) > 30] for each in lines]
-    rows = [(label, lines[label][i % len(lines[label])]) for i in range(600) for label in (0, 1)]
-    for name, part in (("in_domain_train", rows[:400]), ("in_domain_dev", rows[400:440])):
-        _table(folder / "CoLA" / f"{name}.tsv", [["pydoc", label, "", line] for label, line in part])
-    _table(folder / "CoLA" / "out_of_domain_dev.tsv", [["pydoc", label, "*", line] for label, line in rows[440:460]])
-    pairs = [(label, first, second) for (label, first), (_, second) in zip(rows, rows[2:], strict=False)]
-    marked = [[label, 1, 2, first, f'"{second}'] for label, first, second in pairs]
-    header = ["Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"]
-    _table(folder / "MRPC" / "train.tsv", [header, *marked[:400]], encoding="utf-8-sig")
-    _table(folder / "MRPC" / "dev.tsv", [header, *marked[400:460]], encoding="utf-8-sig")
-    scored = [[1 + 3.5 * label, first, second] for label, first, second in pairs]
-    header = ["score", "sentence1", "sentence2"]
-    _table(folder / "STS-B" / "train.tsv.xz", [header, *scored[:400]])
-    _table(folder / "STS-B" / "dev.tsv.xz", [header, *scored[400:460]])
-
-
-def _table(path, rows, encoding="utf-8"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    opened = lzma.open if path.suffix == ".xz" else open
-    with opened(path, "wt", encoding=encoding, newline="") as file:
-        file.writelines("\t".join(map(str, row)) + "\n" for row in rows)
-
-
-def write_squad(folder, impossible):
-    """Questions for the first quoted piece of each help paragraph; v2.0 keeps paragraphs that quote nothing."""
-    articles = []
-    for title, text in topics():
-        paragraphs = []
-        for number, paragraph in enumerate(text.split("\n\n")):
-            found = re.search(r'"([^"\n]+)"', paragraph)
-            if found is None and not impossible:
-                continue
-            answers = [] if found is None else [{"text": found[1], "answer_start": found.start(1)}]
-            entry = {"id": f"{title}-{number}", "question": "What is quoted first?", "answers": answers}
-            paragraphs.append(
-                {"context": paragraph, "qas": [entry | ({"is_impossible": not answers} if impossible else {})]}
-            )
-        articles.append({"title": title, "paragraphs": paragraphs[:10]})
-    path = folder / ("v2.0.json.xz" if impossible else "v1.1.json")
-    opened = lzma.open if impossible else open
-    with opened(path, "wt", encoding="utf-8") as file:
-        json.dump({"version": "v2.0" if impossible else "1.1", "data": articles}, file)
-    return path
-
-
-def bert_tokenizer(text):
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    made = runs.train_tokenizer(text, list(special.values()), size=1500)
-    ends = [(token, made.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
-    made.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made, model_input_names=["input_ids", "token_type_ids", "attention_mask"], **special
-    )
 
 
 @pytest.fixture(scope="module")
@@ -119,26 +37,7 @@ def work(tmp_path_factory):
     write_glue(folder / "glue")
     for impossible in (False, True):
         write_squad(folder, impossible)
-    text, _ = runs.write_texts(folder)
-    torch.manual_seed(0)
-    bert = bert_tokenizer(text)
-    gpt2 = PreTrainedTokenizerFast(tokenizer_object=runs.train_tokenizer(text, ["<end>"]), eos_token="<end>")
-    gpt2_sizes = {"vocab_size": len(gpt2), "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2}
-    made = {
-        "bert": (BertModel(BertConfig(vocab_size=len(bert), max_position_embeddings=64, **SIZES)), bert),
-        "roberta": (
-            RobertaModel(
-                RobertaConfig(
-                    vocab_size=len(bert), max_position_embeddings=70, type_vocab_size=1, pad_token_id=0, **SIZES
-                )
-            ),
-            bert,
-        ),
-        "gpt2": (GPT2Model(GPT2Config(**gpt2_sizes, bos_token_id=0, eos_token_id=0)), gpt2),
-    }
-    for name, (model, tokenizer) in made.items():
-        model.save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
+    write_sources(folder)
     return folder
 
 
@@ -229,11 +128,23 @@ def test_killed_and_resumed(name, work, alone):
     runs.check_same_run(alone[name][1], log)
 
 
+@pytest.mark.parametrize("name", PLANNED)
+def test_teacher_and_accumulation(name, work, alone):
+    """With alpha 0 a teacher changes the budget and nothing else; neither does accumulation."""
+    more = ["--teacher", work / f"alone-{name}", "--distill-alpha", 0, "--per-device-batch-size", 8]
+    runs.run_here(*PLANNED[name](work, work / f"taught-{name}", *more))
+    log, plain = runs.log_of(work / f"taught-{name}"), alone[name][1]
+    assert log[-1]["flops"] > 1.2 * plain[-1]["flops"]
+    # The trainer counts an odd number of micro-batches into its epochs.
+    alike = [[{**row, "flops": 0, "epoch": 0} for row in rows] for rows in (plain, log)]
+    runs.check_same_run(*alike, tolerance=2e-3)
+
+
 @pytest.mark.parametrize("source", ["roberta", "gpt2"])
 def test_other_families(source, work):
-    """Padding, separators and the place of "no answer" without BERT's tokens."""
+    """Padding, separators and the place of "no answer" without BERT's tokens, in mixed precision."""
     deeper = ["--set", "num_hidden_layers=3" if source == "roberta" else "n_layer=3", "--max-steps", 6]
-    deeper += ["--eval-steps", 6, "--save-steps", 6, "--per-device-batch-size", 8]
+    deeper += ["--eval-steps", 6, "--save-steps", 6, "--bf16"]
     runs.run_here(*glue(work, "stsb", work / f"stsb-{source}", *deeper, source=source))
     runs.run_here(*squad(work, work / f"squad-{source}", *deeper, file="v1.1.json", source=source))
     for task in ("stsb", "squad"):
@@ -251,7 +162,7 @@ def test_other_families(source, work):
 
 
 def test_several_seeds_from_scratch(work):
-    """Mean and spread over runs that differ by their seed alone; --resume skips what is done."""
+    """Mean and spread over runs that differ by their seed alone; --resume repeats nothing."""
     size = ["--init", "scratch", "--config", work / "bert", "--tokenizer", work / "bert"]
     data = ["--task", "cola", "--data-dir", work / "glue", "--output-dir", work / "seeds", "--seeds", "1,2"]
     planned = [*GLUE, *size, *data, "--max-steps", 2, "--preset", "paper"]
@@ -337,83 +248,3 @@ def test_broken_tables(text, message, work, tmp_path, capsys):
     with pytest.raises(SystemExit):
         runs.run_here(*glue(work, "rte", tmp_path / "out", "--data-dir", tmp_path))
     assert message in capsys.readouterr().err
-
-
-def test_tables_are_read_as_written(work):
-    """No header, byte order mark, quotation marks, packed files, a label by name."""
-    made = argparse.Namespace(task="cola", data_dir=work / "glue", eval_split=None, max_eval_examples=None)
-    train, held = data_glue.glue_examples(made)
-    assert (len(train), len(held)) == (400, 60)
-    made.task = "mrpc"
-    train, _ = data_glue.glue_examples(made)
-    assert [label for _, label in train] == [0, 1] * 200
-    assert all(texts[1].startswith('"') for texts, _ in train)  # an open quotation mark swallows no line
-    assert data_glue._target("not_entailment", data_glue.TASKS["rte"], "here") == 1
-
-
-def test_windows_hold_the_answers(work):
-    """Logits that point at the targets give every answer back, however the context was cut."""
-    tokenizer = AutoTokenizer.from_pretrained(work / "bert")
-    made = argparse.Namespace(seq_length=48, stride=30, max_question_length=8)
-    questions = data_squad._of_file(work / "v2.0.json.xz")[:300]
-    cut = data_squad.windows(questions, tokenizer, made)
-    assert len(cut.owner) > 1.5 * len(questions)
-    start, end = (
-        torch.nn.functional.one_hot(cut.rows.columns[name], cut.spans.shape[1]).numpy().astype(numpy.float32)
-        for name in ("start_positions", "end_positions")
-    )
-    found = span_answers.answers(cut, start, end, best=5, longest=30)
-    short = [q for q in questions if q.answers and len(tokenizer(q.answers[0][0]).input_ids) <= 20]
-    assert len(short) > 50
-    for question in short:
-        assert question.answers[0][0].strip() in found[question.id].text  # a token may reach beyond the answer
-        assert found[question.id].null_odds <= 0
-    assert all(found[q.id].null_odds > 0 for q in questions if not q.answers)
-
-
-def test_best_span_by_hand():
-    spans = numpy.array([[-1, -1], [0, 2], [3, 5], [6, 8], [-1, -1]])
-    start = numpy.array([9.0, 1.0, 3.0, 0.0, 9.0])
-    end = numpy.array([9.0, 5.0, 0.0, 4.0, 9.0])
-    assert span_answers.best_span(start, end, spans, best=3, longest=3) == (7.0, 2, 3)  # 8 would end before it starts
-    assert span_answers.best_span(start, end, spans, best=3, longest=1) == (6.0, 1, 1)
-    assert span_answers.best_span(start, end, spans, best=1, longest=3)[0] == -numpy.inf
-    assert span_answers.best_span(start, end, numpy.full((5, 2), -1), best=3, longest=3)[0] == -numpy.inf
-
-
-def test_squad_metrics_by_hand():
-    """Articles, punctuation, case and spaces do not count; bags of words; the best reference; no answer."""
-    assert metrics_squad.normalised("The  Cat's an-\tA hat, than") == "cats hat than"
-    assert metrics_squad.exact_match("the Cat!", "a cat") == 1
-    assert metrics_squad.exact_match("theatre", "atre") == 0
-    assert metrics_squad.f1("the cat sat", "a cat on a mat") == pytest.approx(2 * 0.5 * (1 / 3) / (0.5 + 1 / 3))
-    assert metrics_squad.f1("cat cat", "cat") == pytest.approx(2 / 3)
-    assert (metrics_squad.f1("", "the"), metrics_squad.f1("", "cat"), metrics_squad.f1("dog", "cat")) == (1, 0, 0)
-    answers = {"1": "blue cat", "2": "", "3": "dog", "4": ""}
-    wanted = {"1": ["red cat", "cat"], "2": [], "3": [], "4": ["bird", "the"]}
-    found = metrics_squad.scores(answers, wanted)
-    assert found["exact_match"] == 25
-    assert found["f1"] == pytest.approx(100 * (2 / 3 + 1) / 4)
-    assert (found["has_answer_exact_match"], found["has_answer_f1"]) == (0, pytest.approx(100 / 3))
-    assert (found["no_answer_exact_match"], found["no_answer_f1"]) == (50, 50)
-    assert metrics_squad.scores({"1": "cat"}, {"1": ["cat"]}) == {"exact_match": 100, "f1": 100}
-
-
-def test_glue_metrics_by_hand():
-    wanted, predicted = numpy.array([1, 1, 1, 0, 0, 0]), numpy.array([1, 1, 0, 0, 0, 1])
-    assert metrics_glue.accuracy(predicted, wanted) == pytest.approx(4 / 6)
-    assert metrics_glue.f1(predicted, wanted) == pytest.approx(2 / 3)
-    assert metrics_glue.matthews(predicted, wanted) == pytest.approx((2 * 2 - 1 * 1) / 9)
-    assert metrics_glue.matthews(numpy.ones(6), wanted) == 0
-    assert metrics_glue.f1(numpy.zeros(6), wanted) == 0
-    scores, other = numpy.array([1.0, 2.0, 2.0, 9.0, 3.0]), numpy.array([2.0, 1.0, 7.0, 9.0, 7.0])
-    numpy.testing.assert_array_equal(metrics_glue.ranks(scores), [1, 2.5, 2.5, 5, 4])
-    assert metrics_glue.spearman(scores, other) == pytest.approx(scipy.stats.spearmanr(scores, other).statistic)
-    assert metrics_glue.pearson(scores, other) == pytest.approx(scipy.stats.pearsonr(scores, other).statistic)
-    assert metrics_glue.spearman(scores, -(scores**3)) == pytest.approx(-1)
-
-
-def test_rows_keep_floats():
-    rows = data_rows.Rows({"ids": torch.tensor([[1, 2], [3, 4]], dtype=torch.int32), "labels": torch.tensor([0.5, 1])})
-    batch = data_rows.collate([rows[0], rows[1]])
-    assert (len(rows), batch["ids"].dtype, batch["labels"].dtype) == (2, torch.int64, torch.float32)
