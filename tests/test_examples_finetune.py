@@ -1,4 +1,4 @@
-"""The fine-tuning scripts on small real data in the layouts of GLUE and SQuAD: one process, two, killed, three families."""
+"""The fine-tuning scripts on data in the layouts of GLUE and SQuAD: one process, two, killed, three families."""
 
 import json
 import lzma
