@@ -40,7 +40,16 @@ TARGET = (
     "kernel_config",
     "generation_config",
 )
-OURS = ("config", "bot_config", "method", "dtype", "torch_dtype", "output_loading_info", "ignore_mismatched_sizes")
+OURS = (
+    "config",
+    "bot_config",
+    "method",
+    "dtype",
+    "torch_dtype",
+    "output_loading_info",
+    "ignore_mismatched_sizes",
+    "calibration",
+)
 # transformers 5 accepts these and does nothing with them.
 IGNORED = (
     "low_cpu_mem_usage",
@@ -78,6 +87,7 @@ class Keywords:
     dtype: Any
     output_loading_info: bool
     ignore_mismatched_sizes: bool
+    calibration: Any = None
 
 
 def init_keywords(model_class: type[PreTrainedModel]) -> frozenset[str]:
@@ -139,6 +149,7 @@ def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset()) 
         dtype=keywords.get("dtype", keywords.get("torch_dtype")),
         output_loading_info=bool(keywords.get("output_loading_info", False)),
         ignore_mismatched_sizes=bool(keywords.get("ignore_mismatched_sizes", False)),
+        calibration=keywords.get("calibration"),
     )
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import os
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
@@ -14,12 +15,13 @@ from . import adapters, configs, methods
 from .adapters import Adapter
 from .classes import own_class
 from .errors import BadCheckpoint, BadOption, IncompatibleModels, PlanError
-from .inventory import inventory_of, predict
+from .inventory import inventory_of, predict, rules_of
 from .keywords import Keywords
-from .methods import Method
+from .methods import Method, Task
 from .options import BoTConfig
 from .planner import Plan, Side, make_plan, task_of
 from .resize import run_plan
+from .rewrite import Network, Opened, Place
 from .sizes import check_supported, config_field, rebuild, role_sizes
 from .source import Source, open_source, quiet, stored_dtype
 from .version import __version__
@@ -130,10 +132,10 @@ def load_resized(
     plan_from_configs(source_config, wanted, own_class(source_config), model_class, words)
     hub = {key: value for key, value in words.hub.items() if key != "code_revision"}  # only configs take it
     opened = open_source(model_class, name, source_config, {**hub, **words.files, **words.init})
-    wanted, plan = _plan_opened(model_class, opened, source_config, wanted, words)
+    wanted, plan, tensors = _plan_opened(model_class, opened, source_config, wanted, words)
     logger.info("%s", plan)  # rendered only where it is shown
     dtype = plan.dtypes[1]
-    resized = dict(run_plan(plan, opened.model.state_dict(), dtype))
+    resized = dict(run_plan(plan, tensors, dtype))
     model, info = _hand_over(model_class, wanted, resized, dtype, opened, words)
     _check_complete(plan, info)
     _finish(model, name, plan, words, opened)
@@ -150,8 +152,8 @@ def _plan_opened(
     source_config: PreTrainedConfig,
     wanted: PreTrainedConfig,
     words: Keywords,
-) -> tuple[PreTrainedConfig, Plan]:
-    """The plan for the tensors that the checkpoint does hold, and the config that fits its ties."""
+) -> tuple[PreTrainedConfig, Plan, Mapping[str, torch.Tensor]]:
+    """The config that fits the checkpoint's ties, the plan for the tensors it holds, and those tensors."""
     options = BoTConfig.from_any(words.bot_config)
     before, after = sides(source_config, wanted, options)
     stored = stored_dtype(opened.model)
@@ -162,14 +164,31 @@ def _plan_opened(
         target = Side(wanted, after, predict(model_class, wanted, words.init), dtype)
         wanted, target = _settle_ties(model_class, wanted, source, target, words)
     adapter = adapters.get(source_config.model_type)
+    task = task_of(adapter, source, target)
     method = methods.get(words.method, options)
-    wanted = _with_method_fields(adapter, method, source, target)
-    return wanted, make_plan(adapter, source, target, method, words.ignore_mismatched_sizes)
+    method.check(task)
+    network = network_of(adapter, source, opened.model.state_dict(), target if task.tied else None)
+    method, prepared = method.prepare(task, Opened(network, opened.model, words.calibration))
+    wanted = _with_method_fields(task, method, source, target)
+    return wanted, make_plan(adapter, source, target, method, words.ignore_mismatched_sizes), prepared
 
 
-def _with_method_fields(adapter: Adapter, method: Method, source: Side, target: Side) -> PreTrainedConfig:
+def network_of(adapter: Adapter, source: Side, tensors: Mapping[str, torch.Tensor], tied: Side | None) -> Network:
+    """The checkpoint's tensors with the meaning of their axes; `tied` is a target that ties some of them."""
+    places = {
+        name: Place(rule, layer, rule.template(source.inventory.canonical(name)))
+        for name, (rule, layer) in rules_of(adapter, source.inventory, source.sizes).items()
+        if name not in source.absent
+    }
+    pairs = tied.inventory.ties.items() if tied else ()
+    shared = {tied.inventory.canonical(name) for pair in pairs for name in pair} if tied else set()
+    held = frozenset(name for name in places if source.inventory.canonical(name) in shared)
+    return Network(adapter, source.sizes, tensors, places, held)
+
+
+def _with_method_fields(task: Task, method: Method, source: Side, target: Side) -> PreTrainedConfig:
     """The target config with the fields that the method's formula sets."""
-    chosen = method.config_fields(task_of(adapter, source, target), source.config)
+    chosen = method.config_fields(task, source.config)
     if not chosen:
         return target.config
     wanted = copy.deepcopy(target.config)

@@ -103,7 +103,7 @@ class _BaseBoTModel:
 
     @classmethod
     def _as_auto(cls, name: str | os.PathLike[str], *model_args: Any, **kwargs: Any) -> Any:
-        kept = {k: v for k, v in kwargs.items() if k not in ("bot_config", "method")}
+        kept = {k: v for k, v in kwargs.items() if k not in ("bot_config", "method", "calibration")}
         return cls.auto_class.from_pretrained(name, *model_args, **kept)
 
     @classmethod

@@ -16,6 +16,8 @@ CHOICES = {
     "heads": ("auto", "whole", "flat", "filter"),
     "positions": ("crop", "interpolate"),
     "reheads": ("error", "resample", "reshape"),
+    "basis": ("auto", "plain", "principal"),
+    "order": ("auto", "kept", "similar"),
 }
 WAVELET_ROLES = ("default", "hidden", "ffn", "heads", "head_dim", "layer")
 
@@ -45,6 +47,12 @@ class BoTConfig:
             "interpolate"d over the whole length. ViT grids are always interpolated in 2-D.
         reheads: another head count at equal width: an "error", "resample" heads and head_dim, or
             "reshape" (keep the matrices, cut them into other heads).
+        basis: shrinking a pre-norm model, the residual stream may be turned first so that the
+            low-pass keeps its principal part ("principal"); "plain" leaves it. "auto" is principal
+            where it is possible and gain is consistent.
+        order: shrinking, "similar" puts similar MLP units and heads (post-norm: hidden units, too)
+            next to each other first, because neighbours are merged; "kept" leaves them. "auto" is
+            similar with gain "consistent".
         seed: of the detail noise; the tensor's name is mixed in, so order and sharding change nothing.
 
     Raises:
@@ -59,6 +67,8 @@ class BoTConfig:
     heads: str = "auto"
     positions: str = "crop"
     reheads: str = "error"
+    basis: str = "auto"
+    order: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:

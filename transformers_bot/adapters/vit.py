@@ -63,8 +63,8 @@ BLOCK_NORMS = {
     ),
     "encoder.layer.{layer}.layernorm_after": ("encoder.layer.{layer}.intermediate.dense",),
 }
-HEADS = ("classifier", "cls_classifier", "distillation_classifier", "pooler.dense", "decoder.0")
-NORMS = {**BLOCK_NORMS, "layernorm": HEADS}
+# The last norm's output is what a base model returns, so only heads count as its readers.
+NORMS = {**BLOCK_NORMS, "layernorm": ("classifier", "cls_classifier", "distillation_classifier", "decoder.0")}
 
 VIT = Adapter("vit", "pre", parse_rules(RULES), {**SIZES, "special": 1}, DERIVED, meaning=MEANING, norms=NORMS)
 DEIT = Adapter("deit", "pre", parse_rules(RULES), {**SIZES, "special": 2}, DERIVED, meaning=MEANING, norms=NORMS)

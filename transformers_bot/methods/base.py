@@ -1,11 +1,16 @@
 """The protocol of a resizing method: sizes in, one recipe per target tensor out."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from ..adapters import Adapter
 from ..axes import Rule
+from ..errors import BadOption
 from ..recipe import Recipe
+from ..rewrite import Opened
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,19 @@ class Fresh:
     reason: str
 
 
+class AsStored:
+    """For methods that take the source's tensors as they are."""
+
+    name: str
+
+    def prepare(self, task: Task, opened: Opened) -> tuple[Any, Mapping[str, Tensor]]:
+        if opened.calibration is not None:
+            raise BadOption(
+                f"calibration= is for method='bot' with basis='principal'; {self.name!r} has no use for it."
+            )
+        return self, opened.network
+
+
 class Method(Protocol):
     """A way to resize. Registering a new one takes one file and one line in `methods/__init__`."""
 
@@ -63,6 +81,9 @@ class Method(Protocol):
 
     def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe | Fresh:
         """How the target tensor `name` (its {layer} left open) of `rule` is made."""
+
+    def prepare(self, task: Task, opened: Opened) -> "tuple[Method, Mapping[str, Tensor]]":
+        """Look at the opened source once before the plan: the method as it then is, and the tensors to read."""
 
     def config_fields(self, task: Task, config: Any) -> dict[str, Any]:
         """Fields of the target config that the method's formula sets (LEMON's norm epsilon), usually none."""

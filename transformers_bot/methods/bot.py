@@ -15,27 +15,25 @@ pair (R, C): R has unit gain on constants and is used where the role is written,
 * tensors that add onto the residual stream take C over depth, so the sum of updates is kept.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from ..axes import Factor, Rule
 from ..maps import AxisMap, identity
 from ..options import BoTConfig
 from ..recipe import Detail, Read, Recipe, Segment, is_identity
-from . import pairs
+from ..rewrite import Opened
+from ..rewrite.network import STREAM
+from . import levers, pairs
 from .base import Task
 from .depth import Depth, check_direction, filtered, identity_blocks, picked, repeated
 from .grids import interpolation, periodic
 from .pairs import Pair
+from .paper import paper_wavelet
 
-# The paper's best wavelet by validation loss (supplement Table 5). It does not state RoBERTa's and
-# DeiT's: RoBERTa takes BERT's here (the same blocks), ViT and DeiT take Haar.
-PAPER_WAVELET = {
-    "bert": {"shrink": "haar", "grow": "bior6.8"},
-    "roberta": {"shrink": "haar", "grow": "bior6.8"},
-    "gpt2": {"shrink": "coif3", "grow": "db2"},
-}
 # Figures in benchmarks/results/defaults-*.json. Haar copies, so growth keeps every checkpoint's
 # function whatever its norm weights; db2 does not (GPT-2 4x96 to 8x192: held-out loss 3.123 and 3.146
 # before, 3.105 and 3.108 after 300 steps). Noise of one standard deviation parts Haar's twins best
@@ -57,8 +55,20 @@ class BoT:
         self.raw = options.gain == "raw"
 
     def check(self, task: Task) -> None:
-        """Refuse a depth rule of the other direction."""
+        """Refuse a depth rule of the other direction, a basis or an order that cannot be had."""
         self.depth_rule(task)
+        self.basis(task)
+        levers.ordered(self.options, task, self._is_flat(task))
+
+    def prepare(self, task: Task, opened: Opened) -> tuple["BoT", Mapping[str, Tensor]]:
+        """Rewrite a source that is going to shrink, where that keeps more of it (see `levers`)."""
+        flat, whole = self._is_flat(task), self.heads == "whole"
+        options = levers.prepare(self.options, task, opened, self.basis(task), flat, whole, _pair_of)
+        return BoT(options), opened.network
+
+    def basis(self, task: Task) -> str:
+        """ "principal" where the stream is turned before it shrinks, else "plain"."""
+        return levers.basis_of(self.options, task, self.wavelet(task, "hidden"))
 
     def config_fields(self, task: Task, config: Any) -> dict[str, Any]:
         return {}
@@ -89,6 +99,8 @@ class BoT:
         if role == "heads" and self.heads == "whole":
             return pairs.whole_units(source, target)
         pair = self._filtered(source, target, self.wavelet(task, FOLLOWS.get(role, role)), module)
+        if role in STREAM and self.basis(task) == "principal":
+            pair = levers.principal_pair(source, target, pair)
         return pair.swapped() if role == "readout" and task.tied else pair
 
     def wavelet(self, task: Task, role: str) -> str:
@@ -97,8 +109,7 @@ class BoT:
             return asked
         if not self.raw:
             return CONSISTENT_WAVELET
-        grows = task.ratio("hidden") * task.ratio("ffn") * task.ratio("layer") > 1
-        return PAPER_WAVELET.get(task.adapter.model_type, {}).get("grow" if grows else "shrink", "haar")
+        return paper_wavelet(task)
 
     @property
     def heads(self) -> str:
@@ -259,6 +270,8 @@ class BoT:
             "wavelet": {role: self.wavelet(task, role) for role in roles},
             "heads": self.heads,
             "depth": self.depth_rule(task) if task.ratio("layer") != 1 else "kept",
+            "basis": self.basis(task),
+            "order": levers.ordered(self.options, task, self._is_flat(task)),
             "detail": kind,
             "detail_scale": scale,
             "seed": self.options.seed,
@@ -277,8 +290,13 @@ class BoT:
                 continue
             pair = self.pair(task, role, module)
             flat = self._is_flat(task) and role in ("heads", "head_dim")
-            parts.append(f"{role}: {'flat' if flat else pair.label}")
+            turned = " in the principal basis" if role == "hidden" and self.basis(task) == "principal" else ""
+            parts.append(f"{role}: {'flat' if flat else pair.label}{turned}")
         return "; ".join(parts)
+
+
+def _pair_of(options: BoTConfig, task: Task, role: str) -> Pair:
+    return BoT(options).pair(task, role)
 
 
 def _reheaded(task: Task) -> bool:

@@ -16,7 +16,7 @@ from ..maps import AxisMap, identity
 from ..options import BoTConfig
 from ..recipe import Read, Recipe, Segment, is_identity
 from . import pairs
-from .base import Fresh, Task
+from .base import AsStored, Fresh, Task
 from .depth import Depth
 from .grids import interpolation, periodic
 from .pairs import Pair
@@ -25,7 +25,7 @@ UNSIZED = identity(-1)  # an axis whose length only the tensor knows; it is neve
 SIZED = ("layer", "hidden", "heads", "head_dim", "ffn")  # what a resize may change
 
 
-class Linear:
+class Linear(AsStored):
     """A method given by `pair` and `depth`.
 
     Attributes:

@@ -61,6 +61,15 @@ def raw(source: int, target: int, wavelet: str) -> Pair:
     return Pair(one, one, f"{wavelet} raw")
 
 
+def group_sizes(large: int, small: int) -> np.ndarray:
+    """How many of `large` units each of `small` ones stands for, as even as integers allow.
+
+    >>> group_sizes(5, 2).tolist()
+    [2, 3]
+    """
+    return np.asarray(np.full(small, large // small) + split_places(small, large % small))
+
+
 def whole_units(source: int, target: int) -> Pair:
     """Copy or pick units without ever mixing two.
 
@@ -68,7 +77,7 @@ def whole_units(source: int, target: int) -> Pair:
     whole group: its readers add up what the group's readers had, so that copies shrink back.
     """
     small, large = min(source, target), max(source, target)
-    counts = np.full(small, large // small) + split_places(small, large % small)
+    counts = group_sizes(large, small)
     group = np.repeat(np.arange(small), counts)  # (large,): which small unit each belongs to
     copies = gather(group, small)
     if target > source:

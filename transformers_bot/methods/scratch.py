@@ -4,10 +4,10 @@ from typing import Any
 
 from ..axes import Rule
 from ..options import BoTConfig
-from .base import Fresh, Task
+from .base import AsStored, Fresh, Task
 
 
-class Scratch:
+class Scratch(AsStored):
     """The method `scratch`; `torch.manual_seed` before the call fixes the weights."""
 
     name = "scratch"

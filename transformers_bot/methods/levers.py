@@ -1,0 +1,129 @@
+"""What BoT does to a source before it shrinks it: another basis of the stream, another order of units.
+
+Which of it, is decided by the options and the sizes; whether there is anything to gain, by the
+weights: a source whose units are copies that the low-pass merges without loss is left as it is, so
+that shrinking undoes growing weight by weight.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pywt
+import torch
+
+from ..errors import BadOption
+from ..maps import AxisMap, Matrix
+from ..options import BoTConfig
+from ..rewrite import Opened, order_heads, order_units, to_principal_basis
+from ..rewrite.network import Network, factors
+from .base import Task
+from .pairs import Pair, group_sizes
+
+UNITS = ("hidden", "ffn", "heads")
+LOSSLESS = 1e-3  # relative; copies stored in float16 differ by less, units of a trained model by far more
+
+
+def basis_of(options: BoTConfig, task: Task, wavelet: str) -> str:
+    """ "principal" or "plain" for this task.
+
+    Shrinking a pre-norm model, the principal basis keeps far more than any wavelet alone: GPT-2 8x192
+    to 4x96, held-out loss 4.54 against 6.17 untrained and 3.55 against 3.73 after 300 steps
+    (benchmarks/results). A post-norm stream cannot be turned, because its norm weights stay in it.
+    """
+    reasons = {
+        "gain='raw' is the paper as written": options.gain == "raw",
+        f"{task.adapter.model_type} is post-norm: use order='similar'": task.adapter.norm != "pre",
+        "hidden does not shrink": task.ratio("hidden") >= 1,
+        f"wavelet {wavelet} is not orthogonal": not pywt.Wavelet(wavelet).orthogonal or wavelet == "dmey",
+    }
+    against = next((reason for reason, holds in reasons.items() if holds), None)
+    if options.basis == "principal" and against:
+        raise BadOption(f"basis='principal' cannot be used here: {against}. Leave it at 'auto'.")
+    return "plain" if options.basis == "plain" or against else "principal"
+
+
+def ordered(options: BoTConfig, task: Task, flat: bool) -> list[str]:
+    """The roles whose units are put in another order; flat heads have no order of their own."""
+    shrinking = [role for role in UNITS if task.ratio(role) < 1 and not (flat and role == "heads")]
+    if options.order == "similar" and not shrinking:
+        raise BadOption("order='similar' puts units together that shrinking merges, and nothing shrinks here.")
+    wanted = options.order == "similar" or (options.order == "auto" and options.gain == "consistent")
+    return shrinking if wanted else []
+
+
+def principal_pair(source: int, target: int, dyadic: Pair) -> Pair:
+    """The low-pass that the principal basis is turned to: the wavelet's where whole levels fit, else a DCT's.
+
+    Its rows must be orthonormal up to one factor, which a partial level's are not.
+    """
+    if source % target == 0 and (source // target).bit_count() == 1:
+        return dyadic
+    row, column = np.arange(target)[:, None], np.arange(source)[None, :]
+    forward = np.cos(np.pi * row * (2 * column + 1) / (2 * source)) * np.sqrt(2 / source)  # DCT-II, (target, source)
+    column = np.arange(target)[None, :]
+    back = np.cos(np.pi * row * (2 * column + 1) / (2 * target)) * np.sqrt(2 / target)
+    forward[0] *= 0.5**0.5
+    back[0] *= 0.5**0.5
+    low_pass = back.T @ forward
+    gain = (target / source) ** 0.5
+    maps = [AxisMap(source, target, (Matrix(low_pass * factor),)) for factor in (gain, 1 / gain)]
+    return Pair(maps[0], maps[1], "dct")
+
+
+def prepare(
+    options: BoTConfig,
+    task: Task,
+    opened: Opened,
+    basis: str,
+    flat: bool,
+    whole: bool,
+    pair_of: Callable[[BoTConfig, Task, str], Pair],
+) -> BoTConfig:
+    """Order units and turn the stream of an opened source; what the options then are.
+
+    The network's function stays but for the norms, which are matched to what the low-pass will keep.
+    """
+    if opened.calibration is not None and basis != "principal":
+        raise BadOption(
+            "calibration= measures the stream for basis='principal', which is for shrinking the width of pre-norm "
+            "models; here the basis is plain. Leave calibration= out."
+        )
+    plain = replace(options, basis="plain")
+    roles = ordered(options, task, flat)
+    lossy = [role for role in UNITS if not _is_lossless(opened.network, role, partial(pair_of, plain, task))]
+    if options.basis == "auto" and "hidden" not in lossy:
+        basis = "plain"
+    if options.order == "auto":
+        roles = [role for role in roles if role in lossy]
+    settled = replace(options, basis=basis, order="similar" if roles else "kept")
+    for role in roles:
+        target = task.lengths(role)[1]
+        if role == "heads" and whole:
+            order_heads(opened.network, group_sizes(task.lengths(role)[0], target).tolist())
+        elif role != "hidden" or basis == "plain":
+            order_units(opened.network, role, target)
+    if basis == "principal":
+        source, target = task.lengths("hidden")
+        low_pass = pair_of(settled, task, "hidden").produce.dense() * (source / target) ** 0.5
+        to_principal_basis(opened, torch.from_numpy(low_pass))
+    return settled
+
+
+def _is_lossless(network: Network, role: str, pair: Callable[[str], Pair]) -> bool:
+    """Whether growing back what was shrunk gives every tensor that writes `role` again.
+
+    Read axes are shrunk first: what they hold beyond what is written to them, such as the noise that
+    parts twins when growing, has no effect.
+    """
+    back = pair(role).produce.then(pair(role).consume.transposed())
+    for name, place in network.having(role):
+        if not any(f.role == role and not f.reads for axis in place.rule.axes for f in factors(axis)):
+            continue
+        reads = {f.role: pair(f.role).consume for axis in place.rule.axes for f in factors(axis) if f.reads and f.role}
+        seen = network.mapped(name, reads, {})
+        again = network.mapped(name, reads, {role: back})
+        if float((again - seen).norm()) > LOSSLESS * float(seen.norm()):
+            return False
+    return True

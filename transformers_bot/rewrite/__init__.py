@@ -1,0 +1,123 @@
+"""Rewriting a source into an equivalent one that a low-pass shrinks with less loss.
+
+Three steps, each with the law that the network's outputs stay: norms are folded (`fold`), units are
+put in another order (`order`), the residual stream is turned into another basis (`principal`). A
+fourth, `match_norms`, then sets the norms to what the low-pass leaves of the stream.
+
+The paper has none of it; Ashkboos et al., "SliceGPT" (arXiv 2401.15024), rotates a pre-norm stream to
+its principal components to cut it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+from ..maps import AxisMap, Matrix, gather
+from .calibration import measured_moments
+from .fold import fold_norms, norms
+from .network import Network, Place
+from .order import gram_of, head_strength, merge_shapes, similar_order, strongest_first
+from .principal import basis, weight_moments
+
+Batches = Iterable[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source as a method may rewrite it: its tensors, its model, and batches to run it on, if any."""
+
+    network: Network
+    model: nn.Module
+    calibration: Batches | None = None
+
+
+def to_principal_basis(opened: Opened, low_pass: Tensor) -> None:
+    """Fold the norms, turn the stream so that `low_pass` keeps its principal part, and match the norms.
+
+    Args:
+        opened: of a pre-norm architecture.
+        low_pass: (target hidden, source hidden) with orthonormal rows, in float64.
+    """
+    network = opened.network
+    fold_norms(network)
+    every = norms(network)
+    moments = _moments(opened, every)
+    turn = basis(torch.stack(moments).mean(0), low_pass)
+    weights = {(stem, layer): _weight(network, stem, layer) for stem, layer in every}
+    turn_stream(network, turn)
+    kept = low_pass @ turn  # (target, source): P
+    for (place, gamma), seen in zip(weights.items(), moments, strict=True):
+        match_norm(network, place, gamma, seen, kept, low_pass)
+
+
+def turn_stream(network: Network, turn: Tensor) -> None:
+    """Turn the residual stream by an orthogonal matrix that keeps the constant vector."""
+    axis_map = AxisMap(network.hidden, network.hidden, (Matrix(turn.numpy()),))
+    network.map_role("hidden", axis_map)
+    network.map_role("readout", axis_map)
+
+
+def match_norm(
+    network: Network, place: tuple[str, int | None], gamma: Tensor, seen: Tensor, kept: Tensor, low_pass: Tensor
+) -> None:
+    """Give a norm the weight that its low-passed stream needs.
+
+    Of a stream with second moments M the low-pass keeps the share rho^2 = tr(P M P^T); a norm scales
+    it to variance 1 again, so its weight carries rho. A weight gamma that could not be folded is
+    P diag(gamma) P^T there, of which a norm can only have the diagonal. The low-pass with its gain of
+    sqrt(m / n) on written axes turns the vector set here into exactly that.
+    """
+    target, source = low_pass.shape
+    share = torch.trace(kept @ seen @ kept.T).clamp_min(0).sqrt()
+    diagonal = (kept.square() * gamma).sum(1)  # diag(P diag(gamma) P^T)
+    weight = low_pass.T @ diagonal * share * (source / target) ** 0.5
+    name = network.find(f"{place[0]}.weight", place[1])
+    if name is not None:
+        network.edit(name, lambda x: weight.to(x.dtype))
+
+
+def order_units(network: Network, role: str, target: int) -> None:
+    """Put similar units of `role` next to each other, so that shrinking it to `target` merges those.
+
+    MLP units and heads have an order in every layer, hidden units one for the whole network.
+    """
+    shapes = merge_shapes(network.sizes[role] or 0, target)
+    for layer in (None,) if role == "hidden" else network.layers:
+        order = similar_order(gram_of(network, role, layer), shapes)
+        _permute(network, role, order, layer)
+
+
+def order_heads(network: Network, counts: list[int]) -> None:
+    """Let every group of heads, of which the first is kept, start with one of the strongest."""
+    for layer in network.layers:
+        _permute(network, "heads", strongest_first(head_strength(network, layer), counts), layer)
+
+
+def _permute(network: Network, role: str, order: list[int], layer: int | None) -> None:
+    for one in ("hidden", "readout") if role == "hidden" else (role,):
+        network.map_role(one, gather(order, len(order)), layer)
+
+
+def _moments(opened: Opened, every: list[tuple[str, int | None]]) -> list[Tensor]:
+    network = opened.network
+    if opened.calibration is None:
+        return weight_moments(network, _activation(opened.model.config))
+    names = [network.find(f"{stem}.weight", layer) for stem, layer in every]
+    return measured_moments(opened.model, [str(name).removesuffix(".weight") for name in names], opened.calibration)
+
+
+def _activation(config: Any) -> Callable[[Tensor], Tensor]:
+    named = getattr(config, "activation_function", None) or config.hidden_act
+    found: Callable[[Tensor], Tensor] = ACT2FN[named] if isinstance(named, str) else named
+    return found
+
+
+def _weight(network: Network, stem: str, layer: int | None) -> Tensor:
+    return network[str(network.find(f"{stem}.weight", layer))].double()
+
+
+__all__ = ["Network", "Opened", "Place", "fold_norms", "order_heads", "order_units", "to_principal_basis"]

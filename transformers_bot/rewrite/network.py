@@ -1,0 +1,186 @@
+"""A source's tensors with the meaning of their axes, to be rewritten as a whole before a resize."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..adapters import Adapter
+from ..axes import Axis, Factor, Rule
+from ..maps import AxisMap, identity
+from ..recipe import TensorMap, apply
+
+STREAM = ("hidden", "readout")  # the residual stream, before and after the norm of a tied output embedding
+Edit = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a tensor is: its rule, its layer, and its name with {layer} left open, without a prefix."""
+
+    rule: Rule
+    layer: int | None
+    template: str
+
+    @property
+    def stem(self) -> str:
+        return self.template.rpartition(".")[0]
+
+    @property
+    def reads_stream(self) -> bool:
+        return any(f.reads and f.role in STREAM for axis in self.rule.axes for f in factors(axis))
+
+
+class Network(Mapping[str, Tensor]):
+    """The tensors of one checkpoint under edits that are noted at once and computed when one is read.
+
+    So a rewritten source takes no more memory than the one tensor that is looked at. Edited tensors
+    come in float32 or better, the others as they are stored.
+
+    Example:
+        `network.map_role("ffn", swap, layer=0)` swaps the MLP units of layer 0 in every tensor that
+        writes or reads them; the network computes what it did before.
+
+    Args:
+        adapter: the architecture.
+        sizes: role -> length.
+        tensors: name -> tensor; a tied tensor stands under all of its names.
+        places: name -> what it is.
+        tied: names of tensors that the target keeps equal to another one.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        sizes: Mapping[str, int | None],
+        tensors: Mapping[str, Tensor],
+        places: Mapping[str, Place],
+        tied: frozenset[str] = frozenset(),
+    ) -> None:
+        self.adapter, self.sizes, self.places, self.tied = adapter, sizes, places, tied
+        self._tensors = tensors
+        self._edits: dict[str, tuple[Edit, ...]] = {}
+        self._names = {(place.template, place.layer): name for name, place in places.items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        x = self._tensors[name]
+        edits = self._edits.get(name, ())
+        x = x.to(torch.promote_types(x.dtype, torch.float32)) if edits else x
+        for edit in edits:
+            x = edit(x)
+        return x
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    # -- edits ----------------------------------------------------------------------------------
+
+    def edit(self, name: str, change: Edit) -> None:
+        """Note one more change of a tensor, on top of those it has."""
+        self._edits[name] = (*self._edits.get(name, ()), change)
+
+    def map_role(self, role: str, axis_map: AxisMap, layer: int | None = None) -> None:
+        """Apply one map along every axis of `role`, written or read, in all layers or one.
+
+        A permutation or rotation on both sides leaves the function as it is.
+        """
+        for name, place in self.having(role, layer):
+            maps = self._maps(place.rule, {role: axis_map}, {role: axis_map})
+            self.edit(name, lambda x, maps=maps: apply(x, maps))  # type: ignore[misc]
+
+    # -- looking --------------------------------------------------------------------------------
+
+    @property
+    def hidden(self) -> int:
+        return self.sizes["hidden"] or 0
+
+    @property
+    def layers(self) -> range:
+        return range(self.sizes["layer"] or 0)
+
+    def find(self, template: str, layer: int | None = None) -> str | None:
+        """The tensor of that name, None if the checkpoint has none."""
+        return self._names.get((template, layer))
+
+    def having(self, role: str, layer: int | None = None) -> Iterator[tuple[str, Place]]:
+        """Tensors with an axis of `role`; with a layer given, only that layer's."""
+        for name, place in self.places.items():
+            if role in place.rule.roles and (layer is None or place.layer == layer):
+                yield name, place
+
+    def read_axis(self, name: str) -> int:
+        """The axis along which a matrix reads the residual stream."""
+        axes = self.places[name].rule.axes
+        return next(i for i, axis in enumerate(axes) if any(f.reads and f.role in STREAM for f in factors(axis)))
+
+    def along(self, name: str, role: str) -> Iterator[tuple[Factor, Tensor]]:
+        """For every place of `role` in a tensor: its factor, and the tensor as (role, everything else)."""
+        for segment, dim, piece in self._segments(name):
+            for offset, factor in enumerate(segment):
+                if factor.role == role:
+                    moved = piece.movedim(dim + offset, 0)
+                    yield factor, moved.reshape(len(moved), -1).double()
+
+    def units(self, name: str, role: str) -> Tensor:
+        """A tensor as (all entries of the segment with `role`, everything else), in float64.
+
+        Heads and head_dim stay one axis, heads first; of a fused q|k|v only the part with `role` comes.
+        """
+        for segment, dim, piece in self._segments(name):
+            if role in [factor.role for factor in segment]:
+                flat = piece.flatten(dim, dim + len(segment) - 1).movedim(dim, 0)
+                return flat.reshape(len(flat), -1).double()
+        raise LookupError(f"{name} has no axis of {role}")
+
+    def writer(self, layer: int, role: str) -> tuple[Tensor, Tensor]:
+        """The matrix that reads `role` and adds onto the stream, as (hidden, units), and its bias."""
+        for name, place in self.having("hidden", layer):
+            if place.rule.adds and place.rule.maps and role in place.rule.roles:
+                weight = self.units(name, role).T
+                bias = self.find(f"{place.stem}.bias", layer)
+                return weight, self[bias].double() if bias else weight.new_zeros(len(weight))
+        raise LookupError(f"layer {layer} adds nothing of {role} to the stream")
+
+    def reader(self, layer: int, role: str) -> tuple[Tensor, Tensor]:
+        """The matrix that reads the stream and writes `role`, as (units, hidden), and its bias."""
+        for name, place in self.having("hidden", layer):
+            if place.reads_stream and place.rule.maps and role in place.rule.roles:
+                weight = self.units(name, role)
+                bias = self.find(f"{place.stem}.bias", layer)
+                return weight, self.units(bias, role)[:, 0] if bias else weight.new_zeros(len(weight))
+        raise LookupError(f"layer {layer} has nothing that writes {role}")
+
+    def _segments(self, name: str) -> Iterator[tuple[tuple[Factor, ...], int, Tensor]]:
+        """Every segment of every axis: its factors, where the first one stands, the tensor cut to it."""
+        x, place = self[name], self.places[name]
+        for dim, axis in enumerate(place.rule.axes):
+            start = 0
+            for segment in axis.segments:
+                lengths = [self._length(f, x.shape[dim]) for f in segment]
+                piece = x.narrow(dim, start, math.prod(lengths))
+                start += math.prod(lengths)
+                yield segment, dim, piece.reshape(*x.shape[:dim], *lengths, *x.shape[dim + 1 :])
+
+    def mapped(self, name: str, reads: Mapping[str, AxisMap], writes: Mapping[str, AxisMap]) -> Tensor:
+        """A tensor with maps along the roles that it reads and along those that it writes."""
+        return apply(self[name], self._maps(self.places[name].rule, reads, writes))
+
+    def _maps(self, rule: Rule, reads: Mapping[str, AxisMap], writes: Mapping[str, AxisMap]) -> TensorMap:
+        def one(factor: Factor) -> AxisMap:
+            return (reads if factor.reads else writes).get(factor.role) or identity(self._length(factor, -1))
+
+        return tuple(tuple(tuple(one(f) for f in segment) for segment in axis.segments) for axis in rule.axes)
+
+    def _length(self, factor: Factor, actual: int) -> int:
+        """A factor's length; where only the tensor knows it, the axis is that factor alone."""
+        known = factor.size if not factor.role else self.sizes[factor.role]
+        return actual if known is None else known
+
+
+def factors(axis: Axis) -> list[Factor]:
+    return [factor for segment in axis.segments for factor in segment]

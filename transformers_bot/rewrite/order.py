@@ -1,0 +1,135 @@
+"""The order of units: neighbours are what a low-pass merges, so similar units become neighbours.
+
+MLP units, heads and (one order for the whole network) hidden units may be permuted without a change
+of the function. Which units are merged with which, and in which shape, is known from the sizes
+alone (`merge_shapes`); `similar_order` fills those shapes greedily, most similar pairs first.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..wavelets import split_places
+from .network import Network
+
+Shape = tuple["Shape", "Shape"] | tuple[()]  # a merge of two shapes, or a single unit
+UNIT: Shape = ()
+
+
+def merge_shapes(source: int, target: int) -> list[Shape]:
+    """For every unit of the target, how source units are merged into it, level by level.
+
+    >>> merge_shapes(5, 2)
+    [((), ()), ((), ((), ()))]
+    """
+    roots: list[list] = [[] for _ in range(target)]  # type: ignore[type-arg]  # nested without end
+    places = list(roots)
+    while len(places) < source:
+        split = split_places(len(places), min(len(places), source - len(places)))
+        for place in np.flatnonzero(split):
+            places[place].extend(([], []))
+        places = [leaf for place in places for leaf in (place or [place])]
+    return [_frozen(root) for root in roots]
+
+
+def similar_order(gram: Tensor, shapes: Sequence[Shape]) -> list[int]:
+    """An order of units in which each shape merges similar ones.
+
+    Args:
+        gram: (unit, unit) inner products of what units do; a merged unit does the sum.
+        shapes: of `merge_shapes`.
+    """
+    units: dict[Shape, list[list[int]]] = {UNIT: [[i] for i in range(len(gram))]}
+    needed = Counter(node for shape in shapes for node in _merges(shape))
+    for shape in sorted(needed, key=_size):
+        left, right = shape  # type: ignore[misc]  # a merge has two parts
+        pool = units[left] if left == right else units[left] + units[right]
+        found = _best_pairs(_cosine(gram, pool), needed[shape], 0 if left == right else len(units[left]))
+        units[shape] = units.get(shape, []) + [pool[i] + pool[j] for i, j in found]
+        taken = {i for pair in found for i in pair}
+        for part in {left, right}:
+            units[part] = [members for members in units[part] if not any(members is pool[i] for i in taken)]
+    for made in units.values():
+        made.sort(key=min)
+    return [i for shape in shapes for i in units[shape].pop(0)]
+
+
+def _best_pairs(similarity: Tensor, count: int, split: int) -> list[tuple[int, int]]:
+    """The `count` best disjoint pairs, greedily; with `split`, of one before and one from it on.
+
+    Pairs that are each other's nearest are what a greedy choice takes, whatever comes before them.
+    """
+    free = similarity.clone()
+    free.fill_diagonal_(-torch.inf)
+    if split:
+        free[:split, :split] = free[split:, split:] = -torch.inf
+    pairs: list[tuple[float, int, int]] = []
+    while bool((free > -torch.inf).any()):
+        best, nearest = free.max(dim=1)
+        place = torch.arange(len(free))
+        mutual = (nearest[nearest] == place) & (place < nearest) & (best > -torch.inf)
+        for i in place[mutual].tolist():
+            pairs.append((-float(best[i]), i, int(nearest[i])))
+            free[[i, int(nearest[i])]] = -torch.inf
+            free[:, [i, int(nearest[i])]] = -torch.inf
+    return [(i, j) for _, i, j in sorted(pairs)[:count]]
+
+
+def _cosine(gram: Tensor, groups: list[list[int]]) -> Tensor:
+    member = torch.zeros(len(groups), len(gram), dtype=gram.dtype)
+    for row, units in enumerate(groups):
+        member[row, units] = 1.0
+    merged = member @ gram @ member.T
+    scale = merged.diagonal().clamp_min(1e-300).rsqrt()
+    # Equal similarities (twins) must not leave every unit waiting for another: earlier ones come first.
+    index = torch.arange(len(groups), dtype=gram.dtype)
+    return scale[:, None] * merged * scale - 1e-12 * (index[:, None] + index)
+
+
+def gram_of(network: Network, role: str, layer: int | None) -> Tensor:
+    """(unit, unit) inner products over all matrices that write or read a role, each of weight one."""
+    length = network.sizes[role] or 0
+    total = torch.zeros(length, length, dtype=torch.float64)
+    for name, place in network.having(role, layer):
+        if place.rule.maps:
+            for _, x in network.along(name, role):
+                total += x @ x.T / x.square().sum().clamp_min(1e-300)
+    return total
+
+
+def strongest_first(strength: Tensor, counts: Sequence[int]) -> list[int]:
+    """An order in which every group of `counts` units starts with one of the strongest.
+
+    The weakest join the strongest: their readers, which then read the leader, disturb it least.
+    """
+    ranked = torch.argsort(strength, descending=True, stable=True).tolist()
+    leaders, others = ranked[: len(counts)], ranked[len(counts) :][::-1]
+    order: list[int] = []
+    for leader, count in zip(leaders, counts, strict=True):
+        order += [leader, *others[: count - 1]]
+        others = others[count - 1 :]
+    return order
+
+
+def head_strength(network: Network, layer: int) -> Tensor:
+    """Per head, the size of what it can write: the norm of `W_o W_v`."""
+    out, values = network.writer(layer, "head_dim"), network.reader(layer, "head_dim")
+    heads = network.sizes["heads"] or 1
+    outs = out[0].reshape(len(out[0]), heads, -1)  # (hidden, heads, head_dim)
+    reads = values[0].reshape(heads, -1, values[0].shape[1])  # (heads, head_dim, hidden)
+    return torch.stack([(outs[:, i] @ reads[i]).norm() for i in range(heads)])
+
+
+def _frozen(node: list) -> Shape:  # type: ignore[type-arg]
+    return (_frozen(node[0]), _frozen(node[1])) if node else UNIT
+
+
+def _merges(shape: Shape) -> list[Shape]:
+    return [*_merges(shape[0]), *_merges(shape[1]), shape] if shape else []
+
+
+def _size(shape: Shape) -> int:
+    return _size(shape[0]) + _size(shape[1]) if shape else 1
