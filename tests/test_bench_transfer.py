@@ -2,13 +2,13 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from transformers.utils import logging
 
 import transformers_bot
 from transformers_bot import BoTConfig
@@ -19,6 +19,7 @@ sys.path.insert(0, str(BENCH))
 yaml = pytest.importorskip("yaml", reason="the bench reads YAML: pip install pyyaml")
 
 import report  # noqa: E402
+import run as bench  # noqa: E402
 import savings  # noqa: E402
 import store as stores  # noqa: E402
 import suite as suites  # noqa: E402
@@ -72,21 +73,33 @@ def test_suite_parses_and_survives_json(path):
 
 @pytest.mark.parametrize("path", [p for p in SUITES if p.stem.startswith("gpu")], ids=lambda path: path.stem)
 def test_methods_of_gpu_suites_have_plans(path):
-    """Every trained method of a suite nobody runs here can at least be planned, from configs alone."""
+    """Every trained method of a suite for another machine can be planned, from configs at a third of all sizes."""
     from transformers import AutoConfig
 
     planned = set()
     for setting in suites.load(path).settings:
-        fields = dict(setting.source_spec["train"]["config"])
+        fields = _third(setting.source_spec["train"]["config"])
         source = AutoConfig.for_model(fields.pop("model_type"), **fields)
         for method in setting.methods:
-            key = json.dumps([fields, setting.target, method.method, method.bot_config], sort_keys=True, default=str)
+            key = json.dumps([str(source), setting.target, method.method, method.bot_config], sort_keys=True)
             if key not in planned:
                 planned.add(key)
-                plan = transformers_bot.plan(
-                    source, **setting.target, method=method.method, bot_config=method.bot_config
-                )
-                assert plan.steps
+                target = _third(setting.target)
+                assert transformers_bot.plan(source, **target, method=method.method, bot_config=method.bot_config).steps
+
+
+def _third(fields: dict) -> dict:
+    """Ratios are what a method refuses or accepts, so they stay."""
+    sizes = (
+        "n_layer",
+        "n_embd",
+        "n_head",
+        "num_hidden_layers",
+        "hidden_size",
+        "num_attention_heads",
+        "intermediate_size",
+    )
+    return {name: value // 3 if name in sizes else value for name, value in fields.items()}
 
 
 @pytest.mark.parametrize(
@@ -139,66 +152,75 @@ def test_report_is_drawn_again_from_json_alone(tmp_path):
     assert all(plot.stat().st_size > 5000 for plot in (tmp_path / "plots").glob("*.png"))
 
 
-def test_tiny_suite_end_to_end_killed_and_resumed(tmp_path):
+@pytest.fixture
+def loudness():
+    """The bench silences transformers; other tests want to hear it."""
+    before = logging.get_verbosity()
+    yield
+    logging.set_verbosity(before)
+    logging.enable_progress_bar()
+
+
+@pytest.mark.usefixtures("loudness")
+def test_tiny_suite_end_to_end_killed_and_resumed(tmp_path, capsys):
     """Killed in the middle it goes on; run again it does nothing; a changed entry runs alone."""
     pytest.importorskip("sklearn")
     suite, out = _changed(tmp_path), tmp_path / "out.json"
-    command = _command(tmp_path, suite, out)
-    process = subprocess.Popen(command, env=_environment(), stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if "[3/" in line:
-            process.send_signal(signal.SIGKILL)
-            break
-    process.wait()
+    words = [str(suite), "--out", str(out), "--cache", str(tmp_path / "cache"), "--workers", "1"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, str(BENCH / "run.py"), *words]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if "[3/" in line:
+                process.kill()
+                break
     first = json.loads(out.read_text())["runs"]
     assert len(first) >= 3
-    lines = _run(command)
+    assert bench.main(words) == 0
     whole = json.loads(out.read_text())
     assert all(whole["runs"][key] == outcome for key, outcome in first.items() if outcome["status"] == "done")
     assert {outcome["status"] for outcome in whole["runs"].values()} == {"done", "refused"}
     assert whole["versions"]["transformers_bot"] == transformers_bot.__version__
-    assert any("refused: method='fpi'" in line for line in lines)
-    table = out.with_suffix(".md").read_text()
-    assert "| bot |" in table
-    assert not [line for line in _run(command) if "done" in line or "seed 1" in line]
+    assert "refused: method='fpi'" in capsys.readouterr().out
+    assert "| bot |" in out.with_suffix(".md").read_text()
+    assert bench.main(words) == 0
+    assert not _ran(capsys)
     _changed(tmp_path, methods=["scratch", "bot", "weight_selection"])
-    again = [line for line in _run(command) if "] gpt2-shrink: " in line and "refused" not in line]
+    assert bench.main(words) == 0
+    again = _ran(capsys)
     assert again
     assert all("weight_selection" in line for line in again)
 
 
-def test_two_workers_give_the_figures_of_one(tmp_path):
+@pytest.mark.usefixtures("loudness")
+def test_two_workers_give_the_figures_of_one(tmp_path, capsys):
     """Seeds, not the order or the process, decide a run; a mistake in a method is a failure with status 1."""
     suite = _changed(tmp_path, rates=[0.001], seeds=[0], methods=["scratch", "bot", "wrong"], step0=[])
     curves = []
     for workers in ("1", "2"):
         out = tmp_path / f"{workers}.json"
-        done = subprocess.run(
-            [*_command(tmp_path, suite, out), "--only", "gpt2-shrink", "--workers", workers],
-            env=_environment(), capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 1
-        assert "unknown method 'wrong'" in done.stderr
+        words = [str(suite), "--out", str(out), "--cache", str(tmp_path / "cache"), "--workers", workers]
+        assert bench.main([*words, "--only", "gpt2-shrink"]) == 1
+        assert "unknown method 'wrong'" in capsys.readouterr().err
         runs = json.loads(out.read_text())["runs"].values()
         curves.append({outcome["run"]: outcome["curve"] for outcome in runs if outcome["status"] == "done"})
     assert curves[0] == curves[1]
     assert len(curves[0]) == 2
 
 
-def test_missing_data_and_unknown_settings_are_mistakes_of_the_call(tmp_path):
-    command = [sys.executable, BENCH / "run.py", "cpu", "--data", tmp_path, "--cache", tmp_path, "--workers", "1"]
-    for more, message in (
-        (["--only", "sapiens-grow"], "is not there; give the folder"),
-        (["--only", "x"], "no setting"),
-    ):
-        done = subprocess.run(
-            [*command, "--out", tmp_path / "o.json", *more],
-            env=_environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+@pytest.mark.usefixtures("loudness")
+@pytest.mark.parametrize(
+    ("setting", "message"), [("sapiens-grow", "is not there; give the folder"), ("x", "no setting x in cpu")]
+)
+def test_missing_data_and_unknown_settings_are_mistakes_of_the_call(tmp_path, capsys, setting, message):
+    folders = ["--data", str(tmp_path), "--cache", str(tmp_path), "--out", str(tmp_path / "o.json")]
+    assert bench.main(["cpu", *folders, "--workers", "1", "--only", setting]) == 2
+    assert message in capsys.readouterr().err
+
+
+def _ran(capsys) -> list[str]:
+    """Lines about runs that were not refusals."""
+    return [line for line in capsys.readouterr().out.splitlines() if "] " in line and "refused" not in line]
 
 
 def _changed(folder: Path, **change) -> Path:
@@ -209,21 +231,6 @@ def _changed(folder: Path, **change) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(tables))
     return path
-
-
-def _command(folder: Path, suite: Path, out: Path) -> list[str]:
-    return [sys.executable, str(BENCH / "run.py"), str(suite), "--out", str(out), "--cache", str(folder / "cache"),
-            "--workers", "1"]  # fmt: skip
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
-
-
-def _run(command: list[str]) -> list[str]:
-    done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
 
 
 def _handmade(path: Path) -> stores.Store:

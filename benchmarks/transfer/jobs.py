@@ -44,6 +44,8 @@ def execute(run: Run, places: Places) -> dict[str, Any]:
 
 
 def _trained(run: Run, places: Places) -> dict[str, Any]:
+    if places.device == "cuda":
+        torch.set_float32_matmul_precision("high")
     task = tasks.load(run.setting.task, places.data, places.cache)
     model, fit_flops = building.target(run, task, places)
     found: dict[str, Any] = {"fit_flops": fit_flops, "higher": task.higher}
@@ -147,6 +149,5 @@ class Inline(Executor):
 
 def _quiet(threads: int) -> None:
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision("high")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
