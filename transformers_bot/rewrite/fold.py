@@ -5,12 +5,15 @@ from torch import Tensor
 
 from .network import Network
 
+DEAD = 1e-3  # relative; beta / gamma would drown what the other channels carry
+
 
 def fold_norms(network: Network) -> None:
     """Fold every norm of a pre-norm network into its readers: `W <- W diag(gamma)`, `b <- b + W beta`.
 
-    The function stays. A reader without a bias leaves `beta / gamma` in the norm. A norm whose output
-    leaves the network, or is read by a tied output embedding, stays as it is.
+    The function stays. A reader without a bias leaves `beta / gamma` in the norm, and its dead channels
+    (gamma of 0) as they are. A norm whose output leaves the network, or is read by a tied output
+    embedding, stays as it is.
     """
     for stem, layer in norms(network):
         if is_foldable(network, stem, layer):
@@ -47,23 +50,20 @@ def _fold(network: Network, stem: str, layer: int | None) -> None:
         return
     readers = _readers(network, stem, layer)
     biased = all(bias for _, bias in readers)
-    gamma, beta = network[scale].clone(), network[shift].clone()
+    gamma, beta = (network[name].to(torch.promote_types(network[name].dtype, torch.float32)) for name in (scale, shift))
+    # Of a dead channel only beta is left, which needs a bias to move to: without one it stays in the norm.
+    folded = gamma if biased else torch.where(gamma.abs() > DEAD * gamma.abs().mean(), gamma, 1.0)
     for weight, bias in readers:
         dim = network.read_axis(weight)
         if biased and bias is not None:
             seen = torch.tensordot(network[weight].to(beta.dtype), beta, dims=([dim], [0]))
             network.edit(bias, lambda x, seen=seen: x + seen.reshape(x.shape))  # type: ignore[misc]
-        network.edit(weight, lambda x, dim=dim: x * _column(gamma, dim, x.dim()))  # type: ignore[misc]
-    network.edit(scale, torch.ones_like)
-    network.edit(shift, torch.zeros_like if biased else lambda x: _quotient(x, gamma))
+        network.edit(weight, lambda x, dim=dim: x * _column(folded, dim, x.dim()))  # type: ignore[misc]
+    network.edit(scale, torch.ones_like if biased else lambda x: x / folded)
+    network.edit(shift, torch.zeros_like if biased else lambda x: x / folded)
 
 
 def _column(vector: Tensor, dim: int, dims: int) -> Tensor:
     shape = [1] * dims
     shape[dim] = -1
     return vector.view(shape)
-
-
-def _quotient(beta: Tensor, gamma: Tensor) -> Tensor:
-    alive = gamma.abs() > 1e-12
-    return torch.where(alive, beta / torch.where(alive, gamma, 1.0), 0.0)
