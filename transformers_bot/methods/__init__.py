@@ -15,6 +15,7 @@ from .bot import BoT
 from .depth_upscale import DepthUpscale
 from .fpi import FPI
 from .front import Front
+from .importance import Importance
 from .interpolate import Interpolate
 from .lemon import Lemon
 from .ligo import LiGO
@@ -26,7 +27,8 @@ from .tile import Tile
 from .weight_selection import WeightSelection
 
 CLASSES: tuple[type[BoT] | type[Linear] | type[Scratch], ...] = (
-    *(BoT, WeightSelection, FPI, AKI, Stack, Interpolate, DepthUpscale, Tile, Lemon, Front, Scratch, LiGO, Mango),
+    *(BoT, WeightSelection, Importance, FPI, AKI, Stack, Interpolate, DepthUpscale),
+    *(Tile, Lemon, Front, Scratch, LiGO, Mango),
 )
 METHODS: dict[str, Callable[[BoTConfig], Method]] = {method.name: method for method in CLASSES}
 

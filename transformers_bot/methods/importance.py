@@ -1,0 +1,125 @@
+"""Importance slicing: a smaller model made of the units, heads and layers of a larger one that do most.
+
+Every axis keeps the entries of highest score in their original order, R = C = a gather; nothing is
+rescaled and the task head stays. Hidden units are the same in the whole network, MLP units and heads
+are each layer's own, and where heads get shorter, so are the entries of every head: queries and keys
+by one choice, values by another. Layers are picked whole.
+
+Scores are measured on a few batches (`calibration=`), as Minitron does, or without data estimated from
+the weights (`unit_scores`). All are taken once, of the whole source.
+
+Source: Muralidharan et al., "Compact Language Models via Pruning and Knowledge Distillation" (arXiv
+2407.14679), section 2; layers by the block importance of Men et al., "ShortGPT" (arXiv 2403.03853).
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..axes import Factor
+from ..errors import BadOption
+from ..maps import gather, identity
+from ..recipe import Segment
+from ..rewrite import Opened
+from .base import Task
+from .depth import Depth, picked
+from .linear import SIZED, Linear
+from .pairs import Pair, kept
+from .unit_scores import Scores, from_activations, from_weights
+
+UNREAD = "importance decides from the weights or calibration= what is kept; a plan from configs shows places only"
+
+
+class Importance(Linear):
+    """The method `importance`: shrink only.
+
+    Before `prepare` has seen the source, maps show sizes alone: the first units, evenly spread layers.
+    """
+
+    name = "importance"
+    combines = False  # what it keeps is known once it has seen the source, as a whole
+    scored_by = ""
+    chosen: Mapping[tuple[str, int | None], np.ndarray]
+
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        self.chosen = {}
+
+    def check(self, task: Task) -> None:
+        self.only_shrinks(task)
+
+    def prepare(self, task: Task, opened: Opened) -> tuple["Importance", Mapping[str, Tensor]]:
+        """Score the opened source and choose what is kept; its tensors stay as they are.
+
+        Raises:
+            BadOption: `calibration=` where nothing is sliced, or that the source does not run on.
+        """
+        shrinks = any(task.ratio(role) != 1 for role in (*SIZED, "pooler") if role in task.source)
+        if opened.calibration is not None and not shrinks:
+            raise BadOption(
+                "calibration= measures which units and layers are kept, but none of them gets fewer here. Leave it out."
+            )
+        ready = copy.copy(self)
+        ready.scored_by = "weights" if opened.calibration is None else "calibration"
+        if shrinks:
+            scores = from_weights(opened.network) if opened.calibration is None else from_activations(opened)
+            ready.chosen = choose(task, scores)
+        return ready, opened.network
+
+    # -- maps -----------------------------------------------------------------------------------
+
+    def pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
+        one = gather(self._kept(role, layer, target), source)
+        return Pair(one, one, "most important")
+
+    def axis_pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
+        if role == "pooler":  # units of its own, whatever the stream keeps
+            return kept(source) if source == target else self.pair(task, role, source, target, None)
+        return super().axis_pair(task, role, source, target, layer)
+
+    def segment(self, task: Task, segment: tuple[Factor, ...], layer: int | None) -> Segment:
+        if "heads" not in [factor.role for factor in segment]:
+            return super().segment(task, segment, layer)
+        (heads_s, heads_t), (dim_s, dim_t) = task.lengths("heads"), task.lengths("head_dim")
+        if heads_s == heads_t and dim_s == dim_t:
+            return (identity(heads_s * dim_s),)
+        heads = self._kept("heads", layer, heads_t)
+        every = np.broadcast_to(np.arange(dim_t), (heads_s, dim_t))
+        entries = self.chosen.get((segment[-1].role, layer), every)[heads]  # (heads, head_dim)
+        return (gather((heads[:, None] * dim_s + entries).ravel(), heads_s * dim_s),)
+
+    def depth(self, task: Task) -> Depth:
+        source, target = task.lengths("layer")
+        if ("layer", None) not in self.chosen:
+            shown = picked(source, target, "even").layers
+            return Depth(shown, shown, "most important layers, not known yet")
+        layers = np.eye(source)[self._kept("layer", None, target)]
+        return Depth(layers, layers, "most important layers")
+
+    def _kept(self, role: str, layer: int | None, target: int) -> np.ndarray:
+        return self.chosen.get((role, layer), np.arange(target))
+
+    # -- words ----------------------------------------------------------------------------------
+
+    def describe(self, task: Task) -> dict[str, Any]:
+        layers = self.chosen.get(("layer", None))
+        found = {"scored_by": self.scored_by or "nothing yet"}
+        return {**super().describe(task), **found, **({} if layers is None else {"layers": layers.tolist()})}
+
+    def warnings(self, task: Task) -> list[str]:
+        return [] if self.scored_by else [UNREAD]
+
+
+def choose(task: Task, scores: Scores) -> dict[tuple[str, int | None], np.ndarray]:
+    """For every role that shrinks, the entries of highest score, in their own order; ties keep the first."""
+    chosen = {}
+    for (role, layer), score in scores.items():
+        source, target = task.lengths(role)
+        if target < source:
+            ranked = torch.sort(score, dim=-1, descending=True, stable=True).indices
+            chosen[role, layer] = ranked[..., :target].sort(dim=-1).values.numpy()
+    return chosen

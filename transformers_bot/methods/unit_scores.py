@@ -1,0 +1,243 @@
+"""How much every unit, head and layer of a source does: from its activations, or from its weights alone.
+
+Both give the same table, (role, layer) -> scores, in which only the order within one entry counts:
+
+    hidden, pooler    (unit,), layer None: one score for the whole network
+    ffn, heads        (unit,) of a layer
+    head_dim, score   (head, entry) of a layer: entries of values; of queries and keys
+    layer             (layer,), layer None
+
+Source: Muralidharan et al., "Compact Language Models via Pruning and Knowledge Distillation" (arXiv
+2407.14679), section 2, for activations; of weights it has nothing, the formulas are this package's.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..axes import Factor, Rule
+from ..errors import BadOption
+from ..rewrite import Network, Opened, fold_norms
+from ..rewrite.fold import norms
+from ..rewrite.network import STREAM
+
+Scores = dict[tuple[str, int | None], Tensor]
+Key = tuple[str, int | None]
+Measure = Callable[[Tensor, Tensor], Tensor]  # a module's input and output -> (sequence, token, unit)
+
+# -- from weights -------------------------------------------------------------------------------------
+
+
+def from_weights(network: Network) -> Scores:
+    """Scores of the paths through every unit, from norms of rows and columns; no data.
+
+    A unit that is written with weights (and bias) w and read with weights r can pass on |w| |r|: 0 if
+    either side is dead. A head's score is the root of the sum of squares over its values' entries, a
+    layer's over its heads, MLP units and output biases. Hidden units have many writers, norms and
+    readers; each counts by the share of its squared norm that a unit has, and the three sums are
+    multiplied. Norms are folded into their readers first where that is possible.
+    """
+    folded = Network(network.adapter, network.sizes, network, network.places, network.tied)
+    fold_norms(folded)
+    paths: dict[Key, dict[bool, Tensor]] = defaultdict(dict)  # squared norms of a unit's writers and readers
+    stream: dict[str, dict[Key, Tensor]] = {"writers": {}, "norms": {}, "readers": {}}
+    biases = torch.zeros(len(network.layers), dtype=torch.float64)
+    for name, place in folded.places.items():
+        for unit, energy in _energies(folded, name):
+            if unit.role in ("ffn", "head_dim", "score", "pooler"):
+                _add(paths[unit.role, place.layer], unit.reads, energy)
+            elif unit.role in STREAM:
+                kind = "norms" if place.stem in network.adapter.norms else "readers" if unit.reads else "writers"
+                _add(stream[kind], (place.stem, place.layer), energy)
+                if place.rule.adds and not place.rule.maps and place.layer is not None:
+                    biases[place.layer] += energy.sum()
+    scores = {key: math.prod(sides.values(), start=torch.ones(())).sqrt() for key, sides in paths.items()}
+    _split_heads(scores, network)
+    scores["hidden", None] = _hidden_strength(stream)
+    for layer in network.layers:
+        scores["heads", layer] = scores["head_dim", layer].norm(dim=1)
+        biases[layer] += scores["head_dim", layer].square().sum() + scores["ffn", layer].square().sum()
+    scores["layer", None] = biases.sqrt()
+    return scores
+
+
+def _energies(network: Network, name: str) -> Iterator[tuple[Factor, Tensor]]:
+    """For every segment of every axis: its last factor, and the sum of squares over all other axes."""
+    x = network[name].double().square()
+    for dim in range(x.dim()):
+        whole = x.sum([other for other in range(x.dim()) if other != dim]) if x.dim() > 1 else x
+        for unit, start, length in segments(network.places[name].rule, dim, network, len(whole)):
+            yield unit, whole.narrow(0, start, length)
+
+
+def segments(rule: Rule, dim: int, network: Network, actual: int) -> Iterator[tuple[Factor, int, int]]:
+    """For every segment of one axis of length `actual`: its last factor, where it starts, how long it is."""
+    start = 0
+    parts = rule.axes[dim].segments
+    for part in parts:
+        length = actual if len(parts) == 1 else math.prod(f.length(network.sizes) or 1 for f in part)
+        yield part[-1], start, length
+        start += length
+
+
+def _hidden_strength(stream: dict[str, dict[Key, Tensor]]) -> Tensor:
+    shares = [
+        sum((energy / energy.sum().clamp_min(1e-300) for energy in found.values()), start=torch.zeros(()))
+        for found in stream.values()
+        if found
+    ]
+    return math.prod(shares, start=torch.ones(())).sqrt()
+
+
+def _add(sums: dict, key: object, energy: Tensor) -> None:  # type: ignore[type-arg]  # keys of any kind
+    sums[key] = sums[key] + energy if key in sums else energy
+
+
+def _split_heads(scores: Scores, network: Network) -> None:
+    """Entries of values, queries and keys as (head, entry)."""
+    for role, layer in [key for key in scores if key[0] in ("head_dim", "score")]:
+        scores[role, layer] = scores[role, layer].reshape(network.sizes["heads"] or 1, -1)
+
+
+# -- from activations ---------------------------------------------------------------------------------
+
+
+@dataclass
+class _Tally:
+    """Sums over sequences of what a statistic is on average over a sequence's tokens."""
+
+    first: Tensor = field(default_factory=lambda: torch.zeros(()))
+    second: Tensor = field(default_factory=lambda: torch.zeros(()))
+    sequences: int = 0
+
+    def add(self, x: Tensor, mask: Tensor | None) -> None:
+        """Take in x (sequence, token, unit); tokens outside `mask` (sequence, token) do not count."""
+        if mask is None:
+            means = x.mean(1)
+        else:
+            weight = mask / mask.sum(1, keepdim=True).clamp_min(1)
+            means = torch.einsum("stu,st->su", x, weight.to(x.dtype))
+        self.first, self.second = self.first + means.sum(0).cpu(), self.second + means.square().sum(0).cpu()
+        self.sequences += len(x)
+
+    @property
+    def size(self) -> Tensor:
+        """L2 over sequences of means over tokens."""
+        return self.second.sqrt()
+
+    @property
+    def mean(self) -> Tensor:
+        return self.first / self.sequences
+
+
+@torch.no_grad()
+def from_activations(opened: Opened) -> Scores:
+    """Scores from what the source computes on `opened.calibration`.
+
+    A statistic is taken at every token, averaged over a sequence (without what its attention_mask
+    masks) and L2-summed over sequences: of an MLP unit its magnitude after the activation, of a head
+    the norm of its output, of an entry of values its magnitude; of an entry of queries and keys the
+    product of both magnitudes; of a hidden unit its magnitude behind every norm, summed over norms.
+    A layer counts by 1 - cos(its input, its output), averaged.
+
+    Raises:
+        BadOption: no batch, batches that the model does not run on, or masks of another shape than
+            its tokens.
+    """
+    network, tallies = opened.network, defaultdict[tuple[str, int | None, str], _Tally](_Tally)
+    mask: Tensor | None = None
+
+    def hook(key: tuple[str, int | None, str], measure: Measure) -> Callable[..., None]:
+        def see(_module: nn.Module, args: tuple, kwargs: dict, output: Tensor | tuple) -> None:  # type: ignore[type-arg]
+            given = args[0] if args else kwargs["hidden_states"]
+            x = measure(given.double(), (output[0] if isinstance(output, tuple) else output).double())
+            pooled = x.dim() == 2  # one vector for a sequence
+            tallies[key].add(x[:, None] if pooled else x, None if pooled else _fitting(mask, x))
+
+        return see
+
+    modules = dict(opened.model.named_modules())
+    handles = [
+        modules[module].register_forward_hook(hook(key, measure), with_kwargs=True)
+        for module, key, measure in _watched(network)
+    ]
+    try:
+        for batch in opened.calibration or ():
+            mask = batch.get("attention_mask")
+            opened.model(**batch)
+    except BadOption:
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise BadOption(f"calibration= must give keyword arguments that the source runs on: {error}") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not tallies:
+        raise BadOption("calibration= gave no batch; pass a list of a few, such as tokenizer outputs.")
+    return _scores(tallies, network)
+
+
+def _fitting(mask: Tensor | None, x: Tensor) -> Tensor | None:
+    """The attention mask as (sequence, token) of x; several choices of an example are sequences of their own."""
+    if mask is None:
+        return None
+    flat = mask.flatten(0, -2).bool()
+    if flat.shape != x.shape[:2] or not flat.any():
+        raise BadOption(
+            f"an attention_mask of calibration= has shape {tuple(mask.shape)} and {int(flat.sum())} tokens to count, "
+            f"where the source has {tuple(x.shape[:2])} (sequences, tokens). Give one 0 or 1 for every token."
+        )
+    return flat
+
+
+def _watched(network: Network) -> Iterator[tuple[str, tuple[str, int | None, str], Measure]]:
+    """The modules to look at: their name, the statistic's role, layer and part, and how it is measured."""
+    for stem, layer in norms(network):
+        name = str(network.find(f"{stem}.weight", layer)).removesuffix(".weight")
+        yield name, ("hidden", None, name), lambda _, y: y.abs()
+    blocks = {}
+    for name, place in network.places.items():
+        if place.layer is not None:
+            blocks[place.layer] = name.removesuffix(place.template.partition("{layer}")[2])
+        if place.rule.maps and name.endswith(".weight"):
+            yield from _watched_units(network, name)
+    for layer, block in blocks.items():
+        yield block, ("layer", layer, ""), lambda x, y: 1 - torch.cosine_similarity(x, y, dim=-1)[..., None]
+
+
+def _watched_units(network: Network, name: str) -> Iterator[tuple[str, tuple[str, int | None, str], Measure]]:
+    place, module = network.places[name], name.removesuffix(".weight")
+    layer, heads = place.layer, network.sizes["heads"] or 1
+    for dim, length in enumerate(network[name].shape):
+        for unit, start, count in segments(place.rule, dim, network, length):
+            if unit.role in ("ffn", "head_dim") and unit.reads:
+                yield module, (unit.role, layer, ""), lambda x, _: x.abs()
+            if unit.role == "head_dim" and unit.reads:
+                yield module, ("heads", layer, ""), lambda x, _: x.reshape(*x.shape[:-1], heads, -1).norm(dim=-1)
+            if unit.role == "score":
+                part = "keys" if unit.reads else "queries"
+                yield module, ("score", layer, part), _part(start, count)
+            if unit.role == "pooler":  # its activation stands in the module around it
+                yield module.removesuffix(".dense"), ("pooler", None, ""), lambda _, y: y.abs()
+
+
+def _part(start: int, count: int) -> Measure:
+    return lambda _, y: y.narrow(-1, start, count).abs()
+
+
+def _scores(tallies: dict[tuple[str, int | None, str], _Tally], network: Network) -> Scores:
+    scores: Scores = {}
+    for (role, layer, _), tally in tallies.items():
+        if role == "hidden":
+            _add(scores, (role, None), tally.size)
+        elif role == "score":
+            scores[role, layer] = scores.get((role, layer), torch.ones(())) * tally.size
+        elif role != "layer":
+            scores[role, layer] = tally.size
+    _split_heads(scores, network)
+    scores["layer", None] = torch.cat([tallies["layer", layer, ""].mean for layer in network.layers])
+    return scores
