@@ -80,8 +80,9 @@ def target(run: Run, task: tasks.Task, places: Places) -> tuple[Any, float]:
     factory = getattr(transformers_bot, task.factory)
     torch.manual_seed(run.seed)  # fresh heads, and all of a model from scratch
     options = seeded_options(run.method, run.seed)
+    seen = {"calibration": _calibration(run, task)} if run.method.calibration else {}
     model = factory.from_pretrained(
-        folder, **fields, method=run.method.method, bot_config=options, dtype=torch.float32
+        folder, **fields, method=run.method.method, bot_config=options, dtype=torch.float32, **seen
     ).to(places.device)
     if run.method.fit is None:
         return model, 0.0
@@ -90,6 +91,13 @@ def target(run: Run, task: tasks.Task, places: Places) -> tuple[Any, float]:
     batches = (tasks.on(batch, device) for batch in task.batches(run.seed, run.budget.batch))
     fitted = transformers_bot.fit(model, batches, steps=steps, lr=rate, seed=run.seed)
     return fitted.to(places.device), float(fitted.config.transformers_bot["fit"]["flops"])
+
+
+def _calibration(run: Run, task: tasks.Task) -> list[dict[str, Any]]:
+    """The first training batches without their labels, which the source's own head may not fit."""
+    batches = task.batches(run.seed, run.budget.batch)
+    drawn = [next(batches) for _ in range(run.method.calibration)]
+    return [{name: tensor for name, tensor in batch.items() if name != "labels"} for batch in drawn]
 
 
 def teacher(run: Run, task: tasks.Task, places: Places) -> Any:

@@ -49,6 +49,8 @@ def _trained(run: Run, places: Places) -> dict[str, Any]:
     task = tasks.load(run.setting.task, places.data, places.cache)
     model, fit_flops = building.target(run, task, places)
     found: dict[str, Any] = {"fit_flops": fit_flops, "higher": task.higher}
+    made = getattr(model.config, "transformers_bot", {})  # what "auto" came to, for whoever reads the JSON
+    found["made"] = {name: value for name, value in made.items() if name not in ("source", "revision", "versions")}
     found["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     if run.rate is None and task.probe is not None:
         found["probe"] = {name: round(value, 6) for name, value in task.probe(model.eval()).items()}

@@ -10,6 +10,7 @@ A suite is YAML with four tables:
       bot raw: {method: bot, bot_config: {gain: raw}}
       kd: {method: scratch, teacher: {weight: 0.5, temperature: 2.0}}   # the source is the teacher
       ligo: {fit: {steps: 20, rate: 0.001}}                             # a learned operator
+      bot calibrated: {method: bot, calibration: 4}                     # sees four batches before it resizes
     defaults: {...}       # fields of every setting
     settings:             # see `Setting`
       - {name: ..., source: ..., target: {...}, task: {...}, ...}
@@ -64,6 +65,7 @@ class Method:
     bot_config: dict[str, Any] = field(default_factory=dict)
     fit: dict[str, Any] | None = None
     teacher: dict[str, float] | None = None
+    calibration: int = 0  # batches that the method may run the source on before it resizes
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,7 @@ def budget_from(entry: dict[str, Any], where: str) -> Budget:
 
 
 def _method(name: str, spec: dict[str, Any]) -> Method:
-    _check_names(spec, {"method", "bot_config", "fit", "teacher"}, f"method {name}")
+    _check_names(spec, {"method", "bot_config", "fit", "teacher", "calibration"}, f"method {name}")
     return Method(name, **{"method": name, **spec})
 
 
