@@ -3,7 +3,6 @@
 All in double precision on random models, each law beside a control that shows that it can fail.
 """
 
-
 import numpy as np
 import pytest
 import torch

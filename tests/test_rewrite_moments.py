@@ -169,10 +169,7 @@ def test_masked_positions_do_not_count():
 BAD_BATCHES = {
     "none": ([], "calibration= gave no batch; pass a list of a few"),
     "unknown tokens": ([{"input_ids": torch.tensor([[99]])}], "keyword arguments that the source runs on: .*range"),
-    "no tokens": (
-        [{"input_ids": torch.tensor([[3]]), "pixels": torch.zeros(1)}],
-        "keyword arguments that the source runs on: .*pixels",
-    ),
+    "no tokens": ([{"pixels": torch.zeros(1)}], "keyword arguments that the source runs on: .*input_ids"),
     "no dict": ([torch.zeros(1)], "keyword arguments that the source runs on"),
     "no list": (3, "keyword arguments that the source runs on: .*int"),
 }

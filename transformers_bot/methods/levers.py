@@ -92,18 +92,20 @@ def prepare(
         )
     plain = replace(options, basis="plain")
     roles = ordered(options, task, flat)
-    lossy = [role for role in UNITS if not _is_lossless(opened.network, role, partial(pair_of, plain, task))]
+    is_lossless = partial(_is_lossless, opened.network, pair=partial(pair_of, plain, task))
+    lossy = [role for role in UNITS if not is_lossless(role)]
     if options.basis == "auto" and "hidden" not in lossy:
         basis = "plain"
     if options.order == "auto":
         roles = [role for role in roles if role in lossy]
     settled = replace(options, basis=basis, order="similar" if roles else "kept")
     for role in roles:
-        target = task.lengths(role)[1]
-        if role == "heads" and whole:
-            order_heads(opened.network, group_sizes(task.lengths(role)[0], target).tolist())
-        elif role != "hidden" or basis == "plain":
+        source, target = task.lengths(role)
+        if role != "hidden" or basis == "plain":
             order_units(opened.network, role, target)
+        # Whole heads are picked, not merged: of copies any one will do, of others the strongest.
+        if role == "heads" and whole and not is_lossless(role):
+            order_heads(opened.network, group_sizes(source, target).tolist())
     if basis == "principal":
         source, target = task.lengths("hidden")
         low_pass = pair_of(settled, task, "hidden").produce.dense() * (source / target) ** 0.5
