@@ -2,7 +2,6 @@
 
 import csv
 import lzma
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,44 +75,3 @@ def sapiens_loss(path: Path) -> Callable[[Any], float]:
         return round(float(np.mean(losses)), 4)
 
     return evaluate
-
-
-def loader(folder: Path, length: int = 128, batch: int = 16) -> Callable[[torch.Generator], Tensor]:
-    """Random training blocks of the dictionary text."""
-    tokens = torch.from_numpy(np.load(folder / "train.npy").astype(np.int64))
-
-    def draw(generator: torch.Generator) -> Tensor:
-        starts = torch.randint(0, len(tokens) - length - 1, (batch,), generator=generator)
-        return torch.stack([tokens[s : s + length] for s in starts])
-
-    return draw
-
-
-def train_gpt2(
-    model: Any,
-    draw: Callable[[torch.Generator], Tensor],
-    evaluate: Callable[[Any], float],
-    rate: float,
-    steps: int = 300,
-    every: int = 100,
-    warmup: int = 30,
-) -> list[float]:
-    """AdamW with cosine decay, no dropout; the held-out loss before and every `every` steps."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.1)
-    generator = torch.Generator().manual_seed(0)
-    losses = [evaluate(model)]
-    for step in range(steps):
-        model.train()
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
-        ids = draw(generator)
-        model(input_ids=ids, labels=ids).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if (step + 1) % every == 0:
-            losses.append(evaluate(model))
-    return losses

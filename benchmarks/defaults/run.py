@@ -1,7 +1,8 @@
-"""The figures behind the defaults of BoTConfig: real checkpoints, before and after training.
+"""The figures behind the defaults of BoTConfig: real checkpoints right after resizing.
+
+What training makes of them is in benchmarks/transfer.
 
     python benchmarks/defaults/run.py untrained     # quality right after resizing, no training
-    python benchmarks/defaults/run.py training      # a short training after resizing, GPT-2
     python benchmarks/defaults/run.py retrieval     # the table of `transformers-bot demo`
     python benchmarks/defaults/run.py table         # redraw the tables from the JSON
 
@@ -21,7 +22,7 @@ from typing import Any
 
 import torch
 import transformers
-from evaluate import gpt2_loss, loader, sapiens_loss, sts_spearman, train_gpt2
+from evaluate import gpt2_loss, sapiens_loss, sts_spearman
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
@@ -55,6 +56,9 @@ GROW_OPTIONS: dict[str, dict[str, Any]] = {
 }
 SHRINK_OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
+    "order kept": {"order": "kept"},
+    "basis plain": {"basis": "plain"},
+    "basis plain, order kept": {"basis": "plain", "order": "kept"},
     "depth wavelet": {"depth": "wavelet"},
     "heads filter": {"heads": "filter"},
     "db2": {"wavelet": "db2"},
@@ -74,6 +78,8 @@ def untrained(store: "Store") -> None:
     for label, chosen in {"default": {}, "raw": {"gain": "raw"}}.items():
         for name, sizes in MINILM.items():
             store.add(title, f"{name}, {label}", lambda s=sizes, c=chosen: score(_resized(minilm, s, c)))
+    kept = {"order": "kept"}
+    store.add(title, "6 x 192, order kept", lambda: score(_resized(minilm, MINILM["6 x 192"], kept)))
 
 
 def _untrained_gpt2(store: "Store") -> None:
@@ -123,24 +129,6 @@ def retrieval(store: "Store") -> None:
     store.add(title, "random 6x192", lambda: score(untrained_model()))
 
 
-def training(store: "Store") -> None:
-    """Held-out loss after 0, 100, 200 and 300 steps; AdamW, cosine, 16 x 128 tokens a step."""
-    batches = loader(DATA / "weights" / "gpt2-gcide")
-    loss = gpt2_loss(DATA / "weights" / "gpt2-gcide")
-    jobs = (("4x96", GROW, GROW_OPTIONS, 3e-4), ("8x192", SHRINK, SHRINK_OPTIONS, 2e-3))
-    for size, sizes, table, rate in jobs:
-        source = DATA / "weights" / f"gpt2-gcide-{size}"
-        title = f"GPT-2 {size} to {sizes['n_layer']}x{sizes['n_embd']}, rate {rate}, loss after 0/100/200/300 steps"
-        for label, chosen in table.items():
-
-            def run(
-                f: Path = source, s: dict[str, Any] = sizes, c: dict[str, Any] = chosen, r: float = rate
-            ) -> list[float]:
-                return train_gpt2(_resized(f, s, c, BoTModelForCausalLM), batches, loss, rate=r)
-
-            store.add(title, label, run)
-
-
 def _resized(source: Path, sizes: dict[str, Any], options: dict[str, Any], factory: Any = BoTModel) -> Any:
     return factory.from_pretrained(source, **sizes, bot_config=options)
 
@@ -177,7 +165,7 @@ def _shown(value: float | list[float]) -> str:
     return " / ".join(f"{v:.3f}" for v in value) if isinstance(value, list) else f"{value:.4f}"
 
 
-SUITES = {"untrained": untrained, "training": training, "retrieval": retrieval}
+SUITES = {"untrained": untrained, "retrieval": retrieval}
 
 
 def main() -> None:
