@@ -112,6 +112,15 @@ def test_folded_norms_count_in_prenorm_models():
     bias = block.mlp.c_fc.bias + block.ln_2.bias @ block.mlp.c_fc.weight
     expected = (weight.square().sum(0) + bias.square()).sqrt() * block.mlp.c_proj.weight.norm(dim=1)
     torch.testing.assert_close(scores["ffn", 0], expected.detach())
+    blocks = [torch.cat([scores["ffn", i], scores["head_dim", i].flatten()]).square().sum() for i in range(2)]
+    blocks = [
+        found + block.mlp.c_proj.bias.square().sum() + block.attn.c_proj.bias.square().sum()
+        for found, block in zip(blocks, built.model.transformer.h, strict=True)
+    ]
+    tables = (built.model.transformer.wte, built.model.transformer.wpe)
+    stream = sum(table.weight.square().sum(1).mean() for table in tables)
+    relative = torch.stack([blocks[0] / stream, blocks[1] / (stream + blocks[0])]).sqrt()
+    torch.testing.assert_close(scores["layer", None], relative.detach())
 
 
 def _level(x, mask):

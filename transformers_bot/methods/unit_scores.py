@@ -37,15 +37,17 @@ def from_weights(network: Network) -> Scores:
 
     A unit that is written with weights (and bias) w and read with weights r can pass on |w| |r|: 0 if
     either side is dead. A head's score is the root of the sum of squares over its values' entries, a
-    layer's over its heads, MLP units and output biases. Hidden units have many writers, norms and
-    readers; each counts by the share of its squared norm that a unit has, and the three sums are
-    multiplied. Norms are folded into their readers first where that is possible.
+    layer's over its heads, MLP units and output biases. Pre-norm streams grow, so there a layer is
+    divided by the same for all that is written before it: u / s, whose half square is near 1 - cos.
+    Hidden units have many writers, norms and readers; each counts by the share of its squared norm that
+    a unit has, and the three sums are multiplied. Norms are folded into their readers where possible.
     """
     folded = Network(network.adapter, network.sizes, network, network.places, network.tied)
     fold_norms(folded)
     paths: dict[Key, dict[bool, Tensor]] = defaultdict(dict)  # squared norms of a unit's writers and readers
     stream: dict[str, dict[Key, Tensor]] = {"writers": {}, "norms": {}, "readers": {}}
-    biases = torch.zeros(len(network.layers), dtype=torch.float64)
+    added = torch.zeros(len(network.layers), dtype=torch.float64)  # squared size of what a layer adds
+    embedded = torch.zeros((), dtype=torch.float64)
     for name, place in folded.places.items():
         for unit, energy in _energies(folded, name):
             if unit.role in ("ffn", "head_dim", "score", "pooler"):
@@ -54,14 +56,19 @@ def from_weights(network: Network) -> Scores:
                 kind = "norms" if place.stem in network.adapter.norms else "readers" if unit.reads else "writers"
                 _add(stream[kind], (place.stem, place.layer), energy)
                 if place.rule.adds and not place.rule.maps and place.layer is not None:
-                    biases[place.layer] += energy.sum()
+                    added[place.layer] += energy.sum()
+                elif kind == "writers" and place.layer is None:  # a table adds one of its rows
+                    rows = 1 if place.rule.maps else folded[name].numel() / len(energy)
+                    embedded += energy.sum() / rows
     scores = {key: math.prod(sides.values(), start=torch.ones(())).sqrt() for key, sides in paths.items()}
     _split_heads(scores, network)
     scores["hidden", None] = _hidden_strength(stream)
     for layer in network.layers:
         scores["heads", layer] = scores["head_dim", layer].norm(dim=1)
-        biases[layer] += scores["head_dim", layer].square().sum() + scores["ffn", layer].square().sum()
-    scores["layer", None] = biases.sqrt()
+        added[layer] += scores["head_dim", layer].square().sum() + scores["ffn", layer].square().sum()
+    if network.adapter.norm == "pre":
+        added = added / (embedded + added.cumsum(0) - added).clamp_min(1e-300)
+    scores["layer", None] = added.sqrt()
     return scores
 
 
