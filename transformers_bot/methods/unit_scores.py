@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from ..axes import Factor, Rule
 from ..errors import BadOption
-from ..rewrite import Network, Opened, fold_norms
-from ..rewrite.fold import norms
-from ..rewrite.network import STREAM
+from ..rewrite import Opened
+from ..rewrite.fold import fold_norms, norms
+from ..rewrite.network import STREAM, Network
 
 Scores = dict[tuple[str, int | None], Tensor]
 Key = tuple[str, int | None]
