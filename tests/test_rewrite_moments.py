@@ -1,5 +1,6 @@
 """What a rewritten source is known by: its tensors under edits, and what its norms see, estimated and measured."""
 
+import copy
 import weakref
 from collections.abc import Iterator, Mapping
 
@@ -11,9 +12,12 @@ from transformers.activations import ACT2FN
 
 from transformers_bot import BadOption
 from transformers_bot.maps import gather
-from transformers_bot.rewrite import Network, fold_norms, order_units, turn_stream
+from transformers_bot.methods.levers import principal_pair
+from transformers_bot.methods.pairs import dual
+from transformers_bot.rewrite import Network, Opened, fold_norms, order_units, to_principal_basis, turn_stream
 from transformers_bot.rewrite.calibration import measured_moments
-from transformers_bot.rewrite.principal import weight_moments
+from transformers_bot.rewrite.fold import norms
+from transformers_bot.rewrite.principal import basis, weight_moments
 
 UNTIED = {"tie_word_embeddings": False}
 
@@ -106,6 +110,22 @@ def test_attention_adds_a_quarter_of_its_values_variance():
     second = centring @ second @ centring
     torch.testing.assert_close(after, second / second.trace(), rtol=0, atol=1e-12)
     torch.testing.assert_close(before, second_moments(every), rtol=0, atol=1e-12)
+
+
+def test_norms_carry_the_share_of_the_stream_that_is_kept():
+    built = build("gpt2", "GPT2LMHeadModel", **UNTIED)
+    folded, turned = network_for(built.model), network_for(built.model)
+    fold_norms(folded)
+    pair = principal_pair(12, 5, dual(12, 5, "haar"))
+    low_pass = torch.from_numpy(pair.produce.dense()) * (12 / 5) ** 0.5
+    moments = weight_moments(folded, ACT2FN["gelu_new"])
+    kept = low_pass @ basis(torch.stack(moments).mean(0), low_pass)
+    to_principal_basis(Opened(turned, built.model), low_pass)
+    shares = [float(torch.trace(kept @ seen @ kept.T)) for seen in moments]
+    assert 0.1 < min(shares) < max(shares) < 0.9
+    for (stem, layer), share in zip(norms(turned), shares, strict=True):
+        weight = pair.produce.apply(turned[turned.find(f"{stem}.weight", layer)], 0)
+        torch.testing.assert_close(weight, torch.full((5,), share**0.5, dtype=torch.float64), rtol=0, atol=1e-9)
 
 
 # -- measured on batches --------------------------------------------------------------------------
@@ -224,6 +244,15 @@ def test_edits_leave_the_stored_tensors_and_all_others_alone():
         assert (network[name] is x) == (name not in edited), name
         assert network[name].dtype == (torch.float32 if name in edited else torch.float16)
         assert torch.equal(network[name].sort().values, before[name].sort().values) or network[name].dim() > 1
+
+
+def test_half_precision_norms_fold_in_single_precision():
+    built = build("gpt2", "GPT2LMHeadModel", dtype=torch.float16, **UNTIED)
+    half, exact = network_for(built.model), network_for(copy.deepcopy(built.model).double())
+    fold_norms(half)
+    fold_norms(exact)
+    for name, x in exact.items():
+        torch.testing.assert_close(half[name].double(), x, rtol=1e-6, atol=1e-6)
 
 
 def test_edits_are_computed_when_a_tensor_is_read_and_nothing_is_kept():
