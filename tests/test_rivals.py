@@ -28,6 +28,7 @@ WIDTHS = {
 # method -> a change of sizes that its formula covers
 COVERED = {
     "weight_selection": {"layer": 1, "hidden": 8, "heads": 2, "ffn": 10},
+    "importance": {"layer": 1, "hidden": 8, "heads": 2, "ffn": 10},
     "fpi": {"layer": 5, "hidden": 16, "heads": 4, "ffn": 33},
     "aki": {"layer": 5, "hidden": 16, "heads": 4, "ffn": 33},
     "stack": {"layer": 5},

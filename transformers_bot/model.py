@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from . import adapters, methods
 from .classes import class_in_mapping, own_class
-from .errors import BadKeyword
+from .errors import BadKeyword, BadOption
 from .keywords import HUB, Keywords, init_keywords, overrides_of, picked, sort_keywords
 from .loading import load_resized, logger, plan_from_configs, read_config, sides, target_config
 from .options import BoTConfig
@@ -49,7 +49,10 @@ class _BaseBoTModel:
             config: the target: a config object, a path, the name of a ready config, or a dict of
                 overrides on the source's config. Overrides may also be given as keywords.
             bot_config: a `BoTConfig` or a dict of its fields.
-            method: the resizing method, "bot" by default.
+            method: the resizing method, "bot" by default; `transformers_bot.methods.METHODS` lists all,
+                and "tile+stack" takes widths from one and depth from another.
+            calibration: a few batches (dicts of keyword arguments) to run the source on before it
+                shrinks; for "bot" in pre-norm models and "importance".
             output_loading_info: also return transformers' loading info, with `resampled_keys` and
                 `copied_keys`.
             ignore_mismatched_sizes: initialise tensors anew whose fixed axes (vocabulary, labels,
@@ -103,6 +106,8 @@ class _BaseBoTModel:
 
     @classmethod
     def _as_auto(cls, name: str | os.PathLike[str], *model_args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("calibration") is not None:
+            raise BadOption("calibration= is for shrinking, but the sizes are the source's own. Leave it out.")
         kept = {k: v for k, v in kwargs.items() if k not in ("bot_config", "method", "calibration")}
         return cls.auto_class.from_pretrained(name, *model_args, **kept)
 

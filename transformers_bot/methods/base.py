@@ -41,6 +41,11 @@ class Task:
         source, target = self.lengths(role)
         return target / source
 
+    @property
+    def reheaded(self) -> bool:
+        """Another head count at equal width."""
+        return self.ratio("hidden") == 1 and self.ratio("heads") != 1
+
     def score_gain(self, reads: bool) -> float:
         """Queries and keys share what keeps the score q k / sqrt(head_dim) when head_dim changes by g.
 

@@ -34,13 +34,13 @@ from .grids import interpolation, periodic
 from .pairs import Pair
 from .paper import paper_wavelet
 
-# Figures in benchmarks/results/defaults-*.json. Haar copies, so growth keeps every checkpoint's
-# function whatever its norm weights; db2 does not (GPT-2 4x96 to 8x192: held-out loss 3.123 and 3.146
-# before, 3.105 and 3.108 after 300 steps). Noise of one standard deviation parts Haar's twins best
-# (none 3.108, one 3.105, four 3.133). When shrinking, Haar and db2 are level (3.727 and 3.717).
+# Figures: benchmarks/results/transfer-levers.json. Haar copies, so growth keeps every checkpoint's
+# function whatever its norm weights, which longer filters only nearly do; noise of one standard
+# deviation parts the twins that copies are.
 CONSISTENT_WAVELET = "haar"
 CONSISTENT_DETAIL_SCALE = 1.0
 UNSIZED = identity(-1)  # an axis whose length only the tensor knows; it is never resized
+SIZED = ("hidden", "ffn", "heads", "head_dim", "layer")
 # Which option of BoTConfig.wavelet a role follows.
 FOLLOWS = {"readout": "hidden", "pooler": "hidden", "score": "head_dim"}
 
@@ -58,13 +58,16 @@ class BoT:
         """Refuse a depth rule of the other direction, a basis or an order that cannot be had."""
         self.depth_rule(task)
         self.basis(task)
-        levers.ordered(self.options, task, self._is_flat(task))
+        levers.ordered(self.options, task, self._shrink(task))
 
     def prepare(self, task: Task, opened: Opened) -> tuple["BoT", Mapping[str, Tensor]]:
         """Rewrite a source that is going to shrink, where that keeps more of it (see `levers`)."""
-        flat, whole = self._is_flat(task), self.heads == "whole"
-        options = levers.prepare(self.options, task, opened, self.basis(task), flat, whole, _pair_of)
+        options = levers.prepare(self.options, task, opened, self._shrink(task), _pair_of)
         return BoT(options), opened.network
+
+    def _shrink(self, task: Task) -> levers.Shrink:
+        groups = levers.averaged_layers(task, self.depth_rule(task), self.wavelet(task, "layer"))
+        return levers.Shrink(self.basis(task), self._is_flat(task), self.heads == "whole", groups)
 
     def basis(self, task: Task) -> str:
         """ "principal" where the stream is turned before it shrinks, else "plain"."""
@@ -139,12 +142,12 @@ class BoT:
         return chosen.scaled(self._score_gain(task, module, reads)) if factor.role == "score" else chosen
 
     def _score_gain(self, task: Task, module: bool, reads: bool) -> float:
-        if module or self.raw or (self.options.reheads == "reshape" and _reheaded(task)):
+        if module or self.raw or (self.options.reheads == "reshape" and task.reheaded):
             return 1.0
         return task.score_gain(reads)
 
     def _is_flat(self, task: Task) -> bool:
-        return self.heads == "flat" or (self.options.reheads == "reshape" and _reheaded(task))
+        return self.heads == "flat" or (self.options.reheads == "reshape" and task.reheaded)
 
     def _flat_pair(self, task: Task, module: bool) -> Pair:
         (heads_s, heads_t), (dim_s, dim_t) = task.lengths("heads"), task.lengths("head_dim")
@@ -260,8 +263,8 @@ class BoT:
     # -- words ----------------------------------------------------------------------------------
 
     def describe(self, task: Task) -> dict[str, Any]:
-        roles = [role for role in ("hidden", "ffn", "heads", "head_dim", "layer") if task.ratio(role) != 1]
-        roles = [role for role in roles if not (role == "heads" and self.heads == "whole")]
+        filtered_roles = [role for role in SIZED if role != "heads" or self.heads != "whole"]
+        roles = [role for role in filtered_roles if task.ratio(role) != 1]
         kind, scale = self._detail_choice(task)
         return {
             "method": self.name,
@@ -271,17 +274,15 @@ class BoT:
             "heads": self.heads,
             "depth": self.depth_rule(task) if task.ratio("layer") != 1 else "kept",
             "basis": self.basis(task),
-            "order": levers.ordered(self.options, task, self._is_flat(task)),
+            "order": levers.ordered(self.options, task, self._shrink(task)),
             "detail": kind,
             "detail_scale": scale,
             "seed": self.options.seed,
         }
 
     def warnings(self, task: Task) -> list[str]:
-        found = []
-        if self.raw and task.ratio("hidden") != 1:
-            found.append("gain='raw' changes the function (norm inputs and attention scores are rescaled)")
-        return found
+        changes = self.raw and task.ratio("hidden") != 1
+        return ["gain='raw' changes the function (norm inputs and attention scores are rescaled)"] if changes else []
 
     def _label(self, task: Task, rule: Rule, module: bool) -> str:
         parts = []
@@ -297,7 +298,3 @@ class BoT:
 
 def _pair_of(options: BoTConfig, task: Task, role: str) -> Pair:
     return BoT(options).pair(task, role)
-
-
-def _reheaded(task: Task) -> bool:
-    return task.ratio("hidden") == 1 and task.ratio("heads") != 1

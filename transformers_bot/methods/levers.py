@@ -6,8 +6,10 @@ that shrinking undoes growing weight by weight.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pywt
@@ -16,13 +18,41 @@ import torch
 from ..errors import BadOption
 from ..maps import AxisMap, Matrix
 from ..options import BoTConfig
-from ..rewrite import Opened, order_heads, order_units, to_principal_basis
+from ..rewrite import Groups, Opened, merge_shapes, order_heads, order_units, to_principal_basis
 from ..rewrite.network import Network, factors
 from .base import Task
 from .pairs import Pair, group_sizes
 
 UNITS = ("hidden", "ffn", "heads")
 LOSSLESS = 1e-3  # relative; copies stored in float16 differ by less, units of a trained model by far more
+
+
+@dataclass(frozen=True)
+class Shrink:
+    """What of the method decides how a source is rewritten.
+
+    Attributes:
+        basis: "principal" or "plain".
+        flat: heads and head_dim are one axis.
+        whole: heads are picked, not filtered.
+        groups: layers that a filter over depth averages; empty if none is.
+    """
+
+    basis: str
+    flat: bool
+    whole: bool
+    groups: Groups = ()
+
+
+def averaged_layers(task: Task, rule: str, wavelet: str) -> Groups:
+    """Which layers a filter over depth averages: Haar those of one place, longer filters all with all."""
+    source, target = task.lengths("layer")
+    if rule != "wavelet" or target >= source:
+        return ()
+    if wavelet not in ("haar", "db1"):
+        return (tuple(range(source)),)
+    starts = np.cumsum([0, *(_leaves(shape) for shape in merge_shapes(source, target))])
+    return tuple(tuple(range(first, last)) for first, last in pairwise(starts))
 
 
 def basis_of(options: BoTConfig, task: Task, wavelet: str) -> str:
@@ -44,13 +74,15 @@ def basis_of(options: BoTConfig, task: Task, wavelet: str) -> str:
     return "plain" if options.basis == "plain" or against else "principal"
 
 
-def ordered(options: BoTConfig, task: Task, flat: bool) -> list[str]:
+def ordered(options: BoTConfig, task: Task, shrink: Shrink) -> list[str]:
     """The roles whose units are put in another order; flat heads have no order of their own."""
-    shrinking = [role for role in UNITS if task.ratio(role) < 1 and not (flat and role == "heads")]
+    averaged = UNITS[1:] if shrink.groups else ()  # units of layers that are averaged must match
+    changed = [role for role in UNITS if task.ratio(role) < 1 or (role in averaged and task.ratio(role) == 1)]
+    shrinking = [role for role in changed if not (shrink.flat and role == "heads")]
     if options.order == "similar" and not shrinking:
         raise BadOption("order='similar' puts units together that shrinking merges, and nothing shrinks here.")
     wanted = options.order == "similar" or (options.order == "auto" and options.gain == "consistent")
-    return shrinking if wanted else []
+    return [role for role in shrinking if wanted and not (role == "hidden" and shrink.basis == "principal")]
 
 
 def principal_pair(source: int, target: int, dyadic: Pair) -> Pair:
@@ -76,36 +108,34 @@ def prepare(
     options: BoTConfig,
     task: Task,
     opened: Opened,
-    basis: str,
-    flat: bool,
-    whole: bool,
+    shrink: Shrink,
     pair_of: Callable[[BoTConfig, Task, str], Pair],
 ) -> BoTConfig:
     """Order units and turn the stream of an opened source; what the options then are.
 
     The network's function stays but for the norms, which are matched to what the low-pass will keep.
     """
+    basis = shrink.basis
     if opened.calibration is not None and basis != "principal":
         raise BadOption(
             "calibration= measures the stream for basis='principal', which is for shrinking the width of pre-norm "
             "models; here the basis is plain. Leave calibration= out."
         )
     plain = replace(options, basis="plain")
-    roles = ordered(options, task, flat)
+    roles = ordered(options, task, shrink)
     is_lossless = partial(_is_lossless, opened.network, pair=partial(pair_of, plain, task))
     lossy = [role for role in UNITS if not is_lossless(role)]
     if options.basis == "auto" and "hidden" not in lossy:
         basis = "plain"
     if options.order == "auto":
-        roles = [role for role in roles if role in lossy]
+        roles = [role for role in roles if role in lossy or shrink.groups]
     settled = replace(options, basis=basis, order="similar" if roles else "kept")
     for role in roles:
         source, target = task.lengths(role)
-        if role != "hidden" or basis == "plain":
-            order_units(opened.network, role, target)
+        order_units(opened.network, role, target, shrink.groups)
         # Whole heads are picked, not merged: of copies any one will do, of others the strongest.
-        if role == "heads" and whole and not is_lossless(role):
-            order_heads(opened.network, group_sizes(source, target).tolist())
+        if role == "heads" and shrink.whole and not is_lossless(role):
+            order_heads(opened.network, group_sizes(source, target).tolist(), shrink.groups)
     if basis == "principal":
         source, target = task.lengths("hidden")
         low_pass = pair_of(settled, task, "hidden").produce.dense() * (source / target) ** 0.5
@@ -129,3 +159,7 @@ def _is_lossless(network: Network, role: str, pair: Callable[[str], Pair]) -> bo
         if float((again - seen).norm()) > LOSSLESS * float(seen.norm()):
             return False
     return True
+
+
+def _leaves(shape: Any) -> int:
+    return sum(_leaves(part) for part in shape) if shape else 1

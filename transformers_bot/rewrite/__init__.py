@@ -2,13 +2,13 @@
 
 Three steps, each with the law that the network's outputs stay: norms are folded (`fold`), units are
 put in another order (`order`), the residual stream is turned into another basis (`principal`). A
-fourth, `match_norms`, then sets the norms to what the low-pass leaves of the stream.
+fourth, `match_norm`, then sets the norms to what the low-pass leaves of the stream.
 
 The paper has none of it; Ashkboos et al., "SliceGPT" (arXiv 2401.15024), rotates a pre-norm stream to
 its principal components to cut it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,11 @@ from ..maps import AxisMap, Matrix, gather
 from .calibration import measured_moments
 from .fold import fold_norms, norms
 from .network import Network, Place
-from .order import gram_of, head_strength, merge_shapes, similar_order, strongest_first
+from .order import gram_of, head_strength, matching_order, merge_shapes, similar_order, strongest_first
 from .principal import basis, weight_moments
 
 Batches = Iterable[Mapping[str, Any]]
+Groups = Sequence[Sequence[int]]  # layers that are averaged together
 
 
 @dataclass(frozen=True)
@@ -80,21 +81,28 @@ def match_norm(
         network.edit(name, lambda x: weight.to(x.dtype))
 
 
-def order_units(network: Network, role: str, target: int) -> None:
+def order_units(network: Network, role: str, target: int, groups: Groups = ()) -> None:
     """Put similar units of `role` next to each other, so that shrinking it to `target` merges those.
 
-    MLP units and heads have an order in every layer, hidden units one for the whole network.
+    MLP units and heads have an order in every layer, hidden units one for the whole network. Layers
+    of one group are averaged later: their units are first matched to those of the group's first layer.
     """
     shapes = merge_shapes(network.sizes[role] or 0, target)
-    for layer in (None,) if role == "hidden" else network.layers:
-        order = similar_order(gram_of(network, role, layer), shapes)
-        _permute(network, role, order, layer)
+    every: Sequence[Sequence[int | None]] = groups or [[layer] for layer in network.layers]
+    for group in [[None]] if role == "hidden" else every:
+        for layer in group[1:]:
+            _permute(network, role, matching_order(network, role, group[0] or 0, layer or 0), layer)
+        order = similar_order(sum((gram_of(network, role, layer) for layer in group), torch.zeros(())), shapes)
+        for layer in group:
+            _permute(network, role, order, layer)
 
 
-def order_heads(network: Network, counts: list[int]) -> None:
+def order_heads(network: Network, counts: list[int], groups: Groups = ()) -> None:
     """Let every group of heads, of which the first is kept, start with one of the strongest."""
-    for layer in network.layers:
-        _permute(network, "heads", strongest_first(head_strength(network, layer), counts), layer)
+    for group in groups or [[layer] for layer in network.layers]:
+        strength = sum((head_strength(network, layer) for layer in group), torch.zeros(()))
+        for layer in group:
+            _permute(network, "heads", strongest_first(strength, counts), layer)
 
 
 def _permute(network: Network, role: str, order: list[int], layer: int | None) -> None:
@@ -120,4 +128,14 @@ def _weight(network: Network, stem: str, layer: int | None) -> Tensor:
     return network[str(network.find(f"{stem}.weight", layer))].double()
 
 
-__all__ = ["Network", "Opened", "Place", "fold_norms", "order_heads", "order_units", "to_principal_basis"]
+__all__ = [
+    "Groups",
+    "Network",
+    "Opened",
+    "Place",
+    "fold_norms",
+    "merge_shapes",
+    "order_heads",
+    "order_units",
+    "to_principal_basis",
+]

@@ -49,9 +49,9 @@ def similar_order(gram: Tensor, shapes: Sequence[Shape]) -> list[int]:
         pool = units[left] if left == right else units[left] + units[right]
         found = _best_pairs(_cosine(gram, pool), needed[shape], 0 if left == right else len(units[left]))
         units[shape] = units.get(shape, []) + [pool[i] + pool[j] for i, j in found]
-        taken = {i for pair in found for i in pair}
+        taken = {id(pool[i]) for pair in found for i in pair}
         for part in {left, right}:
-            units[part] = [members for members in units[part] if not any(members is pool[i] for i in taken)]
+            units[part] = [members for members in units[part] if id(members) not in taken]
     for made in units.values():
         made.sort(key=min)
     return [i for shape in shapes for i in units[shape].pop(0)]
@@ -71,18 +71,19 @@ def _best_pairs(similarity: Tensor, count: int, split: int) -> list[tuple[int, i
         best, nearest = free.max(dim=1)
         place = torch.arange(len(free))
         mutual = (nearest[nearest] == place) & (place < nearest) & (best > -torch.inf)
-        for i in place[mutual].tolist():
-            pairs.append((-float(best[i]), i, int(nearest[i])))
-            free[[i, int(nearest[i])]] = -torch.inf
-            free[:, [i, int(nearest[i])]] = -torch.inf
+        lower, upper = place[mutual], nearest[mutual]
+        pairs += zip((-best[mutual]).tolist(), lower.tolist(), upper.tolist(), strict=True)
+        gone = torch.cat([lower, upper])
+        free[gone] = -torch.inf
+        free[:, gone] = -torch.inf
     return [(i, j) for _, i, j in sorted(pairs)[:count]]
 
 
 def _cosine(gram: Tensor, groups: list[list[int]]) -> Tensor:
-    member = torch.zeros(len(groups), len(gram), dtype=gram.dtype)
-    for row, units in enumerate(groups):
-        member[row, units] = 1.0
-    merged = member @ gram @ member.T
+    flat = torch.tensor([unit for units in groups for unit in units])
+    group = torch.tensor([row for row, units in enumerate(groups) for _ in units])
+    rows = gram.new_zeros(len(groups), len(gram)).index_add_(0, group, gram[flat])
+    merged = gram.new_zeros(len(groups), len(groups)).index_add_(1, group, rows[:, flat])
     scale = merged.diagonal().clamp_min(1e-300).rsqrt()
     # Equal similarities (twins) must not leave every unit waiting for another: earlier ones come first.
     index = torch.arange(len(groups), dtype=gram.dtype)
@@ -98,6 +99,25 @@ def gram_of(network: Network, role: str, layer: int | None) -> Tensor:
             for _, x in network.along(name, role):
                 total += x @ x.T / x.square().sum().clamp_min(1e-300)
     return total
+
+
+def matching_order(network: Network, role: str, first: int, layer: int) -> list[int]:
+    """The order in which a layer's units stand like the first layer's: each next to the most similar one."""
+    length = network.sizes[role] or 0
+    cross = torch.zeros(length, length, dtype=torch.float64)
+    for name, place in network.having(role, layer):
+        twin = network.find(place.template, first)
+        if place.rule.maps and twin is not None:
+            for (_, mine), (_, theirs) in zip(network.along(name, role), network.along(twin, role), strict=True):
+                scale = mine.norm() * theirs.norm()
+                cross += theirs @ mine.T / scale.clamp_min(1e-300)  # (unit of the first, unit of this layer)
+    rows, columns = (gram_of(network, role, one).diagonal().clamp_min(1e-300).rsqrt() for one in (first, layer))
+    both = torch.zeros(2 * length, 2 * length, dtype=torch.float64)
+    both[:length, length:] = rows[:, None] * cross * columns
+    both[length:, :length] = both[:length, length:].T
+    index = torch.arange(2 * length, dtype=torch.float64)
+    pairs = dict(_best_pairs(both - 1e-12 * (index[:, None] + index), length, length))
+    return [pairs[unit] - length for unit in range(length)]
 
 
 def strongest_first(strength: Tensor, counts: Sequence[int]) -> list[int]:
