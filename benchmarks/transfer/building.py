@@ -1,5 +1,6 @@
 """The target model of a run, by the public door of transformers_bot; and sources that are trained here."""
 
+import itertools
 import os
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from transformers import AutoConfig
 import transformers_bot
 from transformers_bot import BadOption, BoTConfig, methods
 from transformers_bot.demo_model import fetch_model
+from transformers_bot.flops import forward_flops
 
 # dropout is noise between methods that start from the same knowledge, so no run has any
 DROPOUT = {
@@ -69,7 +71,7 @@ def train_source(spec: dict[str, Any], places: Places, say: Callable[[str], None
 
 
 def target(run: Run, task: tasks.Task, places: Places) -> tuple[Any, float]:
-    """The model of a run before training, on the device, and the FLOPs that fitting it took.
+    """The model of a run before training, on the device, and the FLOPs that calibrating or fitting it took.
 
     Raises:
         BadOption: a method or option that does not exist, or that does not cover this direction.
@@ -78,26 +80,29 @@ def target(run: Run, task: tasks.Task, places: Places) -> tuple[Any, float]:
     config = AutoConfig.from_pretrained(folder)
     fields = {**_no_dropout(config.model_type), **task.fields, **run.setting.target}
     factory = getattr(transformers_bot, task.factory)
-    torch.manual_seed(run.seed)  # fresh heads, and all of a model from scratch
     options = seeded_options(run.method, run.seed)
-    seen = {"calibration": _calibration(run, task)} if run.method.calibration else {}
-    model = factory.from_pretrained(
-        folder, **fields, method=run.method.method, bot_config=options, dtype=torch.float32, **seen
-    ).to(places.device)
+    keywords: dict[str, Any] = {"method": run.method.method, "bot_config": options, "dtype": torch.float32}
+    spent = 0.0
+    if run.method.calibration:
+        keywords["calibration"], spent = _calibration(run, task, folder)
+    torch.manual_seed(run.seed)  # fresh heads, and all of a model from scratch
+    model = factory.from_pretrained(folder, **fields, **keywords).to(places.device)
     if run.method.fit is None:
-        return model, 0.0
+        return model, spent
     steps, rate = int(run.method.fit["steps"]), float(run.method.fit["rate"])
-    device = torch.device(places.device)
-    batches = (tasks.on(batch, device) for batch in task.batches(run.seed, run.budget.batch))
+    batches = (tasks.on(batch, torch.device(places.device)) for batch in task.batches(run.seed, run.budget.batch))
     fitted = transformers_bot.fit(model, batches, steps=steps, lr=rate, seed=run.seed)
-    return fitted.to(places.device), float(fitted.config.transformers_bot["fit"]["flops"])
+    return fitted.to(places.device), spent + float(fitted.config.transformers_bot["fit"]["flops"])
 
 
-def _calibration(run: Run, task: tasks.Task) -> list[dict[str, Any]]:
-    """The first training batches without their labels, which the source's own head may not fit."""
-    batches = task.batches(run.seed, run.budget.batch)
-    drawn = [next(batches) for _ in range(run.method.calibration)]
-    return [{name: tensor for name, tensor in batch.items() if name != "labels"} for batch in drawn]
+def _calibration(run: Run, task: tasks.Task, folder: Path) -> tuple[list[dict[str, Any]], float]:
+    """The first training batches without labels, which the source's own head may not fit, and their FLOPs there."""
+    drawn = itertools.islice(task.batches(run.seed, run.budget.batch), run.method.calibration)
+    batches = [{name: tensor for name, tensor in batch.items() if name != "labels"} for batch in drawn]
+    source = getattr(transformers_bot, task.factory).from_pretrained(folder, dtype=torch.float32).eval()
+    if "pixel_values" in batches[0]:  # of the target's size: the source stretches its positions to it
+        batches = [{**batch, "interpolate_pos_encoding": True} for batch in batches]
+    return batches, float(sum(forward_flops(source, batch) for batch in batches))
 
 
 def teacher(run: Run, task: tasks.Task, places: Places) -> Any:

@@ -19,8 +19,11 @@ NOTES = """\
   metric at the end of training; the other seeds ran at the chosen rate.
 - Figures are means over seeds, with the lowest and the highest in brackets. No run has dropout.
 - "-": the method refuses this direction or ratio; "not reached (< x)": it did not get to scratch's figure within the
-  same number of steps, so its saving is below x.
-- "to the best rival": the share of FLOPs saved on the way to the last figure of the best method that is not BoT.
+  same number of steps, so its saving is below x; "n/a": scratch gained nothing within the budget, so nothing can be
+  saved.
+- "to the best rival": the same saving, but against the rival with the best figure at the end, on the way to that
+  figure; "n/a" where the rival has it before any training.
+- "BoT" is the package with its defaults; its best variant is picked afterwards, as the best rival is.
 """
 
 
@@ -56,14 +59,13 @@ def markdown(store: Store, found: list[Result]) -> str:
 
 
 def _overview(found: list[Result]) -> list[str]:
-    lines = ["| setting | best BoT | saving | best rival | saving | BoT to the best rival | paper | goal |"]
-    lines += ["|---|---|---|---|---|---|---|---|"]
+    head = ["setting", "BoT", "BoT's best variant", "best rival", "BoT to the best rival", "paper", "goal"]
+    lines = [_line(head), _line(["---"] * len(head))]
     for result in found:
-        ours, rival = headline(result)
-        cells = [result.setting.title]
-        cells += [ours.method.name, _saving(ours)] if ours else ["-", "-"]
-        cells += [rival.method.name, _saving(rival)] if rival else ["-", "-"]
-        cells += [_against(result, ours), _percent(result.setting.paper), _percent(result.setting.goal)]
+        default, variant, rival = headline(result)
+        cells = [result.setting.title, _saving(default) if default else ""]
+        cells += [f"{row.method.name}: {_saving(row)}" if row else "" for row in (variant, rival)]
+        cells += [_against(result, default), _percent(result.setting.paper), _percent(result.setting.goal)]
         lines.append(_line(cells))
     return lines
 
@@ -73,7 +75,7 @@ def _section(result: Result) -> list[str]:
     others = [name for name in result.metrics if name != metric]
     probed = any(row.probe is not None for row in result.rows)
     head = ["method", "rate", f"{metric} at step 0", *(["probe at step 0"] if probed else []), f"{metric} at the end"]
-    head += [*others, "saving", "to the best rival", "fit FLOPs"]
+    head += [*others, "saving", "to the best rival", "FLOPs before training"]
     lines = [f"## {setting.title}", "", _budget(setting), "", _line(head), _line(["---"] * len(head))]
     for row in result.rows:
         cells = [row.method.name, f"{row.rate:g}" if row.rate is not None else "", _number(row.step0)]
@@ -105,7 +107,7 @@ def _saving(row: Row) -> str:
         return _spread([100 * value for value in saved], digits=0, unit=" %")
     if bound is not None:
         return f"not reached (< {100 * bound:.0f} %)"
-    return ""
+    return "n/a" if row.curves else ""
 
 
 def _against(result: Result, row: Row | None) -> str:
@@ -113,7 +115,7 @@ def _against(result: Result, row: Row | None) -> str:
         return ""
     found = result.against_rival(row)
     if found is None:
-        return "-"
+        return "n/a"
     value, bound = found
     return f"{100 * value:.0f} %" if value is not None else f"not reached (< {100 * (bound or 0):.0f} %)"
 

@@ -112,6 +112,8 @@ class Run:
 
     def identity(self) -> dict[str, Any]:
         method = {k: v for k, v in asdict(self.method).items() if k != "name"}
+        if not self.method.calibration:  # a field that few methods use leaves the keys of the others as they are
+            del method["calibration"]
         parts = {"source": self.setting.source_spec, "target": self.setting.target, "task": self.setting.task}
         return {**parts, "budget": asdict(self.budget), "method": method, "rate": self.rate, "seed": self.seed}
 

@@ -19,7 +19,7 @@ class Row:
         curves: seed -> (FLOPs, metric) at every evaluation.
         finals: metric -> its last value for each seed.
         savings: (saving, bound) against scratch for each seed, see `savings.saving_against`.
-        fit_flops: FLOPs that fitting a learned operator took; they are in the curves.
+        fit_flops: FLOPs that fitting or calibrating took; they are in the curves.
     """
 
     method: Method
@@ -180,13 +180,17 @@ def _why(outcomes: list[dict[str, Any] | None]) -> str:
     return f"{worst['status']}: {worst['reason']}" if worst["status"] != DONE else "not run yet"
 
 
-def headline(result: Result) -> tuple[Row | None, Row | None]:
-    """(our best row, the best rival) by the mean saving against scratch; rows without a saving come last."""
+def headline(result: Result) -> tuple[Row | None, Row | None, Row | None]:
+    """(BoT with its defaults, BoT's best variant, the best rival) by the mean saving against scratch.
 
-    def merit(row: Row) -> float:
-        saved = row.saved()
-        return sum(saved) / len(saved) if saved else float("-inf")
+    Where savings are equal, or scratch's figure is not reached, the figure at the end of training decides.
+    """
+
+    def merit(row: Row) -> tuple[float, float]:
+        saved, end = row.saved(), row.mean(result.setting.metric)
+        return sum(saved) / len(saved) if saved else float("-inf"), end if result.higher else -end
 
     others = [row for row in result.trained() if not row.ours and row.method.name != "scratch"]
     ours = [row for row in result.trained() if row.ours]
-    return (max(ours, key=merit) if ours else None), (max(others, key=merit) if others else None)
+    default = next((row for row in ours if row.method.name == "bot"), None)
+    return default, max(ours, key=merit, default=None), max(others, key=merit, default=None)
