@@ -1,5 +1,6 @@
 """One picture a setting: the metric against training FLOPs, and savings as bars whose labels are the legend."""
 
+import math
 from pathlib import Path
 
 import matplotlib as mpl
@@ -11,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 from summary import Result, Row, headline
 
-# Okabe and Ito's colours, which the colour-blind tell apart; past the seventh the dashes change as well
-COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#7F7F7F")
-OURS = ("#0072B2", "#000000", "#003A5C")
+# Okabe and Ito's colours, which the colour-blind tell apart; past the fifth rival the dashes and hatches change
+COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00")
+OURS = ("#0072B2", "#243B55", "#8FB8DE")
 DASHES = ("-", "--", ":", "-.")
 
 
@@ -30,20 +31,18 @@ def draw(found: list[Result], folder: Path, stem: str) -> list[Path]:
 
 
 def _styles(result: Result) -> dict[str, dict[str, object]]:
-    styles: dict[str, dict[str, object]] = {}
-    ours = rivals = 0
-    for row in result.trained():
-        if row.method.name == "scratch":
-            styles["scratch"] = {"color": "#7F7F7F", "linestyle": "-", "linewidth": 1.8}
-        elif row.ours:
-            dash = DASHES[ours % len(DASHES)]
-            styles[row.method.name] = {"color": OURS[ours % len(OURS)], "linestyle": dash, "linewidth": 2.4}
-            ours += 1
-        else:
-            palette = COLOURS[:-1]
-            dash = DASHES[rivals // len(palette) % len(DASHES)]
-            styles[row.method.name] = {"color": palette[rivals % len(palette)], "linestyle": dash, "linewidth": 1.4}
-            rivals += 1
+    """Method -> line style: BoT with its defaults thick and solid, scratch grey, every other one its own."""
+    styles: dict[str, dict[str, object]] = {
+        "bot": {"color": OURS[0], "linestyle": "-", "linewidth": 2.6},
+        "scratch": {"color": "#7F7F7F", "linestyle": "-", "linewidth": 1.8},
+    }
+    others = [row for row in result.trained() if row.method.name not in styles]
+    for place, row in enumerate(row for row in others if row.ours):
+        colour, dash = OURS[(place + 1) % len(OURS)], DASHES[(place + 1) % len(DASHES)]
+        styles[row.method.name] = {"color": colour, "linestyle": dash, "linewidth": 2.0}
+    for place, row in enumerate(row for row in others if not row.ours):
+        dash = DASHES[place // len(COLOURS) % len(DASHES)]
+        styles[row.method.name] = {"color": COLOURS[place % len(COLOURS)], "linestyle": dash, "linewidth": 1.4}
     return styles
 
 
@@ -69,6 +68,10 @@ def _curves(axes: Axes, result: Result, rows: list[Row], styles: dict[str, dict[
     first = min(flops for row in rows for curve in row.curves.values() for flops, _ in curve if flops > 0)
     axes.set_xscale("symlog", linthresh=first, linscale=0.3)
     axes.set_xlim(left=0)
+    last = max(flops for row in rows for curve in row.curves.values() for flops, _ in curve)
+    decades = [10.0**power for power in range(math.ceil(math.log10(first)), math.ceil(math.log10(last)) + 1)]
+    axes.set_xticks([0.0, *decades], ["0", *(f"$10^{{{round(math.log10(decade))}}}$" for decade in decades)])
+    axes.set_xlim(right=last * 1.3)
     axes.xaxis.set_minor_formatter(NullFormatter())
     values = [value for row in rows for curve in row.curves.values() for _, value in curve]
     if result.setting.metric.startswith("loss") and max(values) > 1.6 * min(values) > 0:
@@ -98,7 +101,8 @@ def _bars(axes: Axes, rows: list[Row], styles: dict[str, dict[str, object]]) -> 
         if saved:
             values = [100 * value for value in saved]
             mean = sum(values) / len(values)
-            axes.barh(place, max(mean, lowest), color=style["color"], height=0.62, alpha=0.85)
+            hatch = "" if style["linestyle"] == "-" else "///"
+            axes.barh(place, max(mean, lowest), color=style["color"], height=0.62, hatch=hatch, edgecolor="white")
             if len(values) > 1 and max(values) > lowest:
                 axes.plot([max(min(values), lowest), max(values)], [place, place], color="black", linewidth=1)
             axes.text(max(0.0, *values) + 2, place, f"{mean:.0f} %", va="center", fontsize=9)
@@ -135,6 +139,7 @@ def _overview(found: list[Result], path: Path) -> Path:
             axes.text(max(mean, 0) + 1, place + shift, label, va="center", fontsize=8)
     axes.set_yticks(range(len(kept)), [result.setting.title for result in reversed(kept)])
     axes.set_xlim(right=145)
+    axes.set_ylim(-0.6, len(kept) - 0.4)
     axes.set_xticks([tick for tick in (-100, -50, 0, 25, 50, 75, 100) if tick >= axes.get_xlim()[0]])
     axes.axvline(0, color="black", linewidth=0.8)
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in (OURS[0], COLOURS[0])]

@@ -52,8 +52,7 @@ def task(
         length: tokens at most.
         probe: training samples for the ridge probe of a fresh head; 0 for none.
     """
-    known, unseen = (_read(data / "glue", dataset, part) for part in ("train", "dev"))
-    known, unseen = known[:train], unseen[:validation]
+    known, unseen = _read(data / "glue", dataset, "train")[:train], _read(data / "glue", dataset, "dev")[:validation]
     encoder = _encoder(data, tokenizer, length)
     paired = dataset == "STS-B"
 
@@ -64,7 +63,10 @@ def task(
                 if len(places) == number:
                     yield _batch(encoder, [known[place] for place in places], paired)
 
-    chunks = [_batch(encoder, unseen[at : at + 50], paired) for at in range(0, len(unseen), 50)]
+    def in_chunks(examples: list[Example]) -> list[Batch]:
+        return [_batch(encoder, examples[at : at + 50], paired) for at in range(0, len(examples), 50)]
+
+    chunks = in_chunks(unseen)
     truth = torch.cat([chunk["labels"] for chunk in chunks])
 
     @torch.no_grad()
@@ -75,15 +77,15 @@ def task(
 
     @torch.no_grad()
     def probed(model: Any) -> dict[str, float]:
-        some = [_batch(encoder, known[at : at + 50], paired) for at in range(0, min(probe, len(known)), 50)]
+        some = in_chunks(known[:probe])
         features, new = (torch.cat([_pooled(model, chunk) for chunk in part]) for part in (some, chunks))
         return _figures(dataset, ridge(features, torch.cat([chunk["labels"] for chunk in some]), new), truth)
 
     higher = {"loss": False, **dict.fromkeys(METRICS[dataset], True)}
     if paired:
         return Task("BoTModel", higher, batches, evaluate, wrap=Similarity)
-    factory, fields = "BoTModelForSequenceClassification", {"num_labels": 2}
-    return Task(factory, higher, batches, evaluate, fields, probe=probed if probe else None)
+    factory = "BoTModelForSequenceClassification"
+    return Task(factory, higher, batches, evaluate, {"num_labels": 2}, probe=probed if probe else None)
 
 
 METRICS = {
