@@ -63,10 +63,7 @@ def task(
                 if len(places) == number:
                     yield _batch(encoder, [known[place] for place in places], paired)
 
-    def in_chunks(examples: list[Example]) -> list[Batch]:
-        return [_batch(encoder, examples[at : at + 50], paired) for at in range(0, len(examples), 50)]
-
-    chunks = in_chunks(unseen)
+    chunks = _in_chunks(encoder, unseen, paired)
     truth = torch.cat([chunk["labels"] for chunk in chunks])
 
     @torch.no_grad()
@@ -77,7 +74,7 @@ def task(
 
     @torch.no_grad()
     def probed(model: Any) -> dict[str, float]:
-        some = in_chunks(known[:probe])
+        some = _in_chunks(encoder, known[:probe], paired)
         features, new = (torch.cat([_pooled(model, chunk) for chunk in part]) for part in (some, chunks))
         return _figures(dataset, ridge(features, torch.cat([chunk["labels"] for chunk in some]), new), truth)
 
@@ -128,6 +125,10 @@ def _encoder(data: Path, tokenizer: str, length: int) -> Tokenizer:
     encoder.enable_truncation(length)
     encoder.enable_padding(pad_id=0, pad_to_multiple_of=8)  # few lengths, so that their FLOPs are counted once
     return encoder
+
+
+def _in_chunks(encoder: Tokenizer, examples: list[Example], paired: bool) -> list[Batch]:
+    return [_batch(encoder, examples[at : at + 50], paired) for at in range(0, len(examples), 50)]
 
 
 def _batch(encoder: Tokenizer, examples: list[Example], paired: bool) -> Batch:
