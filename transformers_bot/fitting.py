@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from . import adapters, methods
 from .errors import BadCheckpoint, BadKeyword, BadOption, suggest
+from .flops import counted
 from .inventory import inventory_of
 from .keywords import FILES, HUB, picked
 from .loading import read_config, sides
@@ -166,19 +166,19 @@ class _Run:
 
     def train(self, batches: Iterable[Mapping[str, Any]], steps: int, lr: float, seed: int) -> None:
         optimizer = torch.optim.AdamW(self.operator.parameters(), lr=lr)
-        counted: dict[Any, int] = {}  # operations by the shapes of a batch: equal shapes cost the same
+        known: dict[Any, int] = {}  # operations by the shapes of a batch: equal shapes cost the same
         with _training(self.model, seed):
             stream = _endless(batches)
             for step in logging.tqdm(range(1, steps + 1), desc="Fitting the operator", unit="step"):
                 batch = _moved(next(stream), self.model.device)
                 shapes = tuple((name, tuple(x.shape)) for name, x in batch.items() if isinstance(x, Tensor))
-                if shapes in counted:
+                if shapes in known:
                     loss = self._gradients(batch)
                 else:
-                    with FlopCounterMode(display=False) as counter:
+                    with counted() as counter:
                         loss = self._gradients(batch)
-                    counted[shapes] = int(counter.get_total_flops())
-                self.flops += counted[shapes]
+                    known[shapes] = int(counter.get_total_flops())
+                self.flops += known[shapes]
                 self.losses.append(loss)
                 if not math.isfinite(loss):
                     raise _diverged(f"the loss is {loss} at step {step} of {steps}", lr)
