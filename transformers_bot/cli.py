@@ -58,6 +58,8 @@ BOT_OPTIONS = {
     "heads": "whole, filter, flat or auto",
     "positions": "text positions: crop or interpolate",
     "reheads": "another head count at equal width: error, resample or reshape",
+    "basis": "shrinking pre-norm models: principal keeps most of the residual stream; plain, or auto",
+    "order": "shrinking: similar puts similar units together first; kept, or auto",
     "seed": "of the detail noise",
 }
 NUMBERS = {"detail_scale": float, "seed": int}
@@ -130,7 +132,8 @@ def add_plan(commands: Any) -> None:
         help="initialise anew, instead of refusing, what must not be resampled (another vocabulary or label count)",
     )
     parser.add_argument("--json", action="store_true", help="print the plan as JSON on standard output")
-    method = parser.add_argument_group("how to resize", "the fields of BoTConfig")
+    method = parser.add_argument_group("how to resize", "the method, and the fields of BoTConfig")
+    method.add_argument("--method", default="bot", help="bot (default), weight_selection, fpi, tile+stack, ...")
     for name, text in BOT_OPTIONS.items():
         method.add_argument(f"--{name.replace('_', '-')}", type=NUMBERS.get(name, str), help=text)
     parser.set_defaults(run=run_plan)
@@ -147,7 +150,8 @@ def run_plan(chosen: argparse.Namespace) -> int:
     source = loading.read_config(chosen.source, hub)
     target = _target(chosen.config, overrides) if chosen.config else overrides
     make = getattr(bot, TASKS[chosen.task]).plan if chosen.task else bot.plan
-    made = make(source, config=target, bot_config=options, ignore_mismatched_sizes=chosen.ignore_mismatched_sizes)
+    renew = chosen.ignore_mismatched_sizes
+    made = make(source, config=target, method=chosen.method, bot_config=options, ignore_mismatched_sizes=renew)
     print(json.dumps(made.to_dict(), indent=2) if chosen.json else made)
     return 0
 

@@ -84,7 +84,7 @@ class Recipe:
 
     @property
     def is_copy(self) -> bool:
-        if len(self.reads) != 1 or self.reads[0].weight != 1.0 or self.undo or self.plus:
+        if len(self.reads) != 1 or self.reads[0].weight != 1.0 or self.undo or self.plus or self.match:
             return False
         return is_identity(self.maps) and self.detail is None
 
@@ -126,7 +126,7 @@ def run(
         stack = recipe.detail.stack
         spread = (_stack_moments(stack, read, known) if stack else _moments([out]))[1] or _moments([out])[1]
         out = out + _detail(recipe.detail, out) * (recipe.detail.scale * spread)
-    if recipe.match and not recipe.is_copy:
+    if recipe.match:
         own = _mates_moments(recipe, read, out, known) if recipe.mates else _moments([out])
         out = _matched(out, own, _stack_moments(recipe.match, read, known))
     return out.to(dtype).contiguous()

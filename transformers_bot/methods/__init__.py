@@ -37,7 +37,8 @@ def get(name: str, options: BoTConfig) -> Method:
     """The method of that name with its options; `BadOption` lists the known ones.
 
     Raises:
-        BadOption: an unknown name, or an option that the method would not look at.
+        BadOption: an unknown name, or an option, set to other than its default, that the method would
+            not look at.
     """
     parts = name.split("+", 1)
     made = [_made(part, options) for part in parts]

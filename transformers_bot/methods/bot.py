@@ -53,6 +53,7 @@ class BoT:
     def __init__(self, options: BoTConfig) -> None:
         self.options = options
         self.raw = options.gain == "raw"
+        self.calibrated = False  # the stream was measured, not estimated from the weights
 
     def check(self, task: Task) -> None:
         """Refuse a depth rule of the other direction, a basis or an order that cannot be had."""
@@ -63,7 +64,9 @@ class BoT:
     def prepare(self, task: Task, opened: Opened) -> tuple["BoT", Mapping[str, Tensor]]:
         """Rewrite a source that is going to shrink, where that keeps more of it (see `levers`)."""
         options = levers.prepare(self.options, task, opened, self._shrink(task), _pair_of)
-        return BoT(options), opened.network
+        made = BoT(options)
+        made.calibrated = opened.calibration is not None
+        return made, opened.network
 
     def _shrink(self, task: Task) -> levers.Shrink:
         groups = levers.averaged_layers(task, self.depth_rule(task), self.wavelet(task, "layer"))
@@ -101,7 +104,7 @@ class BoT:
             return Pair(bicubic, bicubic, "bicubic")
         if role == "heads" and self.heads == "whole":
             return pairs.whole_units(source, target)
-        pair = self._filtered(source, target, self.wavelet(task, FOLLOWS.get(role, role)), module)
+        pair = pairs.low_pass(source, target, self.wavelet(task, FOLLOWS.get(role, role)), module)
         if role in STREAM and self.basis(task) == "principal":
             pair = levers.principal_pair(source, target, pair)
         return pair.swapped() if role == "readout" and task.tied else pair
@@ -152,14 +155,7 @@ class BoT:
     def _flat_pair(self, task: Task, module: bool) -> Pair:
         (heads_s, heads_t), (dim_s, dim_t) = task.lengths("heads"), task.lengths("head_dim")
         source, target = heads_s * dim_s, heads_t * dim_t
-        return self._filtered(source, target, self.wavelet(task, "head_dim"), module)
-
-    @staticmethod
-    def _filtered(source: int, target: int, wavelet: str, module: bool) -> Pair:
-        """The wavelet's maps: as the paper writes them on its modules, dual everywhere else."""
-        if source == target:
-            return pairs.kept(source)
-        return pairs.raw(source, target, wavelet) if module else pairs.dual(source, target, wavelet)
+        return pairs.low_pass(source, target, self.wavelet(task, "head_dim"), module)
 
     # -- depth ----------------------------------------------------------------------------------
 
@@ -171,7 +167,7 @@ class BoT:
         rule = self.depth_rule(task)
         if rule == "wavelet":
             wavelet = self.wavelet(task, "layer")
-            pair = self._filtered(source, target, wavelet, module)
+            pair = pairs.low_pass(source, target, wavelet, module)
             return filtered(pair, f"{wavelet} over layers", share_updates=not self.raw)
         if rule == "repeat":
             return repeated(source, target)
@@ -181,7 +177,7 @@ class BoT:
         """The rule asked for, or the default of the direction and gain."""
         source, target = task.lengths("layer")
         rule = self.options.depth
-        if rule == "auto":  # even layers beat averaged ones after training: 3.727 and 3.824, one seed
+        if rule == "auto":  # even layers beat averaged ones, before and after training (benchmarks/results)
             rule = "wavelet" if self.raw else "identity" if target > source else "even"
         if target != source:
             check_direction(rule, source, target)
@@ -274,6 +270,7 @@ class BoT:
             "heads": self.heads,
             "depth": self.depth_rule(task) if task.ratio("layer") != 1 else "kept",
             "basis": self.basis(task),
+            "calibrated": self.calibrated,
             "order": levers.ordered(self.options, task, self._shrink(task)),
             "detail": kind,
             "detail_scale": scale,

@@ -22,12 +22,11 @@ Source: the FRONT method (frequency-domain knowledge transfer by DCT); Ahmed, Na
 from dataclasses import replace
 from functools import lru_cache
 
-import numpy as np
-
 from ..axes import Rule
 from ..maps import from_dense
 from ..recipe import Read, Recipe
 from .base import Fresh, Task
+from .dct import low_frequencies
 from .depth import Depth
 from .linear import Linear
 from .pairs import Pair
@@ -63,20 +62,6 @@ class Front(Linear):
     def depth(self, task: Task) -> Depth:
         layers = low_frequencies(*task.lengths("layer"))
         return Depth(layers, layers, "DCT over layers")
-
-
-def dct(length: int) -> np.ndarray:
-    """The orthonormal DCT-II as a matrix, frequency by entry."""
-    frequency, entry = np.arange(length)[:, None], np.arange(length)[None]
-    waves = np.cos(np.pi * frequency * (2 * entry + 1) / (2 * length)) * np.sqrt(2 / length)
-    waves[0] /= np.sqrt(2)
-    return np.asarray(waves)
-
-
-def low_frequencies(source: int, target: int) -> np.ndarray:
-    """The (target, source) matrix that keeps the frequencies both lengths have."""
-    kept = min(source, target)
-    return np.asarray(dct(target)[:kept].T @ dct(source)[:kept])
 
 
 @lru_cache(maxsize=32)

@@ -21,6 +21,7 @@ from ..options import BoTConfig
 from ..rewrite import Groups, Opened, merge_shapes, order_heads, order_units, to_principal_basis
 from ..rewrite.network import Network, factors
 from .base import Task
+from .dct import low_frequencies
 from .pairs import Pair, group_sizes
 
 UNITS = ("hidden", "ffn", "heads")
@@ -58,9 +59,9 @@ def averaged_layers(task: Task, rule: str, wavelet: str) -> Groups:
 def basis_of(options: BoTConfig, task: Task, wavelet: str) -> str:
     """ "principal" or "plain" for this task.
 
-    Shrinking a pre-norm model, the principal basis keeps far more than any wavelet alone: GPT-2 8x192
-    to 4x96, held-out loss 4.54 against 6.17 untrained and 3.55 against 3.73 after 300 steps
-    (benchmarks/results). A post-norm stream cannot be turned, because its norm weights stay in it.
+    Shrinking a pre-norm model, the principal basis keeps far more than a wavelet alone, before and
+    after training (benchmarks/results, "bot" against "bot plain"). A post-norm stream cannot be
+    turned, because its norm weights stay in it.
     """
     reasons = {
         "gain='raw' is the paper as written": options.gain == "raw",
@@ -92,13 +93,7 @@ def principal_pair(source: int, target: int, dyadic: Pair) -> Pair:
     """
     if source % target == 0 and (source // target).bit_count() == 1:
         return dyadic
-    row, column = np.arange(target)[:, None], np.arange(source)[None, :]
-    forward = np.cos(np.pi * row * (2 * column + 1) / (2 * source)) * np.sqrt(2 / source)  # DCT-II, (target, source)
-    column = np.arange(target)[None, :]
-    back = np.cos(np.pi * row * (2 * column + 1) / (2 * target)) * np.sqrt(2 / target)
-    forward[0] *= 0.5**0.5
-    back[0] *= 0.5**0.5
-    low_pass = back.T @ forward
+    low_pass = low_frequencies(source, target)
     gain = (target / source) ** 0.5
     maps = [AxisMap(source, target, (Matrix(low_pass * factor),)) for factor in (gain, 1 / gain)]
     return Pair(maps[0], maps[1], "dct")
@@ -123,6 +118,8 @@ def prepare(
         )
     plain = replace(options, basis="plain")
     roles = ordered(options, task, shrink)
+    if basis == "plain" and not roles:
+        return replace(plain, order="kept")
     is_lossless = partial(_is_lossless, opened.network, pair=partial(pair_of, plain, task))
     lossy = [role for role in UNITS if not is_lossless(role)]
     if options.basis == "auto" and "hidden" not in lossy:

@@ -61,6 +61,13 @@ def raw(source: int, target: int, wavelet: str) -> Pair:
     return Pair(one, one, f"{wavelet} raw")
 
 
+def low_pass(source: int, target: int, wavelet: str, module: bool) -> Pair:
+    """The wavelet's maps: as the paper writes them on its modules, dual everywhere else."""
+    if source == target:
+        return kept(source)
+    return raw(source, target, wavelet) if module else dual(source, target, wavelet)
+
+
 def group_sizes(large: int, small: int) -> np.ndarray:
     """How many of `large` units each of `small` ones stands for, as even as integers allow.
 

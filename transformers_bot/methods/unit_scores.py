@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..axes import Factor, Rule
-from ..errors import BadOption
 from ..rewrite import Opened
+from ..rewrite.calibration import See, watch
 from ..rewrite.fold import fold_norms, norms
 from ..rewrite.network import STREAM, Network
 
@@ -141,7 +141,6 @@ class _Tally:
         return self.first / self.sequences
 
 
-@torch.no_grad()
 def from_activations(opened: Opened) -> Scores:
     """Scores from what the source computes on `opened.calibration`.
 
@@ -156,49 +155,17 @@ def from_activations(opened: Opened) -> Scores:
             its tokens.
     """
     network, tallies = opened.network, defaultdict[tuple[str, int | None, str], _Tally](_Tally)
-    mask: Tensor | None = None
 
-    def hook(key: tuple[str, int | None, str], measure: Measure) -> Callable[..., None]:
-        def see(_module: nn.Module, args: tuple, kwargs: dict, output: Tensor | tuple) -> None:  # type: ignore[type-arg]
-            given = args[0] if args else kwargs["hidden_states"]
-            x = measure(given.double(), (output[0] if isinstance(output, tuple) else output).double())
-            pooled = x.dim() == 2  # one vector for a sequence
-            tallies[key].add(x[:, None] if pooled else x, None if pooled else _fitting(mask, x))
+    def look(key: tuple[str, int | None, str], measure: Measure) -> See:
+        def see(given: Tensor, made: Tensor, counted: Tensor | None) -> None:
+            x = measure(given, made)
+            tallies[key].add(x[:, None] if x.dim() == 2 else x, counted)  # 2: one vector for a sequence
 
         return see
 
-    modules = dict(opened.model.named_modules())
-    handles = [
-        modules[module].register_forward_hook(hook(key, measure), with_kwargs=True)
-        for module, key, measure in _watched(network)
-    ]
-    try:
-        for batch in opened.calibration or ():
-            mask = batch.get("attention_mask")
-            opened.model(**batch)
-    except BadOption:
-        raise
-    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise BadOption(f"calibration= must give keyword arguments that the source runs on: {error}") from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not tallies:
-        raise BadOption("calibration= gave no batch; pass a list of a few, such as tokenizer outputs.")
+    watched = [(module, look(key, measure)) for module, key, measure in _watched(network)]
+    watch(opened.model, watched, opened.calibration or ())
     return _scores(tallies, network)
-
-
-def _fitting(mask: Tensor | None, x: Tensor) -> Tensor | None:
-    """The attention mask as (sequence, token) of x; several choices of an example are sequences of their own."""
-    if mask is None:
-        return None
-    flat = mask.flatten(0, -2).bool()
-    if flat.shape != x.shape[:2] or not flat.any():
-        raise BadOption(
-            f"an attention_mask of calibration= has shape {tuple(mask.shape)} and {int(flat.sum())} tokens to count, "
-            f"where the source has {tuple(x.shape[:2])} (sequences, tokens). Give one 0 or 1 for every token."
-        )
-    return flat
 
 
 def _watched(network: Network) -> Iterator[tuple[str, tuple[str, int | None, str], Measure]]:

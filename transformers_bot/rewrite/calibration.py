@@ -1,6 +1,6 @@
-"""What every norm of a model sees on real batches: an alternative to estimating it from the weights."""
+"""Running a source on a few batches and looking at what its modules take and give."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -8,48 +8,86 @@ from torch import Tensor, nn
 
 from ..errors import BadOption
 
+# (a module's first input, its first output, which tokens count or None for all)
+See = Callable[[Tensor, Tensor, Tensor | None], None]
+
 
 @torch.no_grad()
+def watch(model: nn.Module, watched: Iterable[tuple[str, See]], batches: Iterable[Mapping[str, Any]]) -> None:
+    """Run batches through a model and let each of `watched` see its module.
+
+    Args:
+        model: the source.
+        watched: name of a module, and what looks at it. Tokens outside an `attention_mask` do not count.
+        batches: keyword arguments of the model.
+
+    Raises:
+        BadOption: no batch, batches that the model does not run on, or a mask of another shape than
+            its tokens.
+    """
+    mask: Tensor | None = None
+    seen = 0
+
+    def hook(see: See) -> Callable[..., None]:
+        def call(_module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:  # type: ignore[type-arg]
+            given = args[0] if args else kwargs["hidden_states"]
+            made = output[0] if isinstance(output, tuple) else output
+            see(given.double(), made.double(), None if made.dim() == 2 else _fitting(mask, made))
+
+        return call
+
+    modules = dict(model.named_modules())
+    handles = [modules[name].register_forward_hook(hook(see), with_kwargs=True) for name, see in watched]
+    try:
+        for batch in batches:
+            mask = batch.get("attention_mask")
+            model(**batch)
+            seen += 1
+    except BadOption:
+        raise
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        raise BadOption(f"calibration= must give keyword arguments that the source runs on: {error}") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not seen:
+        raise BadOption("calibration= gave no batch; pass a list of a few, such as tokenizer outputs.")
+
+
 def measured_moments(model: nn.Module, norms: list[str], batches: Iterable[Mapping[str, Any]]) -> list[Tensor]:
     """Second moments of what each norm normalises, over a few batches.
 
     Args:
         model: the source.
         norms: the names of its norm modules, in the order in which the moments are wanted.
-        batches: keyword arguments of the model; positions outside an `attention_mask` do not count.
+        batches: keyword arguments of the model, see `watch`.
 
     Returns:
         One (hidden, hidden) matrix of trace 1 for each norm, in float64.
-
-    Raises:
-        BadOption: no batch, or batches that the model does not run on.
     """
     sums: dict[str, Tensor] = {}
-    mask: Tensor | None = None
 
-    def hook(name: str) -> Any:
-        def see(_module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
-            x = inputs[0].detach()
-            x = x[mask] if mask is not None and mask.shape == x.shape[:-1] else x.flatten(0, -2)
-            x = x.double()
+    def look(name: str) -> See:
+        def see(given: Tensor, _made: Tensor, counted: Tensor | None) -> None:
+            x = given.flatten(0, -2) if counted is None else given[counted]
             x = x - x.mean(-1, keepdim=True)  # (token, hidden)
             x = x / x.norm(dim=-1, keepdim=True).clamp_min(1e-300)
             sums[name] = sums.get(name, torch.zeros(())) + (x.T @ x).cpu()
 
         return see
 
-    modules = dict(model.named_modules())
-    handles = [modules[name].register_forward_hook(hook(name)) for name in norms]
-    try:
-        for batch in batches:
-            given = batch.get("attention_mask")
-            mask = None if given is None else given.bool()
-            model(**batch)
-    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise BadOption(f"calibration= must give keyword arguments that the source runs on: {error}") from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not sums:
-        raise BadOption("calibration= gave no batch; pass a list of a few, such as tokenizer outputs.")
+    watch(model, [(name, look(name)) for name in norms], batches)
     return [sums[name] / sums[name].trace() for name in norms]
+
+
+def _fitting(mask: Tensor | None, x: Tensor) -> Tensor | None:
+    """The attention mask as (sequence, token) of x; several choices of an example are sequences of their own."""
+    if mask is None:
+        return None
+    flat = mask.flatten(0, -2).bool()
+    if flat.shape != x.shape[:2] or not flat.any():
+        raise BadOption(
+            f"an attention_mask of calibration= has shape {tuple(mask.shape)} and {int(flat.sum())} tokens to count, "
+            f"where the source has {tuple(x.shape[:2])} (sequences, tokens). Give one 0 or 1 for every token."
+        )
+    return flat
