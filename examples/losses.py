@@ -11,6 +11,16 @@ TARGETS = ("labels", "soft_labels", "start_positions", "end_positions")
 IGNORED = -100
 
 
+def check_labels(student: Any, teacher: Any) -> None:
+    """Refuse a teacher whose classes have the student's names in another order."""
+    names = [[config.id2label[i] for i in sorted(config.id2label)] for config in (student, teacher)]
+    if names[0] != names[1] and sorted(names[0]) == sorted(names[1]):
+        raise ValueError(
+            f"the teacher's classes are {names[1]} and the student's {names[0]}: in this order it would teach wrong "
+            "classes. Train the teacher with the student's label order."
+        )
+
+
 def without_targets(batch: Batch) -> Batch:
     return {name: value for name, value in batch.items() if name not in TARGETS}
 

@@ -101,6 +101,7 @@ def _fitted(options: argparse.Namespace, model: PreTrainedModel, batches: Any) -
         raise BadOption(f"--init {options.init} fits an operator on training batches, which this script does not give.")
     size = options.fit_batch_size or options.batch_size
     logger.info(f"fitting the operator of {options.init}: {options.fit_steps} steps of {size}")
+    model = model.to(options.arguments.device)
     return transformers_bot.fit(model, batches(size), steps=options.fit_steps, lr=options.fit_lr, seed=options.seed)
 
 

@@ -45,7 +45,7 @@ import accelerate
 import torch
 import transformers
 from logs import HIDDEN, seconds_logged, write_log, write_whole
-from losses import distillation, task_loss, without_targets
+from losses import check_labels, distillation, task_loss, without_targets
 from options import add, parse, parser
 from starting_model import fit_flops, initial_model, load_teacher
 from torch.utils.data import DataLoader, Dataset, RandomSampler
@@ -109,6 +109,8 @@ class BudgetTrainer(Trainer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.data, self.alpha, self.temperature = data, alpha, temperature
+        if teacher is not None:
+            check_labels(self.model.config, teacher.config)
         self.teacher = None if teacher is None else teacher.to(self.args.device)
         self.flops_before, self.flops_each = costs
         self.model_accepts_loss_kwargs = True  # have the trainer count the labels of the global batch

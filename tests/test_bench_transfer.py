@@ -1,5 +1,6 @@
 """The transfer bench: savings on curves made by hand, resuming, reports from JSON alone, all suites readable."""
 
+import doctest
 import json
 import os
 import subprocess
@@ -24,6 +25,7 @@ import savings  # noqa: E402
 import store as stores  # noqa: E402
 import suite as suites  # noqa: E402
 import summary  # noqa: E402
+import train  # noqa: E402
 
 SUITES = sorted((BENCH / "suites").glob("*.yaml"))
 SCRATCH = [(0.0, 5.0), (100.0, 4.0), (200.0, 3.0)]
@@ -150,6 +152,33 @@ def test_report_is_drawn_again_from_json_alone(tmp_path):
     assert "wrote 2 plots" in done.stdout
     assert table.read_text() == before
     assert all(plot.stat().st_size > 5000 for plot in (tmp_path / "plots").glob("*.png"))
+
+
+def test_a_seed_that_diverged_is_said_and_gives_no_saving(tmp_path):
+    store = _handmade(tmp_path / "hand.json")
+    setting = suites.Suite.from_dict(store.data["suite"]).settings[0]
+    run = suites.Run(setting, setting.methods[1], 0.001, 1)
+    store.add(run, {**store.outcome(run), "diverged": True})
+    row = summary.results(store)[0].row("bot")
+    assert row.note.startswith("seed 1 is missing")
+    assert row.saved() is None
+
+
+def test_what_another_device_or_version_gave_is_run_again(tmp_path):
+    store = _handmade(tmp_path / "hand.json")
+    setting = suites.Suite.from_dict(store.data["suite"]).settings[0]
+    run = suites.Run(setting, setting.methods[1], 0.001, 1)
+    here = {"device": "cpu", "version": transformers_bot.__version__}
+    for change, finished in (({}, True), ({"device": "cuda"}, False), ({"version": "0.0.0"}, False)):
+        store.add(run, {**store.outcome(run), **here, **change})
+        assert store.finished(run) is finished
+
+
+@pytest.mark.parametrize("module", [savings, train], ids=lambda module: module.__name__)
+def test_examples_in_docstrings_are_true(module):
+    found = doctest.testmod(module)
+    assert found.attempted > 0
+    assert found.failed == 0
 
 
 @pytest.fixture

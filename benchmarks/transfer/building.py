@@ -70,6 +70,18 @@ def train_source(spec: dict[str, Any], places: Places, say: Callable[[str], None
     return True
 
 
+def plan(run: Run, places: Places) -> transformers_bot.planner.Plan:
+    """What the method would do, from configs alone.
+
+    Raises:
+        BoTError: a direction, ratio or family that the method does not cover.
+    """
+    folder = source_folder(run.setting.source_spec, places)
+    return transformers_bot.plan(
+        folder, **run.setting.target, method=run.method.method, bot_config=run.method.bot_config
+    )
+
+
 def target(run: Run, task: tasks.Task, places: Places) -> tuple[Any, float]:
     """The model of a run before training, on the device, and the FLOPs that calibrating or fitting it took.
 

@@ -43,10 +43,10 @@ def reviews_and_brown(data: Path, cache: Path, tokenizer: str, documents: int = 
         documents: reviews to read at most; the token ids are kept under `cache`.
     """
     encoder, ends, mask, special = _tokenizer(data / "tokenizers" / tokenizer)
-    folder = cache / f"tokens-{tokenizer}-{documents}"
+    folder = cache / f"tokens-{tokenizer}-{documents}-unique"
     names = ("train", "held out", "wikitext")
     if not all((folder / f"{name}.npy").exists() for name in names):
-        texts = list(_documents(data / "text", documents))
+        texts = list(dict.fromkeys(_documents(data / "text", documents)))  # some reviews stand there twice
         order = np.random.default_rng(0).permutation(len(texts))
         cut = int(len(texts) * HELD_OUT)
         parts = {"held out": [texts[i] for i in order[:cut]], "train": [texts[i] for i in order[cut:]]}

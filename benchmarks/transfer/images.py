@@ -85,6 +85,8 @@ def _read(data: Path, dataset: str, train: int, validation: int) -> tuple[Tensor
         from sklearn.datasets import load_digits
 
         digits = load_digits()
+        if not 0 < validation <= len(digits.target) - train:
+            raise ValueError(f"digits has {len(digits.target)} images: train {train} leaves none for {validation}.")
         grey = torch.from_numpy(digits.images * 255 / 16).to(torch.uint8)
         pixels, labels = grey[:, None].expand(-1, 3, -1, -1), torch.from_numpy(digits.target).long()
         return pixels[:train], labels[:train], pixels[-validation:], labels[-validation:]

@@ -19,6 +19,7 @@ from store import DONE, FAILED, REFUSED, Store, chosen_rate, final
 from suite import Method, Run, Setting, search_runs, seed_runs, step0_runs
 from transformers.utils import logging
 
+import transformers_bot
 from transformers_bot import BoTError
 
 Say = Callable[[str], None]
@@ -36,9 +37,11 @@ def execute(run: Run, places: Places) -> dict[str, Any]:
     except BoTError as error:
         return _ended(FAILED, start, reason=f"{type(error).__name__}: {error}")
     try:
-        return _ended(DONE, start, **_trained(run, places))
+        building.plan(run, places)
     except BoTError as error:
         return _ended(REFUSED, start, reason=str(error))
+    try:
+        return _ended(DONE, start, **_trained(run, places))
     except Exception as error:  # recorded with its reason; run.py ends with status 1
         return _ended(FAILED, start, reason=f"{type(error).__name__}: {error}", trace=traceback.format_exc(limit=-4))
 
@@ -51,6 +54,7 @@ def _trained(run: Run, places: Places) -> dict[str, Any]:
     found: dict[str, Any] = {"fit_flops": fit_flops, "higher": task.higher}
     made = getattr(model.config, "transformers_bot", {})  # what "auto" came to, for whoever reads the JSON
     found["made"] = {name: value for name, value in made.items() if name not in ("source", "revision", "versions")}
+    found["device"] = places.device
     found["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     if run.rate is None and task.probe is not None:
         found["probe"] = {name: round(value, 6) for name, value in task.probe(model.eval()).items()}
@@ -62,7 +66,7 @@ def _trained(run: Run, places: Places) -> dict[str, Any]:
 
 def _ended(status: str, start: tuple[float, float], **more: Any) -> dict[str, Any]:
     wall, busy = time.perf_counter() - start[0], time.process_time() - start[1]
-    took = {"seconds": round(wall, 1), "cpu_seconds": round(busy, 1)}
+    took = {"seconds": round(wall, 1), "cpu_seconds": round(busy, 1), "version": transformers_bot.__version__}
     return {"status": status, **took, "date": datetime.date.today().isoformat(), **more}
 
 

@@ -15,8 +15,11 @@ NOTES = """\
 - Saving is (phi_scratch - phi) / phi_scratch, where phi is the training FLOPs at which a run first reaches what scratch
   reaches at its best within the budget; linear between evaluations. Fitting a learned operator and a teacher's
   forward passes are counted, the search of the learning rate is not.
-- The learning rate was searched on the first seed over the same values for every method, scratch included, by the
-  metric at the end of training; the other seeds ran at the chosen rate.
+- The learning rate was chosen on the first seed from the values that the setting lists, the same for every method,
+  scratch included, by the same metric at the end of training; the other seeds ran at the chosen rate. The data that
+  choose it are those that judge it, alike for all.
+- A start that knows more than scratch learns within the budget saves 100 % at once; there "to the best rival" tells
+  more.
 - Figures are means over seeds, with the lowest and the highest in brackets. No run has dropout.
 - "-": the method refuses this direction or ratio; "not reached (< x)": it did not get to scratch's figure within the
   same number of steps, so its saving is below x; "n/a": scratch gained nothing within the budget, so nothing can be

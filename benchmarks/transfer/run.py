@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
             jobs.prepare(settings, places, pool, _say)
             if args.sources:
                 return 0
-            store = Store(out)
+            store = Store(out, args.device)
             store.begin(suite, facts(args.device))
             jobs.work(settings, store, places, pool, workers, _say)
     except MissingData as error:

@@ -78,11 +78,14 @@ def task(
         features, new = (torch.cat([_pooled(model, chunk) for chunk in part]) for part in (some, chunks))
         return _figures(dataset, ridge(features, torch.cat([chunk["labels"] for chunk in some]), new), truth)
 
+    return _task(dataset, batches, evaluate, probed if probe else None)
+
+
+def _task(dataset: str, batches: Any, evaluate: Any, probe: Any) -> Task:
     higher = {"loss": False, **dict.fromkeys(METRICS[dataset], True)}
-    if paired:
+    if dataset == "STS-B":
         return Task("BoTModel", higher, batches, evaluate, wrap=Similarity)
-    factory = "BoTModelForSequenceClassification"
-    return Task(factory, higher, batches, evaluate, {"num_labels": 2}, probe=probed if probe else None)
+    return Task("BoTModelForSequenceClassification", higher, batches, evaluate, {"num_labels": 2}, probe=probe)
 
 
 METRICS = {

@@ -8,6 +8,8 @@ from typing import Any
 
 from suite import Run, Suite, possible_runs
 
+import transformers_bot
+
 DONE, REFUSED, FAILED = "done", "refused", "failed"
 
 
@@ -18,8 +20,8 @@ class Store:
         data: `suite` (all settings as they were run), `machine`, `versions`, `date` and `runs`.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, device: str = "cpu") -> None:
+        self.path, self.device = path, device
         self.data: dict[str, Any] = {"suite": {}, "runs": {}}
         if path.exists():
             self.data = json.loads(path.read_text(encoding="utf-8"))
@@ -36,9 +38,15 @@ class Store:
         return self.data["runs"].get(run.key)
 
     def finished(self, run: Run) -> bool:
-        """Whether a run need not be run again; refusals and failures are tried anew, they may be mended."""
+        """Whether a run need not be run again; refusals and failures are tried anew, they may be mended.
+
+        What another version of the package or another device gave is run again, too.
+        """
         outcome = self.outcome(run)
-        return outcome is not None and outcome["status"] == DONE
+        if outcome is None or outcome["status"] != DONE:
+            return False
+        here = {"version": transformers_bot.__version__, "device": self.device}
+        return all(outcome.get(name, value) == value for name, value in here.items())
 
     def add(self, run: Run, outcome: dict[str, Any]) -> None:
         self.data["runs"][run.key] = {"run": str(run), **outcome}

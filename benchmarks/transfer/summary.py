@@ -39,7 +39,8 @@ class Row:
     def saved(self) -> list[float] | None:
         """The savings of all seeds, None unless every seed reached what scratch reached."""
         values = [value for value, _ in self.savings if value is not None]
-        return values if values and len(values) == len(self.savings) else None
+        complete = len(values) == len(self.savings) and not self.note
+        return values if values and complete else None
 
     def bound(self) -> float | None:
         """What the saving is at most where some seed did not get there."""
@@ -72,7 +73,7 @@ class Result:
         return pick(rows, key=lambda row: row.mean(metric)) if rows else None
 
     def rival(self) -> Row | None:
-        """The best method that is not this package's."""
+        """The method of others with the best figure at the end; scratch and distillation into it count, too."""
         return self.best_of([row for row in self.trained() if not row.ours])
 
     def against_rival(self, row: Row) -> tuple[float | None, float | None] | None:
@@ -149,6 +150,7 @@ def _row(store: Store, setting: Setting, method: Method) -> Row:
     for run in chosen:
         outcome = store.outcome(run)
         if outcome is None or outcome["status"] != DONE or outcome["diverged"]:
+            row.note = f"seed {run.seed} is missing: it diverged or failed at the chosen rate, or was not run"
             continue
         row.curves[run.seed] = [(point["flops"], point[setting.metric]) for point in outcome["curve"]]
         for metric in outcome["higher"]:
@@ -181,7 +183,7 @@ def _why(outcomes: list[dict[str, Any] | None]) -> str:
 
 
 def headline(result: Result) -> tuple[Row | None, Row | None, Row | None]:
-    """(BoT with its defaults, BoT's best variant, the best rival) by the mean saving against scratch.
+    """(BoT with its defaults, BoT's best variant by the mean saving against scratch, the best rival).
 
     Where savings are equal, or scratch's figure is not reached, the figure at the end of training decides.
     """
@@ -190,7 +192,6 @@ def headline(result: Result) -> tuple[Row | None, Row | None, Row | None]:
         saved, end = row.saved(), row.mean(result.setting.metric)
         return sum(saved) / len(saved) if saved else float("-inf"), end if result.higher else -end
 
-    others = [row for row in result.trained() if not row.ours and row.method.name != "scratch"]
     ours = [row for row in result.trained() if row.ours]
     default = next((row for row in ours if row.method.name == "bot"), None)
-    return default, max(ours, key=merit, default=None), max(others, key=merit, default=None)
+    return default, max(ours, key=merit, default=None), result.rival()

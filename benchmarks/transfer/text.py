@@ -145,7 +145,10 @@ def _antibodies(path: Path, validation: int) -> Corpus:
     """Heavy chains: the last `validation` to judge by, the others to train on; unclear ones left out."""
     with lzma.open(path, "rt") as file:
         lines = [line.strip() for line in file]
-    known = [line for line in lines if set(line) <= set(AMINO_ACIDS)]
+    # Sapiens has 144 positions, two of them for the ends.
+    known = [line[:142] for line in lines if set(line) <= set(AMINO_ACIDS)]
+    if not 0 < validation < len(known):
+        raise ValueError(f"validation must lie between 1 and {len(known) - 1} sequences, got {validation}.")
     longest = max(map(len, known)) + 2
     rows = torch.full((len(known), longest), 1)
     for row, line in zip(rows, known, strict=True):

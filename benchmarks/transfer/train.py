@@ -68,7 +68,7 @@ def evaluation_steps(budget: Budget) -> list[int]:
     """Half of the evaluations spaced geometrically (a good start is reached early), half evenly.
 
     >>> evaluation_steps(Budget(steps=100, batch=8, evaluations=8))
-    [1, 5, 22, 25, 50, 75, 100]
+    [1, 3, 10, 25, 32, 50, 75, 100]
     """
     if budget.steps == 0:
         return []
