@@ -18,6 +18,7 @@ from .network import Network
 # Attention averages values over tokens, which takes away most of their variance. One quarter is what
 # fits trained models; the share of the stream that a low-pass keeps hardly depends on it.
 ATTENTION_SHARE = 0.25
+NEIGHBOUR = 0.95  # correlation of neighbouring pixels
 
 
 def basis(moments: Tensor, low_pass: Tensor) -> Tensor:
@@ -84,13 +85,27 @@ def _embedded(network: Network) -> Stream:
         if place.layer is not None or place.reads_stream or place.stem in network.adapter.norms:
             continue
         for _, x in network.along(name, "hidden"):  # (hidden, entries)
-            if place.rule.maps:  # image patches: pixels of variance 1
-                stream.add(torch.zeros_like(stream.mean), x @ x.T)
+            if place.rule.maps:  # (hidden, channel x row x column) of a patch
+                stream.add(torch.zeros_like(stream.mean), x @ _pixels(network) @ x.T)
             else:
                 mean = x.mean(1)
                 spread = x - mean[:, None]
                 stream.add(mean, spread @ spread.T / x.shape[1])
     return stream
+
+
+def _pixels(network: Network) -> Tensor:
+    """Covariance of the pixels of a patch, normalised to variance 1, as (channel x row x column) twice.
+
+    Neighbours in natural images correlate by about .95, and a distance d by .95^d, the usual
+    first-order model; so do their colours. White pixels instead would weigh fine patterns, which
+    images hardly hold, like the brightness that carries most of them.
+    """
+    rows, columns = (network.sizes[role] or 1 for role in ("patch_h", "patch_w"))
+    channels = network.sizes["channel"] or 1
+    near = [NEIGHBOUR ** (torch.arange(n)[:, None] - torch.arange(n)).abs().double() for n in (rows, columns)]
+    colours = NEIGHBOUR + (1 - NEIGHBOUR) * torch.eye(channels, dtype=torch.float64)
+    return torch.kron(colours, torch.kron(near[0], near[1]))
 
 
 def _attention(network: Network, layer: int) -> tuple[Tensor, Tensor]:
