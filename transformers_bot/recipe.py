@@ -84,7 +84,7 @@ class Recipe:
 
     @property
     def is_copy(self) -> bool:
-        if len(self.reads) != 1 or self.reads[0].weight != 1.0 or self.undo or self.plus or self.match:
+        if len(self.reads) != 1 or self.reads[0].weight != 1.0 or self.undo or self.plus:
             return False
         return is_identity(self.maps) and self.detail is None
 
