@@ -34,9 +34,10 @@ from .grids import interpolation, periodic
 from .pairs import Pair
 from .paper import paper_wavelet
 
-# Figures: benchmarks/results/transfer-levers.json. Haar copies, so growth keeps every checkpoint's
-# function whatever its norm weights, which longer filters only nearly do; noise of one standard
-# deviation parts the twins that copies are.
+# Haar copies, so growth keeps every checkpoint's function whatever its norm weights, which longer
+# filters only nearly do; noise of one standard deviation parts the twins that copies are. Against
+# other methods and the raw transform: benchmarks/results/transfer-cpu.md; against other options:
+# benchmarks/transfer/suites/levers.yaml.
 CONSISTENT_WAVELET = "haar"
 CONSISTENT_DETAIL_SCALE = 1.0
 UNSIZED = identity(-1)  # an axis whose length only the tensor knows; it is never resized
