@@ -32,6 +32,7 @@ resume), `summary.json`, checkpoints, and the final model with its tokenizer or 
 """
 
 import argparse
+import atexit
 import json
 import platform
 import sys
@@ -221,11 +222,18 @@ def run(
 
 def script(main: Callable[[], None]) -> None:
     """Run a script; a mistake in its call becomes one sentence and exit code 2."""
+    atexit.register(_leave)
     try:
         main()
     except transformers_bot.BoTError as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _leave() -> None:
+    """Close the group of processes: its threads, still running at exit, would abort the process."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def batches(data: Data, seed: int) -> Callable[[int], Iterator[Batch]]:
