@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pywt
@@ -20,6 +19,7 @@ from ..maps import AxisMap, Matrix
 from ..options import BoTConfig
 from ..rewrite import Groups, Opened, merge_shapes, order_heads, order_units, to_principal_basis
 from ..rewrite.network import Network, factors
+from ..rewrite.order import leaves
 from .base import Task
 from .dct import low_frequencies
 from .pairs import Pair, group_sizes
@@ -52,7 +52,7 @@ def averaged_layers(task: Task, rule: str, wavelet: str) -> Groups:
         return ()
     if wavelet not in ("haar", "db1"):
         return (tuple(range(source)),)
-    starts = np.cumsum([0, *(_leaves(shape) for shape in merge_shapes(source, target))])
+    starts = np.cumsum([0, *(leaves(shape) for shape in merge_shapes(source, target))])
     return tuple(tuple(range(first, last)) for first, last in pairwise(starts))
 
 
@@ -156,7 +156,3 @@ def _is_lossless(network: Network, role: str, pair: Callable[[str], Pair]) -> bo
         if float((again - seen).norm()) > LOSSLESS * float(seen.norm()):
             return False
     return True
-
-
-def _leaves(shape: Any) -> int:
-    return sum(_leaves(part) for part in shape) if shape else 1

@@ -19,7 +19,7 @@ from transformers.activations import ACT2FN
 from ..maps import AxisMap, Matrix, gather
 from .calibration import measured_moments
 from .fold import fold_norms, norms
-from .network import Network, Place
+from .network import STREAM, Network, Place
 from .order import gram_of, head_strength, matching_order, merge_shapes, similar_order, strongest_first
 from .principal import basis, weight_moments
 
@@ -58,8 +58,8 @@ def to_principal_basis(opened: Opened, low_pass: Tensor) -> None:
 def turn_stream(network: Network, turn: Tensor) -> None:
     """Turn the residual stream by an orthogonal matrix that keeps the constant vector."""
     axis_map = AxisMap(network.hidden, network.hidden, (Matrix(turn.numpy()),))
-    network.map_role("hidden", axis_map)
-    network.map_role("readout", axis_map)
+    for role in STREAM:
+        network.map_role(role, axis_map)
 
 
 def match_norm(
@@ -106,7 +106,7 @@ def order_heads(network: Network, counts: list[int], groups: Groups = ()) -> Non
 
 
 def _permute(network: Network, role: str, order: list[int], layer: int | None) -> None:
-    for one in ("hidden", "readout") if role == "hidden" else (role,):
+    for one in STREAM if role == "hidden" else (role,):
         network.map_role(one, gather(order, len(order)), layer)
 
 

@@ -44,7 +44,7 @@ def similar_order(gram: Tensor, shapes: Sequence[Shape]) -> list[int]:
     """
     units: dict[Shape, list[list[int]]] = {UNIT: [[i] for i in range(len(gram))]}
     needed = Counter(node for shape in shapes for node in _merges(shape))
-    for shape in sorted(needed, key=_size):
+    for shape in sorted(needed, key=leaves):
         left, right = shape  # type: ignore[misc]  # a merge has two parts
         pool = units[left] if left == right else units[left] + units[right]
         found = _best_pairs(_cosine(gram, pool), needed[shape], 0 if left == right else len(units[left]))
@@ -151,5 +151,6 @@ def _merges(shape: Shape) -> list[Shape]:
     return [*_merges(shape[0]), *_merges(shape[1]), shape] if shape else []
 
 
-def _size(shape: Shape) -> int:
-    return _size(shape[0]) + _size(shape[1]) if shape else 1
+def leaves(shape: Shape) -> int:
+    """How many units a shape merges."""
+    return leaves(shape[0]) + leaves(shape[1]) if shape else 1

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from .network import Network
 
-# Attention averages values over tokens, which takes away most of their variance. One quarter is what
-# fits trained models; the share of the stream that a low-pass keeps hardly depends on it.
+# Attention averages values over tokens, which takes away most of their variance: an assumption, not fitted.
 ATTENTION_SHARE = 0.25
 NEIGHBOUR = 0.95  # correlation of neighbouring pixels
 
