@@ -121,7 +121,8 @@ def prepare(
     if basis == "plain" and not roles:
         return replace(plain, order="kept")
     is_lossless = partial(_is_lossless, opened.network, pair=partial(pair_of, plain, task))
-    lossy = [role for role in UNITS if not is_lossless(role)]
+    asked = [*roles, *(["hidden"] if basis == "principal" else [])]
+    lossy = [role for role in asked if not is_lossless(role)]
     if options.basis == "auto" and "hidden" not in lossy:
         basis = "plain"
     if options.order == "auto":
