@@ -154,9 +154,28 @@ TOKENS = [{"input_ids": torch.arange(3, 23).view(2, 10)}]
 CALIBRATION = {
     "no batch": ("gpt2", HALF, {"calibration": []}, "calibration= gave no batch"),
     "other inputs": ("gpt2", HALF, {"calibration": [{"pixel_values": torch.zeros(1)}]}, "that the source runs on"),
-    "growing": ("gpt2", {**GROWN, "heads": 8}, {"calibration": TOKENS}, "for shrinking the width of pre-norm models"),
-    "post-norm": ("bert", HALF, {"calibration": TOKENS}, "pre-norm models; here the basis is plain"),
-    "plain": ("gpt2", HALF, {"calibration": TOKENS, "options": {"basis": "plain"}}, "here the basis is plain"),
+    "no list": ("gpt2", HALF, {"calibration": 3}, "calibration= must be an iterable of a few batches: .*int"),
+    "growing": ("gpt2", {**GROWN, "heads": 8}, {"calibration": TOKENS}, "no width shrinks"),
+    "depth alone": ("bert", {"layer": 1}, {"calibration": TOKENS}, "no width shrinks"),
+    "raw": ("gpt2", HALF, {"calibration": TOKENS, "options": {"gain": "raw"}}, "gain='raw' is the paper as written"),
+    "post-norm merged": (
+        *("bert", HALF, {"calibration": TOKENS, "options": {"order": "similar"}}),
+        "the stream is merged as it is",
+    ),
+    "plain": (
+        *("gpt2", HALF, {"calibration": TOKENS, "options": {"basis": "plain"}}),
+        "the stream is merged as it is.*basis and order at 'auto'",
+    ),
+    "filtered layers": (
+        *("bert", {**HALF, "layer": 1}, {"calibration": TOKENS, "options": {"depth": "wavelet"}}),
+        "averages the layers of a post-norm model",
+    ),
+    "strongest filtered": (
+        *("gpt2", {**HALF, "layer": 1}),
+        {"calibration": TOKENS, "options": {"depth": "wavelet", "order": "strongest"}},
+        "depth='wavelet' averages layers",
+    ),
+    "strongest unmeasured": ("bert", HALF, {"options": {"order": "strongest"}}, "ranks units by what they do on"),
     "weight selection": (
         *("gpt2", HALF, {"calibration": TOKENS, "method": "weight_selection"}),
         "'weight_selection' has no use for it",

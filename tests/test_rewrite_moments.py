@@ -15,8 +15,8 @@ from transformers_bot.maps import gather
 from transformers_bot.methods.levers import principal_pair
 from transformers_bot.methods.pairs import dual
 from transformers_bot.rewrite import Network, Opened, fold_norms, order_units, to_principal_basis, turn_stream
-from transformers_bot.rewrite.calibration import measured_moments
 from transformers_bot.rewrite.fold import norms
+from transformers_bot.rewrite.moments import Moments, measured_norms
 from transformers_bot.rewrite.principal import basis, weight_moments
 
 UNTIED = {"tie_word_embeddings": False}
@@ -27,6 +27,11 @@ def second_moments(rows: torch.Tensor) -> torch.Tensor:
     centred = rows.double() - rows.double().mean(-1, keepdim=True)
     total = centred.T @ centred
     return total / total.trace()
+
+
+def shares(every: list[Moments]) -> list[torch.Tensor]:
+    """Second moments of what norms give, brought to trace 1."""
+    return [one.uncentred().covariance / len(one.mean) for one in every]
 
 
 def assert_moments(moments: torch.Tensor) -> None:
@@ -50,7 +55,7 @@ def assert_moments(moments: torch.Tensor) -> None:
 def test_estimated_moments_are_moments_of_every_norm(family, head, activation):
     network = network_for(build(family, head, layer=3).model)
     fold_norms(network)
-    estimated = weight_moments(network, ACT2FN[activation])
+    estimated = shares(weight_moments(network, ACT2FN[activation]))
     assert len(estimated) == 7
     for moments in estimated:
         assert_moments(moments)
@@ -62,11 +67,11 @@ def test_a_stream_of_embeddings_alone_has_the_moments_of_all_tokens_at_all_posit
     fold_norms(network)
     body = built.model.transformer
     every = body.wte.weight.detach()[:, None] + body.wpe.weight.detach()[None]  # (token, position, hidden)
-    estimated = weight_moments(network, ACT2FN["gelu_new"])
+    estimated = shares(weight_moments(network, ACT2FN["gelu_new"]))
     for moments in estimated:
         torch.testing.assert_close(moments, second_moments(every.flatten(0, 1)), rtol=0, atol=1e-12)
     batch = {"input_ids": torch.arange(23)[:, None].expand(23, 12)}
-    measured = measured_moments(built.model, ["transformer.h.1.ln_2"], [batch])[0]
+    measured = shares(measured_norms(built.model, ["transformer.h.1.ln_2"], [batch]))[0]
     # what is measured counts every token alike, whatever the length of its vector
     best, top = (torch.linalg.eigh(moments).eigenvectors[:, -4:] for moments in (measured, estimated[3]))
     assert torch.trace(top.T @ measured @ top) > 0.95 * torch.trace(best.T @ measured @ best)
@@ -88,7 +93,7 @@ def test_the_moments_of_mlp_units_are_those_of_normal_inputs(activation):
     drawn = torch.randn(100_000, 20, generator=generator, dtype=torch.float64)
     units = ACT2FN[activation](network["transformer.h.0.mlp.c_fc.bias"] + spread * drawn)
     added = units @ block.mlp.c_proj.weight.detach() + block.mlp.c_proj.bias.detach()
-    estimated = weight_moments(network, ACT2FN[activation])[-1]
+    estimated = shares(weight_moments(network, ACT2FN[activation]))[-1]
     assert_moments(estimated)
     assert float((estimated - second_moments(added)).norm()) < 0.02 * float(estimated.norm())
 
@@ -97,7 +102,7 @@ def test_attention_adds_a_quarter_of_its_values_variance():
     built = build("gpt2", "GPT2LMHeadModel", layer=1, **UNTIED)
     network = network_for(built.model)
     fold_norms(network)
-    before, after, _ = weight_moments(network, ACT2FN["gelu_new"])
+    before, after, _ = shares(weight_moments(network, ACT2FN["gelu_new"]))
     body, attention = built.model.transformer, "transformer.h.0.attn"
     every = (body.wte.weight.detach()[:, None] + body.wpe.weight.detach()[None]).flatten(0, 1)
     out = network[f"{attention}.c_proj.weight"].T
@@ -118,12 +123,12 @@ def test_norms_carry_the_share_of_the_stream_that_is_kept():
     fold_norms(folded)
     pair = principal_pair(12, 5, dual(12, 5, "haar"))
     low_pass = torch.from_numpy(pair.produce.dense()) * (12 / 5) ** 0.5
-    moments = weight_moments(folded, ACT2FN["gelu_new"])
+    moments = shares(weight_moments(folded, ACT2FN["gelu_new"]))
     kept = low_pass @ basis(torch.stack(moments).mean(0), low_pass)
     to_principal_basis(Opened(turned, built.model), low_pass)
-    shares = [float(torch.trace(kept @ seen @ kept.T)) for seen in moments]
-    assert 0.1 < min(shares) < max(shares) < 0.9
-    for (stem, layer), share in zip(norms(turned), shares, strict=True):
+    kept_shares = [float(torch.trace(kept @ seen @ kept.T)) for seen in moments]
+    assert 0.1 < min(kept_shares) < max(kept_shares) < 0.9
+    for (stem, layer), share in zip(norms(turned), kept_shares, strict=True):
         weight = pair.produce.apply(turned[turned.find(f"{stem}.weight", layer)], 0)
         torch.testing.assert_close(weight, torch.full((5,), share**0.5, dtype=torch.float64), rtol=0, atol=1e-9)
 
@@ -162,7 +167,7 @@ def test_measured_moments_are_those_of_the_hidden_states(family, head, names):
             {"pixel_values": torch.randn(n, 3, 12, 12, generator=generator, dtype=torch.float64)} for n in (2, 3)
         ]
     for batch_list in (batches, iter(batches)):
-        measured = measured_moments(built.model, names, batch_list)
+        measured = shares(measured_norms(built.model, names, batch_list))
         for actual, expected in zip(measured, by_hand(built, batches), strict=True):
             assert_moments(actual)
             torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
@@ -175,14 +180,14 @@ def test_masked_positions_do_not_count():
     tokens = torch.tensor([[3, 4, 5, 6, 7], [8, 9, 10, 1, 2]])
     other = torch.where(mask.bool(), tokens, 20 - tokens)
     found = [
-        measured_moments(built.model, GPT2_NORMS, [{"input_ids": ids, "attention_mask": mask}])
+        shares(measured_norms(built.model, GPT2_NORMS, [{"input_ids": ids, "attention_mask": mask}]))
         for ids in (tokens, other)
     ]
     expected = by_hand(built, [{"input_ids": tokens, "attention_mask": mask}], mask.bool())
     for one, two, three in zip(*found, expected, strict=True):
         torch.testing.assert_close(one, two, rtol=0, atol=1e-12)
         torch.testing.assert_close(one, three, rtol=0, atol=1e-12)
-    unmasked = measured_moments(built.model, GPT2_NORMS, [{"input_ids": tokens}])
+    unmasked = shares(measured_norms(built.model, GPT2_NORMS, [{"input_ids": tokens}]))
     assert float((unmasked[0] - found[0][0]).norm()) > 1e-3
 
 
@@ -199,7 +204,7 @@ BAD_BATCHES = {
 def test_batches_that_measure_nothing_are_refused_and_leave_no_hook(batches, message):
     built = build("gpt2", "GPT2LMHeadModel")
     with pytest.raises(BadOption, match=message):
-        measured_moments(built.model, GPT2_NORMS, batches)
+        measured_norms(built.model, GPT2_NORMS, batches)
     assert not any(built.model.get_submodule(name)._forward_hooks for name in GPT2_NORMS)
 
 

@@ -17,7 +17,7 @@ CHOICES = {
     "positions": ("crop", "interpolate"),
     "reheads": ("error", "resample", "reshape"),
     "basis": ("auto", "plain", "principal"),
-    "order": ("auto", "kept", "similar"),
+    "order": ("auto", "kept", "similar", "strongest"),
 }
 WAVELET_ROLES = ("default", "hidden", "ffn", "heads", "head_dim", "layer")
 

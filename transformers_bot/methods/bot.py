@@ -16,6 +16,8 @@ pair (R, C): R has unit gain on constants and is used where the role is written,
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,11 +27,12 @@ from ..axes import Factor, Rule
 from ..maps import AxisMap, identity
 from ..options import BoTConfig
 from ..recipe import Detail, Read, Recipe, Segment, is_identity
-from ..rewrite import Opened
+from ..rewrite import Opened, fit_to_low_pass
+from ..rewrite.calibration import listed
 from ..rewrite.network import STREAM
 from . import levers, pairs
 from .base import Task
-from .depth import Depth, check_direction, filtered, identity_blocks, picked, repeated
+from .depth import Depth, check_direction, filtered, identity_blocks, picked, reads_of, repeated
 from .grids import interpolation, periodic
 from .pairs import Pair
 from .paper import paper_wavelet
@@ -51,10 +54,11 @@ class BoT:
 
     name = "bot"
 
-    def __init__(self, options: BoTConfig) -> None:
+    def __init__(self, options: BoTConfig, strongest: frozenset[str] = frozenset(), calibrated: bool = False) -> None:
         self.options = options
         self.raw = options.gain == "raw"
-        self.calibrated = False  # the stream was measured, not estimated from the weights
+        self.strongest = strongest  # roles of which units are picked, the strongest
+        self.calibrated = calibrated  # readers were fitted to what was measured
 
     def check(self, task: Task) -> None:
         """Refuse a depth rule of the other direction, a basis or an order that cannot be had."""
@@ -64,10 +68,19 @@ class BoT:
 
     def prepare(self, task: Task, opened: Opened) -> tuple["BoT", Mapping[str, Tensor]]:
         """Rewrite a source that is going to shrink, where that keeps more of it (see `levers`)."""
-        options = levers.prepare(self.options, task, opened, self._shrink(task), _pair_of)
-        made = BoT(options)
-        made.calibrated = opened.calibration is not None
+        if opened.calibration is not None:
+            opened = replace(opened, calibration=listed(opened.calibration))
+        prepared = levers.prepare(self.options, task, opened, self._shrink(task), _pair_of)
+        made = BoT(prepared.options, prepared.strongest, opened.calibration is not None)
+        if made.calibrated:
+            fit_to_low_pass(opened, partial(made._both, task), prepared.known, "hidden" in prepared.strongest)
         return made, opened.network
+
+    def _both(self, task: Task, factors: tuple[Factor, ...]) -> tuple[AxisMap, AxisMap]:
+        """R and C of an axis."""
+        sides = [tuple(replace(factor, reads=reads) for factor in factors) for reads in (False, True)]
+        written, read = (levers.whole_axis(self._segment(task, side, module=False)) for side in sides)
+        return written, read
 
     def _shrink(self, task: Task) -> levers.Shrink:
         groups = levers.averaged_layers(task, self.depth_rule(task), self.wavelet(task, "layer"))
@@ -83,7 +96,7 @@ class BoT:
     def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe:
         module = self.raw and rule.layered and rule.maps  # one of the paper's four, to be filtered as written
         maps = tuple(tuple(self._segment(task, segment, module) for segment in axis.segments) for axis in rule.axes)
-        reads, undo, over_layers = self._reads(task, rule, layer, name, module)
+        reads, undo, over_layers = reads_of(task, self.depth(task, module), rule, layer, name)
         silent = all(one.weight == 0.0 for one in reads)
         detail = None if silent else self._detail(task, rule, layer, name, module)
         over_axes = "" if is_identity(maps) else self._label(task, rule, module)
@@ -103,6 +116,8 @@ class BoT:
         if role in ("grid_h", "grid_w"):
             bicubic = interpolation(source, target, bicubic=True)
             return Pair(bicubic, bicubic, "bicubic")
+        if FOLLOWS.get(role, role) in self.strongest:
+            return pairs.picked_units(source, target)
         if role == "heads" and self.heads == "whole":
             return pairs.whole_units(source, target)
         pair = pairs.low_pass(source, target, self.wavelet(task, FOLLOWS.get(role, role)), module)
@@ -183,24 +198,6 @@ class BoT:
         if target != source:
             check_direction(rule, source, target)
         return rule
-
-    def _reads(
-        self, task: Task, rule: Rule, layer: int | None, name: str, module: bool
-    ) -> tuple[tuple[Read, ...], str | None, str]:
-        """What a target tensor is made of over depth, whether it undoes a norm, and a note."""
-        if layer is None:
-            return (Read(name, None),), None, ""
-        depth = self.depth(task, module)
-        row = (depth.updates if rule.adds else depth.layers)[layer]
-        new = depth.is_new(layer)
-        if new and rule.adds:
-            return (Read(name, int(np.argmax(depth.layers[layer])), 0.0),), None, "zero update"
-        stem, _, part = name.rpartition(".")
-        if new and stem in task.adapter.undoes:
-            below = int(np.argmax(depth.layers[layer]))
-            last = task.adapter.undoes[stem]
-            return (Read(f"{last}.weight", below), Read(f"{last}.bias", below)), part, "undoes the norm below"
-        return tuple(Read(name, int(i), float(row[i])) for i in np.flatnonzero(row)), None, depth.label
 
     # -- detail bands ---------------------------------------------------------------------------
 

@@ -4,7 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..axes import Rule
 from ..errors import BadOption
+from ..recipe import Read
+from .base import Task
 from .pairs import Pair
 
 GROWS = ("wavelet", "repeat", "identity")
@@ -28,6 +31,24 @@ class Depth:
     def is_new(self, layer: int) -> bool:
         """Whether a target layer is an identity block, which adds nothing to the stream."""
         return not self.updates[layer].any()
+
+
+def reads_of(
+    task: Task, depth: Depth, rule: Rule, layer: int | None, name: str
+) -> tuple[tuple[Read, ...], str | None, str]:
+    """What a target tensor is made of over depth, which part of a norm it undoes if any, and a note."""
+    if layer is None:
+        return (Read(name, None),), None, ""
+    row = (depth.updates if rule.adds else depth.layers)[layer]
+    new = depth.is_new(layer)
+    if new and rule.adds:
+        return (Read(name, int(np.argmax(depth.layers[layer])), 0.0),), None, "zero update"
+    stem, _, part = name.rpartition(".")
+    if new and stem in task.adapter.undoes:
+        below = int(np.argmax(depth.layers[layer]))
+        last = task.adapter.undoes[stem]
+        return (Read(f"{last}.weight", below), Read(f"{last}.bias", below)), part, "undoes the norm below"
+    return tuple(Read(name, int(i), float(row[i])) for i in np.flatnonzero(row)), None, depth.label
 
 
 def check_direction(rule: str, source: int, target: int) -> None:

@@ -5,9 +5,10 @@ weights: a source whose units are copies that the low-pass merges without loss i
 that shrinking undoes growing weight by weight.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial, reduce
 from itertools import pairwise
 
 import numpy as np
@@ -15,14 +16,17 @@ import pywt
 import torch
 
 from ..errors import BadOption
-from ..maps import AxisMap, Matrix
+from ..maps import AxisMap, Matrix, from_dense, identity
 from ..options import BoTConfig
-from ..rewrite import Groups, Opened, merge_shapes, order_heads, order_units, to_principal_basis
+from ..recipe import Segment
+from ..rewrite import Groups, Opened, merge_shapes, order_by_strength, order_heads, order_units, to_principal_basis
+from ..rewrite.moments import Moments
 from ..rewrite.network import Network, factors
 from ..rewrite.order import leaves
 from .base import Task
 from .dct import low_frequencies
 from .pairs import Pair, group_sizes
+from .unit_scores import from_activations
 
 UNITS = ("hidden", "ffn", "heads")
 LOSSLESS = 1e-3  # relative; copies stored in float16 differ by less, units of a trained model by far more
@@ -80,9 +84,9 @@ def ordered(options: BoTConfig, task: Task, shrink: Shrink) -> list[str]:
     averaged = UNITS[1:] if shrink.groups else ()  # units of layers that are averaged must match
     changed = [role for role in UNITS if task.ratio(role) < 1 or (role in averaged and task.ratio(role) == 1)]
     shrinking = [role for role in changed if not (shrink.flat and role == "heads")]
-    if options.order == "similar" and not shrinking:
-        raise BadOption("order='similar' puts units together that shrinking merges, and nothing shrinks here.")
-    wanted = options.order == "similar" or (options.order == "auto" and options.gain == "consistent")
+    if options.order in ("similar", "strongest") and not shrinking:
+        raise BadOption(f"order={options.order!r} puts units together that shrinking merges, and nothing shrinks here.")
+    wanted = options.order in ("similar", "strongest") or (options.order == "auto" and options.gain == "consistent")
     return [role for role in shrinking if wanted and not (role == "hidden" and shrink.basis == "principal")]
 
 
@@ -99,27 +103,67 @@ def principal_pair(source: int, target: int, dyadic: Pair) -> Pair:
     return Pair(maps[0], maps[1], "dct")
 
 
+def keeps_strongest(options: BoTConfig, task: Task, shrink: Shrink, calibrated: bool) -> bool:
+    """Whether the units that do most are kept as they are, rather than similar ones merged.
+
+    With readers fitted to them, picked units keep more of a post-norm model, before and after training;
+    in pre-norm models merging similar units keeps more (benchmarks/results, "bot calibrated").
+
+    Raises:
+        BadOption: calibration batches that nothing could be measured for, or a need of them.
+    """
+    picks = options.order == "strongest" or (options.order == "auto" and task.adapter.norm == "post")
+    if options.order == "strongest" and (not calibrated or shrink.groups):
+        raise BadOption(
+            "order='strongest' ranks units by what they do on calibration= batches"
+            + (", but depth='wavelet' averages layers." if shrink.groups else "; pass a few, or order='similar'.")
+        )
+    if not calibrated:
+        return False
+    reasons = {
+        "gain='raw' is the paper as written": options.gain == "raw",
+        "no width shrinks": all(task.ratio(role) >= 1 for role in (*UNITS, "head_dim")),
+        "depth='wavelet' averages the layers of a post-norm model": picks and bool(shrink.groups),
+        "the stream is merged as it is": task.ratio("hidden") < 1 and shrink.basis == "plain" and not picks,
+    }
+    against = next((reason for reason, holds in reasons.items() if holds), None)
+    if against:
+        raise BadOption(
+            f"calibration= fits matrices to a stream in its principal basis or of its strongest units, but {against}. "
+            "Leave calibration= out, or basis and order at 'auto'."
+        )
+    return picks
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What preparing came to.
+
+    Attributes:
+        options: with "auto" replaced by what was chosen.
+        strongest: roles of which the strongest units are picked.
+        known: name of a matrix -> moments of what it reads, where turning the stream has shown them.
+    """
+
+    options: BoTConfig
+    strongest: frozenset[str] = frozenset()
+    known: Mapping[str, Moments] = field(default_factory=dict)
+
+
 def prepare(
     options: BoTConfig,
     task: Task,
     opened: Opened,
     shrink: Shrink,
     pair_of: Callable[[BoTConfig, Task, str], Pair],
-) -> BoTConfig:
+) -> Prepared:
     """Order units and turn the stream of an opened source; what the options then are.
 
     The network's function stays but for the norms, which are matched to what the low-pass will keep.
     """
     basis = shrink.basis
-    if opened.calibration is not None and basis != "principal":
-        raise BadOption(
-            "calibration= measures the stream for basis='principal', which is for shrinking the width of pre-norm "
-            "models; here the basis is plain. Leave calibration= out."
-        )
     plain = replace(options, basis="plain")
     roles = ordered(options, task, shrink)
-    if basis == "plain" and not roles:
-        return replace(plain, order="kept")
     is_lossless = partial(_is_lossless, opened.network, pair=partial(pair_of, plain, task))
     asked = [*roles, *(["hidden"] if basis == "principal" else [])]
     lossy = [role for role in asked if not is_lossless(role)]
@@ -127,18 +171,34 @@ def prepare(
         basis = "plain"
     if options.order == "auto":
         roles = [role for role in roles if role in lossy or shrink.groups]
-    settled = replace(options, basis=basis, order="similar" if roles else "kept")
+    by_strength = keeps_strongest(options, task, shrink, opened.calibration is not None)
+    strongest = frozenset(role for role in roles if by_strength and (role != "heads" or shrink.whole))
+    settled = replace(options, basis=basis, order="strongest" if strongest else "similar" if roles else "kept")
+    scores = from_activations(opened) if strongest else {}
     for role in roles:
         source, target = task.lengths(role)
+        counts = group_sizes(source, target).tolist()
+        if role in strongest:
+            order_by_strength(
+                opened.network, role, counts, {at: score for (r, at), score in scores.items() if r == role}
+            )
+            continue
         order_units(opened.network, role, target, shrink.groups)
         # Whole heads are picked, not merged: of copies any one will do, of others the strongest.
         if role == "heads" and shrink.whole and not is_lossless(role):
-            order_heads(opened.network, group_sizes(source, target).tolist(), shrink.groups)
-    if basis == "principal":
-        source, target = task.lengths("hidden")
-        low_pass = pair_of(settled, task, "hidden").produce.dense() * (source / target) ** 0.5
-        to_principal_basis(opened, torch.from_numpy(low_pass))
-    return settled
+            order_heads(opened.network, counts, shrink.groups)
+    if basis != "principal":
+        return Prepared(settled, strongest)
+    source, target = task.lengths("hidden")
+    low_pass = pair_of(settled, task, "hidden").produce.dense() * (source / target) ** 0.5
+    return Prepared(settled, strongest, to_principal_basis(opened, torch.from_numpy(low_pass)))
+
+
+def whole_axis(maps: Segment) -> AxisMap:
+    """The maps of an axis' factors as one map of the axis."""
+    if len(maps) == 1 or all(one.is_identity for one in maps):
+        return maps[0] if len(maps) == 1 else identity(math.prod(one.source for one in maps))
+    return from_dense(reduce(np.kron, (one.dense() for one in maps)))
 
 
 def _is_lossless(network: Network, role: str, pair: Callable[[str], Pair]) -> bool:

@@ -92,3 +92,10 @@ def whole_units(source: int, target: int) -> Pair:
         return Pair(copies, from_dense(dense / dense.sum(0)), "copied")
     first = np.cumsum(counts) - counts
     return Pair(gather(first, source), copies.transposed(), "picked")
+
+
+def picked_units(source: int, target: int) -> Pair:
+    """Pick the units that `whole_units` picks, for readers that are fitted to them alone."""
+    counts = group_sizes(source, target)
+    one = gather(np.cumsum(counts) - counts, source)
+    return Pair(one, one, "picked")

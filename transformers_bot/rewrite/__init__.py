@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from ..axes import Factor
 from ..maps import AxisMap, Matrix, gather
-from .calibration import measured_moments
-from .fold import fold_norms, norms
+from .fold import behind, fold_norms, norms
+from .moments import Moments, measured_inputs, measured_norms
 from .network import STREAM, Network, Place
 from .order import gram_of, head_strength, matching_order, merge_shapes, similar_order, strongest_first
 from .principal import basis, weight_moments
+from .readers import MapsOf, input_axis, match_norm_scale, refit_readers
 
 Batches = Iterable[Mapping[str, Any]]
 Groups = Sequence[Sequence[int]]  # layers that are averaged together
@@ -36,23 +38,54 @@ class Opened:
     calibration: Batches | None = None
 
 
-def to_principal_basis(opened: Opened, low_pass: Tensor) -> None:
+def to_principal_basis(opened: Opened, low_pass: Tensor) -> dict[str, Moments]:
     """Fold the norms, turn the stream so that `low_pass` keeps its principal part, and match the norms.
 
     Args:
         opened: of a pre-norm architecture.
         low_pass: (target hidden, source hidden) with orthonormal rows, in float64.
+
+    Returns:
+        What every matrix behind a folded norm reads, before the turn.
     """
     network = opened.network
     fold_norms(network)
     every = norms(network)
     moments = _moments(opened, every)
-    turn = basis(torch.stack(moments).mean(0), low_pass)
+    turn = basis(torch.stack([one.uncentred().covariance for one in moments]).mean(0), low_pass)
     weights = {(stem, layer): _weight(network, stem, layer) for stem, layer in every}
+    read = {
+        name: _after(network, place, seen)
+        for place, seen in zip(every, moments, strict=True)
+        for name in behind(network, *place)
+    }
     turn_stream(network, turn)
     kept = low_pass @ turn  # (target, source): P
     for (place, gamma), seen in zip(weights.items(), moments, strict=True):
-        match_norm(network, place, gamma, seen, kept, low_pass)
+        match_norm(network, place, gamma, seen.uncentred().covariance / len(turn), kept, low_pass)
+    return read
+
+
+def fit_to_low_pass(opened: Opened, maps_of: MapsOf, known: Mapping[str, Moments], norms_too: bool) -> None:
+    """Fit every matrix to what the low-pass leaves of its input, measured on the calibration batches.
+
+    Args:
+        maps_of: the maps R and C of the factors of an axis, as they are going to be applied.
+        known: name of a matrix -> moments of its input, where they are known already.
+        norms_too: norms of a stream that gets fewer units are matched to those.
+    """
+    network, batches = opened.network, opened.calibration or ()
+    found = {name: input_axis(place.rule) for name, place in network.places.items() if name not in network.tied}
+    shrunk = [name for name, axis in found.items() if axis and not maps_of(axis[1])[0].is_identity]
+    modules = [name.removesuffix(".weight") for name in shrunk if name not in known]
+    seen = {f"{module}.weight": one for module, one in measured_inputs(opened.model, modules, batches).items()}
+    refit_readers(network, {**known, **seen}, maps_of)
+    if norms_too:
+        every = norms(network)
+        stream, _ = maps_of((Factor("hidden", None, False),))
+        kept = torch.from_numpy(network.moved("hidden", None).then(stream).dense())
+        for place, one in zip(every, measured_norms(opened.model, _modules(network, every), batches), strict=True):
+            match_norm_scale(network, place, one, kept)
 
 
 def turn_stream(network: Network, turn: Tensor) -> None:
@@ -97,6 +130,18 @@ def order_units(network: Network, role: str, target: int, groups: Groups = ()) -
             _permute(network, role, order, layer)
 
 
+def order_by_strength(
+    network: Network, role: str, counts: Sequence[int], strength: Mapping[int | None, Tensor]
+) -> None:
+    """Let every group of units, of which the first is kept, start with one of the strongest.
+
+    Args:
+        strength: layer -> (unit,); layer None for hidden units.
+    """
+    for layer, score in strength.items():
+        _permute(network, role, strongest_first(score, counts), layer)
+
+
 def order_heads(network: Network, counts: list[int], groups: Groups = ()) -> None:
     """Let every group of heads, of which the first is kept, start with one of the strongest."""
     for group in groups or [[layer] for layer in network.layers]:
@@ -110,18 +155,28 @@ def _permute(network: Network, role: str, order: list[int], layer: int | None) -
         network.map_role(one, gather(order, len(order)), layer)
 
 
-def _moments(opened: Opened, every: list[tuple[str, int | None]]) -> list[Tensor]:
+def _moments(opened: Opened, every: list[tuple[str, int | None]]) -> list[Moments]:
     network = opened.network
     if opened.calibration is None:
         return weight_moments(network, _activation(opened.model.config))
-    names = [network.find(f"{stem}.weight", layer) for stem, layer in every]
-    return measured_moments(opened.model, [str(name).removesuffix(".weight") for name in names], opened.calibration)
+    return measured_norms(opened.model, _modules(network, every), opened.calibration)
+
+
+def _modules(network: Network, places: list[tuple[str, int | None]]) -> list[str]:
+    return [str(network.find(f"{stem}.weight", layer)).removesuffix(".weight") for stem, layer in places]
 
 
 def _activation(config: Any) -> Callable[[Tensor], Tensor]:
     named = getattr(config, "activation_function", None) or config.hidden_act
     found: Callable[[Tensor], Tensor] = ACT2FN[named] if isinstance(named, str) else named
     return found
+
+
+def _after(network: Network, place: tuple[str, int | None], seen: Moments) -> Moments:
+    """What a norm gives, of what it has normalised."""
+    gamma, beta = _weight(network, *place), network.find(f"{place[0]}.bias", place[1])
+    scaled = seen.mapped(torch.diag(gamma))
+    return Moments(scaled.mean + network[beta].double(), scaled.covariance) if beta else scaled
 
 
 def _weight(network: Network, stem: str, layer: int | None) -> Tensor:
@@ -133,8 +188,10 @@ __all__ = [
     "Network",
     "Opened",
     "Place",
+    "fit_to_low_pass",
     "fold_norms",
     "merge_shapes",
+    "order_by_strength",
     "order_heads",
     "order_units",
     "to_principal_basis",

@@ -12,6 +12,21 @@ from ..errors import BadOption
 See = Callable[[Tensor, Tensor, Tensor | None], None]
 
 
+def listed(batches: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The batches as a list, to be run several times.
+
+    Raises:
+        BadOption: no batch at all, or nothing that gives batches.
+    """
+    try:
+        found = list(batches)
+    except TypeError as error:
+        raise BadOption(f"calibration= must be an iterable of a few batches: {error}") from error
+    if not found:
+        raise BadOption("calibration= gave no batch; pass a list of a few, such as tokenizer outputs.")
+    return found
+
+
 @torch.no_grad()
 def watch(model: nn.Module, watched: Iterable[tuple[str, See]], batches: Iterable[Mapping[str, Any]]) -> None:
     """Run batches through a model and let each of `watched` see its module.
@@ -52,32 +67,6 @@ def watch(model: nn.Module, watched: Iterable[tuple[str, See]], batches: Iterabl
             handle.remove()
     if not seen:
         raise BadOption("calibration= gave no batch; pass a list of a few, such as tokenizer outputs.")
-
-
-def measured_moments(model: nn.Module, norms: list[str], batches: Iterable[Mapping[str, Any]]) -> list[Tensor]:
-    """Second moments of what each norm normalises, over a few batches.
-
-    Args:
-        model: the source.
-        norms: the names of its norm modules, in the order in which the moments are wanted.
-        batches: keyword arguments of the model, see `watch`.
-
-    Returns:
-        One (hidden, hidden) matrix of trace 1 for each norm, in float64.
-    """
-    sums: dict[str, Tensor] = {}
-
-    def look(name: str) -> See:
-        def see(given: Tensor, _made: Tensor, counted: Tensor | None) -> None:
-            x = given.flatten(0, -2) if counted is None else given[counted]
-            x = x - x.mean(-1, keepdim=True)  # (token, hidden)
-            x = x / x.norm(dim=-1, keepdim=True).clamp_min(1e-300)
-            sums[name] = sums.get(name, torch.zeros(())) + (x.T @ x).cpu()
-
-        return see
-
-    watch(model, [(name, look(name)) for name in norms], batches)
-    return [sums[name] / sums[name].trace() for name in norms]
 
 
 def _fitting(mask: Tensor | None, x: Tensor) -> Tensor | None:

@@ -34,6 +34,11 @@ def is_foldable(network: Network, stem: str, layer: int | None) -> bool:
     return bool(weights) and not any(name in network.tied for name, _ in weights)
 
 
+def behind(network: Network, stem: str, layer: int | None) -> list[str]:
+    """The matrices that read a folded norm's output, and nothing else."""
+    return [weight for weight, _ in _readers(network, stem, layer)] if is_foldable(network, stem, layer) else []
+
+
 def _readers(network: Network, stem: str, layer: int | None) -> list[tuple[str, str | None]]:
     """Weight and bias of every matrix that reads a norm's output."""
     found = []

@@ -62,6 +62,7 @@ class Network(Mapping[str, Tensor]):
         self.adapter, self.sizes, self.places, self.tied = adapter, sizes, places, tied
         self._tensors = tensors
         self._edits: dict[str, tuple[Edit, ...]] = {}
+        self._moves: list[tuple[str, int | None, AxisMap]] = []
         self._names = {(place.template, place.layer): name for name, place in places.items()}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -89,9 +90,18 @@ class Network(Mapping[str, Tensor]):
 
         A permutation or rotation on both sides leaves the function as it is.
         """
+        self._moves.append((role, layer, axis_map))
         for name, place in self.having(role, layer):
             maps = self._maps(place.rule, {role: axis_map}, {role: axis_map})
             self.edit(name, lambda x, maps=maps: apply(x, maps))  # type: ignore[misc]
+
+    def moved(self, role: str, layer: int | None) -> AxisMap:
+        """What `map_role` has made of an axis so far: from the stored order or basis to the present one."""
+        whole = identity(self.sizes[role] or 0)
+        for one, at, axis_map in self._moves:
+            if one == role and at in (None, layer):
+                whole = whole.then(axis_map)
+        return whole
 
     # -- looking --------------------------------------------------------------------------------
 

@@ -7,12 +7,12 @@ P span the top eigenvectors of the stream's second moments, centred, and the mea
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .moments import Moments
 from .network import Network
 
 # Attention averages values over tokens, which takes away most of their variance: an assumption, not fitted.
@@ -40,46 +40,28 @@ def basis(moments: Tensor, low_pass: Tensor) -> Tensor:
     return turned
 
 
-@dataclass
-class Stream:
-    """First and second moments of what the residual stream carries at one place."""
-
-    mean: Tensor  # (hidden,)
-    covariance: Tensor  # (hidden, hidden)
-
-    def add(self, mean: Tensor, covariance: Tensor) -> None:
-        self.mean, self.covariance = self.mean + mean, self.covariance + covariance
-
-    def second(self) -> Tensor:
-        """Second moments after the norm's own centring, of trace 1."""
-        second = self.covariance + torch.outer(self.mean, self.mean)
-        centred = second - second.mean(0)
-        centred = centred - centred.mean(1, keepdim=True)
-        return centred / centred.trace()
-
-
-def weight_moments(network: Network, activation: Callable[[Tensor], Tensor]) -> list[Tensor]:
+def weight_moments(network: Network, activation: Callable[[Tensor], Tensor]) -> list[Moments]:
     """What every norm of a folded pre-norm network sees, estimated from the weights alone.
 
     Tokens and positions count alike, a norm's output has variance 1 in every direction, MLP units
     see a normal variable of the mean and variance that their weights give it.
 
     Returns:
-        (hidden, hidden) second moments of trace 1: before each attention, before each MLP, at the end.
+        Moments of the normalised stream: before each attention, before each MLP, at the end.
     """
     stream = _embedded(network)
     seen = []
     for layer in network.layers:
-        seen.append(stream.second())
+        seen.append(stream.normalised())
         stream.add(*_attention(network, layer))
-        seen.append(stream.second())
+        seen.append(stream.normalised())
         stream.add(*_mlp(network, layer, activation))
-    return [*seen, stream.second()]
+    return [*seen, stream.normalised()]
 
 
-def _embedded(network: Network) -> Stream:
+def _embedded(network: Network) -> Moments:
     nothing = torch.zeros(network.hidden, dtype=torch.float64)
-    stream = Stream(nothing, torch.diag(nothing))
+    stream = Moments(nothing, torch.diag(nothing))
     for name, place in network.having("hidden"):
         if place.layer is not None or place.reads_stream or place.stem in network.adapter.norms:
             continue

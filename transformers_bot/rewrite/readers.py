@@ -1,0 +1,102 @@
+"""Readers fitted to what a low-pass keeps, by least squares on the moments of what they read.
+
+Of its input y a matrix W will only see R y. The dual map C reads that as if nothing was known of y;
+with its mean and covariance known, the best reader of R y is W A, with
+
+    A = Cov(y, R y) Cov(R y)^-1,    b <- b + W (mean - A R mean),
+
+and without a bias second moments in place of covariances. R A = I holds, so what R keeps of y is
+read as before. Here the readers are rewritten at the source's size, W <- W A R, of which the map C
+of the resize then takes W A, because R C^T = I.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..axes import Factor, Rule
+from ..maps import AxisMap, Matrix
+from .moments import Moments
+from .network import Network
+
+# Of the mean kept variance: directions that the batches do not show are read by C, as without data.
+RIDGE = 1e-3
+MapsOf = Callable[[tuple[Factor, ...]], tuple[AxisMap, AxisMap]]  # factors of an axis -> R, C
+
+
+def input_axis(rule: Rule) -> tuple[int, tuple[Factor, ...]] | None:
+    """Which axis of a matrix is its module's input, and its factors; None for tables and vectors."""
+    for dim, axis in enumerate(rule.axes):
+        factors = [factor for segment in axis.segments for factor in segment]
+        if rule.maps and len(axis.segments) == 1 and all(factor.reads for factor in factors):
+            return dim, axis.segments[0]
+    return None
+
+
+def refit_readers(network: Network, seen: Mapping[str, Moments], maps_of: MapsOf) -> None:
+    """Fit every matrix of `seen` to what the low-pass leaves of its input.
+
+    Args:
+        seen: name of a matrix -> moments of its input, in the order and basis of the stored tensors.
+        maps_of: the maps R and C of the factors of an axis.
+    """
+    fitted: dict[tuple[int, bool], tuple[AxisMap, Tensor]] = {}  # queries, keys and values read the same
+    for name, moments in seen.items():
+        found = input_axis(network.places[name].rule)
+        if found is None:
+            continue
+        dim, factors = found
+        kept, dual = maps_of(factors)
+        if kept.is_identity:
+            continue
+        bias = network.find(f"{network.places[name].stem}.bias", network.places[name].layer)
+        key = (id(moments), bias is None)
+        if key not in fitted:
+            now = moments.mapped(_moved(network, factors, network.places[name].layer))
+            fitted[key] = _fit(now if bias else now.uncentred(), kept, dual)
+        through, lost = fitted[key]
+        if bias is not None:
+            shift = torch.tensordot(network[name].double(), lost, dims=([dim], [0]))
+            network.edit(bias, lambda x, shift=shift: x + shift.reshape(x.shape).to(x.dtype))  # type: ignore[misc]
+        network.edit(name, lambda x, through=through, dim=dim: through.apply(x, dim))  # type: ignore[misc]
+
+
+def match_norm_scale(network: Network, place: tuple[str, int | None], seen: Moments, low_pass: Tensor) -> None:
+    """Give a norm that stays as it is (post-norm) the scale and shift of a stream of fewer units.
+
+    Over the units R x of a normalised stream x a norm finds the variance rho^2 and the mean mu; it
+    returns (R x - mu) / rho, so gamma <- rho gamma and beta <- beta + gamma mu bring back R x.
+    """
+    units = seen.mapped(low_pass)
+    second = units.uncentred().covariance
+    mean = float(units.mean.mean())
+    rho = float((second.trace() / len(second) - second.mean()).clamp_min(0).sqrt())
+    scale, shift = (network.find(f"{place[0]}.{part}", place[1]) for part in ("weight", "bias"))
+    if scale is not None and shift is not None:
+        gamma = network[scale]
+        network.edit(shift, lambda x: x + mean * gamma.to(x.dtype))
+        network.edit(scale, lambda x: x * rho)
+
+
+def _fit(seen: Moments, kept: AxisMap, dual: AxisMap) -> tuple[AxisMap, Tensor]:
+    """The map of a read axis, W -> W A R, and what the bias takes over, mean - A R mean."""
+    low_pass = torch.from_numpy(kept.dense())  # (target, source): R
+    cross = seen.covariance @ low_pass.T  # (source, target)
+    within = low_pass @ cross
+    ridge = RIDGE * within.diagonal().mean().clamp_min(1e-300) * torch.eye(len(within), dtype=within.dtype)
+    read = torch.linalg.solve(
+        within + ridge, (cross + torch.from_numpy(dual.dense()).T @ ridge).T
+    )  # (target, source): A^T
+    through = AxisMap(kept.source, kept.target, (Matrix(read.numpy()),)).then(kept.transposed())
+    return through, seen.mean - read.T @ (low_pass @ seen.mean)
+
+
+def _moved(network: Network, factors: tuple[Factor, ...], layer: int | None) -> Tensor:
+    """From the stored order of an axis to the one that the edits so far have given it."""
+    whole = np.ones((1, 1))
+    for factor in factors:
+        length = network.sizes[factor.role] if factor.role else factor.size
+        whole = np.kron(whole, network.moved(factor.role, layer).dense() if factor.role else np.eye(length or 1))
+    return torch.from_numpy(whole)
