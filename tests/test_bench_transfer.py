@@ -27,6 +27,7 @@ import suite as suites  # noqa: E402
 import summary  # noqa: E402
 import train  # noqa: E402
 
+DATA = Path(os.environ.get("TRANSFORMERS_BOT_DATA", BENCH.parents[2] / "shared" / "data"))
 SUITES = sorted((BENCH / "suites").glob("*.yaml"))
 SCRATCH = [(0.0, 5.0), (100.0, 4.0), (200.0, 3.0)]
 
@@ -71,37 +72,6 @@ def test_suite_parses_and_survives_json(path):
         assert setting.direction in ("grow", "shrink")
         for method in (*setting.methods, *setting.step0):
             transformers_bot.methods.get(method.method, BoTConfig.from_any(method.bot_config))
-
-
-@pytest.mark.parametrize("path", [p for p in SUITES if p.stem.startswith("gpu")], ids=lambda path: path.stem)
-def test_methods_of_gpu_suites_have_plans(path):
-    """Every trained method of a suite for another machine can be planned, from configs at a third of all sizes."""
-    from transformers import AutoConfig
-
-    planned = set()
-    for setting in suites.load(path).settings:
-        fields = _third(setting.source_spec["train"]["config"])
-        source = AutoConfig.for_model(fields.pop("model_type"), **fields)
-        for method in setting.methods:
-            key = json.dumps([str(source), setting.target, method.method, method.bot_config], sort_keys=True)
-            if key not in planned:
-                planned.add(key)
-                target = _third(setting.target)
-                assert transformers_bot.plan(source, **target, method=method.method, bot_config=method.bot_config).steps
-
-
-def _third(fields: dict) -> dict:
-    """Ratios are what a method refuses or accepts, so they stay."""
-    sizes = (
-        "n_layer",
-        "n_embd",
-        "n_head",
-        "num_hidden_layers",
-        "hidden_size",
-        "num_attention_heads",
-        "intermediate_size",
-    )
-    return {name: value // 3 if name in sizes else value for name, value in fields.items()}
 
 
 @pytest.mark.parametrize(
@@ -235,6 +205,29 @@ def test_two_workers_give_the_figures_of_one(tmp_path, capsys):
         curves.append({outcome["run"]: outcome["curve"] for outcome in runs if outcome["status"] == "done"})
     assert curves[0] == curves[1]
     assert len(curves[0]) == 2
+
+
+@pytest.mark.usefixtures("loudness")
+@pytest.mark.parametrize("path", [p for p in SUITES if p.stem.startswith("gpu")], ids=lambda path: path.stem)
+def test_gpu_suites_run_whole_at_tiny_sizes(tmp_path, path):
+    """Sources, all methods, settings and reports of a suite for another machine; no method fails or is refused."""
+    if not (DATA / "text").is_dir():
+        pytest.skip(f"{DATA.name}/text is not there; set TRANSFORMERS_BOT_DATA to the folder of the research data")
+    out = tmp_path / "out.json"
+    words = [str(path), "--tiny", "--data", str(DATA), "--cache", str(tmp_path), "--out", str(out)]
+    assert bench.main([*words, "--workers", "1", "--device", "cpu", "--sources"]) == 0
+    assert bench.main([*words, "--workers", "1", "--device", "cpu"]) == 0
+    whole = json.loads(out.read_text())
+    runs = list(whole["runs"].values())
+    assert {outcome["status"] for outcome in runs} == {"done"}
+    assert all(setting.title in out.with_suffix(".md").read_text() for setting in suites.load(path).settings)
+    asked = {run.split(":")[0] for run in (outcome["run"] for outcome in runs)}
+    assert asked == {setting.name for setting in suites.load(path).settings}
+
+
+def test_finished_checkpoints_have_no_tiny_size(tmp_path, capsys):
+    assert bench.main(["cpu", "--tiny", "--out", str(tmp_path / "o.json")]) == 2
+    assert "gpt2-8x192 is a finished checkpoint" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("loudness")

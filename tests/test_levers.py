@@ -154,7 +154,12 @@ TOKENS = [{"input_ids": torch.arange(3, 23).view(2, 10)}]
 CALIBRATION = {
     "no batch": ("gpt2", HALF, {"calibration": []}, "calibration= gave no batch"),
     "other inputs": ("gpt2", HALF, {"calibration": [{"pixel_values": torch.zeros(1)}]}, "that the source runs on"),
-    "no list": ("gpt2", HALF, {"calibration": 3}, "calibration= must be an iterable of a few batches: .*int"),
+    "no list": (
+        "gpt2",
+        HALF,
+        {"calibration": 3},
+        "calibration= must give keyword arguments that the source runs on: .*int",
+    ),
     "growing": ("gpt2", {**GROWN, "heads": 8}, {"calibration": TOKENS}, "no width shrinks"),
     "depth alone": ("bert", {"layer": 1}, {"calibration": TOKENS}, "no width shrinks"),
     "raw": ("gpt2", HALF, {"calibration": TOKENS, "options": {"gain": "raw"}}, "gain='raw' is the paper as written"),

@@ -2,7 +2,7 @@
 
 import copy
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from transformers_bot.methods.levers import principal_pair
 from transformers_bot.methods.pairs import dual
 from transformers_bot.rewrite import Network, Opened, fold_norms, order_units, to_principal_basis, turn_stream
 from transformers_bot.rewrite.fold import norms
-from transformers_bot.rewrite.moments import Moments, measured_norms
+from transformers_bot.rewrite.moments import Moments, measured
 from transformers_bot.rewrite.principal import basis, weight_moments
 
 UNTIED = {"tie_word_embeddings": False}
@@ -29,7 +29,7 @@ def second_moments(rows: torch.Tensor) -> torch.Tensor:
     return total / total.trace()
 
 
-def shares(every: list[Moments]) -> list[torch.Tensor]:
+def shares(every: Iterable[Moments]) -> list[torch.Tensor]:
     """Second moments of what norms give, brought to trace 1."""
     return [one.uncentred().covariance / len(one.mean) for one in every]
 
@@ -71,10 +71,10 @@ def test_a_stream_of_embeddings_alone_has_the_moments_of_all_tokens_at_all_posit
     for moments in estimated:
         torch.testing.assert_close(moments, second_moments(every.flatten(0, 1)), rtol=0, atol=1e-12)
     batch = {"input_ids": torch.arange(23)[:, None].expand(23, 12)}
-    measured = shares(measured_norms(built.model, ["transformer.h.1.ln_2"], [batch]))[0]
+    seen = shares(measured(built.model, ["transformer.h.1.ln_2"], [], [batch]).norms.values())[0]
     # what is measured counts every token alike, whatever the length of its vector
-    best, top = (torch.linalg.eigh(moments).eigenvectors[:, -4:] for moments in (measured, estimated[3]))
-    assert torch.trace(top.T @ measured @ top) > 0.95 * torch.trace(best.T @ measured @ best)
+    best, top = (torch.linalg.eigh(moments).eigenvectors[:, -4:] for moments in (seen, estimated[3]))
+    assert torch.trace(top.T @ seen @ top) > 0.95 * torch.trace(best.T @ seen @ best)
 
 
 @pytest.mark.parametrize("activation", ["gelu_new", "relu"])
@@ -167,8 +167,8 @@ def test_measured_moments_are_those_of_the_hidden_states(family, head, names):
             {"pixel_values": torch.randn(n, 3, 12, 12, generator=generator, dtype=torch.float64)} for n in (2, 3)
         ]
     for batch_list in (batches, iter(batches)):
-        measured = shares(measured_norms(built.model, names, batch_list))
-        for actual, expected in zip(measured, by_hand(built, batches), strict=True):
+        seen = shares(measured(built.model, names, [], batch_list).norms.values())
+        for actual, expected in zip(seen, by_hand(built, batches), strict=True):
             assert_moments(actual)
             torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
     assert not any(built.model.get_submodule(name)._forward_hooks for name in names)
@@ -180,14 +180,14 @@ def test_masked_positions_do_not_count():
     tokens = torch.tensor([[3, 4, 5, 6, 7], [8, 9, 10, 1, 2]])
     other = torch.where(mask.bool(), tokens, 20 - tokens)
     found = [
-        shares(measured_norms(built.model, GPT2_NORMS, [{"input_ids": ids, "attention_mask": mask}]))
+        shares(measured(built.model, GPT2_NORMS, [], [{"input_ids": ids, "attention_mask": mask}]).norms.values())
         for ids in (tokens, other)
     ]
     expected = by_hand(built, [{"input_ids": tokens, "attention_mask": mask}], mask.bool())
     for one, two, three in zip(*found, expected, strict=True):
         torch.testing.assert_close(one, two, rtol=0, atol=1e-12)
         torch.testing.assert_close(one, three, rtol=0, atol=1e-12)
-    unmasked = shares(measured_norms(built.model, GPT2_NORMS, [{"input_ids": tokens}]))
+    unmasked = shares(measured(built.model, GPT2_NORMS, [], [{"input_ids": tokens}]).norms.values())
     assert float((unmasked[0] - found[0][0]).norm()) > 1e-3
 
 
@@ -204,7 +204,7 @@ BAD_BATCHES = {
 def test_batches_that_measure_nothing_are_refused_and_leave_no_hook(batches, message):
     built = build("gpt2", "GPT2LMHeadModel")
     with pytest.raises(BadOption, match=message):
-        measured_norms(built.model, GPT2_NORMS, batches)
+        measured(built.model, GPT2_NORMS, [], batches)
     assert not any(built.model.get_submodule(name)._forward_hooks for name in GPT2_NORMS)
 
 

@@ -51,8 +51,9 @@ class _BaseBoTModel:
             bot_config: a `BoTConfig` or a dict of its fields.
             method: the resizing method, "bot" by default; `transformers_bot.methods.METHODS` lists all,
                 and "tile+stack" takes widths from one and depth from another.
-            calibration: a few batches (dicts of keyword arguments) to run the source on before it
-                shrinks; for "bot" in pre-norm models and "importance".
+            calibration: a few batches (dicts of keyword arguments, some thousand tokens in all) to run
+                the source on before it shrinks; "bot" then fits every matrix to what is left of its
+                input, "importance" ranks units by what they do.
             output_loading_info: also return transformers' loading info, with `resampled_keys` and
                 `copied_keys`.
             ignore_mismatched_sizes: initialise tensors anew whose fixed axes (vocabulary, labels,

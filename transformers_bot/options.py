@@ -51,8 +51,9 @@ class BoTConfig:
             low-pass keeps its principal part ("principal"); "plain" leaves it. "auto" is principal
             where it is possible and gain is consistent.
         order: shrinking, "similar" puts similar MLP units and heads (post-norm: hidden units, too)
-            next to each other first, because neighbours are merged; "kept" leaves them. "auto" is
-            similar with gain "consistent".
+            next to each other first, because neighbours are merged; "strongest" picks the units that
+            do most on the batches of `calibration=`; "kept" leaves them. "auto" is similar with gain
+            "consistent", and strongest in post-norm models with `calibration=`.
         seed: of the detail noise; the tensor's name is mixed in, so order and sharding change nothing.
 
     Raises:

@@ -3,6 +3,7 @@
     python benchmarks/transfer/run.py cpu                      # the suite in suites/cpu.yaml
     python benchmarks/transfer/run.py cpu --only gpt2-shrink   # one of its settings
     python benchmarks/transfer/run.py cpu --steps 2            # every run cut to two steps, to see that all work
+    python benchmarks/transfer/run.py gpu-bert --tiny          # models, data and steps cut, where sources are trained
 
 Results go to benchmarks/results/transfer-SUITE.json after every run, with a table (.md) and plots beside them at
 the end; an interrupted suite goes on where it stopped, and an entry that was changed in the YAML runs anew. Most
@@ -28,6 +29,7 @@ from building import Places
 from huggingface_hub import constants
 from store import FAILED, Store
 from tasks import MissingData
+from tiny import at_tiny_sizes
 
 import transformers_bot
 
@@ -40,9 +42,10 @@ def main(argv: list[str] | None = None) -> int:
     path = Path(args.suite) if args.suite.endswith(".yaml") else HERE / "suites" / f"{args.suite}.yaml"
     try:
         suite = suites.load(path)
+        suite = at_tiny_sizes(suite) if args.tiny else suite
         suite = suites.shortened(suite, args.steps) if args.steps is not None else suite
         settings = _selected(suite, args.only)
-    except (suites.BadSuite, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError) as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
     places = Places(args.data.resolve(), args.cache.resolve(), args.device)
@@ -108,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cache", type=Path, default=cache, help="trained sources and token ids are kept here")
     parser.add_argument("--out", type=Path, help="the JSON file to write or go on with")
     parser.add_argument("--steps", type=int, help="cut every training to so many steps")
+    parser.add_argument("--tiny", action="store_true", help="cut models, data and steps, to see that all of it runs")
     parser.add_argument("--sources", action="store_true", help="train the sources and stop")
     return parser
 

@@ -70,9 +70,7 @@ class AsStored:
 
     def prepare(self, task: Task, opened: Opened) -> tuple[Any, Mapping[str, Tensor]]:
         if opened.calibration is not None:
-            raise BadOption(
-                f"calibration= is for method='bot' with basis='principal'; {self.name!r} has no use for it."
-            )
+            raise BadOption(f"calibration= is for method='bot' and 'importance'; {self.name!r} has no use for it.")
         return self, opened.network
 
 

@@ -28,7 +28,6 @@ from ..maps import AxisMap, identity
 from ..options import BoTConfig
 from ..recipe import Detail, Read, Recipe, Segment, is_identity
 from ..rewrite import Opened, fit_to_low_pass
-from ..rewrite.calibration import listed
 from ..rewrite.network import STREAM
 from . import levers, pairs
 from .base import Task
@@ -68,12 +67,10 @@ class BoT:
 
     def prepare(self, task: Task, opened: Opened) -> tuple["BoT", Mapping[str, Tensor]]:
         """Rewrite a source that is going to shrink, where that keeps more of it (see `levers`)."""
-        if opened.calibration is not None:
-            opened = replace(opened, calibration=listed(opened.calibration))
         prepared = levers.prepare(self.options, task, opened, self._shrink(task), _pair_of)
         made = BoT(prepared.options, prepared.strongest, opened.calibration is not None)
         if made.calibrated:
-            fit_to_low_pass(opened, partial(made._both, task), prepared.known, "hidden" in prepared.strongest)
+            fit_to_low_pass(prepared.opened, partial(made._both, task), prepared.known, "hidden" in prepared.strongest)
         return made, opened.network
 
     def _both(self, task: Task, factors: tuple[Factor, ...]) -> tuple[AxisMap, AxisMap]:

@@ -1,4 +1,4 @@
-"""What BoT does to a source before it shrinks it: another basis of the stream, another order of units.
+"""What BoT does to a source before it shrinks it: another basis, another order of units, fitted readers.
 
 Which of it, is decided by the options and the sizes; whether there is anything to gain, by the
 weights: a source whose units are copies that the low-pass merges without loss is left as it is, so
@@ -19,14 +19,24 @@ from ..errors import BadOption
 from ..maps import AxisMap, Matrix, from_dense, identity
 from ..options import BoTConfig
 from ..recipe import Segment
-from ..rewrite import Groups, Opened, merge_shapes, order_by_strength, order_heads, order_units, to_principal_basis
+from ..rewrite import (
+    Groups,
+    Opened,
+    look,
+    merge_shapes,
+    order_by_strength,
+    order_heads,
+    order_units,
+    to_principal_basis,
+)
 from ..rewrite.moments import Moments
 from ..rewrite.network import Network, factors
 from ..rewrite.order import leaves
+from ..rewrite.readers import input_axis
 from .base import Task
 from .dct import low_frequencies
 from .pairs import Pair, group_sizes
-from .unit_scores import from_activations
+from .unit_scores import Scores, from_tallies, watching
 
 UNITS = ("hidden", "ffn", "heads")
 LOSSLESS = 1e-3  # relative; copies stored in float16 differ by less, units of a trained model by far more
@@ -141,11 +151,13 @@ class Prepared:
 
     Attributes:
         options: with "auto" replaced by what was chosen.
+        opened: with what calibration has shown.
         strongest: roles of which the strongest units are picked.
         known: name of a matrix -> moments of what it reads, where turning the stream has shown them.
     """
 
     options: BoTConfig
+    opened: Opened
     strongest: frozenset[str] = frozenset()
     known: Mapping[str, Moments] = field(default_factory=dict)
 
@@ -161,6 +173,8 @@ def prepare(
 
     The network's function stays but for the norms, which are matched to what the low-pass will keep.
     """
+    by_strength = keeps_strongest(options, task, shrink, opened.calibration is not None)
+    opened, scores = (opened, {}) if opened.calibration is None else _looked(opened, task, by_strength)
     basis = shrink.basis
     plain = replace(options, basis="plain")
     roles = ordered(options, task, shrink)
@@ -171,10 +185,8 @@ def prepare(
         basis = "plain"
     if options.order == "auto":
         roles = [role for role in roles if role in lossy or shrink.groups]
-    by_strength = keeps_strongest(options, task, shrink, opened.calibration is not None)
     strongest = frozenset(role for role in roles if by_strength and (role != "heads" or shrink.whole))
     settled = replace(options, basis=basis, order="strongest" if strongest else "similar" if roles else "kept")
-    scores = from_activations(opened) if strongest else {}
     for role in roles:
         source, target = task.lengths(role)
         counts = group_sizes(source, target).tolist()
@@ -188,10 +200,21 @@ def prepare(
         if role == "heads" and shrink.whole and not is_lossless(role):
             order_heads(opened.network, counts, shrink.groups)
     if basis != "principal":
-        return Prepared(settled, strongest)
+        return Prepared(settled, opened, strongest)
     source, target = task.lengths("hidden")
     low_pass = pair_of(settled, task, "hidden").produce.dense() * (source / target) ** 0.5
-    return Prepared(settled, strongest, to_principal_basis(opened, torch.from_numpy(low_pass)))
+    return Prepared(settled, opened, strongest, to_principal_basis(opened, torch.from_numpy(low_pass)))
+
+
+def _looked(opened: Opened, task: Task, with_scores: bool) -> tuple[Opened, Scores]:
+    """The source after one run of the calibration batches: what is read along axes that shrink, and units' scores."""
+    network = opened.network
+    shrinks = {role for role, length in task.source.items() if length is not None and task.ratio(role) < 1}
+    axes = {name: input_axis(place.rule) for name, place in network.places.items()}
+    matrices = [name for name, axis in axes.items() if axis and shrinks & {factor.role for factor in axis[1]}]
+    tallies, watched = watching(network)
+    opened = look(opened, matrices, watched if with_scores else ())
+    return opened, from_tallies(tallies, network) if with_scores else {}
 
 
 def whole_axis(maps: Segment) -> AxisMap:

@@ -141,6 +141,9 @@ class _Tally:
         return self.first / self.sequences
 
 
+Tallies = defaultdict[tuple[str, int | None, str], _Tally]  # (role, layer, part)
+
+
 def from_activations(opened: Opened) -> Scores:
     """Scores from what the source computes on `opened.calibration`.
 
@@ -154,7 +157,14 @@ def from_activations(opened: Opened) -> Scores:
         BadOption: no batch, batches that the model does not run on, or masks of another shape than
             its tokens.
     """
-    network, tallies = opened.network, defaultdict[tuple[str, int | None, str], _Tally](_Tally)
+    tallies, watched = watching(opened.network)
+    watch(opened.model, watched, opened.calibration or ())
+    return from_tallies(tallies, opened.network)
+
+
+def watching(network: Network) -> tuple[Tallies, list[tuple[str, See]]]:
+    """Empty tallies, and what fills them while the source runs: modules' names and what looks at them."""
+    tallies = Tallies(_Tally)
 
     def look(key: tuple[str, int | None, str], measure: Measure) -> See:
         def see(given: Tensor, made: Tensor, counted: Tensor | None) -> None:
@@ -163,9 +173,7 @@ def from_activations(opened: Opened) -> Scores:
 
         return see
 
-    watched = [(module, look(key, measure)) for module, key, measure in _watched(network)]
-    watch(opened.model, watched, opened.calibration or ())
-    return _scores(tallies, network)
+    return tallies, [(module, look(key, measure)) for module, key, measure in _watched(network)]
 
 
 def _watched(network: Network) -> Iterator[tuple[str, tuple[str, int | None, str], Measure]]:
@@ -203,7 +211,8 @@ def _part(start: int, count: int) -> Measure:
     return lambda _, y: y.narrow(-1, start, count).abs()
 
 
-def _scores(tallies: dict[tuple[str, int | None, str], _Tally], network: Network) -> Scores:
+def from_tallies(tallies: Tallies, network: Network) -> Scores:
+    """The scores of filled tallies."""
     scores: Scores = {}
     for (role, layer, _), tally in tallies.items():
         if role == "hidden":

@@ -2,14 +2,15 @@
 
 Three steps, each with the law that the network's outputs stay: norms are folded (`fold`), units are
 put in another order (`order`), the residual stream is turned into another basis (`principal`). A
-fourth, `match_norm`, then sets the norms to what the low-pass leaves of the stream.
+fourth, `match_norm`, then sets the norms to what the low-pass leaves of the stream. Where the source
+may run on a few batches, a fifth, `fit_to_low_pass`, fits every matrix to what is left of its input.
 
 The paper has none of it; Ashkboos et al., "SliceGPT" (arXiv 2401.15024), rotates a pre-norm stream to
 its principal components to cut it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,12 +19,13 @@ from transformers.activations import ACT2FN
 
 from ..axes import Factor
 from ..maps import AxisMap, Matrix, gather
+from .calibration import See
 from .fold import behind, fold_norms, norms
-from .moments import Moments, measured_inputs, measured_norms
+from .moments import Moments, Seen, measured
 from .network import STREAM, Network, Place
 from .order import gram_of, head_strength, matching_order, merge_shapes, similar_order, strongest_first
 from .principal import basis, weight_moments
-from .readers import MapsOf, input_axis, match_norm_scale, refit_readers
+from .readers import MapsOf, match_norm_scale, refit_readers
 
 Batches = Iterable[Mapping[str, Any]]
 Groups = Sequence[Sequence[int]]  # layers that are averaged together
@@ -31,11 +33,23 @@ Groups = Sequence[Sequence[int]]  # layers that are averaged together
 
 @dataclass(frozen=True)
 class Opened:
-    """A source as a method may rewrite it: its tensors, its model, and batches to run it on, if any."""
+    """A source as a method may rewrite it; with calibration, batches to run it on and what they have shown."""
 
     network: Network
     model: nn.Module
     calibration: Batches | None = None
+    seen: Seen | None = None
+
+
+def look(opened: Opened, matrices: Iterable[str], also: Iterable[tuple[str, See]] = ()) -> Opened:
+    """Run the calibration batches once and note what norms and these matrices read.
+
+    Args:
+        also: what else looks at modules meanwhile, by their names.
+    """
+    modules = [name.removesuffix(".weight") for name in matrices]
+    every = _modules(opened.network, norms(opened.network))
+    return replace(opened, seen=measured(opened.model, every, modules, opened.calibration or (), also))
 
 
 def to_principal_basis(opened: Opened, low_pass: Tensor) -> dict[str, Moments]:
@@ -67,25 +81,22 @@ def to_principal_basis(opened: Opened, low_pass: Tensor) -> dict[str, Moments]:
 
 
 def fit_to_low_pass(opened: Opened, maps_of: MapsOf, known: Mapping[str, Moments], norms_too: bool) -> None:
-    """Fit every matrix to what the low-pass leaves of its input, measured on the calibration batches.
+    """Fit every matrix to what the low-pass leaves of its input, as `look` has seen it.
 
     Args:
         maps_of: the maps R and C of the factors of an axis, as they are going to be applied.
         known: name of a matrix -> moments of its input, where they are known already.
         norms_too: norms of a stream that gets fewer units are matched to those.
     """
-    network, batches = opened.network, opened.calibration or ()
-    found = {name: input_axis(place.rule) for name, place in network.places.items() if name not in network.tied}
-    shrunk = [name for name, axis in found.items() if axis and not maps_of(axis[1])[0].is_identity]
-    modules = [name.removesuffix(".weight") for name in shrunk if name not in known]
-    seen = {f"{module}.weight": one for module, one in measured_inputs(opened.model, modules, batches).items()}
-    refit_readers(network, {**known, **seen}, maps_of)
+    network, seen = opened.network, opened.seen or Seen({}, {})
+    inputs = {f"{name}.weight": one for name, one in seen.inputs.items() if f"{name}.weight" not in network.tied}
+    refit_readers(network, {**inputs, **known}, maps_of)
     if norms_too:
-        every = norms(network)
         stream, _ = maps_of((Factor("hidden", None, False),))
         kept = torch.from_numpy(network.moved("hidden", None).then(stream).dense())
-        for place, one in zip(every, measured_norms(opened.model, _modules(network, every), batches), strict=True):
-            match_norm_scale(network, place, one, kept)
+        every = norms(network)
+        for place, name in zip(every, _modules(network, every), strict=True):
+            match_norm_scale(network, place, seen.norms[name], kept)
 
 
 def turn_stream(network: Network, turn: Tensor) -> None:
@@ -157,9 +168,9 @@ def _permute(network: Network, role: str, order: list[int], layer: int | None) -
 
 def _moments(opened: Opened, every: list[tuple[str, int | None]]) -> list[Moments]:
     network = opened.network
-    if opened.calibration is None:
+    if opened.seen is None:
         return weight_moments(network, _activation(opened.model.config))
-    return measured_norms(opened.model, _modules(network, every), opened.calibration)
+    return [opened.seen.norms[name] for name in _modules(network, every)]
 
 
 def _modules(network: Network, places: list[tuple[str, int | None]]) -> list[str]:
@@ -190,6 +201,7 @@ __all__ = [
     "Place",
     "fit_to_low_pass",
     "fold_norms",
+    "look",
     "merge_shapes",
     "order_by_strength",
     "order_heads",

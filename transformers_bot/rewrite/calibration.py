@@ -12,21 +12,6 @@ from ..errors import BadOption
 See = Callable[[Tensor, Tensor, Tensor | None], None]
 
 
-def listed(batches: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The batches as a list, to be run several times.
-
-    Raises:
-        BadOption: no batch at all, or nothing that gives batches.
-    """
-    try:
-        found = list(batches)
-    except TypeError as error:
-        raise BadOption(f"calibration= must be an iterable of a few batches: {error}") from error
-    if not found:
-        raise BadOption("calibration= gave no batch; pass a list of a few, such as tokenizer outputs.")
-    return found
-
-
 @torch.no_grad()
 def watch(model: nn.Module, watched: Iterable[tuple[str, See]], batches: Iterable[Mapping[str, Any]]) -> None:
     """Run batches through a model and let each of `watched` see its module.
@@ -47,7 +32,11 @@ def watch(model: nn.Module, watched: Iterable[tuple[str, See]], batches: Iterabl
         def call(_module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:  # type: ignore[type-arg]
             given = args[0] if args else kwargs["hidden_states"]
             made = output[0] if isinstance(output, tuple) else output
-            see(given.double(), made.double(), None if made.dim() == 2 else _fitting(mask, made))
+            if made.dim() > 3:  # (example, choice, token, unit): every choice is a sequence
+                given, made = given.flatten(0, -3), made.flatten(0, -3)
+            # One vector a sequence, or a choice, is no token.
+            whole = made.dim() == 2 or (mask is not None and made.shape[:-1] == mask.shape[:-1])
+            see(given.double(), made.double(), None if whole else _fitting(mask, made))
 
         return call
 

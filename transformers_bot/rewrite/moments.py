@@ -1,6 +1,6 @@
 """First and second moments of what modules read, measured on a few batches."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,58 +39,63 @@ class Moments:
         return Moments(centred.mean / scale.sqrt(), centred.covariance / scale)
 
 
-@dataclass
-class _Sums:
-    first: Tensor
-    second: Tensor
-    tokens: int = 0
+@dataclass(frozen=True)
+class Seen:
+    """What was measured while a source ran on a few batches.
 
-    def add(self, x: Tensor) -> None:
-        """Take in x (token, unit)."""
-        self.first, self.second = self.first + x.sum(0).cpu(), self.second + (x.T @ x).cpu()
-        self.tokens += len(x)
+    Attributes:
+        norms: name of a norm -> what it normalises, every token at mean 0 and variance 1 over units.
+        inputs: name of a linear module -> what it reads.
+    """
 
-    def moments(self) -> Moments:
-        mean = self.first / max(self.tokens, 1)
-        return Moments(mean, self.second / max(self.tokens, 1) - torch.outer(mean, mean))
+    norms: Mapping[str, Moments]
+    inputs: Mapping[str, Moments]
 
 
-def measured_norms(model: nn.Module, norms: list[str], batches: Iterable[Mapping[str, Any]]) -> list[Moments]:
-    """Moments of what each norm normalises, every token brought to mean 0 and variance 1 over units.
+def measured(
+    model: nn.Module,
+    norms: Iterable[str],
+    linear: Iterable[str],
+    batches: Iterable[Mapping[str, Any]],
+    also: Iterable[tuple[str, See]] = (),
+) -> Seen:
+    """Run the batches once, and measure what norms and linear modules read.
 
     Args:
         model: the source.
-        norms: the names of its norm modules, in the order in which the moments are wanted.
+        norms, linear: names of modules; what is no linear module of this model is left out.
         batches: keyword arguments of the model, see `watch`.
+        also: what else looks at the modules meanwhile.
     """
-
-    def normalised(x: Tensor) -> Tensor:
-        x = x - x.mean(-1, keepdim=True)
-        return x / x.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-300)
-
-    found = _measured(model, dict.fromkeys(norms, normalised), batches)
-    return [found[name] for name in norms]
-
-
-def measured_inputs(
-    model: nn.Module, modules: Iterable[str], batches: Iterable[Mapping[str, Any]]
-) -> dict[str, Moments]:
-    """Moments of what linear modules read; names that are none in this model are left out."""
     named = dict(model.named_modules())
-    linear = [name for name in modules if isinstance(named.get(name), (nn.Linear, Conv1D))]
-    return _measured(model, {name: lambda x: x for name in linear}, batches)
+    behind, before = _Sums(_normalised), _Sums(lambda x: x)
+    matrices = [name for name in linear if isinstance(named.get(name), (nn.Linear, Conv1D))]
+    watched = [(name, behind.of(name)) for name in norms] + [(name, before.of(name)) for name in matrices]
+    watch(model, [*watched, *also], batches)
+    return Seen(behind.moments(), before.moments())
 
 
-def _measured(model: nn.Module, looked: Mapping[str, Any], batches: Iterable[Mapping[str, Any]]) -> dict[str, Moments]:
-    sums: dict[str, _Sums] = {}
+class _Sums:
+    """First and second sums of what modules take in, for every name."""
 
-    def look(name: str) -> See:
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        self.change = change
+        self.sums: dict[str, tuple[Tensor, Tensor, int]] = {}
+
+    def of(self, name: str) -> See:
         def see(given: Tensor, _made: Tensor, counted: Tensor | None) -> None:
-            x = looked[name](given.flatten(0, -2) if counted is None else given[counted])  # (token, unit)
+            x = self.change(given.flatten(0, -2) if counted is None else given[counted])  # (token, unit)
             nothing = torch.zeros((), dtype=torch.float64)
-            sums.setdefault(name, _Sums(nothing, nothing)).add(x)
+            first, second, tokens = self.sums.get(name, (nothing, nothing, 0))
+            self.sums[name] = (first + x.sum(0).cpu(), second + (x.T @ x).cpu(), tokens + len(x))
 
         return see
 
-    watch(model, [(name, look(name)) for name in looked], batches)
-    return {name: one.moments() for name, one in sums.items()}
+    def moments(self) -> dict[str, Moments]:
+        means = {name: (first / tokens, second / tokens) for name, (first, second, tokens) in self.sums.items()}
+        return {name: Moments(mean, second - torch.outer(mean, mean)) for name, (mean, second) in means.items()}
+
+
+def _normalised(x: Tensor) -> Tensor:
+    x = x - x.mean(-1, keepdim=True)
+    return x / x.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-300)

@@ -1,0 +1,264 @@
+"""Readers fitted by least squares to what a low-pass keeps: the formula, norms that fit, and the public door."""
+
+import pytest
+import torch
+from families import (
+    ALL_HEADS,
+    FAMILIES,
+    MAIN_HEADS,
+    assert_same_outputs,
+    build,
+    outputs,
+    resize,
+    resized_config,
+    save,
+)
+from networks import network_for, random_rotation, rewritten, shuffled
+
+from transformers_bot.maps import AxisMap, Matrix, from_dense, gather, identity
+from transformers_bot.methods.pairs import dual, picked_units, whole_units
+from transformers_bot.rewrite import readers
+from transformers_bot.rewrite.moments import Moments, measured
+from transformers_bot.rewrite.readers import match_norm_scale, refit_readers
+
+HEAD = dict(MAIN_HEADS)
+HALF = {"hidden": 6, "heads": 2, "ffn": 10}  # of models with 4 heads
+
+
+def moments_of(rows: torch.Tensor) -> Moments:
+    """Of (token, unit) rows."""
+    mean = rows.mean(0)
+    return Moments(mean, (rows - mean).T @ (rows - mean) / len(rows))
+
+
+def correlated(tokens: int, units: int, seed: int = 0) -> torch.Tensor:
+    """Rows around a mean of their own, with units that correlate."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn, mixing, mean = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64)
+        for shape in ((tokens, units), (units, units), (units,))
+    )
+    return drawn @ mixing + 2 * mean
+
+
+def tokens_for(family: str, count: int = 16) -> list[dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(5)
+    if family in ("vit", "deit"):
+        return [{"pixel_values": torch.randn(count, 3, 12, 12, generator=generator, dtype=torch.float64)}]
+    return [{"input_ids": torch.randint(3, 23, (count, 12), generator=generator)}]
+
+
+# -- the formula ----------------------------------------------------------------------------------
+
+FITTED = {
+    "mlp units": ("bert", "BertModel", {}, "encoder.layer.0.output.dense", dual(20, 10, "haar")),
+    "picked units": ("bert", "BertModel", {}, "encoder.layer.0.output.dense", picked_units(20, 7)),
+    "stored the other way": ("gpt2", "GPT2Model", {}, "h.1.mlp.c_proj", dual(20, 10, "db2")),
+    "no bias": ("vit", "ViTModel", {"qkv_bias": False}, "layers.0.attention.q_proj", dual(12, 6, "haar")),
+}
+
+
+@pytest.mark.parametrize(("family", "head", "changes", "module", "pair"), FITTED.values(), ids=FITTED)
+def test_fitted_readers_are_the_least_squares_readers(monkeypatch, family, head, changes, module, pair):
+    monkeypatch.setattr(readers, "RIDGE", 1e-13)
+    model = build(family, head, **changes).model
+    network, weight = network_for(model), f"{module}.weight"
+    dim = 0 if family == "gpt2" else 1
+    rows = correlated(200, pair.produce.source)
+    kept = rows @ torch.from_numpy(pair.produce.dense()).T
+    bias = network.find(f"{network.places[weight].stem}.bias", network.places[weight].layer)
+    before = network[weight] if dim == 0 else network[weight].T  # (read, written)
+    wanted = rows @ before
+    refit_readers(network, {weight: moments_of(rows)}, lambda _: (pair.produce, pair.consume))
+    now = pair.consume.apply(network[weight], dim)
+    got = kept @ (now if dim == 0 else now.T) + (network[bias] - model.state_dict()[bias] if bias else 0)
+    regressors = torch.cat([kept, torch.ones(len(kept), 1, dtype=torch.float64)], 1) if bias else kept
+    best = regressors @ torch.linalg.lstsq(regressors, wanted).solution
+    torch.testing.assert_close(got, best, rtol=0, atol=1e-8 * float(wanted.abs().max()))
+    assert (bias is None) == (changes.get("qkv_bias") is False)
+
+
+def test_directions_that_no_batch_shows_are_read_as_without_data():
+    model = build("bert", "BertModel").model
+    network, weight = network_for(model), "encoder.layer.0.output.dense.weight"
+    pair = whole_units(20, 10)
+    still = Moments(torch.zeros(20, dtype=torch.float64), torch.zeros(20, 20, dtype=torch.float64))
+    expected = pair.consume.apply(network[weight], 1)
+    refit_readers(network, {weight: still}, lambda _: (pair.produce, pair.consume))
+    torch.testing.assert_close(pair.consume.apply(network[weight], 1), expected, rtol=0, atol=1e-12)
+    assert torch.equal(
+        network["encoder.layer.0.output.dense.bias"], model.state_dict()["encoder.layer.0.output.dense.bias"]
+    )
+
+
+def test_moments_follow_the_edits_of_their_axis():
+    model = build("bert", "BertModel").model
+    weight = "encoder.layer.1.output.dense.weight"
+    rows, pair, order = correlated(100, 20), dual(20, 10, "haar"), shuffled(20)
+    made = []
+    for moved_first in (True, False):
+        network = network_for(model)
+        seen = moments_of(rows if moved_first else rows[:, order])
+        if moved_first:
+            network.map_role("ffn", gather(order, 20), layer=1)
+            network.map_role("ffn", gather(shuffled(20, 3), 20), layer=0)  # another layer's, which does not count
+        else:
+            network = network_for(rewritten(model, permuted(network_for(model), order)))
+        refit_readers(network, {weight: seen}, lambda _: (pair.produce, pair.consume))
+        made.append(network[weight])
+    torch.testing.assert_close(made[0], made[1], rtol=0, atol=1e-9)
+
+
+def permuted(network, order):
+    network.map_role("ffn", gather(order, len(order)), layer=1)
+    return network
+
+
+def test_an_axis_knows_what_its_edits_came_to():
+    network = network_for(build("gpt2", "GPT2LMHeadModel").model)
+    turns = [random_rotation(12, seed) for seed in (0, 1)]
+    for turn in turns:
+        network.map_role("hidden", AxisMap(12, 12, (Matrix(turn.numpy()),)))
+    network.map_role("ffn", gather(shuffled(20), 20), layer=1)
+    assert network.moved("hidden", 0).dense() == pytest.approx((turns[1] @ turns[0]).numpy())
+    assert network.moved("ffn", 0).is_identity
+    assert network.moved("ffn", 1).dense() == pytest.approx(from_dense(gather(shuffled(20), 20).dense()).dense())
+
+
+def test_inputs_are_measured_without_masked_tokens():
+    built = build("bert", "BertModel")
+    batch = {"input_ids": built.inputs["input_ids"], "attention_mask": built.inputs["attention_mask"]}
+    module = "encoder.layer.0.output.dense"
+    caught = []
+    handle = built.model.get_submodule(module).register_forward_hook(lambda _m, args, _out: caught.append(args[0]))
+    seen = measured(built.model, [], [module, "no.such.module", "embeddings.LayerNorm"], [batch, batch]).inputs
+    handle.remove()
+    assert list(seen) == [module]
+    expected = moments_of(caught[0][batch["attention_mask"].bool()].detach())
+    torch.testing.assert_close(seen[module].mean, expected.mean, rtol=0, atol=1e-12)
+    torch.testing.assert_close(seen[module].covariance, expected.covariance, rtol=0, atol=1e-12)
+
+
+# -- norms ----------------------------------------------------------------------------------------
+
+
+def test_a_norm_gives_what_the_kept_units_had():
+    # The kept units of every token have the same mean and variance, so that one scale and shift fit all of them.
+    built = build("bert", "BertModel")
+    network = network_for(built.model)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(50, 12, generator=generator, dtype=torch.float64)
+    parts = [(part - part.mean(1, keepdim=True)) for part in (drawn[:, :5], drawn[:, 5:])]
+    first, second = (part / part.square().mean(1, keepdim=True).sqrt() for part in parts)
+    stream = torch.cat([0.6 * first + 0.7, 1.1 * second - 0.5], 1)
+    stream = (stream - stream.mean(1, keepdim=True)) / stream.var(1, correction=0, keepdim=True).sqrt()
+    low_pass = torch.eye(12, dtype=torch.float64)[:5]
+    name = "embeddings.LayerNorm"
+    wanted = stream * network[f"{name}.weight"] + network[f"{name}.bias"]
+    match_norm_scale(network, (name, None), moments_of(stream), low_pass)
+    norm = torch.nn.functional.layer_norm(
+        stream[:, :5], (5,), network[f"{name}.weight"][:5], network[f"{name}.bias"][:5], eps=0.0
+    )
+    torch.testing.assert_close(norm, wanted[:, :5], rtol=0, atol=1e-9)
+
+
+# -- the public door ------------------------------------------------------------------------------
+
+
+def with_faint_units(family: str, head: str):
+    """A ReLU model half of whose MLP units say what the others do, a thousand times fainter; one is constant.
+
+    Their readers are as much stronger, so that dropping them without a word changes the outputs.
+    """
+    built = build(family, head, layer=1, **{"activation_function" if family == "gpt2" else "hidden_act": "relu"})
+    network = network_for(built.model)
+    for name, place in network.having("ffn"):
+        roles = [axis.segments[0][0] for axis in place.rule.axes]
+        dim = next(i for i, factor in enumerate(roles) if factor.role == "ffn")
+        if roles[dim].reads:
+            network.edit(name, lambda x, dim=dim: scaled(x, dim, 1000.0))
+        else:
+            network.edit(name, lambda x, dim=dim: scaled(torch.cat([x.narrow(dim, 0, 10)] * 2, dim), dim, 0.001))
+            constant = 0.0 if place.rule.maps else 0.0005
+            network.edit(name, lambda x, dim=dim, to=constant: x.index_fill(dim, torch.tensor([19]), to))
+    network.map_role("ffn", gather(shuffled(20), 20))
+    return built, rewritten(built.model, network)
+
+
+def scaled(x: torch.Tensor, dim: int, factor: float) -> torch.Tensor:
+    """The second half of the units times a factor."""
+    return torch.cat([x.narrow(dim, 0, 10), factor * x.narrow(dim, 10, 10)], dim)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_units_that_others_tell_are_dropped_without_loss(tmp_path, monkeypatch, family):
+    monkeypatch.setattr(readers, "RIDGE", 1e-10)
+    head = HEAD[family]
+    built, model = with_faint_units(family, head)
+    folder, expected = save(model, tmp_path / "source"), outputs(model, built.inputs)
+    wanted = resized_config(model.config, ffn=10)
+    batches = [*tokens_for(family), built.inputs]  # a unit that none of them wakes is as good as dropped
+    fitted = resize(folder, wanted, head, calibration=batches, bot_config={"order": "strongest"})
+    assert_same_outputs(outputs(fitted, built.inputs), expected, 1e-6)
+    similar = outputs(resize(folder, wanted, head, bot_config={"order": "kept"}), built.inputs)
+    assert any(float((similar[name] - x).abs().max()) > 0.01 * float(x.abs().max()) for name, x in expected.items())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_calibrated_models_stay_nearer_to_their_source(saved, family):
+    head = HEAD[family]
+    folder, built = saved(family, head, heads=4)
+    batches = tokens_for(family)
+    expected = outputs(built.model, batches[0])
+
+    def distance(**keywords) -> float:
+        found = outputs(resize(folder, resized_config(built.config, **HALF), head, **keywords), batches[0])
+        return sum(float((found[name] - x).square().mean() / x.square().mean()) for name, x in expected.items())
+
+    assert distance(calibration=batches) < 0.9 * distance()
+
+
+@pytest.mark.parametrize(("family", "head"), ALL_HEADS)
+def test_every_head_shrinks_calibrated(saved, family, head):
+    folder, built = saved(family, head, heads=4)
+    model = resize(folder, resized_config(built.config, **HALF), head, calibration=[built.inputs])
+    found = outputs(model, built.inputs)
+    assert all(bool(torch.isfinite(x).all()) for x in found.values())
+    plain = outputs(resize(folder, resized_config(built.config, **HALF), head), built.inputs)
+    assert any(not torch.equal(found[name], x) for name, x in plain.items())
+
+
+def test_an_untied_language_head_beside_choices_is_fitted(saved):
+    folder, built = saved("gpt2", "GPT2DoubleHeadsModel", heads=4, tie_word_embeddings=False)
+    wanted = resized_config(built.config, **HALF)
+    model = resize(folder, wanted, "GPT2DoubleHeadsModel", calibration=[built.inputs])
+    plain = resize(folder, wanted, "GPT2DoubleHeadsModel")
+    assert not torch.equal(model.lm_head.weight, plain.lm_head.weight)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_postnorm_models_keep_their_strongest_units(saved, family):
+    head = HEAD[family]
+    folder, built = saved(family, head, heads=4)
+    batches = tokens_for(family)
+    model = resize(folder, resized_config(built.config, **HALF), head, calibration=batches)
+    made = model.config.transformers_bot
+    assert made["options"]["order"] == "strongest"
+    assert made["calibrated"] is True
+    table = (
+        "bert.embeddings.word_embeddings.weight" if family == "bert" else "roberta.embeddings.word_embeddings.weight"
+    )
+    source, kept = built.model.state_dict()[table], model.state_dict()[table]
+    distance = torch.cdist(kept.T, source.T)  # (kept unit, source unit)
+    assert float(distance.min(dim=1).values.max()) < 1e-12
+    assert len(set(distance.argmin(dim=1).tolist())) == 6
+    again = resize(folder, resized_config(built.config, **HALF), head, calibration=batches, bot_config=made["options"])
+    assert all(torch.equal(x, again.state_dict()[name]) for name, x in model.state_dict().items())
+
+
+def test_nothing_to_fit_leaves_readers_alone():
+    network = network_for(build("bert", "BertModel").model)
+    weight = "encoder.layer.0.output.dense.weight"
+    stored = network[weight]
+    refit_readers(network, {weight: moments_of(correlated(50, 20))}, lambda _: (identity(20), identity(20)))
+    assert network[weight] is stored
