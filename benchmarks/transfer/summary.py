@@ -183,15 +183,7 @@ def _why(outcomes: list[dict[str, Any] | None]) -> str:
 
 
 def headline(result: Result) -> tuple[Row | None, Row | None, Row | None]:
-    """(BoT with its defaults, BoT's best variant by the mean saving against scratch, the best rival).
-
-    Where savings are equal, or scratch's figure is not reached, the figure at the end of training decides.
-    """
-
-    def merit(row: Row) -> tuple[float, float]:
-        saved, end = row.saved(), row.mean(result.setting.metric)
-        return sum(saved) / len(saved) if saved else float("-inf"), end if result.higher else -end
-
+    """(BoT with its defaults, BoT's best variant, the best rival), both best by the figure at the end of training."""
     ours = [row for row in result.trained() if row.ours]
     default = next((row for row in ours if row.method.name == "bot"), None)
-    return default, max(ours, key=merit, default=None), result.rival()
+    return default, result.best_of(ours), result.rival()
