@@ -151,6 +151,7 @@ def test_an_order_without_anything_to_merge_is_refused(saved, sizes):
 
 
 TOKENS = [{"input_ids": torch.arange(3, 23).view(2, 10)}]
+IMAGES = [{"pixel_values": torch.ones(1, 3, 12, 12, dtype=torch.float64)}]
 CALIBRATION = {
     "no batch": ("gpt2", HALF, {"calibration": []}, "calibration= gave no batch"),
     "other inputs": ("gpt2", HALF, {"calibration": [{"pixel_values": torch.zeros(1)}]}, "that the source runs on"),
@@ -160,27 +161,38 @@ CALIBRATION = {
         {"calibration": 3},
         "calibration= must give keyword arguments that the source runs on: .*int",
     ),
-    "growing": ("gpt2", {**GROWN, "heads": 8}, {"calibration": TOKENS}, "no width shrinks"),
-    "depth alone": ("bert", {"layer": 1}, {"calibration": TOKENS}, "no width shrinks"),
+    "growing": ("gpt2", {**GROWN, "heads": 8}, {"calibration": TOKENS}, "nothing shrinks"),
+    "one batch": ("gpt2", HALF, {"calibration": TOKENS[0]}, "is one batch; pass a list of batches"),
+    "growing deeper": ("bert", {"layer": 4}, {"calibration": TOKENS}, "nothing shrinks"),
     "raw": ("gpt2", HALF, {"calibration": TOKENS, "options": {"gain": "raw"}}, "gain='raw' is the paper as written"),
     "post-norm merged": (
         *("bert", HALF, {"calibration": TOKENS, "options": {"order": "similar"}}),
-        "the stream is merged as it is",
+        "order='similar' with this wavelet merge units as they are",
+    ),
+    "not orthogonal": (
+        *("vit", HALF, {"calibration": IMAGES, "options": {"wavelet": "bior2.2"}}),
+        "with this wavelet merge units as they are",
     ),
     "plain": (
         *("gpt2", HALF, {"calibration": TOKENS, "options": {"basis": "plain"}}),
-        "the stream is merged as it is.*basis and order at 'auto'",
+        "basis='plain' and order='auto' with this wavelet merge.*these options at 'auto'",
     ),
     "filtered layers": (
         *("bert", {**HALF, "layer": 1}, {"calibration": TOKENS, "options": {"depth": "wavelet"}}),
-        "averages the layers of a post-norm model",
+        "averages layers whose units are ranked",
     ),
     "strongest filtered": (
         *("gpt2", {**HALF, "layer": 1}),
         {"calibration": TOKENS, "options": {"depth": "wavelet", "order": "strongest"}},
-        "depth='wavelet' averages layers",
+        "averages layers whose units are ranked",
     ),
-    "strongest unmeasured": ("bert", HALF, {"options": {"order": "strongest"}}, "ranks units by what they do on"),
+    "strongest unmeasured": (
+        "bert",
+        HALF,
+        {"options": {"order": "strongest"}},
+        "order='strongest' ranks by what is done on",
+    ),
+    "layers unmeasured": ("bert", {"layer": 1}, {"options": {"depth": "strongest"}}, "depth='strongest' ranks by what"),
     "weight selection": (
         *("gpt2", HALF, {"calibration": TOKENS, "method": "weight_selection"}),
         "'weight_selection' has no use for it",

@@ -8,6 +8,7 @@ from families import (
     MAIN_HEADS,
     assert_same_outputs,
     build,
+    factory_for,
     outputs,
     resize,
     resized_config,
@@ -15,6 +16,7 @@ from families import (
 )
 from networks import network_for, random_rotation, rewritten, shuffled
 
+from transformers_bot import BadOption
 from transformers_bot.maps import AxisMap, Matrix, from_dense, gather, identity
 from transformers_bot.methods.pairs import dual, picked_units, whole_units
 from transformers_bot.rewrite import readers
@@ -61,6 +63,7 @@ FITTED = {
 @pytest.mark.parametrize(("family", "head", "changes", "module", "pair"), FITTED.values(), ids=FITTED)
 def test_fitted_readers_are_the_least_squares_readers(monkeypatch, family, head, changes, module, pair):
     monkeypatch.setattr(readers, "RIDGE", 1e-13)
+    monkeypatch.setattr(readers, "FEW", 0.0)
     model = build(family, head, **changes).model
     network, weight = network_for(model), f"{module}.weight"
     dim = 0 if family == "gpt2" else 1
@@ -193,6 +196,7 @@ def scaled(x: torch.Tensor, dim: int, factor: float) -> torch.Tensor:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_units_that_others_tell_are_dropped_without_loss(tmp_path, monkeypatch, family):
     monkeypatch.setattr(readers, "RIDGE", 1e-10)
+    monkeypatch.setattr(readers, "FEW", 0.0)
     head = HEAD[family]
     built, model = with_faint_units(family, head)
     folder, expected = save(model, tmp_path / "source"), outputs(model, built.inputs)
@@ -254,6 +258,120 @@ def test_postnorm_models_keep_their_strongest_units(saved, family):
     assert len(set(distance.argmin(dim=1).tolist())) == 6
     again = resize(folder, resized_config(built.config, **HALF), head, calibration=batches, bot_config=made["options"])
     assert all(torch.equal(x, again.state_dict()[name]) for name, x in model.state_dict().items())
+
+
+NOT_FINITE = {
+    "bert": {"inputs_embeds": torch.full((1, 4, 12), float("nan"), dtype=torch.float64)},
+    "vit": {"pixel_values": torch.full((1, 3, 12, 12), float("inf"), dtype=torch.float64)},
+}
+
+
+@pytest.mark.parametrize(("family", "batch"), NOT_FINITE.items(), ids=NOT_FINITE)
+def test_values_that_are_not_finite_are_refused_where_they_are(saved, family, batch):
+    folder, built = saved(family, HEAD[family], heads=4)
+    with pytest.raises(BadOption, match=r"not finite at \w+\..* Look for NaN or Inf in the batches"):
+        resize(folder, resized_config(built.config, **HALF), HEAD[family], calibration=[batch])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("order", ["auto", "strongest"])
+def test_the_order_of_a_sources_units_does_not_matter(tmp_path, family, order):
+    untied = {"tie_word_embeddings": False} if family == "gpt2" else {}
+    built = build(family, HEAD[family], heads=4, **untied)
+    network = network_for(built.model, keep_ties=True)
+    for layer in network.layers:
+        for role in ("ffn", "heads"):
+            network.map_role(role, gather(shuffled(network.sizes[role], layer), network.sizes[role]), layer)
+    for role in ("hidden", "readout"):
+        network.map_role(role, gather(shuffled(12, 9), 12))
+    models = {"one": built.model, "other": rewritten(built.model, network)}
+    found = []
+    for name, model in models.items():
+        folder = save(model, tmp_path / name)
+        shrunk = resize(
+            folder,
+            resized_config(built.config, **HALF),
+            HEAD[family],
+            calibration=tokens_for(family),
+            bot_config={"order": order},
+        )
+        found.append(outputs(shrunk, built.inputs))
+    assert_same_outputs(*found, 1e-8)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_that_do_most_are_kept(tmp_path, family):
+    head = HEAD[family]
+    built = build(family, head, layer=4)
+    with torch.no_grad():
+        for name, parameter in built.model.named_parameters():
+            writes = any(part in name for part in ("output.dense", "c_proj", "o_proj", "fc2"))
+            if writes and any(f".{layer}." in name for layer in (1, 2)):
+                parameter.mul_(1e-6)
+    folder = save(built.model, tmp_path / "source")
+    model = resize(folder, resized_config(built.config, layer=2), head, calibration=tokens_for(family))
+    made = model.config.transformers_bot
+    assert (made["depth"], made["layers"]) == ("strongest", [0, 3])
+    again = resize(
+        folder,
+        resized_config(built.config, layer=2),
+        head,
+        calibration=tokens_for(family),
+        bot_config=made["options"],
+    )
+    assert again.config.transformers_bot["layers"] == [0, 3]
+
+
+def test_copies_stay_mergeable_and_are_recorded_so(tmp_path):
+    # Hidden units are copies, which merge without loss; picking the strongest would keep both twins of some.
+    built = build("bert", HEAD["bert"], hidden=6, heads=2)
+    small = save(built.model, tmp_path / "small")
+    grown = resize(small, resized_config(built.config, hidden=12, heads=4), HEAD["bert"])
+    folder = save(grown, tmp_path / "grown")
+    wanted = resized_config(built.config, ffn=10)
+    batches = tokens_for("bert")
+    one = resize(folder, wanted, HEAD["bert"], calibration=batches)
+    made = one.config.transformers_bot
+    assert (made["order"], made["picked"]) == (["ffn"], ["ffn"])
+    assert "ffn" not in made["wavelet"]
+    two = resize(folder, wanted, HEAD["bert"], calibration=batches, bot_config=made["options"])
+    assert all(torch.equal(x, two.state_dict()[name]) for name, x in one.state_dict().items())
+
+
+def test_a_plan_with_calibration_shows_what_is_going_to_be_picked(saved):
+    folder, built = saved("bert", HEAD["bert"], heads=4)
+    factory = factory_for(HEAD["bert"], built.config)
+    wanted = resized_config(built.config, **HALF, layer=1)
+    text = str(factory.plan(folder, config=wanted, calibration=tokens_for("bert")))
+    assert "hidden: picked" in text
+    assert "strongest layers, not known yet" in text
+    assert "hidden: picked" not in str(factory.plan(folder, config=wanted))
+    with pytest.raises(BadOption, match="order='strongest' ranks by what is done"):
+        factory.plan(folder, config=wanted, bot_config={"order": "strongest"})
+
+
+def test_a_tied_output_embedding_leaves_the_mean_of_what_is_lost_to_its_bias(saved):
+    folder, built = saved("roberta", "RobertaForMaskedLM", heads=4)
+    wanted = resized_config(built.config, **HALF)
+    model = resize(folder, wanted, "RobertaForMaskedLM", calibration=tokens_for("roberta"))
+    assert model.lm_head.decoder.weight is model.roberta.embeddings.word_embeddings.weight
+    assert not torch.equal(model.lm_head.bias, built.model.lm_head.bias)
+    assert torch.equal(resize(folder, wanted, "RobertaForMaskedLM").lm_head.bias, built.model.lm_head.bias)
+
+
+def test_queries_keys_and_values_are_measured_and_fitted_once(monkeypatch):
+    built = build("bert", "BertModel")
+    names = [f"encoder.layer.0.attention.self.{part}" for part in ("query", "key", "value")]
+    seen = measured(built.model, [], names, [built.inputs]).inputs
+    assert seen[names[0]] is seen[names[1]] is seen[names[2]]
+    assert seen[names[0]].tokens == int(built.inputs["attention_mask"].sum())
+    fits = []
+    fit = readers._fit
+    monkeypatch.setattr(readers, "_fit", lambda *words: fits.append(1) or fit(*words))
+    pair = dual(12, 6, "haar")
+    every = {f"{name}.weight": one for name, one in seen.items()}
+    refit_readers(network_for(built.model), every, lambda _: (pair.produce, pair.consume))
+    assert len(fits) == 1
 
 
 def test_nothing_to_fit_leaves_readers_alone():

@@ -117,7 +117,7 @@ def plan_from_configs(
         source = Side(source_config, before, predict(source_class, source_config), stored)
         target = Side(wanted, after, predict(target_class, wanted, words.init), dtype)
     method = methods.get(words.method, options)
-    return make_plan(adapter, source, target, method, words.ignore_mismatched_sizes)
+    return make_plan(adapter, source, target, method, words.ignore_mismatched_sizes, words.calibration is not None)
 
 
 def load_resized(
@@ -164,13 +164,17 @@ def _plan_opened(
         target = Side(wanted, after, predict(model_class, wanted, words.init), dtype)
         wanted, target = _settle_ties(model_class, wanted, source, target, words)
     adapter = adapters.get(source_config.model_type)
-    task = task_of(adapter, source, target)
+    task = task_of(adapter, source, target, words.calibration is not None)
     method = methods.get(words.method, options)
     method.check(task)
     network = network_of(adapter, source, opened.model.state_dict(), target if task.tied else None)
     method, prepared = method.prepare(task, Opened(network, opened.model, words.calibration))
     wanted = _with_method_fields(task, method, source, target)
-    return wanted, make_plan(adapter, source, target, method, words.ignore_mismatched_sizes), prepared
+    return (
+        wanted,
+        make_plan(adapter, source, target, method, words.ignore_mismatched_sizes, words.calibration is not None),
+        prepared,
+    )
 
 
 def network_of(adapter: Adapter, source: Side, tensors: Mapping[str, torch.Tensor], tied: Side | None) -> Network:

@@ -11,7 +11,7 @@ from .wavelets import check_name
 
 CHOICES = {
     "gain": ("consistent", "raw"),
-    "depth": ("auto", "wavelet", "repeat", "identity", "first", "even"),
+    "depth": ("auto", "wavelet", "repeat", "identity", "first", "even", "strongest"),
     "detail": ("auto", "zero", "gaussian", "uniform"),
     "heads": ("auto", "whole", "flat", "filter"),
     "positions": ("crop", "interpolate"),
@@ -36,7 +36,8 @@ class BoTConfig:
         gain: "consistent" scales so that the network's function survives; "raw" is the paper as
             written on the attention and MLP matrices, everything else scaled consistently.
         depth: "wavelet" filters over layers; growing may also "repeat" layers with shared updates
-            or insert "identity" blocks; shrinking may keep the "first" or "even"ly spaced layers.
+            or insert "identity" blocks; shrinking may keep the "first" or "even"ly spaced layers, or
+            the "strongest", which do most on the batches of `calibration=`.
         detail: what fills the empty detail bands when growing: "zero", "gaussian" N(0, s^2) or
             "uniform" U(-s, s). With gain "raw" all seven bands are filled (supplement D.3); with
             "consistent" only those that the grown signal cannot reach, so the function stays.

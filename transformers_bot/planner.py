@@ -127,18 +127,21 @@ class Side:
         return set(self.inventory.shapes) - set(self.inventory.ties) - self.absent
 
 
-def make_plan(adapter: Adapter, source: Side, target: Side, method: Method, renew: bool = False) -> Plan:
+def make_plan(
+    adapter: Adapter, source: Side, target: Side, method: Method, renew: bool = False, calibrated: bool = False
+) -> Plan:
     """Pair every tensor of the target with the source.
 
     Args:
         renew: tensors whose fixed axes (vocabulary, labels, ...) differ are initialised anew
             instead of being an error (transformers' `ignore_mismatched_sizes=True`).
+        calibrated: the source is going to be run on a few batches first.
 
     Raises:
         IncompatibleModels: a fixed axis differs and `renew` is off.
         PlanError: a tensor without a rule.
     """
-    task = task_of(adapter, source, target)
+    task = task_of(adapter, source, target, calibrated)
     method.check(task)
     _check_ties(source, target)
     source_rules = rules_of(adapter, source.inventory, source.sizes)
@@ -179,11 +182,11 @@ def _check_ties(source: Side, target: Side) -> None:
         )
 
 
-def task_of(adapter: Adapter, source: Side, target: Side) -> Task:
+def task_of(adapter: Adapter, source: Side, target: Side, calibrated: bool = False) -> Task:
     wants_tie = bool(getattr(target.config, "tie_word_embeddings", False))
     tied = wants_tie and (bool(target.inventory.ties) or adapter.readout)
     scaled = getattr(source.config, "scale_attn_weights", True)
-    return Task(adapter, source.sizes, target.sizes, tied, scaled)
+    return Task(adapter, source.sizes, target.sizes, tied, scaled, calibrated)
 
 
 @dataclass(frozen=True)

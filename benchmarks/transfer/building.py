@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from transformers import AutoConfig
 import transformers_bot
 from transformers_bot import BadOption, BoTConfig, methods
 from transformers_bot.demo_model import fetch_model
-from transformers_bot.flops import forward_flops
+from transformers_bot.flops import counted
 
 # dropout is noise between methods that start from the same knowledge, so no run has any
 DROPOUT = {
@@ -94,11 +95,12 @@ def target(run: Run, task: tasks.Task, places: Places) -> tuple[Any, float]:
     factory = getattr(transformers_bot, task.factory)
     options = seeded_options(run.method, run.seed)
     keywords: dict[str, Any] = {"method": run.method.method, "bot_config": options, "dtype": torch.float32}
-    spent = 0.0
     if run.method.calibration:
-        keywords["calibration"], spent = _calibration(run, task, folder)
+        keywords["calibration"] = _calibration(run, task)
     torch.manual_seed(run.seed)  # fresh heads, and all of a model from scratch
-    model = factory.from_pretrained(folder, **fields, **keywords).to(places.device)
+    with counted() if run.method.calibration else nullcontext() as counter:
+        model = factory.from_pretrained(folder, **fields, **keywords).to(places.device)
+    spent = float(counter.get_total_flops()) if counter else 0.0  # running the source and all products of what it shows
     if run.method.fit is None:
         return model, spent
     steps, rate = int(run.method.fit["steps"]), float(run.method.fit["rate"])
@@ -107,14 +109,13 @@ def target(run: Run, task: tasks.Task, places: Places) -> tuple[Any, float]:
     return fitted.to(places.device), spent + float(fitted.config.transformers_bot["fit"]["flops"])
 
 
-def _calibration(run: Run, task: tasks.Task, folder: Path) -> tuple[list[dict[str, Any]], float]:
-    """The first training batches without labels, which the source's own head may not fit, and their FLOPs there."""
+def _calibration(run: Run, task: tasks.Task) -> list[dict[str, Any]]:
+    """The first training batches without labels, which the source's own head may not fit."""
     drawn = itertools.islice(task.batches(run.seed, run.budget.batch), run.method.calibration)
     batches = [{name: tensor for name, tensor in batch.items() if name != "labels"} for batch in drawn]
-    source = getattr(transformers_bot, task.factory).from_pretrained(folder, dtype=torch.float32).eval()
     if "pixel_values" in batches[0]:  # of the target's size: the source stretches its positions to it
         batches = [{**batch, "interpolate_pos_encoding": True} for batch in batches]
-    return batches, float(sum(forward_flops(source, batch) for batch in batches))
+    return batches
 
 
 def teacher(run: Run, task: tasks.Task, places: Places) -> Any:

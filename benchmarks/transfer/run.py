@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         suite = at_tiny_sizes(suite) if args.tiny else suite
         suite = suites.shortened(suite, args.steps) if args.steps is not None else suite
         settings = _selected(suite, args.only)
-    except (ValueError, FileNotFoundError) as error:
+    except (suites.BadSuite, FileNotFoundError) as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
     places = Places(args.data.resolve(), args.cache.resolve(), args.device)

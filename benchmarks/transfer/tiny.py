@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from suite import Method, Setting, Suite
+from suite import BadSuite, Method, Setting, Suite
 
 # Lengths are divided, so that ratios (what a method accepts or refuses) stay.
 DIVIDED = {"hidden_size": 16, "n_embd": 16, "intermediate_size": 16, "n_inner": 16}
@@ -19,7 +19,7 @@ def at_tiny_sizes(suite: Suite) -> Suite:
 
 def _setting(setting: Setting) -> Setting:
     if "train" not in setting.source_spec:
-        raise ValueError(f"setting {setting.name}: {setting.source} is a finished checkpoint, its sizes are fixed")
+        raise BadSuite(f"setting {setting.name}: {setting.source} is a finished checkpoint, its sizes are fixed")
     return replace(
         setting,
         source_spec={"train": _source(setting.source_spec["train"])},

@@ -23,6 +23,7 @@ class Task:
         target: role -> length in the target.
         tied: the output embedding is the input embedding, so one matrix is written and read.
         scaled_scores: attention scores are divided by sqrt(head_dim).
+        calibrated: the source may be run on a few batches first.
     """
 
     adapter: Adapter
@@ -30,6 +31,7 @@ class Task:
     target: dict[str, int | None]
     tied: bool
     scaled_scores: bool = True
+    calibrated: bool = False
 
     def lengths(self, role: str) -> tuple[int, int]:
         source, target = self.source[role], self.target[role]

@@ -15,8 +15,7 @@ pair (R, C): R has unit gain on constants and is used where the role is written,
 * tensors that add onto the residual stream take C over depth, so the sum of updates is kept.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -31,10 +30,11 @@ from ..rewrite import Opened, fit_to_low_pass
 from ..rewrite.network import STREAM
 from . import levers, pairs
 from .base import Task
-from .depth import Depth, check_direction, filtered, identity_blocks, picked, reads_of, repeated
+from .depth import Depth, check_direction, chosen_layers, filtered, identity_blocks, picked, reads_of, repeated
 from .grids import interpolation, periodic
 from .pairs import Pair
 from .paper import paper_wavelet
+from .prepare import Prepared, both_sides, prepare
 
 # Haar copies, so growth keeps every checkpoint's function whatever its norm weights, which longer
 # filters only nearly do; noise of one standard deviation parts the twins that copies are. Against
@@ -53,35 +53,37 @@ class BoT:
 
     name = "bot"
 
-    def __init__(self, options: BoTConfig, strongest: frozenset[str] = frozenset(), calibrated: bool = False) -> None:
+    def __init__(self, options: BoTConfig, prepared: Prepared | None = None) -> None:
         self.options = options
         self.raw = options.gain == "raw"
-        self.strongest = strongest  # roles of which units are picked, the strongest
-        self.calibrated = calibrated  # readers were fitted to what was measured
+        self.prepared = prepared  # None as long as no source was seen
 
     def check(self, task: Task) -> None:
         """Refuse a depth rule of the other direction, a basis or an order that cannot be had."""
         self.depth_rule(task)
         self.basis(task)
         levers.ordered(self.options, task, self._shrink(task))
+        self.picked(task)
 
     def prepare(self, task: Task, opened: Opened) -> tuple["BoT", Mapping[str, Tensor]]:
-        """Rewrite a source that is going to shrink, where that keeps more of it (see `levers`)."""
-        prepared = levers.prepare(self.options, task, opened, self._shrink(task), _pair_of)
-        made = BoT(prepared.options, prepared.strongest, opened.calibration is not None)
-        if made.calibrated:
-            fit_to_low_pass(prepared.opened, partial(made._both, task), prepared.known, "hidden" in prepared.strongest)
+        """Rewrite a source that is going to shrink, where that keeps more of it (see `prepare`)."""
+        prepared = prepare(self.options, task, opened, self._shrink(task), _pair_of)
+        made = BoT(prepared.options, prepared)
+        if task.calibrated:
+            both = partial(both_sides, partial(made._segment, task, module=False))
+            fit_to_low_pass(prepared.opened, both, prepared.known, "hidden" in prepared.strongest)
         return made, opened.network
 
-    def _both(self, task: Task, factors: tuple[Factor, ...]) -> tuple[AxisMap, AxisMap]:
-        """R and C of an axis."""
-        sides = [tuple(replace(factor, reads=reads) for factor in factors) for reads in (False, True)]
-        written, read = (levers.whole_axis(self._segment(task, side, module=False)) for side in sides)
-        return written, read
+    def picked(self, task: Task) -> Collection[str]:
+        """The roles whose strongest units are picked."""
+        if self.prepared is not None:
+            return self.prepared.strongest
+        return levers.picked_roles(self.options, task, self._shrink(task))
 
     def _shrink(self, task: Task) -> levers.Shrink:
         groups = levers.averaged_layers(task, self.depth_rule(task), self.wavelet(task, "layer"))
-        return levers.Shrink(self.basis(task), self._is_flat(task), self.heads == "whole", groups)
+        kept = tuple(np.flatnonzero(self.depth(task).layers.any(0)).tolist())
+        return levers.Shrink(self.basis(task), self._is_flat(task), self.heads == "whole", groups, kept)
 
     def basis(self, task: Task) -> str:
         """ "principal" where the stream is turned before it shrinks, else "plain"."""
@@ -113,7 +115,7 @@ class BoT:
         if role in ("grid_h", "grid_w"):
             bicubic = interpolation(source, target, bicubic=True)
             return Pair(bicubic, bicubic, "bicubic")
-        if FOLLOWS.get(role, role) in self.strongest:
+        if target < source and FOLLOWS.get(role, role) in self.picked(task):
             return pairs.picked_units(source, target)
         if role == "heads" and self.heads == "whole":
             return pairs.whole_units(source, target)
@@ -184,6 +186,8 @@ class BoT:
             return filtered(pair, f"{wavelet} over layers", share_updates=not self.raw)
         if rule == "repeat":
             return repeated(source, target)
+        if rule == "strongest" and self.prepared is not None:
+            return chosen_layers(source, self.prepared.layers)
         return identity_blocks(source, target) if rule == "identity" else picked(source, target, rule)
 
     def depth_rule(self, task: Task) -> str:
@@ -191,7 +195,8 @@ class BoT:
         source, target = task.lengths("layer")
         rule = self.options.depth
         if rule == "auto":  # even layers beat averaged ones, before and after training (benchmarks/results)
-            rule = "wavelet" if self.raw else "identity" if target > source else "even"
+            shrinking = "strongest" if task.calibrated else "even"
+            rule = "wavelet" if self.raw else "identity" if target > source else shrinking
         if target != source:
             check_direction(rule, source, target)
         return rule
@@ -254,9 +259,10 @@ class BoT:
     # -- words ----------------------------------------------------------------------------------
 
     def describe(self, task: Task) -> dict[str, Any]:
-        filtered_roles = [role for role in SIZED if role != "heads" or self.heads != "whole"]
-        roles = [role for role in filtered_roles if task.ratio(role) != 1]
-        kind, scale = self._detail_choice(task)
+        prepared, kind_and_scale = self.prepared, self._detail_choice(task)
+        whole = {*self.picked(task), *(["heads"] if self.heads == "whole" else [])}
+        roles = [role for role in SIZED if task.ratio(role) != 1 and role not in whole]
+        order = prepared.ordered if prepared else levers.ordered(self.options, task, self._shrink(task))
         return {
             "method": self.name,
             "options": self.options.to_dict(),
@@ -265,10 +271,12 @@ class BoT:
             "heads": self.heads,
             "depth": self.depth_rule(task) if task.ratio("layer") != 1 else "kept",
             "basis": self.basis(task),
-            "calibrated": self.calibrated,
-            "order": levers.ordered(self.options, task, self._shrink(task)),
-            "detail": kind,
-            "detail_scale": scale,
+            "calibrated": task.calibrated,
+            "order": list(order),
+            "picked": sorted(self.picked(task)),
+            **({"layers": list(prepared.layers)} if prepared and prepared.layers else {}),
+            "detail": kind_and_scale[0],
+            "detail_scale": kind_and_scale[1],
             "seed": self.options.seed,
         }
 

@@ -1,5 +1,6 @@
 """Which source layers make up which target layers, as (target, source) matrices."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from .base import Task
 from .pairs import Pair
 
 GROWS = ("wavelet", "repeat", "identity")
-SHRINKS = ("wavelet", "first", "even")
+SHRINKS = ("wavelet", "first", "even", "strongest")
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,19 @@ def upscaled(source: int, target: int) -> Depth:
     return Depth(layers, layers, "lower and upper layers")
 
 
+def chosen_layers(source: int, layers: Sequence[int]) -> Depth:
+    """These layers of the source, unchanged."""
+    rows = _rows(np.asarray(layers), source)
+    return Depth(rows, rows, f"strongest layers ({', '.join(map(str, layers))})")
+
+
 def picked(source: int, target: int, rule: str) -> Depth:
-    """The first layers, or evenly spread ones from the first to the last; none is changed."""
+    """The first layers, or evenly spread ones from the first to the last; none is changed.
+
+    "strongest" ones, which only a source can tell, are shown as evenly spread ones.
+    """
     layers = _rows(np.arange(target) if rule == "first" else _even(source, target), source)
-    return Depth(layers, layers, f"{rule} layers")
+    return Depth(layers, layers, "strongest layers, not known yet" if rule == "strongest" else f"{rule} layers")
 
 
 def _even(length: int, count: int) -> np.ndarray:

@@ -6,6 +6,7 @@ readouts, positions and the plan's words are the same for all.
 """
 
 import copy
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -226,7 +227,7 @@ def _only(task: Task, depth: bool) -> Task:
     """The task with only its depth, or only its widths, changed."""
     base, other = (task.source, task.target) if depth else (task.target, task.source)
     target = {**base, "layer": other["layer"]}
-    return Task(task.adapter, task.source, target, task.tied, task.scaled_scores)
+    return replace(task, target=target)
 
 
 def _same_units(role: str) -> str:

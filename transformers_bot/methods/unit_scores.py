@@ -168,7 +168,7 @@ def watching(network: Network) -> tuple[Tallies, list[tuple[str, See]]]:
 
     def look(key: tuple[str, int | None, str], measure: Measure) -> See:
         def see(given: Tensor, made: Tensor, counted: Tensor | None) -> None:
-            x = measure(given, made)
+            x = measure(given.double(), made.double())
             tallies[key].add(x[:, None] if x.dim() == 2 else x, counted)  # 2: one vector for a sequence
 
         return see

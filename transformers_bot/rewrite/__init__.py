@@ -9,7 +9,7 @@ The paper has none of it; Ashkboos et al., "SliceGPT" (arXiv 2401.15024), rotate
 its principal components to cut it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,12 +52,15 @@ def look(opened: Opened, matrices: Iterable[str], also: Iterable[tuple[str, See]
     return replace(opened, seen=measured(opened.model, every, modules, opened.calibration or (), also))
 
 
-def to_principal_basis(opened: Opened, low_pass: Tensor) -> dict[str, Moments]:
+def to_principal_basis(
+    opened: Opened, low_pass: Tensor, kept_layers: Collection[int] | None = None
+) -> dict[str, Moments]:
     """Fold the norms, turn the stream so that `low_pass` keeps its principal part, and match the norms.
 
     Args:
         opened: of a pre-norm architecture.
         low_pass: (target hidden, source hidden) with orthonormal rows, in float64.
+        kept_layers: whose norms say what the stream carries; None for all.
 
     Returns:
         What every matrix behind a folded norm reads, before the turn.
@@ -66,13 +69,15 @@ def to_principal_basis(opened: Opened, low_pass: Tensor) -> dict[str, Moments]:
     fold_norms(network)
     every = norms(network)
     moments = _moments(opened, every)
-    turn = basis(torch.stack([one.uncentred().covariance for one in moments]).mean(0), low_pass)
+    counted = [
+        one
+        for (_, at), one in zip(every, moments, strict=True)
+        if at is None or kept_layers is None or at in kept_layers
+    ]
+    turn = basis(torch.stack([one.uncentred().covariance for one in counted]).mean(0), low_pass)
     weights = {(stem, layer): _weight(network, stem, layer) for stem, layer in every}
-    read = {
-        name: _after(network, place, seen)
-        for place, seen in zip(every, moments, strict=True)
-        for name in behind(network, *place)
-    }
+    after = [(place, _after(network, place, seen)) for place, seen in zip(every, moments, strict=True)]
+    read = {name: given for place, given in after for name in behind(network, *place)}
     turn_stream(network, turn)
     kept = low_pass @ turn  # (target, source): P
     for (place, gamma), seen in zip(weights.items(), moments, strict=True):
@@ -89,7 +94,7 @@ def fit_to_low_pass(opened: Opened, maps_of: MapsOf, known: Mapping[str, Moments
         norms_too: norms of a stream that gets fewer units are matched to those.
     """
     network, seen = opened.network, opened.seen or Seen({}, {})
-    inputs = {f"{name}.weight": one for name, one in seen.inputs.items() if f"{name}.weight" not in network.tied}
+    inputs = {f"{name}.weight": one for name, one in seen.inputs.items()}
     refit_readers(network, {**inputs, **known}, maps_of)
     if norms_too:
         stream, _ = maps_of((Factor("hidden", None, False),))
@@ -125,18 +130,23 @@ def match_norm(
         network.edit(name, lambda x: weight.to(x.dtype))
 
 
-def order_units(network: Network, role: str, target: int, groups: Groups = ()) -> None:
+def order_units(
+    network: Network, role: str, target: int, groups: Groups = (), kept: Collection[int] | None = None
+) -> None:
     """Put similar units of `role` next to each other, so that shrinking it to `target` merges those.
 
     MLP units and heads have an order in every layer, hidden units one for the whole network. Layers
     of one group are averaged later: their units are first matched to those of the group's first layer.
+
+    Args:
+        kept: the layers by which hidden units are compared; None for all.
     """
     shapes = merge_shapes(network.sizes[role] or 0, target)
     every: Sequence[Sequence[int | None]] = groups or [[layer] for layer in network.layers]
     for group in [[None]] if role == "hidden" else every:
         for layer in group[1:]:
             _permute(network, role, matching_order(network, role, group[0] or 0, layer or 0), layer)
-        order = similar_order(sum((gram_of(network, role, layer) for layer in group), torch.zeros(())), shapes)
+        order = similar_order(sum((gram_of(network, role, layer, kept) for layer in group), torch.zeros(())), shapes)
         for layer in group:
             _permute(network, role, order, layer)
 
@@ -186,8 +196,8 @@ def _activation(config: Any) -> Callable[[Tensor], Tensor]:
 def _after(network: Network, place: tuple[str, int | None], seen: Moments) -> Moments:
     """What a norm gives, of what it has normalised."""
     gamma, beta = _weight(network, *place), network.find(f"{place[0]}.bias", place[1])
-    scaled = seen.mapped(torch.diag(gamma))
-    return Moments(scaled.mean + network[beta].double(), scaled.covariance) if beta else scaled
+    shift = network[beta].double() if beta else torch.zeros_like(gamma)
+    return Moments(gamma * seen.mean + shift, gamma[:, None] * seen.covariance * gamma, seen.tokens)
 
 
 def _weight(network: Network, stem: str, layer: int | None) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import BadOption
 
-# (a module's first input, its first output, which tokens count or None for all)
+# (a module's first input, its first output, which tokens count or None for all), as the module has them
 See = Callable[[Tensor, Tensor, Tensor | None], None]
 
 
@@ -28,21 +28,30 @@ def watch(model: nn.Module, watched: Iterable[tuple[str, See]], batches: Iterabl
     mask: Tensor | None = None
     seen = 0
 
-    def hook(see: See) -> Callable[..., None]:
+    def hook(name: str, see: See) -> Callable[..., None]:
         def call(_module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:  # type: ignore[type-arg]
             given = args[0] if args else kwargs["hidden_states"]
             made = output[0] if isinstance(output, tuple) else output
             if made.dim() > 3:  # (example, choice, token, unit): every choice is a sequence
                 given, made = given.flatten(0, -3), made.flatten(0, -3)
+            if not (bool(given.isfinite().all()) and bool(made.isfinite().all())):
+                raise BadOption(
+                    f"the source gives values that are not finite at {name} on a calibration= batch. Look for NaN or "
+                    "Inf in the batches and in the source; half precision may overflow: load it in float32."
+                )
             # One vector a sequence, or a choice, is no token.
             whole = made.dim() == 2 or (mask is not None and made.shape[:-1] == mask.shape[:-1])
-            see(given.double(), made.double(), None if whole else _fitting(mask, made))
+            see(given, made, None if whole else _fitting(mask, made))
 
         return call
 
     modules = dict(model.named_modules())
-    handles = [modules[name].register_forward_hook(hook(see), with_kwargs=True) for name, see in watched]
+    handles = []
     try:
+        for name, see in watched:
+            handles.append(modules[name].register_forward_hook(hook(name, see), with_kwargs=True))
+        if isinstance(batches, Mapping):
+            raise BadOption("calibration= is one batch; pass a list of batches.")
         for batch in batches:
             mask = batch.get("attention_mask")
             model(**batch)

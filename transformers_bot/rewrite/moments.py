@@ -17,6 +17,7 @@ class Moments:
 
     mean: Tensor  # (unit,)
     covariance: Tensor  # (unit, unit)
+    tokens: int | None = None  # how many were measured; None for an estimate
 
     def add(self, mean: Tensor, covariance: Tensor) -> None:
         """Take in an independent summand."""
@@ -24,11 +25,12 @@ class Moments:
 
     def mapped(self, matrix: Tensor) -> "Moments":
         """Of `matrix @ x`."""
-        return Moments(matrix @ self.mean, matrix @ self.covariance @ matrix.T)
+        return Moments(matrix @ self.mean, matrix @ self.covariance @ matrix.T, self.tokens)
 
     def uncentred(self) -> "Moments":
         """Mean 0 and second moments in place of the covariance."""
-        return Moments(torch.zeros_like(self.mean), self.covariance + torch.outer(self.mean, self.mean))
+        second = self.covariance + torch.outer(self.mean, self.mean)
+        return Moments(torch.zeros_like(self.mean), second, self.tokens)
 
     def normalised(self) -> "Moments":
         """After a norm: without the mean over units, of variance 1 over units on average."""
@@ -36,7 +38,7 @@ class Moments:
         centre = torch.eye(length, dtype=self.mean.dtype) - 1 / length
         centred = self.mapped(centre)
         scale = (centred.uncentred().covariance.trace() / length).clamp_min(1e-300)
-        return Moments(centred.mean / scale.sqrt(), centred.covariance / scale)
+        return Moments(centred.mean / scale.sqrt(), centred.covariance / scale, self.tokens)
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,22 @@ def measured(
 
 
 class _Sums:
-    """First and second sums of what modules take in, for every name."""
+    """First and second sums of what modules take in, once for modules that take in the same."""
 
     def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
         self.change = change
         self.sums: dict[str, tuple[Tensor, Tensor, int]] = {}
+        self.owner: dict[str, str] = {}  # name of a module -> the first one that took in the same
+        self.last: tuple[Tensor | None, str] = (None, "")
 
     def of(self, name: str) -> See:
         def see(given: Tensor, _made: Tensor, counted: Tensor | None) -> None:
-            x = self.change(given.flatten(0, -2) if counted is None else given[counted])  # (token, unit)
+            before, owner = self.last
+            if given is before:  # queries, keys and values
+                self.owner[name] = owner
+                return
+            self.last, self.owner[name] = (given, name), name
+            x = self.change((given.flatten(0, -2) if counted is None else given[counted]).double())  # (token, unit)
             nothing = torch.zeros((), dtype=torch.float64)
             first, second, tokens = self.sums.get(name, (nothing, nothing, 0))
             self.sums[name] = (first + x.sum(0).cpu(), second + (x.T @ x).cpu(), tokens + len(x))
@@ -92,8 +101,12 @@ class _Sums:
         return see
 
     def moments(self) -> dict[str, Moments]:
-        means = {name: (first / tokens, second / tokens) for name, (first, second, tokens) in self.sums.items()}
-        return {name: Moments(mean, second - torch.outer(mean, mean)) for name, (mean, second) in means.items()}
+        found: dict[str, Moments] = {}
+        for name in list(self.sums):
+            first, second, tokens = self.sums.pop(name)
+            mean = first / tokens
+            found[name] = Moments(mean, second.div_(tokens).sub_(torch.outer(mean, mean)), tokens)
+        return {name: found[owner] for name, owner in self.owner.items()}
 
 
 def _normalised(x: Tensor) -> Tensor:

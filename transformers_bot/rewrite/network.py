@@ -85,6 +85,11 @@ class Network(Mapping[str, Tensor]):
         """Note one more change of a tensor, on top of those it has."""
         self._edits[name] = (*self._edits.get(name, ()), change)
 
+    def names_of(self, name: str) -> list[str]:
+        """All names under which the checkpoint holds this very tensor: a bias may stand in two modules."""
+        here = self._tensors[name].data_ptr()
+        return [other for other in self.places if self._tensors[other].data_ptr() == here]
+
     def map_role(self, role: str, axis_map: AxisMap, layer: int | None = None) -> None:
         """Apply one map along every axis of `role`, written or read, in all layers or one.
 

@@ -6,7 +6,7 @@ alone (`merge_shapes`); `similar_order` fills those shapes greedily, most simila
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -90,12 +90,16 @@ def _cosine(gram: Tensor, groups: list[list[int]]) -> Tensor:
     return scale[:, None] * merged * scale - 1e-12 * (index[:, None] + index)
 
 
-def gram_of(network: Network, role: str, layer: int | None) -> Tensor:
-    """(unit, unit) inner products over all matrices that write or read a role, each of weight one."""
+def gram_of(network: Network, role: str, layer: int | None, kept: Collection[int] | None = None) -> Tensor:
+    """(unit, unit) inner products over all matrices that write or read a role, each of weight one.
+
+    Args:
+        kept: without a layer, those of which matrices count; None for all.
+    """
     length = network.sizes[role] or 0
     total = torch.zeros(length, length, dtype=torch.float64)
     for name, place in network.having(role, layer):
-        if place.rule.maps:
+        if place.rule.maps and (kept is None or place.layer is None or place.layer in kept):
             for _, x in network.along(name, role):
                 total += x @ x.T / x.square().sum().clamp_min(1e-300)
     return total

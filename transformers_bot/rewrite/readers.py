@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from ..axes import Factor, Rule
-from ..maps import AxisMap, Matrix
+from ..maps import AxisMap, Matrix, identity
 from .moments import Moments
 from .network import Network
 
 # Of the mean kept variance: directions that the batches do not show are read by C, as without data.
 RIDGE = 1e-3
+FEW = 0.1  # as much again for every unit that is kept and token that was seen, m / tokens: few tokens tell little
 MapsOf = Callable[[tuple[Factor, ...]], tuple[AxisMap, AxisMap]]  # factors of an axis -> R, C
 
 
@@ -38,29 +39,36 @@ def input_axis(rule: Rule) -> tuple[int, tuple[Factor, ...]] | None:
 def refit_readers(network: Network, seen: Mapping[str, Moments], maps_of: MapsOf) -> None:
     """Fit every matrix of `seen` to what the low-pass leaves of its input.
 
+    A tied output embedding has to stay what the input embedding is: its bias alone takes over what
+    the mean loses, mean - C^T R mean.
+
     Args:
         seen: name of a matrix -> moments of its input, in the order and basis of the stored tensors.
         maps_of: the maps R and C of the factors of an axis.
     """
     fitted: dict[tuple[int, bool], tuple[AxisMap, Tensor]] = {}  # queries, keys and values read the same
     for name, moments in seen.items():
-        found = input_axis(network.places[name].rule)
-        if found is None:
+        place = network.places[name]
+        found = input_axis(place.rule)
+        maps = maps_of(found[1]) if found else (identity(0), identity(0))
+        bias = network.find(f"{place.stem}.bias", place.layer)
+        if found is None or maps[0].is_identity or (name in network.tied and bias is None):
             continue
         dim, factors = found
-        kept, dual = maps_of(factors)
-        if kept.is_identity:
-            continue
-        bias = network.find(f"{network.places[name].stem}.bias", network.places[name].layer)
-        key = (id(moments), bias is None)
-        if key not in fitted:
-            now = moments.mapped(_moved(network, factors, network.places[name].layer))
-            fitted[key] = _fit(now if bias else now.uncentred(), kept, dual)
-        through, lost = fitted[key]
+        now = moments.mapped(_moved(network, factors, place.layer))
+        if name in network.tied:
+            mean = now.mean
+            lost = mean - torch.from_numpy(maps[1].dense().T @ maps[0].dense()) @ mean
+        else:
+            key = (id(moments), bias is None)
+            fitted[key] = fitted.get(key) or _fit(now if bias else now.uncentred(), *maps)
+            through, lost = fitted[key]
         if bias is not None:
             shift = torch.tensordot(network[name].double(), lost, dims=([dim], [0]))
-            network.edit(bias, lambda x, shift=shift: x + shift.reshape(x.shape).to(x.dtype))  # type: ignore[misc]
-        network.edit(name, lambda x, through=through, dim=dim: through.apply(x, dim))  # type: ignore[misc]
+            for one in network.names_of(bias):
+                network.edit(one, lambda x, shift=shift: x + shift.reshape(x.shape).to(x.dtype))  # type: ignore[misc]
+        if name not in network.tied:
+            network.edit(name, lambda x, through=through, dim=dim: through.apply(x, dim))  # type: ignore[misc]
 
 
 def match_norm_scale(network: Network, place: tuple[str, int | None], seen: Moments, low_pass: Tensor) -> None:
@@ -85,7 +93,8 @@ def _fit(seen: Moments, kept: AxisMap, dual: AxisMap) -> tuple[AxisMap, Tensor]:
     low_pass = torch.from_numpy(kept.dense())  # (target, source): R
     cross = seen.covariance @ low_pass.T  # (source, target)
     within = low_pass @ cross
-    ridge = RIDGE * within.diagonal().mean().clamp_min(1e-300) * torch.eye(len(within), dtype=within.dtype)
+    few = FEW * len(within) / seen.tokens if seen.tokens else 0.0
+    ridge = (RIDGE + few) * within.diagonal().mean().clamp_min(1e-300) * torch.eye(len(within), dtype=within.dtype)
     read = torch.linalg.solve(
         within + ridge, (cross + torch.from_numpy(dual.dense()).T @ ridge).T
     )  # (target, source): A^T

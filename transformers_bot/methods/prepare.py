@@ -1,0 +1,188 @@
+"""What BoT does to a source before it shrinks it: another basis, another order of units, fitted readers.
+
+What may be done is decided from options and sizes (`levers`); whether there is anything to gain, by
+the weights: a source whose units are copies that the low-pass merges without loss is left as it is,
+so that shrinking undoes growing weight by weight.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial, reduce
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..axes import Factor
+from ..errors import BadOption
+from ..maps import AxisMap, from_dense, identity
+from ..options import BoTConfig
+from ..recipe import Segment
+from ..rewrite import Opened, look, order_by_strength, order_heads, order_units, to_principal_basis
+from ..rewrite.fold import behind, norms
+from ..rewrite.moments import Moments
+from ..rewrite.network import Network, factors
+from ..rewrite.readers import input_axis
+from .base import Task
+from .levers import Shrink, ordered, picked_roles
+from .pairs import Pair, group_sizes
+from .unit_scores import Scores, from_tallies, watching
+
+LOSSLESS = 1e-3  # relative; copies stored in float16 differ by less, units of a trained model by far more
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What preparing came to.
+
+    Attributes:
+        options: with "auto" replaced by what was chosen.
+        opened: with what calibration has shown.
+        ordered: roles whose units were put in another order; `strongest` of them are picked whole.
+        layers: the layers that are kept, where they were ranked.
+        known: name of a matrix -> moments of what it reads, where turning the stream has shown them.
+    """
+
+    options: BoTConfig
+    opened: Opened
+    ordered: tuple[str, ...] = ()
+    strongest: frozenset[str] = frozenset()
+    layers: tuple[int, ...] = ()
+    known: Mapping[str, Moments] = field(default_factory=dict)
+
+
+def prepare(
+    options: BoTConfig,
+    task: Task,
+    opened: Opened,
+    shrink: Shrink,
+    pair_of: Callable[[BoTConfig, Task, str], Pair],
+) -> Prepared:
+    """Order units and turn the stream of an opened source; what the options then are.
+
+    The network's function stays but for the norms, which are matched to what the low-pass will keep.
+    """
+    picks = picked_roles(options, task, shrink)
+    opened, scores = _looked(opened, task, shrink) if task.calibrated else (opened, {})
+    merged, basis = replace(options, basis="plain", order="kept"), shrink.basis
+    roles = ordered(options, task, shrink)
+    is_lossless = partial(_is_lossless, opened.network, pair=partial(pair_of, merged, replace(task, calibrated=False)))
+    asked = dict.fromkeys([*roles, *(["hidden"] if basis == "principal" or _fits_stream(task) else [])])
+    lossy = [role for role in asked if not is_lossless(role)]
+    if options.basis == "auto" and "hidden" not in lossy:
+        basis = "plain"
+    if options.order in ("auto", "strongest"):
+        roles = [role for role in roles if role in lossy or shrink.groups]
+    if _fits_stream(task) and "hidden" in lossy and basis == "plain" and "hidden" not in picks:
+        raise BadOption(
+            "calibration= fits matrices to a stream in its principal basis, or to its strongest units, but "
+            f"basis={options.basis!r} and order={options.order!r} with this wavelet merge units as they are. "
+            "Leave calibration= out, or these options at 'auto'."
+        )
+    strongest = frozenset(role for role in roles if role in picks)
+    layers = _strongest_layers(task, scores) if options.depth in ("auto", "strongest") else ()
+    shrink = replace(shrink, kept=layers or shrink.kept)
+    _order(opened.network, task, shrink, roles, {role: _of(scores, role) for role in strongest}, is_lossless)
+    order = "strongest" if picks else "similar" if roles else "kept"
+    settled = replace(options, basis=_settled_basis(options, task, basis), order=order)
+    made = Prepared(settled, opened, tuple(roles), strongest, layers)
+    if basis != "principal":
+        return made
+    source, target = task.lengths("hidden")
+    turned = replace(merged, basis="principal")
+    low_pass = pair_of(turned, replace(task, calibrated=False), "hidden").produce.dense() * (source / target) ** 0.5
+    return replace(made, known=to_principal_basis(opened, torch.from_numpy(low_pass), shrink.kept))
+
+
+def _fits_stream(task: Task) -> bool:
+    return task.calibrated and task.ratio("hidden") < 1
+
+
+def _settled_basis(options: BoTConfig, task: Task, basis: str) -> str:
+    """The basis as provenance holds it; "auto" stays where "plain" would be refused the next time."""
+    return "auto" if options.basis == "auto" and basis == "plain" and _fits_stream(task) else basis
+
+
+def _order(
+    network: Network,
+    task: Task,
+    shrink: Shrink,
+    roles: list[str],
+    strengths: Mapping[str, Mapping[int | None, Tensor]],
+    is_lossless: Callable[[str], bool],
+) -> None:
+    for role in roles:
+        source, target = task.lengths(role)
+        counts = group_sizes(source, target).tolist()
+        if role in strengths:
+            order_by_strength(network, role, counts, strengths[role])
+            continue
+        order_units(network, role, target, shrink.groups, shrink.kept)
+        # Whole heads are picked, not merged: of copies any one will do, of others the strongest.
+        if role == "heads" and shrink.whole and not is_lossless(role):
+            order_heads(network, counts, shrink.groups)
+
+
+def _looked(opened: Opened, task: Task, shrink: Shrink) -> tuple[Opened, Scores]:
+    """The source after one run of the calibration batches: what is read along axes that shrink, and all scores.
+
+    What reads a norm that is going to be folded is known from the norm.
+    """
+    network = opened.network
+    shrinks = {role for role, length in task.source.items() if length is not None and task.ratio(role) < 1}
+    axes = {name: input_axis(place.rule) for name, place in network.places.items()}
+    folded = (
+        {name for place in norms(network) for name in behind(network, *place)} if shrink.basis != "plain" else set()
+    )
+    matrices = [n for n, axis in axes.items() if axis and n not in folded and shrinks & {f.role for f in axis[1]}]
+    tallies, watched = watching(network)
+    opened = look(opened, matrices, watched)
+    return opened, from_tallies(tallies, network)
+
+
+def _of(scores: Scores, role: str) -> dict[int | None, Tensor]:
+    return {layer: score for (one, layer), score in scores.items() if one == role}
+
+
+def _strongest_layers(task: Task, scores: Scores) -> tuple[int, ...]:
+    source, target = task.lengths("layer")
+    if not scores or target >= source:
+        return ()
+    ranked = torch.sort(scores["layer", None], descending=True, stable=True).indices
+    return tuple(sorted(ranked[:target].tolist()))
+
+
+def both_sides(
+    segment_of: Callable[[tuple[Factor, ...]], Segment], factors: tuple[Factor, ...]
+) -> tuple[AxisMap, AxisMap]:
+    """R and C of a whole axis, from a method's maps of its factors."""
+    written, read = (
+        _whole_axis(segment_of(tuple(replace(factor, reads=reads) for factor in factors))) for reads in (False, True)
+    )
+    return written, read
+
+
+def _whole_axis(maps: Segment) -> AxisMap:
+    """The maps of an axis' factors as one map of the axis."""
+    if len(maps) == 1 or all(one.is_identity for one in maps):
+        return maps[0] if len(maps) == 1 else identity(math.prod(one.source for one in maps))
+    return from_dense(reduce(np.kron, (one.dense() for one in maps)))
+
+
+def _is_lossless(network: Network, role: str, pair: Callable[[str], Pair]) -> bool:
+    """Whether growing back what was shrunk gives every tensor that writes `role` again.
+
+    Read axes are shrunk first: what they hold beyond what is written to them, such as the noise that
+    parts twins when growing, has no effect.
+    """
+    back = pair(role).produce.then(pair(role).consume.transposed())
+    for name, place in network.having(role):
+        if not any(f.role == role and not f.reads for axis in place.rule.axes for f in factors(axis)):
+            continue
+        reads = {f.role: pair(f.role).consume for axis in place.rule.axes for f in factors(axis) if f.reads and f.role}
+        seen = network.mapped(name, reads, {})
+        again = network.mapped(name, reads, {role: back})
+        if float((again - seen).norm()) > LOSSLESS * float(seen.norm()):
+            return False
+    return True
