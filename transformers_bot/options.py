@@ -37,7 +37,8 @@ class BoTConfig:
             written on the attention and MLP matrices, everything else scaled consistently.
         depth: "wavelet" filters over layers; growing may also "repeat" layers with shared updates
             or insert "identity" blocks; shrinking may keep the "first" or "even"ly spaced layers, or
-            the "strongest", which do most on the batches of `calibration=`.
+            the "strongest", which do most on the batches of `calibration=`. "auto" is identity and
+            even (strongest in post-norm models with `calibration=`), and wavelet if raw.
         detail: what fills the empty detail bands when growing: "zero", "gaussian" N(0, s^2) or
             "uniform" U(-s, s). With gain "raw" all seven bands are filled (supplement D.3); with
             "consistent" only those that the grown signal cannot reach, so the function stays.

@@ -37,9 +37,9 @@ from .paper import paper_wavelet
 from .prepare import Prepared, both_sides, prepare
 
 # Haar copies, so growth keeps every checkpoint's function whatever its norm weights, which longer
-# filters only nearly do; noise of one standard deviation parts the twins that copies are. Against
-# other methods and the raw transform: benchmarks/results/transfer-cpu.md; against other options:
-# benchmarks/transfer/suites/levers.yaml.
+# filters only nearly do. Noise of one standard deviation parts the twins that copies are, which
+# nothing else would: within a few dozen steps none at all ends a little lower, fourfold ends higher.
+# Figures: benchmarks/results/transfer-levers.md, against other methods transfer-cpu.md.
 CONSISTENT_WAVELET = "haar"
 CONSISTENT_DETAIL_SCALE = 1.0
 UNSIZED = identity(-1)  # an axis whose length only the tensor knows; it is never resized
@@ -56,7 +56,7 @@ class BoT:
     def __init__(self, options: BoTConfig, prepared: Prepared | None = None) -> None:
         self.options = options
         self.raw = options.gain == "raw"
-        self.prepared = prepared  # None as long as no source was seen
+        self.prepared = prepared  # None before a source was seen
 
     def check(self, task: Task) -> None:
         """Refuse a depth rule of the other direction, a basis or an order that cannot be had."""
@@ -83,7 +83,8 @@ class BoT:
     def _shrink(self, task: Task) -> levers.Shrink:
         groups = levers.averaged_layers(task, self.depth_rule(task), self.wavelet(task, "layer"))
         kept = tuple(np.flatnonzero(self.depth(task).layers.any(0)).tolist())
-        return levers.Shrink(self.basis(task), self._is_flat(task), self.heads == "whole", groups, kept)
+        whole, ranked = self.heads == "whole", self.depth_rule(task) == "strongest"
+        return levers.Shrink(self.basis(task), self._is_flat(task), whole, groups, kept, ranked)
 
     def basis(self, task: Task) -> str:
         """ "principal" where the stream is turned before it shrinks, else "plain"."""
@@ -99,8 +100,8 @@ class BoT:
         silent = all(one.weight == 0.0 for one in reads)
         detail = None if silent else self._detail(task, rule, layer, name, module)
         over_axes = "" if is_identity(maps) else self._label(task, rule, module)
-        note = ", ".join(part for part in (over_layers, over_axes, f"{detail.kind} detail" if detail else "") if part)
-        return Recipe(reads, maps, detail, undo, note)
+        notes = (over_layers, over_axes, f"{detail.kind} detail" if detail else "")
+        return Recipe(reads, maps, detail, undo, ", ".join(filter(None, notes)))
 
     # -- widths ---------------------------------------------------------------------------------
 
@@ -141,10 +142,9 @@ class BoT:
     def _segment(self, task: Task, segment: tuple[Factor, ...], module: bool) -> Segment:
         roles = [factor.role for factor in segment]
         if "heads" in roles and self._is_flat(task):
-            reads = all(factor.reads for factor in segment)
             gain = self._score_gain(task, module, reads=False) if "score" in roles else 1.0
             pair = self._flat_pair(task, module)
-            return ((pair.consume if reads else pair.produce).scaled(gain),)
+            return ((pair.consume if all(f.reads for f in segment) else pair.produce).scaled(gain),)
         return tuple(self._factor(task, factor, module) for factor in segment)
 
     def _factor(self, task: Task, factor: Factor, module: bool) -> AxisMap:
@@ -194,8 +194,8 @@ class BoT:
         """The rule asked for, or the default of the direction and gain."""
         source, target = task.lengths("layer")
         rule = self.options.depth
-        if rule == "auto":  # even layers beat averaged ones, before and after training (benchmarks/results)
-            shrinking = "strongest" if task.calibrated else "even"
+        if rule == "auto":  # picked layers beat averaged ones (results/transfer-levers.md)
+            shrinking = "strongest" if task.calibrated and task.adapter.norm == "post" else "even"
             rule = "wavelet" if self.raw else "identity" if target > source else shrinking
         if target != source:
             check_direction(rule, source, target)
@@ -259,7 +259,7 @@ class BoT:
     # -- words ----------------------------------------------------------------------------------
 
     def describe(self, task: Task) -> dict[str, Any]:
-        prepared, kind_and_scale = self.prepared, self._detail_choice(task)
+        prepared, (kind, scale) = self.prepared, self._detail_choice(task)
         whole = {*self.picked(task), *(["heads"] if self.heads == "whole" else [])}
         roles = [role for role in SIZED if task.ratio(role) != 1 and role not in whole]
         order = prepared.ordered if prepared else levers.ordered(self.options, task, self._shrink(task))
@@ -275,8 +275,8 @@ class BoT:
             "order": list(order),
             "picked": sorted(self.picked(task)),
             **({"layers": list(prepared.layers)} if prepared and prepared.layers else {}),
-            "detail": kind_and_scale[0],
-            "detail_scale": kind_and_scale[1],
+            "detail": kind,
+            "detail_scale": scale,
             "seed": self.options.seed,
         }
 

@@ -28,6 +28,7 @@ class Shrink:
         whole: heads are picked, not filtered.
         groups: layers that a filter over depth averages; empty if none is.
         kept: the layers that are read, by which units are compared.
+        ranked: layers are chosen by what they do.
     """
 
     basis: str
@@ -35,6 +36,7 @@ class Shrink:
     whole: bool
     groups: Groups = ()
     kept: tuple[int, ...] | None = None
+    ranked: bool = False
 
 
 def averaged_layers(task: Task, rule: str, wavelet: str) -> Groups:

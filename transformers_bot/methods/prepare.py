@@ -65,7 +65,7 @@ def prepare(
     """
     picks = picked_roles(options, task, shrink)
     opened, scores = _looked(opened, task, shrink) if task.calibrated else (opened, {})
-    merged, basis = replace(options, basis="plain", order="kept"), shrink.basis
+    merged, basis = replace(options, basis="plain", order="kept", depth="auto"), shrink.basis
     roles = ordered(options, task, shrink)
     is_lossless = partial(_is_lossless, opened.network, pair=partial(pair_of, merged, replace(task, calibrated=False)))
     asked = dict.fromkeys([*roles, *(["hidden"] if basis == "principal" or _fits_stream(task) else [])])
@@ -81,7 +81,7 @@ def prepare(
             "Leave calibration= out, or these options at 'auto'."
         )
     strongest = frozenset(role for role in roles if role in picks)
-    layers = _strongest_layers(task, scores) if options.depth in ("auto", "strongest") else ()
+    layers = _strongest_layers(task, scores) if shrink.ranked else ()
     shrink = replace(shrink, kept=layers or shrink.kept)
     _order(opened.network, task, shrink, roles, {role: _of(scores, role) for role in strongest}, is_lossless)
     order = "strongest" if picks else "similar" if roles else "kept"
