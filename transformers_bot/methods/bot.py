@@ -60,8 +60,6 @@ class BoT:
 
     def check(self, task: Task) -> None:
         """Refuse a depth rule of the other direction, a basis or an order that cannot be had."""
-        self.depth_rule(task)
-        self.basis(task)
         levers.ordered(self.options, task, self._shrink(task))
         self.picked(task)
 
@@ -81,10 +79,10 @@ class BoT:
         return levers.picked_roles(self.options, task, self._shrink(task))
 
     def _shrink(self, task: Task) -> levers.Shrink:
-        groups = levers.averaged_layers(task, self.depth_rule(task), self.wavelet(task, "layer"))
+        rule, whole = self.depth_rule(task), self.heads == "whole"
+        groups = levers.averaged_layers(task, rule, self.wavelet(task, "layer"))
         kept = tuple(np.flatnonzero(self.depth(task).layers.any(0)).tolist())
-        whole, ranked = self.heads == "whole", self.depth_rule(task) == "strongest"
-        return levers.Shrink(self.basis(task), self._is_flat(task), whole, groups, kept, ranked)
+        return levers.Shrink(self.basis(task), self._is_flat(task), whole, groups, kept, rule == "strongest")
 
     def basis(self, task: Task) -> str:
         """ "principal" where the stream is turned before it shrinks, else "plain"."""
