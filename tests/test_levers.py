@@ -155,27 +155,25 @@ IMAGES = [{"pixel_values": torch.ones(1, 3, 12, 12, dtype=torch.float64)}]
 CALIBRATION = {
     "no batch": ("gpt2", HALF, {"calibration": []}, "calibration= gave no batch"),
     "other inputs": ("gpt2", HALF, {"calibration": [{"pixel_values": torch.zeros(1)}]}, "that the source runs on"),
-    "no list": (
-        "gpt2",
-        HALF,
-        {"calibration": 3},
-        "calibration= must give keyword arguments that the source runs on: .*int",
-    ),
-    "growing": ("gpt2", {**GROWN, "heads": 8}, {"calibration": TOKENS}, "nothing shrinks"),
+    "no list": ("gpt2", HALF, {"calibration": 3}, "keyword arguments that the source runs on: .*int"),
+    "a tensor": ("gpt2", HALF, {"calibration": torch.ones(2, 3)}, "must be a dict of tensors.* got Tensor"),
+    "texts": ("gpt2", HALF, {"calibration": ["a text"]}, "must be a dict of tensors.* got str"),
+    "growing": ("gpt2", {**GROWN, "heads": 8}, {"calibration": TOKENS}, "no width shrinks"),
+    "even layers alone": ("gpt2", {"layer": 1}, {"calibration": TOKENS}, "no width shrinks and no layers are ranked"),
     "one batch": ("gpt2", HALF, {"calibration": TOKENS[0]}, "is one batch; pass a list of batches"),
-    "growing deeper": ("bert", {"layer": 4}, {"calibration": TOKENS}, "nothing shrinks"),
+    "growing deeper": ("bert", {"layer": 4}, {"calibration": TOKENS}, "no width shrinks"),
     "raw": ("gpt2", HALF, {"calibration": TOKENS, "options": {"gain": "raw"}}, "gain='raw' is the paper as written"),
     "post-norm merged": (
         *("bert", HALF, {"calibration": TOKENS, "options": {"order": "similar"}}),
-        "order='similar' with this wavelet merge units as they are",
+        "order='similar' and this wavelet they are merged as they stand",
     ),
     "not orthogonal": (
         *("vit", HALF, {"calibration": IMAGES, "options": {"wavelet": "bior2.2"}}),
-        "with this wavelet merge units as they are",
+        "this wavelet they are merged as they stand",
     ),
     "plain": (
         *("gpt2", HALF, {"calibration": TOKENS, "options": {"basis": "plain"}}),
-        "basis='plain' and order='auto' with this wavelet merge.*these options at 'auto'",
+        "basis='plain', order='auto' and this wavelet they are merged.*these options at 'auto'",
     ),
     "filtered layers": (
         *("bert", {**HALF, "layer": 1}, {"calibration": TOKENS, "options": {"depth": "wavelet"}}),

@@ -23,7 +23,7 @@ def general_warnings(
     smaller = [role for role in ("layer", "hidden", "ffn", "heads") if _change(sizes, role) < 0]
     if smaller:
         lost = " and ".join(smaller)
-        found.append(f"a smaller {lost} loses part of the source's function: train the model before use")
+        found.append(f"shrinking {lost} loses part of the source's function: train the model before use")
     if _change(sizes, "position") > 0:
         grown = f"{sizes[0]['position']} -> {sizes[1]['position']}"
         found.append(f"text positions {grown}: the new ones have never been trained")

@@ -34,7 +34,7 @@ from .depth import Depth, check_direction, chosen_layers, filtered, identity_blo
 from .grids import interpolation, periodic
 from .pairs import Pair
 from .paper import paper_wavelet
-from .prepare import Prepared, both_sides, prepare
+from .prepare import Prepared, about_calibration, both_sides, prepare
 
 # Haar copies, so growth keeps every checkpoint's function whatever its norm weights, which longer
 # filters only nearly do. Noise of one standard deviation parts the twins that copies are, which
@@ -279,8 +279,9 @@ class BoT:
         }
 
     def warnings(self, task: Task) -> list[str]:
-        changes = self.raw and task.ratio("hidden") != 1
-        return ["gain='raw' changes the function (norm inputs and attention scores are rescaled)"] if changes else []
+        if self.raw and task.ratio("hidden") != 1:
+            return ["gain='raw' changes the function (norm inputs and attention scores are rescaled)"]
+        return about_calibration(self.prepared, task) if task.calibrated else []
 
     def _label(self, task: Task, rule: Rule, module: bool) -> str:
         parts = []

@@ -110,10 +110,11 @@ def picks_strongest(options: BoTConfig, task: Task, shrink: Shrink) -> bool:
             )
     if not task.calibrated:
         return False
+    narrow = all(task.ratio(role) >= 1 for role in (*UNITS, "head_dim"))
     picks = options.order == "strongest" or (options.order == "auto" and task.adapter.norm == "post")
     reasons = {
         "gain='raw' is the paper as written": options.gain == "raw",
-        "nothing shrinks": all(task.ratio(role) >= 1 for role in (*UNITS, "head_dim", "layer")),
+        "no width shrinks and no layers are ranked": narrow and not shrink.ranked,
         "depth='wavelet' averages layers whose units are ranked": picks and bool(shrink.groups),
     }
     against = next((reason for reason, holds in reasons.items() if holds), None)

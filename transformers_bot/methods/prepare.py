@@ -32,6 +32,11 @@ from .unit_scores import Scores, from_tallies, watching
 LOSSLESS = 1e-3  # relative; copies stored in float16 differ by less, units of a trained model by far more
 
 
+UNREAD = (
+    "calibration= decides which layers and units stay, and fits what reads them; a plan from configs shows places only"
+)
+
+
 @dataclass(frozen=True)
 class Prepared:
     """What preparing came to.
@@ -76,8 +81,8 @@ def prepare(
         roles = [role for role in roles if role in lossy or shrink.groups]
     if _fits_stream(task) and "hidden" in lossy and basis == "plain" and "hidden" not in picks:
         raise BadOption(
-            "calibration= fits matrices to a stream in its principal basis, or to its strongest units, but "
-            f"basis={options.basis!r} and order={options.order!r} with this wavelet merge units as they are. "
+            "calibration= fits matrices to hidden units that are turned to the principal basis or picked, but with "
+            f"basis={options.basis!r}, order={options.order!r} and this wavelet they are merged as they stand. "
             "Leave calibration= out, or these options at 'auto'."
         )
     strongest = frozenset(role for role in roles if role in picks)
@@ -151,6 +156,18 @@ def _strongest_layers(task: Task, scores: Scores) -> tuple[int, ...]:
         return ()
     ranked = torch.sort(scores["layer", None], descending=True, stable=True).indices
     return tuple(sorted(ranked[:target].tolist()))
+
+
+def about_calibration(prepared: Prepared | None, task: Task) -> list[str]:
+    """What a user should know: a plan without a source cannot tell, few tokens tell little."""
+    if prepared is None:
+        return [UNREAD]
+    seen = prepared.opened.seen
+    tokens = [one.tokens for one in (*seen.norms.values(), *seen.inputs.values()) if one.tokens] if seen else []
+    units = max(task.target[role] or 0 for role in ("hidden", "ffn") if task.ratio(role) <= 1)
+    if not tokens or max(tokens) >= units:
+        return []
+    return [f"calibration= showed {max(tokens)} tokens to fit {units} units with: give some times as many"]
 
 
 def both_sides(

@@ -158,7 +158,7 @@ def from_activations(opened: Opened) -> Scores:
             its tokens.
     """
     tallies, watched = watching(opened.network)
-    watch(opened.model, watched, opened.calibration or ())
+    watch(opened.model, watched, () if opened.calibration is None else opened.calibration)
     return from_tallies(tallies, opened.network)
 
 

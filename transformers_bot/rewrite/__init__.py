@@ -49,7 +49,10 @@ def look(opened: Opened, matrices: Iterable[str], also: Iterable[tuple[str, See]
     """
     modules = [name.removesuffix(".weight") for name in matrices]
     every = _modules(opened.network, norms(opened.network))
-    return replace(opened, seen=measured(opened.model, every, modules, opened.calibration or (), also))
+    return replace(
+        opened,
+        seen=measured(opened.model, every, modules, () if opened.calibration is None else opened.calibration, also),
+    )
 
 
 def to_principal_basis(

@@ -53,13 +53,21 @@ def watch(model: nn.Module, watched: Iterable[tuple[str, See]], batches: Iterabl
         if isinstance(batches, Mapping):
             raise BadOption("calibration= is one batch; pass a list of batches.")
         for batch in batches:
+            if not isinstance(batch, Mapping):
+                raise BadOption(
+                    "every batch of calibration= must be a dict of tensors, such as a tokenizer gives with "
+                    f"return_tensors='pt', got {type(batch).__name__}."
+                )
             mask = batch.get("attention_mask")
             model(**batch)
             seen += 1
     except BadOption:
         raise
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
-        raise BadOption(f"calibration= must give keyword arguments that the source runs on: {error}") from error
+        raise BadOption(
+            f"calibration= must give keyword arguments that the source runs on: {error}. Look at names, at token ids "
+            "beyond the vocabulary, sequences beyond the positions, and image sizes."
+        ) from error
     finally:
         for handle in handles:
             handle.remove()
