@@ -78,8 +78,9 @@ def plan(run: Run, places: Places) -> transformers_bot.planner.Plan:
         BoTError: a direction, ratio or family that the method does not cover.
     """
     folder = source_folder(run.setting.source_spec, places)
+    calibration = {"calibration": []} if run.method.calibration else {}  # that there is some; a plan looks at no batch
     return transformers_bot.plan(
-        folder, **run.setting.target, method=run.method.method, bot_config=run.method.bot_config
+        folder, **run.setting.target, **calibration, method=run.method.method, bot_config=run.method.bot_config
     )
 
 

@@ -56,8 +56,10 @@ def markdown(store: Store, found: list[Result]) -> str:
     runs = len(store.data["runs"])
     lines = [f"# Transfer: suite {store.data['suite']['name']}", ""]
     lines += [f"{store.data['machine']}; {versions}; {store.data['date']}; {runs} runs, {minutes:.0f} minutes of them."]
-    lines += ["", NOTES, "## Savings against scratch", "", *_overview(found)]
-    lines += ["", "## Figures at the end of training", "", *_ends(found)]
+    lines += ["", NOTES]
+    if any(result.row("scratch") for result in found):
+        lines += ["## Savings against scratch", "", *_overview(found), ""]
+    lines += ["## Figures at the end of training", "", *_ends(found)]
     for result in found:
         lines += ["", *_section(result)]
     return "\n".join(lines) + "\n"
