@@ -25,7 +25,7 @@ def draw(found: list[Result], folder: Path, stem: str) -> list[Path]:
     for result in found:
         if result.trained():
             drawn.append(_setting(result, folder / f"{stem}-{result.setting.name}.png"))
-    if any(result.trained() for result in found):
+    if any(result.trained() and result.row("scratch") for result in found):
         drawn.append(_overview(found, folder / f"{stem}-savings.png"))
     return drawn
 
@@ -52,7 +52,11 @@ def _setting(result: Result, path: Path) -> Path:
     height = max(3.6, 0.3 * len(rows) + 1.4)
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, height), width_ratios=(3, 2), layout="constrained")
     _curves(left, result, rows, styles)
-    _bars(right, rows, styles)
+    if result.row("scratch"):
+        _bars(right, rows, styles)
+    else:
+        _ends(right, result, rows)
+    _label(right, rows, styles)
     figure.suptitle(result.setting.title, fontsize=12)
     figure.savefig(path, dpi=130)
     plt.close(figure)
@@ -110,21 +114,38 @@ def _bars(axes: Axes, rows: list[Row], styles: dict[str, dict[str, object]]) -> 
             axes.text(2, place, f"not reached (< {100 * bound:.0f} %)", va="center", fontsize=9, color="#444444")
         else:
             axes.text(2, place, "n/a: scratch gained nothing", va="center", fontsize=9, color="#444444")
-        axes.plot([-0.09, -0.015], [place, place], transform=axes.get_yaxis_transform(), clip_on=False, **style)
-    axes.set_yticks(range(len(rows)), [row.method.name for row in reversed(rows)])
-    axes.tick_params(axis="y", length=0, pad=30)
     shown = [100 * value for row in rows for value in row.saved() or []]
     axes.set_xlim(min(0, max(lowest, min(shown, default=0))) - 3, 120)
     axes.set_xticks([tick for tick in (-100, -50, 0, 50, 100) if tick >= axes.get_xlim()[0]])
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_xlabel("training FLOPs saved against scratch, %")
+
+
+def _ends(axes: Axes, result: Result, rows: list[Row]) -> None:
+    """The figure at the end of training and its spread, where scratch did not run."""
+    metric = result.setting.metric
+    for place, row in enumerate(reversed(rows)):
+        values = row.finals[metric]
+        axes.plot([min(values), max(values)], [place, place], color="black", linewidth=1)
+        axes.plot(row.mean(metric), place, "o", color="black", markersize=5)
+    axes.set_xlabel(f"{metric} at the end of training")
+    axes.grid(axis="x", alpha=0.25)
+
+
+def _label(axes: Axes, rows: list[Row], styles: dict[str, dict[str, object]]) -> None:
+    """The methods' names, the best on top, each with a piece of its line: the legend of both panels."""
+    for place, row in enumerate(reversed(rows)):
+        style = styles[row.method.name]
+        axes.plot([-0.09, -0.015], [place, place], transform=axes.get_yaxis_transform(), clip_on=False, **style)
+    axes.set_yticks(range(len(rows)), [row.method.name for row in reversed(rows)])
+    axes.tick_params(axis="y", length=0, pad=30)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
 def _overview(found: list[Result], path: Path) -> Path:
     """BoT with its defaults and the best rival in every setting."""
-    kept = [result for result in found if result.trained()]
+    kept = [result for result in found if result.trained() and result.row("scratch")]
     figure, axes = plt.subplots(figsize=(9, 0.62 * len(kept) + 1.6), layout="constrained")
     for place, result in enumerate(reversed(kept)):
         default, _, rival = headline(result)

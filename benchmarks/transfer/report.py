@@ -128,11 +128,11 @@ def _saving(row: Row) -> str:
         return _spread([100 * value for value in saved], digits=0, unit=" %")
     if bound is not None:
         return f"not reached (< {100 * bound:.0f} %)"
-    return "n/a" if row.curves else ""
+    return "n/a" if row.savings else ""
 
 
 def _against(result: Result, row: Row | None) -> str:
-    if row is None or not row.curves or row.method.name == "scratch" or row is result.rival():
+    if row is None or not row.curves or row.method.name == "scratch" or result.rival() in (None, row):
         return ""
     found = result.against_rival(row)
     if found is None:
