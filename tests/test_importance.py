@@ -255,7 +255,7 @@ def test_it_refuses_to_grow(sizes):
 BAD = {
     "no batch": ([], "gave no batch"),
     "wrong keyword": ([{"images": torch.zeros(1)}], "keyword arguments that the source runs on"),
-    "no mapping": ([torch.zeros(2, 3)], "keyword arguments that the source runs on"),
+    "no mapping": ([torch.zeros(2, 3)], "must be a dict of tensors.* got Tensor"),
     "mask of another shape": (
         [{"input_ids": torch.ones(2, 5, dtype=torch.long), "attention_mask": torch.ones(2, 1, 5, 5)}],
         r"has shape \(2, 1, 5, 5\) .* where the source has \(2, 5\)",

@@ -195,7 +195,7 @@ BAD_BATCHES = {
     "none": ([], "calibration= gave no batch; pass a list of a few"),
     "unknown tokens": ([{"input_ids": torch.tensor([[99]])}], "keyword arguments that the source runs on: .*range"),
     "no tokens": ([{"pixels": torch.zeros(1)}], "keyword arguments that the source runs on: .*input_ids"),
-    "no dict": ([torch.zeros(1)], "keyword arguments that the source runs on"),
+    "no dict": ([torch.zeros(1)], "must be a dict of tensors.* got Tensor"),
     "no list": (3, "keyword arguments that the source runs on: .*int"),
 }
 
