@@ -8,10 +8,14 @@ from .errors import (
     BadKeyword,
     BadOption,
     BadSize,
+    BadWeights,
     BoTError,
     IncompatibleModels,
     PlanError,
+    SaveError,
+    UnsafeCheckpoint,
     UnsupportedArchitecture,
+    UnsupportedCheckpoint,
 )
 from .fitting import fit
 from .patching import disable, enable, integration
@@ -36,6 +40,7 @@ __all__ = [
     "BadKeyword",
     "BadOption",
     "BadSize",
+    "BadWeights",
     "BoTConfig",
     "BoTError",
     "BoTModel",
@@ -51,7 +56,10 @@ __all__ = [
     "BoTModelForTokenClassification",
     "IncompatibleModels",
     "PlanError",
+    "SaveError",
+    "UnsafeCheckpoint",
     "UnsupportedArchitecture",
+    "UnsupportedCheckpoint",
     "__version__",
     "configs",
     "disable",

@@ -24,12 +24,28 @@ class BadCheckpoint(BoTError, ValueError):
     """A source whose weights cannot be used as they are."""
 
 
+class UnsafeCheckpoint(BoTError, ValueError):
+    """A source that could run code, or that names files outside of its own folder."""
+
+
+class BadWeights(BoTError, ValueError):
+    """Weights that are not numbers: NaN or infinity, in the source or in the result."""
+
+
+class UnsupportedCheckpoint(BoTError, ValueError):
+    """A source whose weights have a form that cannot be resampled, such as quantised ones."""
+
+
 class IncompatibleModels(BoTError, ValueError):
     """Source and target differ in something that resampling must not decide."""
 
 
 class UnsupportedArchitecture(BoTError, ValueError):
     """A model type, or a task for it, without an adapter."""
+
+
+class SaveError(BoTError, OSError):
+    """A result that could not be written; what stood in its place is untouched."""
 
 
 class PlanError(BoTError, RuntimeError):

@@ -49,7 +49,11 @@ OURS = (
     "output_loading_info",
     "ignore_mismatched_sizes",
     "calibration",
+    "allow_pickle",
+    "nonfinite",
+    "strict",
 )
+NONFINITE = ("error", "warn", "zero")
 # transformers 5 accepts these and does nothing with them.
 IGNORED = (
     "low_cpu_mem_usage",
@@ -88,6 +92,9 @@ class Keywords:
     output_loading_info: bool
     ignore_mismatched_sizes: bool
     calibration: Any = None
+    allow_pickle: bool = False
+    nonfinite: str = "error"
+    strict: bool = True
 
 
 def init_keywords(model_class: type[PreTrainedModel]) -> frozenset[str]:
@@ -117,7 +124,7 @@ def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset()) 
     Raises:
         BadKeyword: a keyword that a resize cannot honour, a config that is none, or overrides
             beside a config object.
-        BadOption: a method that is not named by a string.
+        BadOption: a method that is not named by a string, a `nonfinite` that is none of its values.
     """
     for name, why in REFUSED.items():
         if keywords.get(name) not in (None, False):
@@ -137,6 +144,9 @@ def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset()) 
     method = keywords.get("method", "bot")
     if not isinstance(method, str):
         raise BadOption(f"method must be the name of a method, got {method!r}.")
+    nonfinite = keywords.get("nonfinite", "error")
+    if nonfinite not in NONFINITE:
+        raise BadOption(f"nonfinite must be one of {', '.join(map(repr, NONFINITE))}, got {nonfinite!r}.")
     return Keywords(
         hub=picked(keywords, HUB),
         files=picked(keywords, FILES),
@@ -150,6 +160,9 @@ def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset()) 
         output_loading_info=bool(keywords.get("output_loading_info", False)),
         ignore_mismatched_sizes=bool(keywords.get("ignore_mismatched_sizes", False)),
         calibration=keywords.get("calibration"),
+        allow_pickle=bool(keywords.get("allow_pickle", False)),
+        nonfinite=nonfinite,
+        strict=bool(keywords.get("strict", True)),
     )
 
 
