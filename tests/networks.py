@@ -7,7 +7,7 @@ from families import Built, adapter_of
 from transformers import PreTrainedModel
 
 from transformers_bot.inventory import inventory_of
-from transformers_bot.loading import network_of
+from transformers_bot.opening import network_of
 from transformers_bot.planner import Side
 from transformers_bot.rewrite import Network
 from transformers_bot.sizes import role_sizes

@@ -18,11 +18,11 @@ from .errors import BadCheckpoint, BadKeyword, BadOption, suggest
 from .flops import counted
 from .inventory import inventory_of
 from .keywords import FILES, HUB, picked
-from .loading import read_config, sides
 from .operators import Growth, LiGOOperator, MangoOperator, Operator, growth_of
 from .options import BoTConfig
 from .planner import Side, make_plan
 from .source import open_source, stored_dtype
+from .targets import read_config, sides
 
 LEARNED = ("ligo", "mango")
 # Supplement C.5, for a batch of 256 (GPT-2: 512); other model types take BERT's.

@@ -11,10 +11,11 @@ from . import adapters, methods
 from .classes import class_in_mapping, own_class
 from .errors import BadKeyword, BadOption
 from .keywords import HUB, Keywords, init_keywords, overrides_of, picked, sort_keywords
-from .loading import load_resized, logger, plan_from_configs, read_config, sides, target_config
+from .loading import load_resized, logger
 from .options import BoTConfig
 from .planner import Plan
 from .sizes import differing_roles
+from .targets import plan_from_configs, read_config, sides, target_config
 
 ClassFor = Callable[[PreTrainedConfig], type[PreTrainedModel]]
 
@@ -250,3 +251,19 @@ class BoTModelForMaskedImageModeling(_BaseBoTModel):
 
     auto_class = transformers.AutoModelForMaskedImageModeling
     mapping = "MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING"
+
+
+# Names of tasks, as the command line and recipes have them.
+TASKS: dict[str, type[_BaseBoTModel]] = {
+    "base": BoTModel,
+    "causal-lm": BoTModelForCausalLM,
+    "masked-lm": BoTModelForMaskedLM,
+    "pretraining": BoTModelForPreTraining,
+    "next-sentence": BoTModelForNextSentencePrediction,
+    "sequence-classification": BoTModelForSequenceClassification,
+    "token-classification": BoTModelForTokenClassification,
+    "question-answering": BoTModelForQuestionAnswering,
+    "multiple-choice": BoTModelForMultipleChoice,
+    "image-classification": BoTModelForImageClassification,
+    "masked-image-modeling": BoTModelForMaskedImageModeling,
+}

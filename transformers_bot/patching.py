@@ -18,9 +18,10 @@ from . import methods
 from .adapters import ADAPTERS
 from .errors import BoTError
 from .keywords import HUB, init_keywords, overrides_of, picked, sort_keywords
-from .loading import load_resized, read_config, target_config
+from .loading import load_resized
 from .options import BoTConfig
 from .sizes import differing_roles, role_sizes
+from .targets import read_config, target_config
 
 _original: Any = None
 _options: tuple[str, Any] = ("bot", None)

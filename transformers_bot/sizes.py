@@ -1,6 +1,7 @@
 """From configs to lengths: role -> size, validity, and configs rebuilt from overrides."""
 
 import copy
+import json
 from numbers import Integral
 from typing import Any
 
@@ -61,6 +62,13 @@ def rebuild(adapter: Adapter, config: PreTrainedConfig, overrides: dict[str, Any
     except (StrictDataclassError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise BadOption(f"{type(config).__name__} cannot be built with {overrides}: {reason}") from error
+
+
+def changed_fields(source: PreTrainedConfig, target: PreTrainedConfig) -> dict[str, Any]:
+    """The fields in which the target's config differs, in JSON types: they are the recipe's `config`."""
+    before, after = (json.loads(config.to_json_string(use_diff=False)) for config in (source, target))
+    skipped = ("transformers_version", "transformers_bot", "_name_or_path", "dtype", "architectures")
+    return {key: value for key, value in after.items() if key not in skipped and before.get(key) != value}
 
 
 def differing_roles(source: dict[str, int | None], target: dict[str, int | None]) -> list[str]:

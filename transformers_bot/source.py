@@ -6,6 +6,8 @@ is read until a step of the plan asks for it.
 
 import contextlib
 import copy
+import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +16,11 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from .checkpoint import Checkpoint
 from .errors import BadCheckpoint
+
+
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -33,12 +39,17 @@ class Source:
 
 
 def open_source(
-    model_class: type[PreTrainedModel], name: str, config: PreTrainedConfig, keywords: dict[str, Any]
+    model_class: type[PreTrainedModel],
+    name: str,
+    config: PreTrainedConfig,
+    keywords: dict[str, Any],
+    checkpoint: Checkpoint | None = None,
 ) -> Source:
     """Load `name` into `model_class` at its own sizes, without copying its weights.
 
     Args:
         keywords: hub and file keywords of `from_pretrained` (revision, subfolder, variant, ...).
+        checkpoint: its files, whose own dtype keeps the tensors views of them; the config may name another.
 
     Raises:
         BadCheckpoint: no tensor of the class is in the checkpoint, or tensors are empty or misshapen.
@@ -48,7 +59,7 @@ def open_source(
         model, info = model_class.from_pretrained(
             name,
             config=copy.deepcopy(config),
-            dtype="auto",
+            dtype=_stored(checkpoint) or "auto",
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             **keywords,
@@ -97,6 +108,14 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(verbosity)
+
+
+def _stored(checkpoint: Checkpoint | None) -> torch.dtype | None:
+    """The floating dtype of most of the files' elements; None where only the files' contents tell."""
+    counts: Counter[str] = Counter()
+    for tensor in checkpoint.tensors.values() if checkpoint else ():
+        counts[tensor.dtype] += math.prod(tensor.shape) if tensor.dtype in FLOATS else 0
+    return FLOATS[counts.most_common(1)[0][0]] if counts.total() else None
 
 
 def stored_dtype(model: PreTrainedModel) -> torch.dtype:

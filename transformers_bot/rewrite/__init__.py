@@ -24,7 +24,7 @@ from .fold import behind, fold_norms, norms
 from .moments import Moments, Seen, measured
 from .network import STREAM, Network, Place
 from .order import gram_of, head_strength, matching_order, merge_shapes, similar_order, strongest_first
-from .principal import basis, weight_moments
+from .principal import basis, kept_shares, weight_moments
 from .readers import MapsOf, match_norm_scale, refit_readers
 
 Batches = Iterable[Mapping[str, Any]]
@@ -71,20 +71,15 @@ def to_principal_basis(
     network = opened.network
     fold_norms(network)
     every = norms(network)
-    moments = _moments(opened, every)
-    counted = [
-        one
-        for (_, at), one in zip(every, moments, strict=True)
-        if at is None or kept_layers is None or at in kept_layers
-    ]
-    turn = basis(torch.stack([one.uncentred().covariance for one in counted]).mean(0), low_pass)
-    weights = {(stem, layer): _weight(network, stem, layer) for stem, layer in every}
-    after = [(place, _after(network, place, seen)) for place, seen in zip(every, moments, strict=True)]
-    read = {name: given for place, given in after for name in behind(network, *place)}
-    turn_stream(network, turn)
+    turn = basis(_mean_seen(opened, every, kept_layers), low_pass)
     kept = low_pass @ turn  # (target, source): P
-    for (place, gamma), seen in zip(weights.items(), moments, strict=True):
-        match_norm(network, place, gamma, seen.uncentred().covariance / len(turn), kept, low_pass)
+    shares = _shares(opened, every, kept)
+    weights = {(stem, layer): _weight(network, stem, layer) for stem, layer in every}
+    measured = [] if opened.seen is None else list(zip(every, _moments(opened, every), strict=True))
+    read = {name: _after(network, place, one) for place, one in measured for name in behind(network, *place)}
+    turn_stream(network, turn)
+    for (place, gamma), share in zip(weights.items(), shares, strict=True):
+        match_norm(network, place, gamma, share, kept, low_pass)
     return read
 
 
@@ -115,19 +110,18 @@ def turn_stream(network: Network, turn: Tensor) -> None:
 
 
 def match_norm(
-    network: Network, place: tuple[str, int | None], gamma: Tensor, seen: Tensor, kept: Tensor, low_pass: Tensor
+    network: Network, place: tuple[str, int | None], gamma: Tensor, share: Tensor, kept: Tensor, low_pass: Tensor
 ) -> None:
     """Give a norm the weight that its low-passed stream needs.
 
-    Of a stream with second moments M the low-pass keeps the share rho^2 = tr(P M P^T); a norm scales
-    it to variance 1 again, so its weight carries rho. A weight gamma that could not be folded is
+    Of a stream with second moments M the low-pass keeps the share rho^2 = tr(P M P^T) / tr(M); a norm
+    scales it to variance 1 again, so its weight carries rho. A weight gamma that could not be folded is
     P diag(gamma) P^T there, of which a norm can only have the diagonal. The low-pass with its gain of
     sqrt(m / n) on written axes turns the vector set here into exactly that.
     """
     target, source = low_pass.shape
-    share = torch.trace(kept @ seen @ kept.T).clamp_min(0).sqrt()
     diagonal = (kept.square() * gamma).sum(1)  # diag(P diag(gamma) P^T)
-    weight = low_pass.T @ diagonal * share * (source / target) ** 0.5
+    weight = low_pass.T @ diagonal * share.sqrt() * (source / target) ** 0.5
     name = network.find(f"{place[0]}.weight", place[1])
     if name is not None:
         network.edit(name, lambda x: weight.to(x.dtype))
@@ -179,11 +173,29 @@ def _permute(network: Network, role: str, order: list[int], layer: int | None) -
         network.map_role(one, gather(order, len(order)), layer)
 
 
-def _moments(opened: Opened, every: list[tuple[str, int | None]]) -> list[Moments]:
+def _moments(opened: Opened, every: list[tuple[str, int | None]]) -> Iterable[Moments]:
+    """Of what every norm normalises: measured, or else estimated one after the other."""
     network = opened.network
     if opened.seen is None:
         return weight_moments(network, _activation(opened.model.config))
     return [opened.seen.norms[name] for name in _modules(network, every)]
+
+
+def _mean_seen(opened: Opened, every: list[tuple[str, int | None]], layers: Collection[int] | None) -> Tensor:
+    """Second moments of what norms of these layers (and outside of them) see, on average."""
+    total, count = torch.zeros(()), 0
+    for (_, layer), one in zip(every, _moments(opened, every), strict=True):
+        if layer is None or layers is None or layer in layers:
+            total, count = total + one.uncentred().covariance, count + 1
+    return total / count
+
+
+def _shares(opened: Opened, every: list[tuple[str, int | None]], kept: Tensor) -> list[Tensor]:
+    """The share of what every norm sees that `kept` keeps."""
+    if opened.seen is None:
+        return list(kept_shares(opened.network, _activation(opened.model.config), kept))
+    seconds = [one.uncentred().covariance for one in _moments(opened, every)]
+    return [torch.trace(kept @ second @ kept.T).clamp_min(0) / len(second) for second in seconds]
 
 
 def _modules(network: Network, places: list[tuple[str, int | None]]) -> list[str]:

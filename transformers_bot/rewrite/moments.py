@@ -35,10 +35,11 @@ class Moments:
     def normalised(self) -> "Moments":
         """After a norm: without the mean over units, of variance 1 over units on average."""
         length = len(self.mean)
-        centre = torch.eye(length, dtype=self.mean.dtype) - 1 / length
-        centred = self.mapped(centre)
-        scale = (centred.uncentred().covariance.trace() / length).clamp_min(1e-300)
-        return Moments(centred.mean / scale.sqrt(), centred.covariance / scale, self.tokens)
+        mean = self.mean - self.mean.mean()
+        rows, columns = (self.covariance.mean(dim, keepdim=True) for dim in (1, 0))
+        covariance = self.covariance - rows - columns + rows.mean()  # (I - 1 1^T / n) C (I - 1 1^T / n)
+        scale = ((covariance.trace() + mean.square().sum()) / length).clamp_min(1e-300)
+        return Moments(mean / scale.sqrt(), covariance / scale, self.tokens)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ the mean direction (the norm subtracts the mean). `basis` picks the one in which
 P span the top eigenvectors of the stream's second moments, centred, and the mean direction.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -40,23 +41,71 @@ def basis(moments: Tensor, low_pass: Tensor) -> Tensor:
     return turned
 
 
-def weight_moments(network: Network, activation: Callable[[Tensor], Tensor]) -> list[Moments]:
+def weight_moments(network: Network, activation: Callable[[Tensor], Tensor]) -> Iterator[Moments]:
     """What every norm of a folded pre-norm network sees, estimated from the weights alone.
 
     Tokens and positions count alike, a norm's output has variance 1 in every direction, MLP units
     see a normal variable of the mean and variance that their weights give it.
 
-    Returns:
+    Yields:
         Moments of the normalised stream: before each attention, before each MLP, at the end.
     """
     stream = _embedded(network)
-    seen = []
+    yield stream.normalised()
+    for block in _blocks(network, activation):
+        factor = block.factor()
+        stream.add(block.mean, factor @ factor.T)
+        yield stream.normalised()
+
+
+def kept_shares(network: Network, activation: Callable[[Tensor], Tensor], kept: Tensor) -> Iterator[Tensor]:
+    """Of what each norm sees, as `weight_moments` has it, the share of second moments that P keeps.
+
+    tr(P M P^T) / tr(M) of a sum of blocks B B^T is a sum of squares of P B: a second look at the weights
+    instead of one (hidden, hidden) matrix held for every norm.
+
+    Args:
+        kept: (target hidden, source hidden), orthonormal rows: P.
+    """
+    hidden = network.hidden
+    centred = kept - kept.mean(1, keepdim=True)  # P (I - 1 1^T / n)
+    stream = _embedded(network)
+    mean = stream.mean
+    inside = torch.trace(centred @ stream.covariance @ centred.T)
+    whole = torch.trace(stream.covariance) - stream.covariance.sum() / hidden
+    yield _share(centred, mean, inside, whole)
+    for block in _blocks(network, activation):
+        mean = mean + block.mean
+        inside = inside + block.factor(centred).square().sum()
+        factor = block.factor()
+        whole = whole + factor.square().sum() - factor.sum(0).square().sum() / hidden
+        yield _share(centred, mean, inside, whole)
+
+
+def _share(centred: Tensor, mean: Tensor, inside: Tensor, whole: Tensor) -> Tensor:
+    """With the squares of the means, of what is kept and of all."""
+    off = mean - mean.mean()
+    return (inside + (centred @ mean).square().sum()) / (whole + off.square().sum()).clamp_min(1e-300)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """What a block adds to the stream: its mean, and the factors of its covariance (L R)(L R)^T."""
+
+    mean: Tensor  # (hidden,)
+    left: Tensor  # (hidden, units)
+    right: Tensor  # (units, entries), or (units,) for a diagonal
+
+    def factor(self, kept: Tensor | None = None) -> Tensor:
+        """L R, with `kept` in front of it."""
+        left = self.left if kept is None else kept @ self.left
+        return left @ self.right if self.right.ndim == 2 else left * self.right
+
+
+def _blocks(network: Network, activation: Callable[[Tensor], Tensor]) -> Iterator[_Block]:
     for layer in network.layers:
-        seen.append(stream.normalised())
-        stream.add(*_attention(network, layer))
-        seen.append(stream.normalised())
-        stream.add(*_mlp(network, layer, activation))
-    return [*seen, stream.normalised()]
+        yield _attention(network, layer)
+        yield _mlp(network, layer, activation)
 
 
 def _embedded(network: Network) -> Moments:
@@ -65,14 +114,21 @@ def _embedded(network: Network) -> Moments:
     for name, place in network.having("hidden"):
         if place.layer is not None or place.reads_stream or place.stem in network.adapter.norms:
             continue
-        for _, x in network.along(name, "hidden"):  # (hidden, entries)
-            if place.rule.maps:  # (hidden, channel x row x column) of a patch
+        if place.rule.maps:  # (hidden, channel x row x column) of a patch
+            for _, x in network.along(name, "hidden"):
                 stream.add(torch.zeros_like(stream.mean), x @ _pixels(network) @ x.T)
-            else:
-                mean = x.mean(1)
-                spread = x - mean[:, None]
-                stream.add(mean, spread @ spread.T / x.shape[1])
+        else:
+            stream.add(*_entries(network, name))
     return stream
+
+
+def _entries(network: Network, name: str) -> tuple[Tensor, Tensor]:
+    """Mean and covariance over the entries of a table, of which a piece at a time is held in float64."""
+    count, first, second = 0, torch.zeros(network.hidden, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for x in network.pieces(name, "hidden"):  # (hidden, entries)
+        count, first, second = count + x.shape[1], first + x.sum(1), second + x @ x.T
+    mean = first / count
+    return mean, second / count - torch.outer(mean, mean)
 
 
 def _pixels(network: Network) -> Tensor:
@@ -89,16 +145,13 @@ def _pixels(network: Network) -> Tensor:
     return torch.kron(colours, torch.kron(near[0], near[1]))
 
 
-def _attention(network: Network, layer: int) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of what an attention block adds."""
+def _attention(network: Network, layer: int) -> _Block:
     out, bias = network.writer(layer, "head_dim")  # (hidden, heads * head_dim), (hidden,)
     values, shift = network.reader(layer, "head_dim")  # (heads * head_dim, hidden), (heads * head_dim,)
-    mixed = out @ values
-    return out @ shift + bias, ATTENTION_SHARE * mixed @ mixed.T
+    return _Block(out @ shift + bias, out, ATTENTION_SHARE**0.5 * values)
 
 
-def _mlp(network: Network, layer: int, activation: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of what an MLP block adds."""
+def _mlp(network: Network, layer: int, activation: Callable[[Tensor], Tensor]) -> _Block:
     out, bias = network.writer(layer, "ffn")
     units, shift = network.reader(layer, "ffn")
     nodes, weights = (torch.from_numpy(x) for x in np.polynomial.hermite_e.hermegauss(16))
@@ -106,8 +159,8 @@ def _mlp(network: Network, layer: int, activation: Callable[[Tensor], Tensor]) -
     inputs = shift[:, None] + units.norm(dim=1)[:, None] * nodes  # (ffn, nodes)
     outputs = activation(inputs)
     mean = outputs @ weights
-    variance = outputs.square() @ weights - mean.square()
-    return out @ mean + bias, (out * variance) @ out.T
+    spread = ((outputs - mean[:, None]).square() @ weights).sqrt()
+    return _Block(out @ mean + bias, out, spread)
 
 
 def _aligned(rows: Tensor, reference: Tensor) -> Tensor:

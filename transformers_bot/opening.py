@@ -1,0 +1,215 @@
+"""Opens a source against a target: checked files, memory-mapped tensors, the plan for what they hold."""
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
+
+from . import adapters, methods
+from .adapters import Adapter
+from .checkpoint import Checkpoint, check_files, find_nonfinite, nonfinite_message
+from .classes import own_class
+from .errors import BadCheckpoint, BadWeights
+from .gaps import foreign_tensors, lost_tensors
+from .inventory import inventory_of, predict, rules_of
+from .keywords import Keywords
+from .methods import Method, Task
+from .options import BoTConfig
+from .planner import Plan, Side, make_plan, task_of
+from .rewrite import Network, Opened, Place
+from .source import Source, open_source, quiet, stored_dtype
+from .targets import asked_dtype, plan_from_configs, sides
+
+logger = logging.get_logger("transformers.bot")
+
+
+@dataclass(frozen=True)
+class Resize:
+    """A resize with its source open: everything is decided, nothing is computed yet.
+
+    Attributes:
+        name: hub id or folder of the source.
+        words: the call's keywords.
+        checkpoint: the source's files, as they were checked.
+        opened: the source, memory-mapped.
+        model_class: of the target.
+        config: of the target, with the fields that the checkpoint and the method decide.
+        plan: every tensor exactly once.
+        tensors: source name -> tensor, rewritten where the method does so.
+    """
+
+    name: str
+    words: Keywords
+    checkpoint: Checkpoint
+    opened: Source
+    model_class: type[PreTrainedModel]
+    config: PreTrainedConfig
+    plan: Plan
+    tensors: Mapping[str, torch.Tensor]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the target."""
+        return self.plan.dtypes[1]
+
+
+def open_resize(
+    model_class: type[PreTrainedModel],
+    name: str,
+    source_config: PreTrainedConfig,
+    wanted: PreTrainedConfig,
+    words: Keywords,
+) -> Resize:
+    """Check the source's files, open them and plan the resize into `model_class(wanted)`.
+
+    What configs can refuse is refused before any file is fetched, what file headers can before any
+    weight is read.
+
+    Raises:
+        BadCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint: files that cannot or must not be read.
+        BadWeights: NaN or infinity in the source, unless `nonfinite` says otherwise.
+        What `plan` raises.
+    """
+    expected = plan_from_configs(source_config, wanted, own_class(source_config), model_class, words)
+    hub = {key: value for key, value in words.hub.items() if key != "code_revision"}  # only configs take it
+    checkpoint = check_files(name, {**hub, **words.files}, allow_pickle=words.allow_pickle)
+    given = {**hub, **words.files, **words.init, **_as_checked(checkpoint)}
+    opened = open_source(model_class, name, source_config, given, checkpoint)
+    notes = [*checkpoint.notes, *_refuse_gaps(name, source_config, opened, words), *_refuse_nonfinite(opened, words)]
+    config, plan, tensors = _plan_opened(model_class, opened, source_config, wanted, words)
+    _refuse_low_share(name, expected, plan, words.strict)
+    plan = replace(plan, warnings=(*plan.warnings, *notes))
+    logger.info("%s", plan)  # rendered only where it is shown
+    return Resize(name, words, checkpoint, opened, model_class, config, plan, tensors)
+
+
+def _as_checked(checkpoint: Checkpoint) -> dict[str, object]:
+    """Keywords that keep transformers to the very files and commit that were checked."""
+    safe = bool(checkpoint.tensors)
+    pinned: dict[str, object] = {"use_safetensors": safe} if safe else {"use_safetensors": False, "weights_only": True}
+    return pinned | ({"revision": checkpoint.revision} if checkpoint.revision else {})
+
+
+def _refuse_gaps(name: str, config: PreTrainedConfig, opened: Source, words: Keywords) -> list[str]:
+    """Tensors that should be there and are not, or that nobody knows: errors, or sentences where not strict."""
+    found = []
+    lost = lost_tensors(config, opened)
+    if lost:
+        architecture = own_class(config).__name__
+        found.append(
+            f"{name} lacks {len(lost)} tensors of its own architecture {architecture}: {_listed(lost)}. "
+            "Use a complete checkpoint, or pass strict=False to initialise them anew."
+        )
+    foreign = foreign_tensors(adapters.get(config.model_type), opened)
+    if foreign:
+        found.append(
+            f"{name} holds {len(foreign)} tensors that no {config.model_type} model has: {_listed(foreign)}. "
+            "Pass strict=False to leave them out."
+        )
+    if found and words.strict:
+        raise BadCheckpoint(found[0])
+    return [sentence.replace(", or pass strict=False to", " or").split(" Pass strict")[0] for sentence in found]
+
+
+def _refuse_nonfinite(opened: Source, words: Keywords) -> list[str]:
+    """NaN and infinity in the source: an error, a sentence, or zeros in their place."""
+    state = {n: x for n, x in opened.model.state_dict().items() if n not in opened.missing and x.is_floating_point()}
+    found = find_nonfinite(state)
+    if not found:
+        return []
+    message = nonfinite_message(found)
+    if words.nonfinite == "error":
+        raise BadWeights(f"{message}. Use a sound checkpoint, or pass nonfinite='zero' (or 'warn') to go on.")
+    if words.nonfinite == "warn":
+        return [message]
+    for name in found:
+        stored = opened.model.get_parameter_or_buffer(name)
+        stored.data = torch.nan_to_num(stored.data, nan=0.0, posinf=0.0, neginf=0.0)
+    return [f"{message}; they were set to zero"]
+
+
+def _refuse_low_share(name: str, expected: Plan, plan: Plan, strict: bool) -> None:
+    """The configs promise a share of inherited parameters; a checkpoint that gives less lacks something."""
+    if plan.inherited >= expected.inherited or math.isclose(plan.inherited, expected.inherited) or not strict:
+        return
+    fresh = sorted(set(plan.names("fresh")) - set(expected.names("fresh")))
+    raise BadCheckpoint(
+        f"only {100 * plan.inherited:.1f} % of the target's parameters would come from {name}, its config promises "
+        f"{100 * expected.inherited:.1f} %: {_listed(fresh)} would be initialised anew. Use a complete checkpoint, "
+        "or pass strict=False."
+    )
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(name if name.isprintable() and len(name) < 100 else repr(name[:100]) for name in names[:3])
+    return shown + (", ..." if len(names) > 3 else "")
+
+
+def _plan_opened(
+    model_class: type[PreTrainedModel],
+    opened: Source,
+    source_config: PreTrainedConfig,
+    wanted: PreTrainedConfig,
+    words: Keywords,
+) -> tuple[PreTrainedConfig, Plan, Mapping[str, torch.Tensor]]:
+    """The config that fits the checkpoint's ties, the plan for the tensors it holds, and those tensors."""
+    options = BoTConfig.from_any(words.bot_config)
+    before, after = sides(source_config, wanted, options)
+    stored = stored_dtype(opened.model)
+    tensors = inventory_of(opened.model)
+    source = Side(opened.model.config, before, tensors, stored, opened.missing, opened.unexpected)
+    with quiet():
+        dtype = asked_dtype(words.dtype, wanted) or stored
+        target = Side(wanted, after, predict(model_class, wanted, words.init), dtype)
+        wanted, target = _settle_ties(model_class, wanted, source, target, words)
+    adapter = adapters.get(source_config.model_type)
+    task = task_of(adapter, source, target, words.calibration is not None)
+    method = methods.get(words.method, options)
+    method.check(task)
+    network = network_of(adapter, source, opened.model.state_dict(), target if task.tied else None)
+    method, prepared = method.prepare(task, Opened(network, opened.model, words.calibration))
+    wanted = _with_method_fields(task, method, source, target)
+    return (
+        wanted,
+        make_plan(adapter, source, target, method, words.ignore_mismatched_sizes, words.calibration is not None),
+        prepared,
+    )
+
+
+def network_of(adapter: Adapter, source: Side, tensors: Mapping[str, torch.Tensor], tied: Side | None) -> Network:
+    """The checkpoint's tensors with the meaning of their axes; `tied` is a target that ties some of them."""
+    places = {
+        name: Place(rule, layer, rule.template(source.inventory.canonical(name)))
+        for name, (rule, layer) in rules_of(adapter, source.inventory, source.sizes).items()
+        if name not in source.absent
+    }
+    pairs = tied.inventory.ties.items() if tied else ()
+    shared = {tied.inventory.canonical(name) for pair in pairs for name in pair} if tied else set()
+    held = frozenset(name for name in places if source.inventory.canonical(name) in shared)
+    return Network(adapter, source.sizes, tensors, places, held)
+
+
+def _with_method_fields(task: Task, method: Method, source: Side, target: Side) -> PreTrainedConfig:
+    """The target config with the fields that the method's formula sets."""
+    chosen = method.config_fields(task, source.config)
+    if not chosen:
+        return target.config
+    wanted = copy.deepcopy(target.config)
+    for name, value in chosen.items():
+        setattr(wanted, name, value)
+    return wanted
+
+
+def _settle_ties(
+    model_class: type[PreTrainedModel], wanted: PreTrainedConfig, source: Side, target: Side, words: Keywords
+) -> tuple[PreTrainedConfig, Side]:
+    """An output embedding that the checkpoint holds apart, although its config ties it, stays apart."""
+    if not getattr(source.config, "tie_word_embeddings", False) or source.held.isdisjoint(target.inventory.ties):
+        return wanted, target
+    wanted = copy.deepcopy(wanted)
+    wanted.tie_word_embeddings = False
+    return wanted, Side(wanted, target.sizes, predict(model_class, wanted, words.init), target.dtype)

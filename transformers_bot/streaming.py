@@ -1,0 +1,166 @@
+"""From a checkpoint folder to a checkpoint folder, tensor by tensor: no model is ever held."""
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
+
+from . import card, companions
+from .classes import own_class
+from .errors import BadKeyword, BadOption, suggest
+from .keywords import HUB, TARGET, picked
+from .loading import hand_over, provenance
+from .measure import Watch
+from .model import TASKS, read_call, source_name
+from .opening import Resize, open_resize
+from .options import BoTConfig
+from .planner import Plan
+from .report import Report, make_report
+from .resize import run_plan
+from .save import whole_folder
+from .shards import Entry, ShardWriter, lay_out, total_bytes
+from .targets import target_config
+
+logger = logging.get_logger("transformers.bot")
+ROOM = 64 * 2**20  # bytes on the disk beside the weights: configs, report, card
+WORKSPACE = 64 * 2**20  # bytes of memory beside the tensors: the plan, filters, buffers of libraries
+
+
+def resize_checkpoint(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    config: PreTrainedConfig | str | os.PathLike[str] | dict[str, Any] | None = None,
+    *,
+    task: str | None = None,
+    max_shard_size: int | str = "50GB",
+    overwrite: bool = False,
+    tokenizer: bool = True,
+    **kwargs: Any,
+) -> Report:
+    """Write `source` at another size to the folder `out`, shard by shard, and say what became of it.
+
+    What `BoTModel...from_pretrained(source, config).save_pretrained(out)` would write, byte for byte
+    in its weights, but neither model is ever in memory: the source stays on disk and each target
+    tensor is written as soon as it is made. Beside the weights, `out` gets the configs, tokenizer and
+    processor files, the report (`transfer_report.json`) and a model card (`README.md`).
+
+    The folder is written whole or not at all: an existing `out` stays as it is until the new one is
+    complete, also when the run is killed. The same inputs give the same bytes; new heads are drawn
+    from `BoTConfig.seed`.
+
+    Example:
+        >>> report = resize_checkpoint("gpt2", "gpt2-small", n_layer=6, n_embd=384, n_head=6)  # doctest: +SKIP
+        >>> AutoModelForCausalLM.from_pretrained("gpt2-small")                                 # doctest: +SKIP
+
+    Args:
+        source: hub id or folder.
+        out: the folder to write.
+        config: the target, as in `BoTModel.from_pretrained`; overrides may be keywords.
+        task: another head than the source's own: one of `transformers_bot.model.TASKS`.
+        max_shard_size: of a weight file, as in `save_pretrained`.
+        overwrite: replace `out`, which must be a checkpoint folder, if it exists.
+        tokenizer: carry tokenizer and processor files along, and check the vocabulary.
+        kwargs: of `BoTModel.from_pretrained`: `dtype`, `method`, `bot_config`, `calibration`,
+            `revision`, `nonfinite`, `allow_pickle`, `strict`, ...; those that place a model in
+            memory (`device_map`, `quantization_config`, ...) are refused.
+
+    Memory: beyond the source's mapped (evictable) pages, `memory_bound` bytes at most, whatever the
+    number of layers; with `calibration` also one float64 covariance for every fitted matrix.
+
+    Raises:
+        SaveError: `out` exists, is being written by another process, or does not fit on the disk.
+        What `BoTModel.from_pretrained` raises.
+    """
+    name = source_name(source)
+    resize = _opened(name, config, task, kwargs)
+    seed = BoTConfig.from_any(resize.words.bot_config).seed
+    skeleton = skeleton_of(resize, seed)
+    shards = lay_out(_entries(resize), max_shard_size)
+    skeleton.config.transformers_bot = {**provenance(resize, hash_files=True), "seed_of_new_heads": seed}
+    files = companions.find(name, picked(kwargs, HUB)) if tokenizer else ()
+    needs = total_bytes(shards) + ROOM + sum(file.stat().st_size for file in files)
+    with whole_folder(out, overwrite=overwrite, needs=needs, keep=resize.checkpoint.files) as folder:
+        watch = Watch(resize.plan)
+        with ShardWriter(folder, shards) as writer:
+            for target, tensor in tensors_of(resize, skeleton, watch):
+                writer.put(target, tensor)
+        report = make_report(resize.plan, watch, skeleton.config.transformers_bot)
+        warnings = companions.carry(files, folder, resize.config)
+        _write_side_files(folder, skeleton, report, resize)
+    for sentence in (*resize.plan.warnings, *warnings):
+        logger.warning(sentence)
+    return report
+
+
+def tensors_of(resize: Resize, skeleton: PreTrainedModel, watch: Watch | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the target's files: resampled ones as they are made, new ones from the skeleton."""
+    yield from run_plan(resize.plan, resize.tensors, resize.dtype, watch=watch)
+    state = skeleton.state_dict()
+    yield from ((name, state[name]) for name in resize.plan.names("fresh"))
+
+
+def skeleton_of(resize: Resize, seed: int) -> PreTrainedModel:
+    """The target without its weights: transformers builds it around one-element views of their shapes.
+
+    New heads are real, drawn by transformers' rules from `seed`; the caller's random state stays.
+    """
+    blank = {
+        step.target: torch.zeros((), dtype=resize.dtype).expand(step.shape)
+        for step in resize.plan.steps
+        if step.recipe is not None
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, _ = hand_over(resize, blank)
+    return model
+
+
+def memory_bound(plan: Plan, workspace: int = WORKSPACE) -> int:
+    """Bytes of memory that a resize without calibration needs at most, beside the source's mapped pages.
+
+    Four float32 copies of the largest tensor (what is read, its sum over layers, the result and one
+    temporary), and where units are ordered or the stream is turned, four float64 matrices over the
+    widest of these axes. None of it grows with the number of layers.
+    """
+    largest = max(math.prod(shape) for shape in (*plan.source.shapes.values(), *plan.target.shapes.values()))
+    shrinks = any(plan.target_sizes[role] != plan.source_sizes[role] for role in ("hidden", "ffn", "heads"))
+    widest = max(plan.source_sizes[role] or 0 for role in ("hidden", "ffn"))
+    return 4 * 4 * largest + (4 * 8 * widest**2 if shrinks else 0) + workspace
+
+
+def _opened(name: str, config: Any, task: str | None, kwargs: dict[str, Any]) -> Resize:
+    """The resize that a call asks for, with its source open."""
+    placing = sorted(set(kwargs) & ({*TARGET, "output_loading_info"} - {"generation_config"}))
+    if placing:
+        raise BadKeyword(f"{placing[0]}= is for a model in memory; resize_checkpoint writes files. Leave it out.")
+    if task is not None and task not in TASKS:
+        raise BadOption(f"task must be one of {', '.join(TASKS)}, got {task!r}.{suggest(task, TASKS)}")
+    class_for = TASKS[task].class_for if task else own_class
+    source, words = read_call(name, {**kwargs, "config": config}, class_for)
+    if words.config is None and not words.overrides:
+        raise BadOption("no target is given: pass config=, or fields of the config to change.")
+    wanted = target_config(source, words)
+    return open_resize(class_for(wanted), name, source, wanted, words)
+
+
+def _entries(resize: Resize) -> list[Entry]:
+    """What the files hold: every tensor of the target but tied ones, in the model's order."""
+    return [Entry(step.target, resize.dtype, step.shape) for step in resize.plan.steps if step.action != "tie"]
+
+
+def _write_side_files(folder: Path, skeleton: PreTrainedModel, report: Report, resize: Resize) -> None:
+    """The configs as `save_pretrained` writes them, the report and the card."""
+    skeleton.config.dtype = str(resize.dtype).removeprefix("torch.")
+    skeleton.config.architectures = [type(skeleton).__name__]
+    skeleton.config.save_pretrained(folder)
+    if skeleton.can_generate():
+        skeleton.generation_config.save_pretrained(folder)
+    report.save(folder)
+    licence = card.source_licence(resize.name, {**resize.words.hub})
+    (folder / "README.md").write_text(card.model_card(skeleton.config, report, licence=licence), encoding="utf-8")

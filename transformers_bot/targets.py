@@ -1,0 +1,121 @@
+"""What a call asks for: the source's config, the target's, their sizes, and the plan that configs alone give."""
+
+import copy
+import os
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from . import adapters, configs, methods
+from .errors import BadCheckpoint, BadOption, IncompatibleModels
+from .inventory import predict
+from .keywords import Keywords
+from .options import BoTConfig
+from .planner import Plan, Side, make_plan
+from .sizes import check_supported, config_field, rebuild, role_sizes
+from .source import quiet
+
+
+def read_config(source: str, hub: dict[str, Any], like: type[PreTrainedConfig] | None = None) -> PreTrainedConfig:
+    """The source's own config, through transformers, with errors that name what is wrong.
+
+    Args:
+        like: the config class to use where an old config.json does not name its model type.
+
+    Raises:
+        BadCheckpoint: a config.json that is missing from a folder, or that cannot be read.
+        OSError: transformers' own, for hub ids that cannot be reached.
+    """
+    local = os.path.exists(source)
+    if not local and (source.startswith((".", "/", "~")) or source.count("/") > 1):
+        raise FileNotFoundError(f"there is no folder or file {source!r}.")
+    try:
+        fields, _ = PreTrainedConfig.get_config_dict(source, **hub)
+        reader = like if like is not None and "model_type" not in fields else AutoConfig
+        return reader.from_pretrained(source, **hub)
+    except (KeyError, TypeError, ValueError, StrictDataclassError) as error:
+        raise BadCheckpoint(f"the config of {source!r} cannot be used: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        if local:
+            raise BadCheckpoint(f"the config of {source!r} cannot be read: {' '.join(str(error).split())}") from error
+        raise
+
+
+def named_config(name: str, like: type[PreTrainedConfig] | None = None) -> PreTrainedConfig:
+    """A config by path or hub id, or a ready one by its name; an existing path comes first."""
+    ready = name in configs.names() and not os.path.exists(name)
+    return configs.get(name) if ready else read_config(name, {}, like)
+
+
+def target_config(source: PreTrainedConfig, words: Keywords) -> PreTrainedConfig:
+    """The config the user asks for: an object, a path, a ready config's name, or overrides.
+
+    Raises:
+        IncompatibleModels: another model type than the source's.
+        BadKeyword, BadSize: an override that does not exist or cannot be.
+    """
+    adapter = adapters.get(source.model_type)
+    if words.config is None:
+        wanted = rebuild(adapter, source, words.overrides)
+    elif isinstance(words.config, str):
+        wanted = named_config(words.config, type(source))
+    else:
+        wanted = copy.deepcopy(words.config)
+    if wanted.model_type != source.model_type:
+        raise IncompatibleModels(
+            f"the source is a {source.model_type} model and the target config is {wanted.model_type}: weights move "
+            "only between sizes of one model type. Use a config of the source's type."
+        )
+    if wanted.architectures is None:
+        wanted.architectures = source.architectures
+    return wanted
+
+
+def sides(
+    source: PreTrainedConfig, target: PreTrainedConfig, options: BoTConfig
+) -> tuple[dict[str, int | None], dict[str, int | None]]:
+    """Both lists of sizes, checked against each other where configs alone can tell."""
+    adapter = adapters.get(source.model_type)
+    before, after = role_sizes(adapter, source, "source"), role_sizes(adapter, target, "target")
+    check_supported(adapter, target, before, after)
+    if before["hidden"] == after["hidden"] and before["heads"] != after["heads"] and options.reheads == "error":
+        raise IncompatibleModels(
+            f"{config_field(adapter, 'heads')} goes from {before['heads']} to {after['heads']} at the same "
+            f"{config_field(adapter, 'hidden')} {before['hidden']}: heads would be cut across. Choose "
+            "BoTConfig(reheads='resample') to resize heads and head_dim, or reheads='reshape' to keep the matrices."
+        )
+    return before, after
+
+
+def plan_from_configs(
+    source_config: PreTrainedConfig,
+    wanted: PreTrainedConfig,
+    source_class: type[PreTrainedModel],
+    target_class: type[PreTrainedModel],
+    words: Keywords,
+) -> Plan:
+    """A plan without any checkpoint: the source is taken to hold what its architecture holds."""
+    adapter = adapters.get(source_config.model_type)
+    options = BoTConfig.from_any(words.bot_config)
+    before, after = sides(source_config, wanted, options)
+    stored = asked_dtype(None, source_config) or torch.float32
+    dtype = asked_dtype(words.dtype, wanted) or stored
+    with quiet():
+        source = Side(source_config, before, predict(source_class, source_config), stored)
+        target = Side(wanted, after, predict(target_class, wanted, words.init), dtype)
+    method = methods.get(words.method, options)
+    return make_plan(adapter, source, target, method, words.ignore_mismatched_sizes, words.calibration is not None)
+
+
+def asked_dtype(asked: Any, wanted: PreTrainedConfig) -> torch.dtype | None:
+    """The dtype of the result, None for the checkpoint's own."""
+    dtype = wanted.dtype if asked in (None, "auto") else asked
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype.removeprefix("torch."), dtype)
+    if dtype is None:
+        return None
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise BadOption(f"dtype must be a floating-point torch.dtype, its name, or 'auto', got {asked!r}.")
+    return dtype

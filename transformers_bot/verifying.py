@@ -1,0 +1,182 @@
+"""Recomputes a resized checkpoint from its own record and compares bit by bit."""
+
+import copy
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from .checkpoint import Checkpoint, check_files
+from .classes import own_class
+from .errors import BadCheckpoint, BadOption
+from .keywords import init_keywords, sort_keywords
+from .loading import provenance
+from .model import source_name
+from .opening import Resize, open_resize
+from .source import Source, open_source
+from .streaming import skeleton_of, tensors_of
+from .targets import read_config
+
+KEPT = ("method", "revision", "subfolder", "variant", "dtype", "ignore_mismatched_sizes", "nonfinite")
+SWITCHES = ("strict", "allow_pickle")
+# Facts of the record that must come out again; versions, file hashes and what training adds may differ.
+FACTS = ("source_sizes", "target_sizes", "inherited", "config", "gain", "wavelet", "depth", "heads", "basis", "order")
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What recomputing a result has shown. Print it, or take `to_dict()`.
+
+    Attributes:
+        folder: the result.
+        source: what it was recomputed from.
+        compared: tensors that were computed again.
+        differing: a line for everything that is not as recomputed.
+        unknown: new heads of a model saved from memory: nothing says how they were drawn.
+    """
+
+    folder: str
+    source: str
+    compared: int
+    differing: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+    @property
+    def equal(self) -> bool:
+        """Whether every tensor that can be computed again is bit-equal."""
+        return not self.differing
+
+    def __str__(self) -> str:
+        verdict = "bit-equal" if self.equal else f"differs in {len(self.differing)} places"
+        lines = [f"{self.folder}: {verdict} ({self.compared} tensors computed again from {self.source})"]
+        lines += [f"  {line}" for line in self.differing]
+        if self.unknown:
+            lines.append(f"  not compared, drawn at random when made: {', '.join(self.unknown)}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "folder": self.folder,
+            "source": self.source,
+            "equal": self.equal,
+            "compared": self.compared,
+            "differing": list(self.differing),
+            "unknown": list(self.unknown),
+        }
+
+
+def verify(folder: str | os.PathLike[str], source: str | os.PathLike[str] | None = None, **hub: Any) -> Verification:
+    """Whether a resized checkpoint is what its record says: the same source resized again, bit by bit.
+
+    Example:
+        >>> print(verify("gpt2-small"))                                              # doctest: +SKIP
+        gpt2-small: bit-equal (76 tensors computed again from gpt2)
+
+    Args:
+        folder: written by `resize_checkpoint`, or saved from `BoTModel.from_pretrained`.
+        source: where the source is now, if not where the record says.
+        hub: hub keywords that the record does not hold (`token`, `cache_dir`, ...).
+
+    Raises:
+        BadCheckpoint: no checkpoint, or one without a record of ours.
+        BadOption: a result that depends on data that it does not hold (calibration, a fitted operator).
+        What `BoTModel.from_pretrained` raises where the source cannot be opened.
+
+    Memory: as `resize_checkpoint`; both checkpoints stay on disk.
+    """
+    place = source_name(folder)
+    config = read_config(place, {})
+    record = _record(place, config)
+    words = _words(record, hub)
+    target_class = own_class(config)
+    keywords = sort_keywords(words, init_keywords(target_class))
+    name = source_name(source) if source is not None else record["source"]
+    wanted = copy.deepcopy(config)
+    del wanted.transformers_bot
+    wanted.dtype = None
+    resize = open_resize(target_class, name, read_config(name, keywords.hub), wanted, keywords)
+    checked = check_files(place, {}, allow_pickle=keywords.allow_pickle)
+    stored = open_source(target_class, place, config, {}, checked)
+    seed = record.get("seed_of_new_heads")
+    unknown = tuple(resize.plan.names("fresh")) if seed is None else ()
+    lines = [
+        *_other_files(record, resize.checkpoint),
+        *_other_facts(record, provenance(resize)),
+        *_other_names(stored, resize),
+    ]
+    compared = 0
+    for line in _other_tensors(stored.model.state_dict(), resize, seed or 0, {*unknown, *stored.missing}):
+        compared += 1
+        lines += [line] if line else []
+    return Verification(place, name, compared, tuple(lines), unknown)
+
+
+def _record(place: str, config: PreTrainedConfig) -> dict[str, Any]:
+    record = getattr(config, "transformers_bot", None)
+    if not isinstance(record, dict) or not isinstance(record.get("source"), str) or "method" not in record:
+        raise BadCheckpoint(
+            f"{place} has no record of a resize (transformers_bot in its config.json): only what resize_checkpoint or "
+            "a BoTModel wrote can be verified."
+        )
+    data = "calibration batches" if record.get("calibrated") else "the batches of fit()" if "fit" in record else None
+    if data:
+        raise BadOption(f"{place} was made with {data}, which are not stored with it: it cannot be recomputed.")
+    return record
+
+
+def _words(record: Mapping[str, Any], hub: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of the call that made the result."""
+    known = {key: record[key] for key in KEPT if record.get(key) is not None}
+    switches = {key: record[key] for key in SWITCHES if key in record}
+    return {**known, **switches, "bot_config": record.get("options"), **hub}
+
+
+def _other_files(record: Mapping[str, Any], checkpoint: Checkpoint) -> list[str]:
+    """Files of the source that are not those that the record names."""
+    known = record.get("files") or {}
+    now = checkpoint.hashes(compute=bool(known))
+    return [
+        f"source file {file}: sha256 {now.get(file, 'none')[:12]}..., was {digest[:12]}..."
+        for file, digest in known.items()
+        if now.get(file) != digest
+    ]
+
+
+def _other_facts(record: Mapping[str, Any], again: Mapping[str, Any]) -> list[str]:
+    """Facts of the record that come out otherwise."""
+    return [
+        f"record {key}: {record[key]!r}, recomputed {again[key]!r}"
+        for key in FACTS
+        if key in record and key in again and record[key] != again[key]
+    ]
+
+
+def _other_names(stored: Source, resize: Resize) -> Iterator[str]:
+    tied = set(resize.plan.names("tie"))
+    yield from (f"{name}: not in the result" for name in sorted(stored.missing - tied))
+    yield from (f"{name}: in the result, but of no tensor of the model" for name in stored.unexpected)
+
+
+def _other_tensors(state: Mapping[str, Tensor], resize: Resize, seed: int, skipped: set[str]) -> Iterator[str | None]:
+    """A line for every tensor computed again that is not bit-equal, None for each that is."""
+    skeleton = skeleton_of(resize, seed)
+    for name, again in tensors_of(resize, skeleton):
+        if name not in skipped:
+            yield _difference(name, state[name], again)
+
+
+def _difference(name: str, stored: Tensor, again: Tensor) -> str | None:
+    if stored.dtype != again.dtype or stored.shape != again.shape:
+        return f"{name}: {stored.dtype} {tuple(stored.shape)}, recomputed {again.dtype} {tuple(again.shape)}"
+    if torch.equal(_bits(stored), _bits(again)):  # bits, so that NaN equals NaN
+        return None
+    off = (stored.float() - again.float()).abs()
+    return f"{name}: {int((off != 0).sum())} of {off.numel()} values differ, by up to {float(off.max()):.3g}"
+
+
+def _bits(x: Tensor) -> Tensor:
+    return x.contiguous().reshape(-1).view(torch.uint8)
