@@ -2,27 +2,34 @@
 
 import math
 import re
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .planner import Plan, Step
 
 
-def render(plan: "Plan") -> str:
-    """A table of at most about 120 columns: sizes, one row per stack of layers, totals, warnings."""
+def render(plan: "Plan", width: int | None = None) -> str:
+    """A table: sizes, one row per stack of layers, totals, warnings.
+
+    Args:
+        width: columns to fit it in, at least 60; None for one row per tensor, of any length.
+    """
     sizes = [
         f"{role} {before} -> {plan.target_sizes[role]}" if before != plan.target_sizes[role] else f"{role} {before}"
         for role, before in plan.source_sizes.items()
         if before is not None and role not in ("readout", "score")
     ]
-    rows = [("action", "tensor", "source", "target", "how"), *_rows(plan), *_dropped_rows(plan)]
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = [
-        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]).rstrip() for row in rows
-    ]
+    rows = [*_rows(plan), *_dropped_rows(plan)]
+    lines = _wide(rows)
+    if width is not None and max(map(len, lines)) > width:
+        lines = _narrow(rows, width)
     head = f"{plan.source.model_class} -> {plan.target.model_class}, method {plan.method['method']}"
-    body = [head, _wrap(sizes), "", lines[0], "-" * len(lines[0]), *lines[1:], "", _totals(plan)]
-    return "\n".join(body + [f"warning: {text}" for text in plan.warnings])
+    sizes_and_totals = (_wrap(items, min(110, width or 110)) for items in (sizes, _totals(plan)))
+    told = [f"warning: {text}" for text in plan.warnings]
+    if width is not None:
+        told = [textwrap.fill(text, width, subsequent_indent="  ") for text in told]
+    return "\n".join([head, next(sizes_and_totals), "", *lines, "", next(sizes_and_totals), *told])
 
 
 def as_dict(plan: "Plan") -> dict[str, Any]:
@@ -71,6 +78,57 @@ def _merged(pattern: str, members: list[str]) -> str:
 
 
 Row = tuple[str, str, str, str, str]
+HEADING: Row = ("action", "tensor", "source", "target", "how")
+
+
+def _wide(rows: list[Row]) -> list[str]:
+    """One line a row, as long as it gets."""
+    cells = [HEADING, *rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(4)]
+    lines = [
+        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]).rstrip() for row in cells
+    ]
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+
+
+def _narrow(rows: list[Row], width: int) -> list[str]:
+    """As `_wide` for few columns: layers under a heading of their own, `how` as a number that is explained below."""
+    notes = {how: str(number) for number, how in enumerate(dict.fromkeys(row[4] for row in rows if row[4]), 1)}
+    cells = [(HEADING[0], "", *HEADING[1:])]
+    cells += [(row[0], *_stem(row[1]), row[2], row[3], notes.get(row[4], "")) for row in rows]
+    action, source, target, note = (max(len(cell[i]) for cell in cells) for i in (0, 3, 4, 5))
+    names = min(max(len(cell[2]) for cell in cells), max(8, width - action - source - target - note - 8))
+    lines, stem = [], ""
+    for cell in cells:
+        if cell[1] != stem and cell[1]:
+            lines += [" " * (action + 2) + part for part in _chopped(cell[1], width - action - 2)]
+        stem = cell[1]
+        shapes = f"{cell[3]:<{source}}  {cell[4]:<{target}}  {cell[5]:>{note}}"
+        *above, name = _chopped(cell[2], names if len(cell[2]) <= names else width - action - 2)
+        starts = [cell[0], *[""] * len(above)]
+        lines += [f"{start:<{action}}  {part}" for start, part in zip(starts, above, strict=False)]
+        if len(name) > names:
+            lines.append(f"{starts[-1]:<{action}}  {name}")
+            starts, name = [""], ""
+        lines.append(f"{starts[-1]:<{action}}  {name:<{names}}  {shapes}".rstrip())
+    lines.insert(1, "-" * max(map(len, lines)))
+    told = [textwrap.fill(f"{n:>3}  {how}", width, subsequent_indent=" " * 5) for how, n in notes.items()]
+    return [*lines, "", "how", *"\n".join(told).splitlines()]
+
+
+def _stem(name: str) -> tuple[str, str]:
+    """A name of several layers in two: the part up to the layers, and the indented rest.
+
+    >>> _stem("h.{0...5}.attn.weight"), _stem("wte.weight")
+    (('h.{0...5}.', '  attn.weight'), ('', 'wte.weight'))
+    """
+    found = re.match(r"(.*?\.\{\d[^}]*\}\.)(?!\*$)(.+)", name)
+    return (found[1], "  " + found[2]) if found else ("", name)
+
+
+def _chopped(name: str, width: int) -> list[str]:
+    """A name in pieces of at most `width` characters."""
+    return [name[i : i + width] for i in range(0, len(name), width)] or [""]
 
 
 def _rows(plan: "Plan") -> list[Row]:
@@ -104,12 +162,12 @@ def _dropped_rows(plan: "Plan") -> list[Row]:
     return rows
 
 
-def _totals(plan: "Plan") -> str:
-    return (
-        f"parameters {_source_parameters(plan):,} -> {plan.parameters:,}   "
-        f"bytes {_size(_source_bytes(plan))} -> {_size(_target_bytes(plan))}   "
-        f"inherited {100 * plan.inherited:.1f} % of the target"
-    )
+def _totals(plan: "Plan") -> list[str]:
+    return [
+        f"parameters {_source_parameters(plan):,} -> {plan.parameters:,}",
+        f"bytes {in_bytes(_source_bytes(plan))} -> {in_bytes(_target_bytes(plan))}",
+        f"inherited {100 * plan.inherited:.1f} % of the target",
+    ]
 
 
 def _source_parameters(plan: "Plan") -> int:
@@ -141,7 +199,7 @@ def _known(sizes: dict[str, int | None]) -> dict[str, int]:
     return {role: length for role, length in sizes.items() if length is not None}
 
 
-def _wrap(items: list[str], width: int = 110) -> str:
+def _wrap(items: list[str], width: int) -> str:
     lines, line = [], ""
     for item in items:
         if line and len(line) + len(item) + 3 > width:
@@ -155,7 +213,12 @@ def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-def _size(count: float) -> str:
+def in_bytes(count: float) -> str:
+    """A number of bytes in words.
+
+    >>> in_bytes(31_103_232)
+    '31 MB'
+    """
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}"

@@ -1,0 +1,90 @@
+"""The command line: `transformers-bot plan`, `resize`, `suggest` and the others, one module each.
+
+A command is one function that adds its parser and names the function to run; `COMMANDS` lists them.
+
+Exit codes: 0 done, 1 a comparison that found differences, 2 a mistake in the call (options, sizes,
+keywords), 3 a bad or unsafe checkpoint, 4 an unsupported or incompatible model, 5 reading or writing
+failed, 130 interrupted.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+
+from .. import errors
+from ..version import __version__
+from . import demo, plan
+from .options import TASKS
+from .parser import USAGE, Parser
+from .words import in_options, printable
+
+CHECKPOINT, UNSUPPORTED, IO, INTERRUPTED, PIPE_CLOSED = 3, 4, 5, 130, 141
+EXIT_CODES: dict[type[Exception], int] = {
+    errors.BadSize: USAGE,
+    errors.BadOption: USAGE,
+    errors.BadKeyword: USAGE,
+    errors.BadCheckpoint: CHECKPOINT,
+    errors.UnsafeCheckpoint: CHECKPOINT,
+    errors.BadWeights: CHECKPOINT,
+    errors.UnsupportedCheckpoint: UNSUPPORTED,
+    errors.IncompatibleModels: UNSUPPORTED,
+    errors.UnsupportedArchitecture: UNSUPPORTED,
+    errors.PlanError: UNSUPPORTED,
+    StrictDataclassError: USAGE,  # a config field of the wrong type
+    errors.BoTError: IO,  # whatever else we refuse: nothing could be fetched, or the place is taken
+    OSError: IO,
+}
+COMMANDS: tuple[Callable[[Any], None], ...] = (plan.add, demo.add)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        chosen = build_parser().parse_args(arguments)
+        _bars_only_in_a_terminal()
+        run: Callable[[argparse.Namespace], int] = chosen.run
+        code = run(chosen)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return _complain("interrupted.", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader (head, less) has what it wanted; keep Python from complaining at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except (errors.BoTError, StrictDataclassError, OSError) as error:
+        return _complain(str(error), next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind)))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="transformers-bot",
+        description="Change the size of a trained transformer: smaller or larger, without training.",
+        epilog="Exit codes: 0 done, 1 verify found a difference, 2 a mistake in the call, 3 a bad or unsafe "
+        "checkpoint, 4 an unsupported or incompatible model, 5 reading or writing failed, 130 interrupted.",
+    )
+    parser.add_argument("--version", action="version", version=f"transformers-bot {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in COMMANDS:
+        add(commands)
+    return parser
+
+
+def _bars_only_in_a_terminal() -> None:
+    """Progress goes to standard error; into a file or a pipe it would be noise."""
+    if not sys.stderr.isatty():
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # huggingface_hub's, too
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"transformers-bot: {printable(in_options(' '.join(message.split())))}", file=sys.stderr)
+    return code
+
+
+__all__ = ["COMMANDS", "EXIT_CODES", "TASKS", "build_parser", "main"]

@@ -1,0 +1,185 @@
+"""Options that several commands share: the source, the target, the method; and what they say together."""
+
+import argparse
+import json
+import os
+from typing import Any
+
+from .. import errors
+from . import recipes
+
+# task -> factory; without a task the source's own architecture is taken.
+TASKS = {
+    "base": "BoTModel",
+    "causal-lm": "BoTModelForCausalLM",
+    "masked-lm": "BoTModelForMaskedLM",
+    "pretraining": "BoTModelForPreTraining",
+    "next-sentence": "BoTModelForNextSentencePrediction",
+    "sequence-classification": "BoTModelForSequenceClassification",
+    "token-classification": "BoTModelForTokenClassification",
+    "question-answering": "BoTModelForQuestionAnswering",
+    "multiple-choice": "BoTModelForMultipleChoice",
+    "image-classification": "BoTModelForImageClassification",
+    "masked-image-modeling": "BoTModelForMaskedImageModeling",
+}
+
+# Options of BoTConfig; it checks the values itself and names the nearest one.
+BOT_OPTIONS = {
+    "wavelet": "a PyWavelets name, auto, or one per role: hidden=haar,layer=db2",
+    "gain": "consistent keeps the network's function (default); raw is the paper as written",
+    "depth": "growing: identity, repeat, wavelet; shrinking: even, first, wavelet; or auto",
+    "detail": "what fills the empty detail bands when growing: auto, zero, gaussian, uniform",
+    "detail_scale": "size of the details, in standard deviations of the weights",
+    "heads": "attention heads: whole, filter, flat or auto",
+    "positions": "text positions: crop or interpolate",
+    "reheads": "another head count at equal width: error, resample or reshape",
+    "basis": "shrinking pre-norm models: principal keeps most of the residual stream; plain, or auto",
+    "order": "shrinking: similar puts similar units together first; kept, or auto",
+    "seed": "of the detail noise, a whole number",
+}
+METAVARS = {"wavelet": "NAME", "detail_scale": "NUMBER", "seed": "NUMBER"}
+NUMBERS = {"detail_scale": float, "seed": int}
+FIELDS = (
+    "The sizes to set are fields of the model's config.json; hidden_size, num_hidden_layers and num_attention_heads "
+    "work for every family."
+)
+
+
+def add_source(parser: Any, optional: bool = False) -> None:
+    """The positional source and where it is found on the Hub."""
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        nargs="?" if optional else None,
+        help="the trained model: a name on the Hugging Face Hub such as gpt2, or a folder",
+    )
+
+
+def add_hub(parser: Any) -> None:
+    group = parser.add_argument_group("the source on the Hub")
+    group.add_argument("--revision", metavar="NAME", help="branch, tag or commit")
+    group.add_argument("--subfolder", metavar="NAME", help="a folder inside of the repository or source folder")
+    group.add_argument("--variant", metavar="NAME", help="weight files of this variant, such as fp16")
+
+
+def add_target(parser: Any) -> None:
+    """What the result shall be, and its recipe."""
+    group = parser.add_argument_group("the target")
+    group.add_argument(
+        "--config",
+        metavar="TARGET",
+        help="a ready config such as bert-small, a folder, a .json file, or a Hub id with a slash",
+    )
+    group.add_argument(
+        "--set",
+        metavar="FIELD=VALUE",
+        action="append",
+        default=[],
+        help="set a field of the target's config; what is not set stays as in --config, or as in the source. May be "
+        "repeated",
+    )
+    group.add_argument("--task", choices=TASKS, metavar="TASK", help=f"the target's head: {', '.join(TASKS)}")
+    group.add_argument(
+        "--dtype", metavar="TYPE", help="of the result: float32, bfloat16, float16, or auto (the source's)"
+    )
+    group.add_argument(
+        "--ignore-mismatched-sizes",
+        action=argparse.BooleanOptionalAction,
+        help="start anew, instead of refusing, what must not be resampled (another vocabulary or label count)",
+    )
+    group.add_argument(
+        "--recipe",
+        metavar="FILE",
+        help="a YAML file with any of these settings under the names of the Python API; options given here win",
+    )
+
+
+def add_method(parser: Any) -> None:
+    """The method and the options of BoTConfig."""
+    group = parser.add_argument_group(
+        "the method", "The defaults are good; `transformers-bot methods` explains others."
+    )
+    group.add_argument("--method", metavar="NAME", help="bot (default), weight_selection, fpi, tile+stack, ...")
+    for name, text in BOT_OPTIONS.items():
+        metavar = METAVARS.get(name, "CHOICE")
+        group.add_argument(f"--{name.replace('_', '-')}", type=NUMBERS.get(name, str), metavar=metavar, help=text)
+
+
+def settings(chosen: argparse.Namespace) -> dict[str, Any]:
+    """The recipe's settings with those of the command line over them, under the API's names.
+
+    Raises:
+        BadOption: a recipe that cannot be read, a pair without a value, or no source.
+        BadKeyword: a recipe's setting that does not exist.
+    """
+    given = recipes.read(chosen.recipe) if chosen.recipe else {}
+    for name in recipes.SETTINGS:
+        value = getattr(chosen, name, None)
+        if value is not None and name not in ("config", "bot_config"):
+            given[name] = value
+    given["config"] = _config(given.get("config"), chosen.config, dict(_field(text) for text in chosen.set))
+    options = {**given.get("bot_config", {}), **_bot_options(chosen)}
+    return {**given, **({"bot_config": options} if options else {})}
+
+
+def required(given: dict[str, Any], name: str) -> str:
+    """A setting that must be there; the error says both places where it can be given."""
+    if name not in given:
+        raise errors.BadOption(f"{name.upper()} is missing: give it on the command line, or as {name}: in --recipe.")
+    return str(given[name])
+
+
+def factory(task: str | None) -> Any:
+    """The factory of a task, None for the source's own architecture."""
+    import transformers_bot as bot
+
+    return getattr(bot, TASKS[task]) if task else None
+
+
+def _bot_options(chosen: argparse.Namespace) -> dict[str, Any]:
+    given = {name: getattr(chosen, name) for name in BOT_OPTIONS if getattr(chosen, name) is not None}
+    if "=" in given.get("wavelet", ""):
+        given["wavelet"] = dict(_pair(part, "--wavelet") for part in given["wavelet"].split(","))
+    return given
+
+
+def _pair(text: str, name: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (equals and key.strip() and value.strip()):
+        raise errors.BadOption(f"{name} takes NAME=VALUE, got {text!r}.")
+    return key.strip(), value.strip()
+
+
+def _field(text: str) -> tuple[str, Any]:
+    """A config field and its value: numbers, true, false, null and JSON as such, the rest as text."""
+    name, value = _pair(text, "--set")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def _config(written: Any, named: str | None, fields: dict[str, Any]) -> Any:
+    """The target: --config or the recipe's, with the fields of --set over it; None for the source's own sizes."""
+    base = written if named is None else named
+    if isinstance(base, dict):
+        return {**base, **fields}
+    return target(base, fields) if base is not None else fields or None
+
+
+def target(name: str, overrides: dict[str, Any]) -> Any:
+    """A config by name or place, with fields set otherwise.
+
+    Raises:
+        BadOption: a name that is no ready config, no folder or file, and no Hub id.
+    """
+    from .. import adapters, configs, loading, sizes
+
+    if name not in configs.names() and not os.path.exists(name) and "/" not in name:
+        hint = errors.suggest(name, configs.names())
+        raise errors.BadOption(
+            f"{name!r} is neither a folder, a file, a Hub id with a slash, nor a ready config "
+            f"({', '.join(configs.names())}).{hint}"
+        )
+    config = loading.named_config(name)
+    return sizes.rebuild(adapters.get(config.model_type), config, overrides) if overrides else config

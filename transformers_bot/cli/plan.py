@@ -1,0 +1,48 @@
+"""`transformers-bot plan`: what a resize would do to every tensor."""
+
+import argparse
+import json
+from typing import Any
+
+from .options import FIELDS, add_hub, add_method, add_source, add_target, factory, required, settings
+from .terminal import has_width, width
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "plan",
+        usage="transformers-bot plan SOURCE [--config TARGET] [--set FIELD=VALUE] ...",
+        help="show what a resize would do to every tensor, without reading weights",
+        description="Show what a resize would do to every tensor of a model. Only the config.json of the source is "
+        f"read, so this is quick and downloads no weights. {FIELDS}",
+        epilog="examples:\n"
+        "  transformers-bot plan gpt2 --set n_layer=6 --set n_embd=384 --set n_head=6\n"
+        "  transformers-bot plan google-bert/bert-base-uncased --config bert-small\n"
+        "  transformers-bot plan --recipe small.yaml --json",
+    )
+    add_source(parser, optional=True)
+    parser.add_argument("--json", action="store_true", help="print the plan as JSON on standard output")
+    add_target(parser)
+    add_method(parser)
+    add_hub(parser)
+    parser.set_defaults(run=run)
+
+
+def run(chosen: argparse.Namespace) -> int:
+    import transformers_bot as bot
+
+    from ..table import render
+
+    given = settings(chosen)
+    source, task = required(given, "source"), given.get("task")
+    keywords = {name: value for name, value in given.items() if name in PLANNED}
+    made = (factory(task).plan if task else bot.plan)(source, **keywords)
+    print(json.dumps(made.to_dict(), indent=2) if chosen.json else render(made, width() if has_width() else None))
+    return 0
+
+
+# What of a recipe a plan depends on.
+PLANNED = (
+    *("config", "bot_config", "method", "dtype", "ignore_mismatched_sizes"),
+    *("revision", "subfolder", "variant"),
+)

@@ -1,0 +1,56 @@
+"""Words for a terminal: messages in terms of options, names without control characters."""
+
+import re
+
+# Keywords of the Python API that are options of the same name here.
+KEYWORDS = (
+    *(
+        "ignore_mismatched_sizes",
+        "overwrite",
+        "allow_pickle",
+        "nonfinite",
+        "dtype",
+        "max_shard_size",
+        "method",
+        "config",
+    ),
+    *("revision", "subfolder", "variant", "wavelet", "gain", "depth", "detail_scale", "detail", "heads", "positions"),
+    *("reheads", "basis", "order", "seed", "params", "like", "ratio", "memory", "source"),
+)
+KEYWORD = rf"(?<![\w.-])({'|'.join(KEYWORDS)})="
+LONGEST = 600
+
+
+def in_options(message: str) -> str:
+    """The message with Python keywords written as command-line options.
+
+    >>> in_options("Choose BoTConfig(reheads='resample'), or pass ignore_mismatched_sizes=True.")
+    'Choose --reheads resample, or pass --ignore-mismatched-sizes.'
+    """
+    message = re.sub(r"BoTConfig\(([^()]*)\)", r"\1", message)
+    message = re.sub(r"bot_config=\{'(\w+)': \.\.\.\}", r"\1=", message)
+    message = message.replace("strict=False", "--no-strict")
+    quoted = r"""(?:'([^']*)'|"([^"]*)"|(True\b)|(\d+))"""
+    message = re.sub(KEYWORD + quoted, _with_value, message)
+    return re.sub(KEYWORD + r"(?=[\s,.;:)]|$)", lambda found: option(found[1]), message)
+
+
+def option(name: str) -> str:
+    """A keyword as an option: `max_shard_size` is `--max-shard-size`."""
+    return "--" + name.replace("_", "-")
+
+
+def printable(text: str, longest: int = LONGEST) -> str:
+    r"""Text with control characters escaped, and cut in the middle if it is very long.
+
+    >>> printable("a\x1b[31mb")
+    'a\\x1b[31mb'
+    """
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    half = (longest - 5) // 2
+    return escaped if len(escaped) <= longest else f"{escaped[:half]} ... {escaped[-half:]}"
+
+
+def _with_value(found: re.Match[str]) -> str:
+    value = found[2] or found[3] or found[5] or ""  # True needs none: the option is its own value
+    return f"{option(found[1])} {value}".rstrip()

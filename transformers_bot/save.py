@@ -1,0 +1,273 @@
+"""Folders that are written whole or not at all (Linux and macOS)."""
+
+import errno
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from transformers.utils import logging
+
+from .errors import SaveError
+from .placing import UNKNOWN_CALL, move, remove, settle
+
+logger = logging.get_logger("transformers.bot")
+
+# What save_pretrained of models, tokenizers and processors leaves, and our report with its picture. A folder that
+# holds anything else is more than a saved model, and is never replaced.
+SUFFIXES = frozenset(
+    (".bin", ".codes", ".jinja", ".json", ".md", ".model", ".png", ".safetensors", ".spm", ".tiktoken", ".txt")
+)
+NAMES = frozenset({"LICENSE", ".gitattributes", "additional_chat_templates"})
+
+FULL = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO})
+
+
+@contextmanager
+def whole_folder(
+    out: str | os.PathLike[str], *, overwrite: bool = False, needs: int = 0, keep: Sequence[Path] = ()
+) -> Iterator[Path]:
+    """Yield an empty folder to write into, which takes the place of `out` in one step when the block ends well.
+
+    >>> import tempfile
+    >>> out = Path(tempfile.mkdtemp()) / "small"
+    >>> with whole_folder(out) as folder:
+    ...     (folder / "config.json").write_text("{}")
+    ...     out.exists()
+    2
+    False
+    >>> [file.name for file in out.iterdir()]
+    ['config.json']
+
+    The staging folder is `.<name>.bot-<pid>-<random>` beside `out`. When the block ends well, all of it is brought
+    to the disk and then moved by one rename, or exchanged with the folder it replaces (renameat2, renamex_np): at
+    any moment, a kill included, `out` is the whole old folder or the whole new one. Files get the mode that the
+    umask gives to new ones; a replaced folder's own mode is kept. Where the system cannot exchange folders, the old
+    one is moved aside first, and back if the new one cannot be moved in; a kill between these two renames leaves
+    no folder at `out`, both beside it, and the next run says so.
+
+    `overwrite=True` replaces a folder as a whole, and only one that looks like a saved model: with a config.json,
+    and with nothing in it that is no part of one. `needs` (bytes) is compared with the free space first. `keep` are
+    paths that must not lie in the replaced folder: the source's files. A link to a folder is followed, and stays.
+
+    When the block raises, the staging folder and the parents made for it are removed, and `out` is as it was. What a
+    killed run left beside `out` is named in a warning; it is not deleted, for it can hold the folder that was
+    moved aside. The lock file `.<name>.bot-lock` keeps other processes off `out`; a killed process holds no lock.
+
+    Raises `SaveError` where `out` cannot or must not be written, where another process is writing to it, and where
+    the disk is full or fails in the block (ENOSPC, EFBIG, EDQUOT, EIO). Other errors of the block pass unchanged.
+    """
+    with _told(f"write to {os.fspath(out)!r}"):
+        target = _resolve(out)
+        _check_replaceable(target, overwrite, keep)
+        _check_space(target, needs)
+    with _parents(target.parent), _lock(target):
+        _name_left_over(target)
+        staging = target.with_name(f".{target.name}.bot-{os.getpid()}-{secrets.token_hex(4)}")
+        try:
+            with _told(f"write to {target}"):
+                _check_replaceable(target, overwrite, keep)  # again: before the lock, another process may have ended
+                staging.mkdir()
+            yield staging
+            with _told(f"write to {target}"):
+                settle(staging, target)
+                _check_replaceable(target, overwrite, keep)  # and again: the block may have taken hours
+                move(staging, target)
+        except Exception as error:
+            code = _os_code(error)
+            if code not in FULL:
+                raise
+            done = f"{_size(_weigh(staging))} of {_size(needs)}" if needs else _size(_weigh(staging))
+            raise SaveError(
+                f"{os.strerror(code)}: {done} were written to {target.parent} when the disk, its quota or the limit on"
+                f" file sizes (ulimit -f) was reached. {target} is as it was. Free some space, or choose another place."
+            ) from error
+        finally:
+            remove(staging)  # what was written, if the block failed; what stood at `out`, if it was replaced
+
+
+@contextmanager
+def _told(doing: str) -> Iterator[None]:
+    """Turn an error of the system's own into a `SaveError`."""
+    try:
+        yield
+    except SaveError:
+        raise
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise SaveError(f"Cannot {doing}: {error.strerror or error}{where}. Choose another folder.") from error
+
+
+def _resolve(out: str | os.PathLike[str]) -> Path:
+    """Return the folder that would be made or replaced, links followed; raise where there can be none."""
+    text = os.fspath(out)
+    if not text.strip() or "\0" in text:
+        raise SaveError(f"{text!r} is no name of a folder. Give the folder to write to.")
+    path = Path(text)
+    if path.is_symlink() and not path.exists():
+        raise SaveError(f"{path} is a link to {os.readlink(path)}, which does not exist. Remove the link or make that.")
+    target = path.resolve()
+    if os.path.ismount(target):
+        raise SaveError(f"{target} is a whole filesystem, which cannot be replaced. Choose a folder in it.")
+    if target.exists() and Path.cwd().is_relative_to(target):
+        raise SaveError(f"{target} is, or holds, the current folder, which cannot be replaced. Choose another folder.")
+    return target
+
+
+def _check_replaceable(target: Path, overwrite: bool, keep: Sequence[Path]) -> None:
+    """Raise where something stands at `target` that must not be replaced."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise SaveError(f"{target} is a file. Choose another name for the folder, or remove the file.")
+    names = sorted(os.listdir(target))
+    if not names:
+        return
+    # A file of the hub's cache is a link: neither the link nor what it leads to may go.
+    for path in keep:
+        if any(Path(place).is_relative_to(target) for place in (os.path.abspath(path), os.path.realpath(path))):
+            raise SaveError(f"{target} holds the source: {path} would be deleted. Choose another folder.")
+    if not overwrite:
+        raise SaveError(
+            f"{target} exists and is not empty. Choose another folder, or replace it as a whole with overwrite=True"
+            " (--overwrite)."
+        )
+    foreign = [name for name in names if not _is_part(target / name)]
+    if "config.json" not in names or foreign:
+        why = "has no config.json" if "config.json" not in names else f"holds {_some(foreign)}"
+        raise SaveError(
+            f"{target} does not look like a saved model: it {why}. overwrite=True (--overwrite) replaces saved models"
+            " only. Choose another folder, or remove this one yourself."
+        )
+
+
+def _is_part(path: Path) -> bool:
+    """Return whether a saved model's folder may hold `path`."""
+    return path.name in NAMES or (path.suffix in SUFFIXES and not path.is_dir())
+
+
+def _check_space(target: Path, needs: int) -> None:
+    """Raise where fewer than `needs` bytes are free."""
+    place = next(parent for parent in target.parents if parent.exists())
+    free = shutil.disk_usage(place).free
+    if needs > free:
+        raise SaveError(f"needs {_size(needs)} in {place}, {_size(free)} free. Free some, or choose another place.")
+
+
+@contextmanager
+def _parents(folder: Path) -> Iterator[None]:
+    """Make what is missing of `folder`, and take it away again if the block raises."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        with _told(f"make {folder}"):
+            folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for path in missing:
+            with suppress(OSError):  # somebody else has put something there: it stays
+                path.rmdir()
+        raise
+
+
+@contextmanager
+def _lock(target: Path) -> Iterator[None]:
+    """Hold the lock on `target`; raise at once where another process, or thread, holds it.
+
+    filelock (which the hub client uses) leaves its file behind or removes it, as its version goes; here the holder
+    removes it. Who had opened it before that sees that it is no longer the file at the path, and opens anew.
+    """
+    path = target.with_name(f".{target.name}.bot-lock")
+    with _told(f"lock {target}"):
+        handle = _take(path)
+        while not _is_at(handle, path):
+            os.close(handle)
+            handle = _take(path)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # a lock file that stays keeps nobody out
+            path.unlink()
+        os.close(handle)
+
+
+def _take(path: Path) -> int:
+    """Open the file at `path` and lock it."""
+    import fcntl  # not on Windows, where the rest of the package works
+
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in UNKNOWN_CALL:
+            logger.warning(f"The filesystem of {path.parent} has no locks: of two processes that write, the last wins.")
+            return handle
+        os.close(handle)
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+        raise SaveError(
+            f"Another process is writing to {path.parent}: it holds {path.name}. Wait for it, or choose another folder."
+        ) from error
+    return handle
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Return whether `path` is still the file that `handle` was opened as."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _name_left_over(target: Path) -> None:
+    """Warn of what killed runs left: with the lock held, nobody is writing to it."""
+    mine = re.compile(rf"\.{re.escape(target.name)}\.bot-\d+-[0-9a-f]{{8}}(\.old)?")
+    for path in sorted(path for path in target.parent.iterdir() if mine.fullmatch(path.name)):
+        if path.suffix == ".old" and not target.exists():
+            what = f"holds what stood at {target} before: rename it to {target.name} to have it back"
+        else:
+            what = "is not used by anything: delete it when you have looked at it"
+        logger.warning(f"{path} ({_size(_weigh(path))}) was left by a run that was killed. It {what}.")
+
+
+def _os_code(error: BaseException | None) -> int:
+    """Return the system's error number behind `error`, 0 if there is none.
+
+    safetensors and tokenizers pass it on as text only: "File too large (os error 27)".
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return error.errno
+        if found := re.search(r"\(os error (\d+)\)", str(error)):
+            return int(found[1])
+        error = error.__cause__
+    return 0
+
+
+def _weigh(folder: Path) -> int:
+    """Return the bytes that the files of `folder` take on the disk, those reserved but not written left out."""
+    files = (os.lstat(os.path.join(place, name)) for place, _, names in os.walk(folder) for name in names)
+    return sum(min(file.st_size, file.st_blocks * 512) for file in files)
+
+
+def _size(count: float) -> str:
+    """Return a number of bytes for people.
+
+    >>> _size(13_400_000_000), _size(512)
+    ('13.4 GB', '512 bytes')
+    """
+    if count < 1000:
+        return f"{count:.0f} bytes"
+    for unit in ("KB", "MB", "GB"):
+        count /= 1000
+        if count < 999.95:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:.1f} TB"
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return up to three names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(repr(name) for name in names[:3]) + more
