@@ -34,6 +34,10 @@ from .model import (
     plan,
 )
 from .options import BoTConfig
+from .report import Report
+from .streaming import memory_bound, resize_checkpoint
+from .verifying import Verification, verify
+from .hub import push_to_hub
 
 __all__ = [
     "BadCheckpoint",
@@ -56,16 +60,22 @@ __all__ = [
     "BoTModelForTokenClassification",
     "IncompatibleModels",
     "PlanError",
+    "Report",
     "SaveError",
     "UnsafeCheckpoint",
     "UnsupportedArchitecture",
     "UnsupportedCheckpoint",
+    "Verification",
     "__version__",
     "configs",
     "disable",
     "enable",
     "fit",
     "integration",
+    "memory_bound",
     "plan",
+    "push_to_hub",
+    "resize_checkpoint",
+    "verify",
     "wavelets",
 ]

@@ -19,7 +19,6 @@ from transformers.utils import logging
 from .checkpoint import Checkpoint
 from .errors import BadCheckpoint
 
-
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 

@@ -86,12 +86,12 @@ def resize_checkpoint(
     files = companions.find(name, picked(kwargs, HUB)) if tokenizer else ()
     needs = total_bytes(shards) + ROOM + sum(file.stat().st_size for file in files)
     with whole_folder(out, overwrite=overwrite, needs=needs, keep=resize.checkpoint.files) as folder:
+        warnings = companions.carry(files, folder, resize.config)
         watch = Watch(resize.plan)
-        with ShardWriter(folder, shards) as writer:
+        with ShardWriter(folder, shards, parameters=skeleton.num_parameters()) as writer:
             for target, tensor in tensors_of(resize, skeleton, watch):
                 writer.put(target, tensor)
         report = make_report(resize.plan, watch, skeleton.config.transformers_bot)
-        warnings = companions.carry(files, folder, resize.config)
         _write_side_files(folder, skeleton, report, resize)
     for sentence in (*resize.plan.warnings, *warnings):
         logger.warning(sentence)
