@@ -1,0 +1,179 @@
+"""`check_files`: everything that can be known of a source's files before one weight is read."""
+
+import hashlib
+import json
+import re
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers.utils.hub import extract_commit_hash
+
+from ..errors import BadCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
+from .configs import source_config
+from .files import Choice, candidates, choose, explicit_name, find_shards, finder, is_folder, no_weights, notes_of
+from .headers import StoredTensor, check_content, read_header
+from .index import check_agreement, read_index
+from .jsons import read_json
+from .paths import Folder, listed, opened, shown_path
+from .quantised import FLOATS, check_not_quantised
+
+# transformers loads such files in place of all others; each is one rank's part of every tensor.
+RANK_FILE = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The files of a source, checked.
+
+    Attributes:
+        files: weight files, in index order; the index is not among them.
+        index: the index of a sharded checkpoint, else None.
+        tensors: name -> what the headers say; empty for pickled weights.
+        revision: the commit for sources from the hub.
+        notes: sentences for the plan: files that are not read, mixed dtypes.
+        folder: the folder that holds config.json; file names are relative to it.
+    """
+
+    files: tuple[Path, ...]
+    index: Path | None
+    tensors: Mapping[str, StoredTensor] = field(repr=False)
+    revision: str | None
+    notes: tuple[str, ...]
+    folder: Path
+
+    def hashes(self, compute: bool) -> dict[str, str]:
+        """File name -> SHA-256 of its content, weights and index.
+
+        Args:
+            compute: read files whose hash is not known. A blob in the hub's cache is named by its
+                hash, which costs nothing; only those are given when off.
+        """
+        found = {}
+        for path in (*self.files, *([self.index] if self.index else [])):
+            blob = path.resolve().name if self.revision else ""
+            if SHA256.fullmatch(blob):
+                found[path.relative_to(self.folder).as_posix()] = blob
+            elif compute:
+                with opened(path) as (stream, _):
+                    digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+                found[path.relative_to(self.folder).as_posix()] = digest
+        return found
+
+
+def check_files(
+    name: str, keywords: Mapping[str, Any], *, allow_pickle: bool = False, resampled: bool = True
+) -> Checkpoint:
+    """The files that transformers would load for a source, each of them checked; no weight is read.
+
+    Example:
+        >>> check_files("gpt2", {"revision": "main"}).files  # doctest: +SKIP
+        (PosixPath('.../model.safetensors'),)
+
+    Args:
+        name: a folder or a hub id; of an id the config, the index, then the shards are downloaded,
+            each only after the one before was found good.
+        keywords: `from_pretrained`'s for the hub and for files (`variant`, `use_safetensors`).
+        allow_pickle: accept pytorch_model.bin where there is no safetensors file.
+        resampled: whether the weights are going to be resampled; off, quantised ones are accepted.
+
+    Raises:
+        BadCheckpoint: files that are missing, damaged, or contradict each other.
+        UnsafeCheckpoint: pickled weights, or names and links that lead out of the folder.
+        UnsupportedCheckpoint: quantised weights, adapters, one rank's part of a model.
+        BadSize: a config with sizes no model has.
+        OSError: transformers' own, for hub ids.
+    """
+    config_path, config = source_config(name, keywords)
+    if not is_folder(name) and Path(name).exists():
+        raise BadCheckpoint(f"{shown_path(name)} is a file; pass the folder that holds it with its config.json.")
+    folder = _folder_of(name, keywords, config_path)
+    shown_name = shown_path(name)
+    names = candidates(keywords, explicit_name(config, shown_name))
+    choice = choose(finder(name, folder, keywords), names)
+    if choice is None:
+        raise no_weights(name, folder, names, keywords)
+    if choice.pickled and not allow_pickle:
+        raise UnsafeCheckpoint(_pickle_message(name, choice, config, keywords))
+    index = read_index(choice.main, choice.suffix) if choice.sharded else {}
+    shards = list(dict.fromkeys(index.values()))
+    files = find_shards(name, folder, choice, shards, keywords) if choice.sharded else [choice.main]
+    tensors = _tensors(choice, index, shards, files)
+    if resampled:
+        check_not_quantised(shown_name, config, tensors, index)
+    notes = (*notes_of(name, folder, choice, keywords), *_dtype_note(tensors))
+    commit = None if is_folder(name) else extract_commit_hash(str(config_path), None)
+    return Checkpoint(tuple(files), choice.main if choice.sharded else None, tensors, commit, notes, folder.path)
+
+
+def _folder_of(name: str, keywords: Mapping[str, Any], config_path: Path) -> Folder:
+    """The folder of a source, after what can be seen from its list of names."""
+    if not is_folder(name):
+        return Folder.at(config_path.parent)
+    folder = Folder.at(name, keywords.get("subfolder") or "")
+    folder.check_links()
+    held = folder.names()
+    ranks = [each for each in held if RANK_FILE.fullmatch(each)]
+    if ranks:
+        raise UnsupportedCheckpoint(
+            f"{shown_path(folder.path)} holds the parts of single ranks ({listed(ranks[:3])}), not whole tensors. "
+            "Load it with the ranks that wrote it and save it with save_pretrained."
+        )
+    if "generation_config.json" in held:
+        read_json(folder.locate("generation_config.json"))
+    return folder
+
+
+def _tensors(choice: Choice, index: Mapping[str, str], shards: list[str], files: list[Path]) -> dict[str, StoredTensor]:
+    """What all headers say together, in agreement with the index; nothing for pickled files."""
+    if choice.pickled:
+        for path in files:
+            with opened(path) as (stream, size):
+                check_content(path, stream.read(128), size)
+        return {}
+    if not choice.sharded:
+        tensors = read_header(choice.main)
+    else:
+        headers = {shard: read_header(path) for shard, path in zip(shards, files, strict=True)}
+        check_agreement(choice.main, index, headers)
+        tensors = {name: tensor for held in headers.values() for name, tensor in held.items()}
+    if not tensors:
+        raise BadCheckpoint(f"{shown_path(choice.main)} holds no tensors. Download it again.")
+    empty = [name for name, tensor in tensors.items() if 0 in tensor.shape]
+    if empty:
+        raise BadCheckpoint(
+            f"{len(empty)} tensors of {shown_path(choice.main)} are empty: {listed(empty[:3])}. They were split over "
+            "processes when they were saved (DeepSpeed ZeRO-3): gather them (zero_to_fp32.py), then save again."
+        )
+    return tensors
+
+
+def _pickle_message(name: str, choice: Choice, config: Mapping[str, Any], keywords: Mapping[str, Any]) -> str:
+    """What is wrong with a pickle, and the command that converts it."""
+    named = (config.get("architectures") or ["AutoModel"])[0]
+    head = named if named.isidentifier() and hasattr(transformers, named) else "AutoModel"
+    variant = keywords.get("variant")
+    given = f", subfolder={json.dumps(keywords['subfolder'])}" if keywords.get("subfolder") else ""
+    given += f", variant={json.dumps(variant)}" if variant else ""
+    # Double quotes inside, so that a shell's single ones need no escapes.
+    source = json.dumps(name)
+    code = f'from transformers import {head} as M; M.from_pretrained({source}{given}).save_pretrained("converted")'
+    asked = keywords.get("use_safetensors") is False
+    what = f"use_safetensors=False asks for {choice.main.name}" if asked else f"only {choice.main.name} is here"
+    return (
+        f"{shown_path(name)}: {what}; pickle files can run code when they are opened. Convert it "
+        f"(python -c {shlex.quote(code)}) and use the folder converted, or pass allow_pickle=True for a file you trust."
+    )
+
+
+def _dtype_note(tensors: Mapping[str, StoredTensor]) -> tuple[str, ...]:
+    counts = Counter(tensor.dtype for tensor in tensors.values() if tensor.dtype in FLOATS)
+    if len(counts) < 2:
+        return ()
+    parts = ", ".join(f"{dtype} ({count})" for dtype, count in counts.most_common())
+    return (f"The source mixes dtypes, counted in tensors: {parts}.",)

@@ -1,0 +1,149 @@
+"""The fields of a source's config.json, checked before transformers acts on them."""
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+from transformers.configuration_utils import get_configuration_file
+from transformers.utils import CONFIG_NAME, cached_file
+
+from ..errors import BadCheckpoint, BadSize, UnsafeCheckpoint
+from .files import hub_keywords
+from .jsons import read_json
+from .paths import Folder, is_plain, shown, shown_path
+
+# Building 1,000 layers without weights takes some seconds; no published model has more (DeepNet has 1,000).
+MAX_LAYERS = 1_000
+MAX_LENGTH = 1 << 24  # of any axis, and of any list of labels
+MAX_NUMBER = 1 << 63
+LAYER_FIELDS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+LENGTH_FIELDS = (
+    *("hidden_size", "n_embd", "intermediate_size", "n_inner", "num_attention_heads", "n_head", "vocab_size"),
+    *("max_position_embeddings", "n_positions", "n_ctx", "type_vocab_size", "num_labels", "num_channels"),
+    *("image_size", "patch_size", "encoder_stride", "pooler_output_size"),
+)
+ATTENTION_FIELDS = ("attn_implementation", "_attn_implementation", "experts_implementation")
+
+
+def source_config(name: str, keywords: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """The config.json of a source and its fields, checked; for hub ids it is downloaded.
+
+    Raises:
+        BadCheckpoint: there is none, or it is no config; BadSize: a size no model has.
+        UnsafeCheckpoint: it lies outside of the folder, or asks for code.
+        OSError: transformers' own, for hub ids that cannot be reached.
+    """
+    if os.path.isdir(name):
+        folder = Folder.at(name, keywords.get("subfolder") or "")
+        if not folder.holds(CONFIG_NAME):
+            raise BadCheckpoint(
+                f"{shown_path(folder.path)} has no {CONFIG_NAME}: without it a model's sizes would be guessed. "
+                "Copy the file that belongs to the weights."
+            )
+        return _followed(folder.locate(CONFIG_NAME), folder)
+    if os.path.exists(name):
+        path = Path(name)
+        fields = read_json(path)
+        check_config(fields, path)
+        return path, fields
+    found = cached_file(name, CONFIG_NAME, **hub_keywords(keywords))
+    if found is None:
+        raise BadCheckpoint(f"{shown_path(name)} has no {CONFIG_NAME} on the hub. Use a model repository.")
+    path = Path(found)
+    folder = Folder.at(path.parent)
+    folder.check(path)
+    fields = read_json(path)
+    check_config(fields, path)
+    return path, fields
+
+
+def _followed(path: Path, folder: Folder) -> tuple[Path, dict[str, Any]]:
+    """A folder's config, or the one for this version of transformers that it names."""
+    fields = read_json(path)
+    check_config(fields, path)
+    others = fields.get("configuration_files")
+    if others is None:
+        return path, fields
+    try:
+        chosen = get_configuration_file(others)
+    except ValueError as error:  # names whose middle is no version
+        raise BadCheckpoint(f"{shown_path(path)}: configuration_files cannot be used: {error}. Remove it.") from error
+    if chosen == path.name:
+        return path, fields
+    other = folder.locate(chosen)
+    fields = read_json(other)
+    check_config(fields, other)
+    return other, fields
+
+
+def check_config(fields: Mapping[str, Any], path: str | os.PathLike[str] = CONFIG_NAME) -> None:
+    """Refuse fields that would run code, overwrite the config class, or never finish building.
+
+    Args:
+        path: where they were read, for messages.
+
+    Raises:
+        UnsafeCheckpoint: an attention implementation that is downloaded code.
+        BadSize: more layers or a longer axis than any model has.
+        BadCheckpoint: a field that is not what its name says.
+    """
+    where = shown_path(path)
+    for name in fields:
+        if _is_taken(name):
+            raise BadCheckpoint(f"{where} has a field {shown(name)}, which is no setting of a model. Remove it.")
+    _check_types(where, fields)
+    _check_implementations(where, fields)
+    for name in (*LAYER_FIELDS, *LENGTH_FIELDS):
+        most = MAX_LAYERS if name in LAYER_FIELDS else MAX_LENGTH
+        for value in _numbers(fields.get(name)):
+            if value > most:
+                raise BadSize(f"{name} is {shown(value)} in {where}; no model has more than {most:,}.")
+    for value in _numbers(list(fields.values())):
+        if abs(value) > MAX_NUMBER or math.isnan(value):
+            raise BadCheckpoint(f"{where} holds the number {shown(value)}, which no field of a model can be.")
+
+
+def _is_taken(name: str) -> bool:
+    """Whether a field would stand in the way of what the config class itself needs."""
+    known = getattr(PreTrainedConfig, name, None)
+    return name.startswith("__") or callable(known) or name in ("attribute_map", "sub_configs", "sub_configs_defaults")
+
+
+def _check_types(where: str, fields: Mapping[str, Any]) -> None:
+    for name in ("model_type", "dtype", "torch_dtype", "transformers_version"):
+        if fields.get(name) is not None and not isinstance(fields[name], str):
+            raise BadCheckpoint(f"{where}: {name} is {shown(fields[name])}, not a name. Correct it.")
+    for name in ("architectures", "configuration_files"):
+        value = fields.get(name)
+        if value is not None and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
+            raise BadCheckpoint(f"{where}: {name} is {shown(value)}, not a list of names. Correct it.")
+    for name in fields.get("configuration_files") or ():
+        if not is_plain(name):
+            raise UnsafeCheckpoint(f"{where} names the config {shown(name)}, outside of the model folder. Remove it.")
+    for name in ("dtype", "torch_dtype"):
+        value = fields.get(name)
+        if value is not None and not isinstance(getattr(torch, value, None), torch.dtype):
+            raise BadCheckpoint(f"{where}: {name} is {shown(value)}, which is no dtype of torch. Correct it.")
+
+
+def _check_implementations(where: str, fields: Mapping[str, Any]) -> None:
+    for name in ATTENTION_FIELDS:
+        value = fields.get(name)
+        for each in value.values() if isinstance(value, dict) else (value,):
+            if each is not None and (not isinstance(each, str) or "/" in each):
+                raise UnsafeCheckpoint(
+                    f"{where}: {name} is {shown(each)}: that is code from the hub. Remove it; pass "
+                    "attn_implementation= yourself where you trust it."
+                )
+
+
+def _numbers(value: Any) -> list[float]:
+    """All numbers in a field, nested ones included; truth values are none."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return [value]
+    members = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [number for member in members for number in _numbers(member)]
