@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from . import adapters, methods
+from .checkpoint import check_files
 from .errors import BadCheckpoint, BadKeyword, BadOption, suggest
 from .flops import counted
 from .inventory import inventory_of
@@ -120,7 +121,8 @@ def growth_for(model: PreTrainedModel, record: Mapping[str, Any], keywords: Mapp
     try:
         config = read_config(name, picked(opening, HUB), type(model.config))
         kept = {key: value for key, value in opening.items() if key != "code_revision"}
-        opened = open_source(type(model), name, config, kept)
+        checkpoint = check_files(name, kept, allow_pickle=bool(record.get("allow_pickle")))
+        opened = open_source(type(model), name, config, kept, checkpoint)
     except OSError as error:
         raise BadCheckpoint(
             f"the source {name!r} (revision {revision}) of this model cannot be opened again, and fit needs its "

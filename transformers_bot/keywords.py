@@ -53,6 +53,7 @@ OURS = (
     "nonfinite",
     "strict",
 )
+ONLY_RESIZING = ("bot_config", "method", "calibration", "allow_pickle", "nonfinite", "strict")
 NONFINITE = ("error", "warn", "zero")
 # transformers 5 accepts these and does nothing with them.
 IGNORED = (

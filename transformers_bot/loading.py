@@ -33,7 +33,7 @@ def load_resized(
 ) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
     """Resize checkpoint `name` into `model_class(wanted)`; see `BoTModel.from_pretrained`."""
     resize = open_resize(model_class, name, source_config, wanted, words)
-    watch = Watch(resize.plan)
+    watch = Watch(resize.plan, resize.adapter)
     resized = _apart(run_plan(resize.plan, resize.tensors, resize.dtype, watch=watch))
     model, info = hand_over(resize, resized)
     report = make_report(resize.plan, watch, model.config.transformers_bot)

@@ -8,9 +8,10 @@ import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from . import adapters, methods
+from .checkpoint import check_files
 from .classes import class_in_mapping, own_class
 from .errors import BadKeyword, BadOption
-from .keywords import HUB, Keywords, init_keywords, overrides_of, picked, sort_keywords
+from .keywords import FILES, HUB, ONLY_RESIZING, Keywords, init_keywords, overrides_of, picked, sort_keywords
 from .loading import load_resized, logger
 from .options import BoTConfig
 from .planner import Plan
@@ -55,8 +56,14 @@ class _BaseBoTModel:
             calibration: a few batches (dicts of keyword arguments, some thousand tokens in all) to run
                 the source on before it shrinks; "bot" then fits every matrix to what is left of its
                 input, "importance" ranks units by what they do.
-            output_loading_info: also return transformers' loading info, with `resampled_keys` and
-                `copied_keys`.
+            output_loading_info: also return transformers' loading info, with `resampled_keys`,
+                `copied_keys` and the `report` of what happened to each tensor.
+            nonfinite: what NaN or infinity in the source's weights is: "error", "warn", or "zero" to go on
+                with zeros in their place.
+            allow_pickle: read pytorch_model.bin where there is no safetensors file; always with
+                torch's `weights_only=True`.
+            strict: tensors that the source's own architecture has and its files do not, or that no model
+                of its type has, are errors; off, they are warnings.
             ignore_mismatched_sizes: initialise tensors anew whose fixed axes (vocabulary, labels,
                 channels) differ; off, they are an error.
             kwargs: every other keyword is transformers': hub keywords for the source, dtype,
@@ -66,6 +73,9 @@ class _BaseBoTModel:
             BadSize: sizes that no model can have, with the nearest valid ones.
             IncompatibleModels: another model type, vocabulary, or head count at equal width.
             BadKeyword, BadOption: a keyword or option that does not exist.
+            BadCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint: files that are damaged or incomplete,
+                that could run code or lead out of their folder, or that hold quantised weights.
+            BadWeights: NaN or infinity, in the source or (after a cast to float16) in the result.
             UnsupportedArchitecture: a model type without an adapter.
 
         Source: the BoT paper, section 3 and supplement A; gains and odd ratios are this package's.
@@ -110,7 +120,10 @@ class _BaseBoTModel:
     def _as_auto(cls, name: str | os.PathLike[str], *model_args: Any, **kwargs: Any) -> Any:
         if kwargs.get("calibration") is not None:
             raise BadOption("calibration= is for shrinking, but the sizes are the source's own. Leave it out.")
-        kept = {k: v for k, v in kwargs.items() if k not in ("bot_config", "method", "calibration")}
+        if not any(kwargs.get(key) is not None for key in ("state_dict", "gguf_file")):
+            given = picked(kwargs, (*HUB, *FILES))
+            check_files(source_name(name), given, allow_pickle=bool(kwargs.get("allow_pickle")), resampled=False)
+        kept = {k: v for k, v in kwargs.items() if k not in ONLY_RESIZING}
         return cls.auto_class.from_pretrained(name, *model_args, **kept)
 
     @classmethod

@@ -52,6 +52,11 @@ class Resize:
     tensors: Mapping[str, torch.Tensor]
 
     @property
+    def adapter(self) -> Adapter:
+        """Of both sides."""
+        return adapters.get(self.config.model_type)
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of the target."""
         return self.plan.dtypes[1]

@@ -87,7 +87,7 @@ def resize_checkpoint(
     needs = total_bytes(shards) + ROOM + sum(file.stat().st_size for file in files)
     with whole_folder(out, overwrite=overwrite, needs=needs, keep=resize.checkpoint.files) as folder:
         warnings = companions.carry(files, folder, resize.config)
-        watch = Watch(resize.plan)
+        watch = Watch(resize.plan, resize.adapter)
         with ShardWriter(folder, shards, parameters=skeleton.num_parameters()) as writer:
             for target, tensor in tensors_of(resize, skeleton, watch):
                 writer.put(target, tensor)

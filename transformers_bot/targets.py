@@ -8,7 +8,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from . import adapters, configs, methods
+from . import adapters, checkpoint, configs, methods
 from .errors import BadCheckpoint, BadOption, IncompatibleModels
 from .inventory import predict
 from .keywords import Keywords
@@ -31,6 +31,7 @@ def read_config(source: str, hub: dict[str, Any], like: type[PreTrainedConfig] |
     local = os.path.exists(source)
     if not local and (source.startswith((".", "/", "~")) or source.count("/") > 1):
         raise FileNotFoundError(f"there is no folder or file {source!r}.")
+    checkpoint.source_config(source, hub)  # its file, before transformers builds a config of its fields
     try:
         fields, _ = PreTrainedConfig.get_config_dict(source, **hub)
         reader = like if like is not None and "model_type" not in fields else AutoConfig
