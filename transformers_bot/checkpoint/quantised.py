@@ -74,7 +74,7 @@ def _kind_of(name: str, tensor: StoredTensor) -> str:
     """How a tensor is quantised by its dtype, empty where it is not."""
     if tensor.dtype.startswith("F8"):
         return "fp8"
-    if tensor.dtype.startswith(("F4_", "F6_")):
+    if tensor.dtype == "F4" or tensor.dtype.startswith("F6_"):
         return tensor.dtype.lower().replace("f", "fp", 1)
     # Whole numbers are honest in buffers: position ids, GPT-2's causal mask (1, 1, n, n) as U8 or BOOL.
     is_mask = len(tensor.shape) == 4 and tensor.shape[2] == tensor.shape[3]
