@@ -16,10 +16,11 @@ from transformers.utils.hub import extract_commit_hash
 from ..errors import BadCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
 from .configs import source_config
 from .files import Choice, candidates, choose, explicit_name, find_shards, finder, is_folder, no_weights, notes_of
-from .headers import StoredTensor, check_content, read_header
+from .headers import StoredTensor, read_header
 from .index import check_agreement, read_index
 from .jsons import read_json
 from .paths import Folder, listed, opened, shown_path
+from .pickles import read_pickle
 from .quantised import FLOATS, check_not_quantised
 
 # transformers loads such files in place of all others; each is one rank's part of every tensor.
@@ -105,10 +106,11 @@ def check_files(
     files = find_shards(name, folder, choice, shards, keywords) if choice.sharded else [choice.main]
     tensors = _tensors(choice, index, shards, files)
     if resampled:
-        check_not_quantised(shown_name, config, tensors, index)
+        check_not_quantised(shown_name, config, tensors)
     notes = (*notes_of(name, folder, choice, keywords), *_dtype_note(tensors))
     commit = None if is_folder(name) else extract_commit_hash(str(config_path), None)
-    return Checkpoint(tuple(files), choice.main if choice.sharded else None, tensors, commit, notes, folder.path)
+    index_path = choice.main if choice.sharded else None
+    return Checkpoint(tuple(files), index_path, {} if choice.pickled else tensors, commit, notes, folder.path)
 
 
 def _folder_of(name: str, keywords: Mapping[str, Any], config_path: Path) -> Folder:
@@ -130,16 +132,12 @@ def _folder_of(name: str, keywords: Mapping[str, Any], config_path: Path) -> Fol
 
 
 def _tensors(choice: Choice, index: Mapping[str, str], shards: list[str], files: list[Path]) -> dict[str, StoredTensor]:
-    """What all headers say together, in agreement with the index; nothing for pickled files."""
-    if choice.pickled:
-        for path in files:
-            with opened(path) as (stream, size):
-                check_content(path, stream.read(128), size)
-        return {}
+    """What all headers (or pickles) say together, in agreement with the index."""
+    read = read_pickle if choice.pickled else read_header
     if not choice.sharded:
-        tensors = read_header(choice.main)
+        tensors = read(choice.main)
     else:
-        headers = {shard: read_header(path) for shard, path in zip(shards, files, strict=True)}
+        headers = {shard: read(path) for shard, path in zip(shards, files, strict=True)}
         check_agreement(choice.main, index, headers)
         tensors = {name: tensor for held in headers.values() for name, tensor in held.items()}
     if not tensors:

@@ -31,16 +31,13 @@ MARKS = {
 REMEDY = "Dequantise it first, or use the checkpoint it was made from."
 
 
-def check_not_quantised(
-    source: str, config: Mapping[str, Any], tensors: Mapping[str, StoredTensor], names: Mapping[str, Any]
-) -> None:
+def check_not_quantised(source: str, config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> None:
     """Refuse what cannot be resampled as numbers.
 
     Args:
         source: the checkpoint, for messages.
         config: the fields of its config.json.
         tensors: what the headers say.
-        names: tensor names known without a header, as an index of pickled shards has them.
 
     Raises:
         UnsupportedCheckpoint: naming the quantiser and the tensor or field that shows it.
@@ -59,7 +56,7 @@ def check_not_quantised(
                 f"{source}: quantised ({kind}) weights cannot be resampled: {shown(name)} is stored as {tensor.dtype}. "
                 f"{REMEDY}"
             )
-    for name in (*tensors, *names):
+    for name in tensors:
         kind = MARKS.get(name.rpartition(".")[2], "")
         if kind:
             raise UnsupportedCheckpoint(
@@ -77,7 +74,7 @@ def _kind_of(name: str, tensor: StoredTensor) -> str:
     """How a tensor is quantised by its dtype, empty where it is not."""
     if tensor.dtype.startswith("F8"):
         return "fp8"
-    if tensor.dtype.startswith(("F4", "F6")):
+    if tensor.dtype == "F4" or tensor.dtype.startswith("F6_"):
         return tensor.dtype.lower().replace("f", "fp", 1)
     # Whole numbers are honest in buffers: position ids, GPT-2's causal mask (1, 1, n, n) as U8 or BOOL.
     is_mask = len(tensor.shape) == 4 and tensor.shape[2] == tensor.shape[3]

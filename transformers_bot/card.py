@@ -1,0 +1,297 @@
+"""The model card of a resized model: its metadata, what was done, how to load it and how to check it.
+
+Every name in it comes from a config or a file that anybody may have written: names stand in code spans
+and YAML strings, where they cannot become markup.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import transformers
+import yaml
+from huggingface_hub import ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from transformers import PreTrainedConfig
+
+from .adapters import ADAPTERS
+from .card_merge import in_markers
+from .errors import BadOption, UnsupportedArchitecture
+from .sizes import config_field
+
+if TYPE_CHECKING:
+    from .report import Report
+
+TAGS = ("transformers_bot", "bot")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+# A folder of the Hub's own cache names the repository and the commit that it holds.
+SNAPSHOT = re.compile(r"models--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]?$")
+LONGEST_CHAIN = 8  # resized from a result that was resized from a result ...
+# The keys of a recipe that provenance holds under the same name.
+RECIPE = ("source", "revision", "subfolder", "variant", "method", "nonfinite", "ignore_mismatched_sizes")
+# The end of an architecture's name -> the Hub's name of what it does.
+PIPELINES = {
+    "CausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
+    "MaskedLM": "fill-mask",
+    "SequenceClassification": "text-classification",
+    "TokenClassification": "token-classification",
+    "QuestionAnswering": "question-answering",
+    "ImageClassification": "image-classification",
+    "ImageClassificationWithTeacher": "image-classification",
+}
+HOME = "https://huggingface.co"
+
+
+def model_card(
+    config: PreTrainedConfig,
+    report: "Report | None",
+    *,
+    licence: str | None = None,
+    source_card: Mapping[str, Any] | None = None,
+    tags: Iterable[str] = (),
+    name: str | None = None,
+) -> str:
+    """The README.md text of a resized model, from its config and report.
+
+    Example:
+        >>> card = model_card(model.config, model.transfer_report, licence="mit")   # doctest: +SKIP
+        >>> Path("out/README.md").write_text(card, encoding="utf-8")               # doctest: +SKIP
+
+    Args:
+        config: of the result; its `transformers_bot` field is the provenance.
+        report: adds its summary; None leaves that part out.
+        licence: the source's, as its own card names it.
+        source_card: more of the source's card (see `hub.source_card`): licence, its name and link,
+            languages, pipeline tag. `licence` comes first.
+        tags: further tags.
+        name: what the loading example loads; a folder's place holder by default.
+
+    Raises:
+        BadOption: a config without provenance, or with a damaged one.
+    """
+    provenance = provenance_of(config)
+    found = {**(source_card or {}), **({"license": licence} if licence else {})}
+    data = ModelCardData(
+        base_model=base_model(provenance),
+        library_name="transformers",
+        license=found.pop("license", None),
+        pipeline_tag=pipeline_tag(config) or found.pop("pipeline_tag", None),
+        tags=list(dict.fromkeys([*TAGS, *tags])),
+        **{key: value for key, value in found.items() if key != "pipeline_tag"},
+    )
+    parts = [
+        _what(provenance),
+        _loading(config, name or "path/to/this/folder"),
+        _recipe_part(config, provenance),
+        f"### Report\n\n{report.summary().strip()}" if report is not None else "",
+        _origin_part(provenance),
+    ]
+    title = (name or "").rsplit("/", 1)[-1] or "Resized model"
+    section = in_markers("\n\n".join(part for part in parts if part))
+    return f"---\n{data.to_yaml()}\n---\n\n# {code(title)}\n\n{section}\n"
+
+
+def provenance_of(config: PreTrainedConfig) -> dict[str, Any]:
+    """What made a model, from its config.
+
+    Raises:
+        BadOption: the config has none, or it is not in the form that resizing writes.
+    """
+    found = getattr(config, "transformers_bot", None)
+    if found is None:
+        raise BadOption(
+            "this model has no provenance: its config has no field transformers_bot, so it was not resized with this "
+            "package. Push it with its own push_to_hub."
+        )
+    sizes = [found.get(key) for key in ("source_sizes", "target_sizes")] if isinstance(found, dict) else []
+    named = isinstance(found, dict) and isinstance(found.get("source"), str) and isinstance(found.get("method"), str)
+    if not named or not all(isinstance(table, dict) for table in sizes):
+        raise BadOption(
+            "the provenance in this model's config (field transformers_bot) is damaged: source, method, source_sizes "
+            "and target_sizes must be there. Resize the model again, or delete the field and push without it."
+        )
+    return dict(found)
+
+
+def hub_source(provenance: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The repository and commit that a model was made from, None for a folder of unknown origin.
+
+    Only what was loaded from the Hub has a commit; a relative folder may look like an id. Of a folder
+    in the Hub's cache the path tells; a folder that holds a result of ours tells in its own config.
+    """
+    for _ in range(LONGEST_CHAIN):
+        source, revision = str(provenance.get("source")), str(provenance.get("revision"))
+        cached = SNAPSHOT.search(source)
+        if cached and _is_repo_id(cached[1].replace("--", "/", 1)):
+            return cached[1].replace("--", "/", 1), cached[2]
+        if COMMIT.fullmatch(revision) and _is_repo_id(source):
+            return source, revision
+        before = _provenance_in(source)
+        if before is None:
+            return None
+        provenance = before
+    return None
+
+
+def base_model(provenance: Mapping[str, Any]) -> str | None:
+    """The Hub id for the card's `base_model`; a local path is never one."""
+    found = hub_source(provenance)
+    return found[0] if found else None
+
+
+def pipeline_tag(config: PreTrainedConfig) -> str | None:
+    """What the architecture's head does, in the Hub's words; None without a head that decides."""
+    name = (config.architectures or [""])[0]
+    return next((tag for end, tag in PIPELINES.items() if name.endswith(end)), None)
+
+
+def recipe(config: PreTrainedConfig) -> dict[str, Any]:
+    """The settings that make this model again, under the names of the API; `resize --recipe` reads them.
+
+    `config` holds the fields in which the target differs from the source where provenance has them,
+    else the fields that set its sizes.
+    """
+    provenance = provenance_of(config)
+    made = {key: provenance.get(key) for key in RECIPE}
+    made["config"] = provenance.get("config") or _size_fields(config, provenance)
+    made["task"] = (_task(config) or (None,))[0]
+    made["bot_config"] = provenance.get("options")
+    made["dtype"] = str(config.dtype).removeprefix("torch.") if config.dtype else None
+    return {key: value for key, value in made.items() if value is not None and value != {}}
+
+
+def code(text: object) -> str:
+    r"""A name as a markdown code span: control characters escaped, backticks fenced, fit for a table.
+
+    >>> print(code("a`b|c\x1b[31m"))
+    ``a`b\|c\x1b[31m``
+    """
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    fence = "`" * (_longest_run(shown) + 1)
+    pad = " " if shown.startswith("`") or shown.endswith("`") or not shown.strip() else ""
+    return f"{fence}{pad}{shown}{pad}{fence}".replace("|", "\\|")
+
+
+def _longest_run(text: str) -> int:
+    return max((len(run) for run in re.findall("`+", text)), default=0)
+
+
+def _cell(value: object) -> str:
+    return str(value) if isinstance(value, int) or re.fullmatch(r"[a-z]+(_[a-z]+)*", str(value)) else code(value)
+
+
+def _block(text: str, language: str) -> str:
+    fence = "`" * max(3, _longest_run(text) + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+def _is_repo_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _provenance_in(folder: str) -> dict[str, Any] | None:
+    """The provenance of a result of ours in a local folder."""
+    try:
+        with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
+            found = json.load(file).get("transformers_bot")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None  # no folder, no JSON, no table: then nothing is known of where it came from
+    return found if isinstance(found, dict) else None
+
+
+def _size_fields(config: PreTrainedConfig, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """All sizes, changed or not: a field that follows another by default is pinned where it stayed."""
+    adapter = ADAPTERS.get(config.model_type)
+    names = [config_field(adapter, role) for role in provenance["target_sizes"]] if adapter else []
+    values = {name: getattr(config, name, None) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _task(config: PreTrainedConfig) -> tuple[str, str] | None:
+    """The task and the Auto class that make this architecture; None where no Auto class does."""
+    from . import model
+    from .cli.options import TASKS  # the command line's names for them
+
+    architecture = (config.architectures or [""])[0]
+    for task, name in TASKS.items():
+        factory = getattr(model, name)
+        try:
+            made = factory.class_for(config).__name__
+        except UnsupportedArchitecture:
+            continue  # this model type has no such head
+        if made == architecture:
+            return task, factory.auto_class.__name__
+    return None
+
+
+def _what(provenance: Mapping[str, Any]) -> str:
+    found = hub_source(provenance)
+    folder = re.split(r"[/\\]", provenance["source"].rstrip("/\\"))[-1]
+    source = f"[{code(found[0])}]({HOME}/{found[0]})" if found else f"a model in the local folder {code(folder)}"
+    sizes = provenance["target_sizes"]
+    rows = [
+        f"| {_cell(role)} | {_cell(provenance['source_sizes'].get(role))} | {_cell(length)} |"
+        for role, length in sizes.items()
+    ]
+    return "\n".join(
+        [
+            "## Resized with transformers-bot",
+            "",
+            f"This model was made from {source} by changing its size: the weights were resampled by the method "
+            f"{code(provenance['method'])} of transformers-bot. What follows describes it as it was right after that, "
+            "before any further training.",
+            "",
+            "| size | source | this model |",
+            "|---|---|---|",
+            *rows,
+        ]
+    )
+
+
+def _loading(config: PreTrainedConfig, name: str) -> str:
+    known = _task(config)
+    loader = known[1] if known else (config.architectures or ["AutoModel"])[0]
+    if not hasattr(transformers, loader):
+        loader = "AutoModel"
+    text = f"from transformers import {loader}\n\nmodel = {loader}.from_pretrained({json.dumps(name)})"
+    return f"### How to load\n\nIt is an ordinary transformers model:\n\n{_block(text, 'python')}"
+
+
+def _recipe_part(config: PreTrainedConfig, provenance: Mapping[str, Any]) -> str:
+    settings = json.loads(json.dumps(recipe(config)))  # nothing shared, so that YAML needs no aliases
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=False, width=110)
+    note = (
+        "\n\nIt was calibrated on batches that this card does not hold, so the recipe alone gives other weights."
+        if provenance.get("calibrated")
+        else ""
+    )
+    return (
+        "### Recipe\n\nSaved as `recipe.yaml`, this makes it again with `transformers-bot resize --recipe "
+        f"recipe.yaml`:\n\n{_block(text, 'yaml')}{note}"
+    )
+
+
+def _origin_part(provenance: Mapping[str, Any]) -> str:
+    found = hub_source(provenance)
+    files, versions = provenance.get("files"), provenance.get("versions")
+    lines = ["### Provenance", "", f"- source: {code(found[0] if found else 'a local folder')}"]
+    lines += [f"- commit of the source: {code(found[1])}"] if found else []
+    if isinstance(versions, dict):
+        lines.append("- made with " + ", ".join(code(f"{package} {version}") for package, version in versions.items()))
+    if isinstance(files, dict) and files:
+        hashes = "\n".join(f"{digest}  {json.dumps(name)[1:-1]}" for name, digest in files.items())
+        lines += ["- SHA-256 of the source's files:", "", _block(hashes, "text")]
+    lines += [
+        "",
+        "`transformers-bot verify FOLDER` computes the weights again from the source and says which differ; after "
+        "further training all of them do.",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,66 @@
+"""Pickled weights that a user allowed: read as tensors only, and described like a header.
+
+`torch.load(weights_only=True)` builds tensors and plain containers and refuses everything else; with
+`mmap` no weight is read.
+"""
+
+import pickle
+from pathlib import Path
+from typing import Any
+from zipfile import is_zipfile
+
+import torch
+
+from ..errors import BadCheckpoint, UnsafeCheckpoint
+from .headers import StoredTensor, check_content
+from .paths import opened, shown, shown_path
+
+DTYPES = {
+    **{torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"},
+    **{torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.int32: "I32", torch.int64: "I64"},
+    **{torch.bool: "BOOL", torch.complex64: "C64"},
+    **{torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2"},
+}
+
+
+def read_pickle(path: Path) -> dict[str, StoredTensor]:
+    """Name -> tensor of a pickled file, without running anything that it holds.
+
+    Raises:
+        UnsafeCheckpoint: it holds more than tensors and plain containers.
+        BadCheckpoint: it is damaged, or no tensors by name.
+    """
+    with opened(path) as (stream, size):
+        start = stream.read(128)
+    check_content(path, start, size)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        if not start.startswith((b"PK", b"\x80")):
+            raise BadCheckpoint(
+                f"{shown_path(path)} is not a PyTorch file (first bytes {start[:12]!r}). Download it again."
+            ) from error
+        raise UnsafeCheckpoint(
+            f"{shown_path(path)} holds pickled objects other than tensors; they were not built. Get the weights as "
+            "safetensors, from a source you trust."
+        ) from error
+    except Exception as error:  # damaged pickles make the unpickler fail in every way there is
+        raise BadCheckpoint(
+            f"{shown_path(path)} cannot be read: {shown(' '.join(str(error).split()))}. Download it again."
+        ) from error
+    return _described(path, found)
+
+
+def _described(path: Path, found: Any) -> dict[str, StoredTensor]:
+    named = isinstance(found, dict) and all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in found.items()
+    )
+    if not named or not found:
+        raise BadCheckpoint(
+            f"{shown_path(path)} does not hold tensors by name, as a state dict does. Save the model's state dict, or "
+            "use save_pretrained."
+        )
+    return {
+        name: StoredTensor(DTYPES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape), path)
+        for name, tensor in found.items()
+    }

@@ -1,0 +1,290 @@
+"""Pushes a resized model to the Hub with its card, report and provenance; reads a source's own card."""
+
+import os
+import re
+import tempfile
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from json import JSONDecodeError
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
+from transformers import PreTrainedModel
+from transformers.utils import cached_file, logging
+
+from .card import HOME, hub_source, model_card, provenance_of
+from .card_merge import update_card
+from .errors import BadOption, SaveError
+from .report import FILE as REPORT_FILE
+from .report import Report
+from .version import __version__
+
+logger = logging.get_logger("transformers.bot")
+Result = TypeVar("Result")
+
+WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try
+# Busy or broken for the moment; 412: somebody else has committed since the card was read.
+PASSING = (408, 412, 429, 500, 502, 503, 504)
+# The HTTP client's own base error, of whichever client this huggingface_hub is built on (httpx, httpx2).
+CONNECTION: type[Exception] = HfHubHTTPError.__mro__[1]
+# What a plain `from_pretrained` would load: left from an earlier push, it could be taken for the new weights.
+WEIGHTS = r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
+LARGEST_CARD = 256_000  # bytes read of a source's card; its metadata stands first
+KEPT = ("license", "license_name", "license_link", "language", "pipeline_tag")
+
+
+def push_to_hub(
+    model: PreTrainedModel,
+    repo_id: str,
+    *,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    private: bool | None = None,
+    token: bool | str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    max_shard_size: int | str = "50GB",
+    tags: str | list[str] | None = None,
+) -> CommitInfo:
+    """Upload a resized model with its model card and transfer report, in one commit.
+
+    The keywords are those of `PreTrainedModel.push_to_hub`. A model that the factories returned does
+    the same with `model.push_to_hub(repo_id)`; for one that was saved and loaded again:
+
+    Example:
+        >>> model = AutoModelForCausalLM.from_pretrained("gpt2-small")            # doctest: +SKIP
+        >>> transformers_bot.push_to_hub(model, "me/gpt2-small").commit_url      # doctest: +SKIP
+        'https://huggingface.co/me/gpt2-small/commit/...'
+
+    The repository is made if it does not exist. An existing card keeps what people wrote (see
+    `card_merge.update_card`). Weight files of an earlier push that the new ones do not replace are
+    removed in the same commit, because loading could prefer them. A server that is busy or a
+    connection that breaks is tried again; nothing is committed twice, because every try starts from
+    the state that it has read.
+
+    Raises:
+        BadOption: a model without provenance, or with an adapter that is not merged.
+        SaveError: an existing card whose metadata cannot be read.
+        HfHubHTTPError: the Hub's own answer, unchanged, when it refuses or goes on failing.
+    """
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise BadOption("an adapter is loaded on this model, and the card describes whole weights. Merge it first.")
+    provenance = provenance_of(model.config)
+    report = _report_of(model, provenance)
+    api = HfApi(library_name="transformers_bot", library_version=__version__)
+    repo = _tried(lambda: api.create_repo(repo_id, private=private, token=token, exist_ok=True)).repo_id
+    if revision is not None and not revision.startswith("refs/pr"):
+        _make_branch(api, repo, revision, token, create_pr)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder, max_shard_size=max_shard_size)
+        if report is not None:
+            report.save(folder)
+        given = [tags] if isinstance(tags, str) else tags or []
+        found = _card_of_source(provenance, token)
+        all_tags = [*(model.model_tags or []), *given]
+        fresh = model_card(model.config, report, source_card=found, tags=all_tags, name=repo)
+
+        def commit() -> CommitInfo:
+            made = {"commit_message": commit_message or "Upload model", "commit_description": commit_description}
+            return _commit(api, repo, Path(folder), fresh, {**made, "token": token, "create_pr": create_pr}, revision)
+
+        # A second pull request beside one whose answer was lost would be noise; a second commit cannot be.
+        return commit() if create_pr else _tried(commit)
+
+
+def attach(model: PreTrainedModel, report: Report | None) -> None:
+    """Give a model its report, and make its own `push_to_hub` write our card.
+
+    The class stays what it is; both are attributes of this one instance, which copies and pickles of
+    it keep.
+    """
+    model.transfer_report = report
+    model.push_to_hub = _Push(model)
+
+
+class _Push:
+    """A model's own `push_to_hub`: `transformers_bot.push_to_hub` for it, with the same keywords.
+
+    It holds the model weakly: through a strong reference the model would hold itself, and its memory
+    would be freed late.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = weakref.ref(model)
+
+    def __call__(self, repo_id: str, **keywords: Any) -> CommitInfo:
+        model = self._held()
+        if getattr(model, "_hf_peft_config_loaded", False):  # only the adapter is pushed, by transformers
+            pushed: CommitInfo = type(model).push_to_hub(model, repo_id, **keywords)
+            return pushed
+        return push_to_hub(model, repo_id, **keywords)
+
+    def _held(self) -> PreTrainedModel:
+        model = self._model()
+        if model is None:
+            raise ReferenceError(
+                "this push_to_hub belongs to a model that is gone (it was copied by copy.copy). "
+                "Call transformers_bot.push_to_hub(model, repo_id)."
+            )
+        return model
+
+    def __reduce__(self) -> tuple[type["_Push"], tuple[PreTrainedModel]]:
+        return _Push, (self._held(),)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Push":
+        held = self._held()
+        return _Push(memo.get(id(held), held))
+
+
+def source_licence(name: str, keywords: Mapping[str, Any]) -> str | None:
+    """The licence that a source's own card names, None where there is no card, no licence, or no way to it."""
+    found = source_card(name, keywords).get("license")
+    return found if isinstance(found, str) else None
+
+
+def source_card(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """What a resized model's card takes over from its source's: licence, languages, pipeline tag.
+
+    Args:
+        name: hub id or folder.
+        keywords: those of the Hub: revision, token, cache_dir, local_files_only, force_download, proxies.
+
+    Absence is never an error: no card, no access, no network, or metadata that cannot be read give an
+    empty dict. Only the beginning of the file is read, as plain YAML.
+    """
+    path = _card_path(name, keywords)
+    if path is None:
+        return {}
+    with open(path, "rb") as file:
+        text = file.read(LARGEST_CARD).decode("utf-8-sig", "replace")
+    block = REGEX_YAML_BLOCK.match(text)
+    try:
+        data = yaml.safe_load(block[2]) if block else None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        logger.info("the metadata of %r's model card cannot be read; nothing is taken over from it", name)
+        return {}
+    found = {key: data[key] for key in KEPT if _is_plain(data.get(key))} if isinstance(data, dict) else {}
+    link = found.get("license_link")
+    if isinstance(link, str) and "://" not in link and not os.path.isdir(name):  # a file of the source's repository
+        found["license_link"] = f"{HOME}/{name}/blob/{keywords.get('revision') or 'main'}/{link}"
+    return found
+
+
+def _is_plain(value: Any) -> bool:
+    items = value if isinstance(value, list) and len(value) <= 300 else [value]
+    return all(isinstance(item, str) and 0 < len(item) <= 500 and item.isprintable() for item in items)
+
+
+def _card_path(name: str, keywords: Mapping[str, Any]) -> str | None:
+    if os.path.isdir(name):
+        path = os.path.join(name, "README.md")
+        return path if os.path.isfile(path) else None
+    known = ("revision", "token", "cache_dir", "local_files_only", "force_download", "proxies")
+    quietly = ("gated_repo", "missing_entries", "connection_errors")
+    try:
+        path = cached_file(
+            name,
+            "README.md",
+            **{key: keywords[key] for key in known if keywords.get(key) is not None},
+            **{f"_raise_exceptions_for_{kind}": False for kind in quietly},
+        )
+    except OSError as error:  # no such repository or revision: loading says so itself
+        logger.info("the model card of %r cannot be read: %s", name, error)
+        return None
+    return str(path) if path is not None else None
+
+
+def _card_of_source(provenance: Mapping[str, Any], token: bool | str | None) -> dict[str, Any]:
+    source = str(provenance["source"])
+    if os.path.isdir(source):
+        return source_card(source, {})
+    found = hub_source(provenance)
+    return source_card(found[0], {"revision": found[1], "token": token}) if found else {}
+
+
+def _report_of(model: PreTrainedModel, provenance: Mapping[str, Any]) -> Report | None:
+    """The report that came with a model: in memory, or saved beside its weights."""
+    held = getattr(model, "transfer_report", None)
+    if isinstance(held, Report):
+        return held
+    place = model.config.name_or_path
+    if not place or not os.path.isfile(os.path.join(place, REPORT_FILE)):
+        return None
+    found = Report.load(place)
+    sizes = {role: after for role, (_, after) in found.sizes.items()}
+    if any(sizes.get(role, length) != length for role, length in provenance["target_sizes"].items()):
+        logger.warning("%s in %s is of a model of other sizes; the card goes without it", REPORT_FILE, place)
+        return None
+    return found
+
+
+def _make_branch(api: HfApi, repo: str, revision: str, token: bool | str | None, create_pr: bool) -> None:
+    try:
+        _tried(lambda: api.create_branch(repo, branch=revision, token=token, exist_ok=True))
+    except HfHubHTTPError as error:
+        # A pull request may be opened where branches may not; whether this one exists shows in the commit.
+        if not (create_pr and error.response.status_code == 403):
+            raise
+
+
+def _commit(
+    api: HfApi, repo: str, folder: Path, fresh: str, keywords: dict[str, Any], revision: str | None
+) -> CommitInfo:
+    """One commit on top of the state that was read, so that no text written meanwhile is lost."""
+    info = api.model_info(repo, revision=revision, token=keywords["token"])
+    there = {file.rfilename for file in info.siblings or ()}
+    (folder / "README.md").write_bytes(_card_bytes(api, repo, info.sha, there, fresh, keywords["token"]))
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    operations: list[Any] = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
+    stale = sorted(name for name in there - set(files) if re.fullmatch(WEIGHTS, name))
+    if stale:
+        logger.info("removing weights of an earlier push from %s: %s", repo, ", ".join(stale))
+    operations += [CommitOperationDelete(name) for name in stale]
+    made: CommitInfo = api.create_commit(repo, operations, revision=revision, parent_commit=info.sha, **keywords)
+    return made
+
+
+def _card_bytes(api: HfApi, repo: str, commit: str | None, there: set[str], fresh: str, token: Any) -> bytes:
+    """The card to upload: the fresh one, or the repository's own brought up to date."""
+    if "README.md" not in there:
+        return fresh.encode()
+    # By its commit: a stale copy in the cache cannot stand in for it when the Hub does not answer.
+    path = api.hf_hub_download(repo, "README.md", revision=commit, token=token)
+    try:
+        existing = Path(path).read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise SaveError(
+            f"the README.md of {repo} is not UTF-8 text, so it cannot be updated without harm: {error}. "
+            "Convert or remove it there first; nothing was uploaded."
+        ) from error
+    return update_card(existing, fresh).encode()
+
+
+def _tried(call: Callable[[], Result]) -> Result:
+    """What `call` gives, after further tries while the server is busy or the connection breaks.
+
+    huggingface_hub repeats what it uploads to the storage by itself, but neither the commit nor the
+    calls around it.
+    """
+    for wait in WAITS:
+        try:
+            return call()
+        except (CONNECTION, LocalEntryNotFoundError, JSONDecodeError) as error:
+            if not _passes(error):
+                raise
+            logger.warning("the Hub did not answer as it should (%s); trying again in %g s", error, wait)
+            time.sleep(wait)
+    return call()
+
+
+def _passes(error: BaseException | None) -> bool:
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in PASSING
+    if isinstance(error, LocalEntryNotFoundError):  # not in the cache, and asking failed for this reason
+        return _passes(error.__cause__)
+    return isinstance(error, (CONNECTION, JSONDecodeError))  # a proxy's page where JSON was due
