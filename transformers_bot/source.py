@@ -54,7 +54,8 @@ def open_source(
         BadCheckpoint: no tensor of the class is in the checkpoint, or tensors are empty or misshapen.
         OSError, ValueError: transformers' own, for missing files and bad ids.
     """
-    with quiet():
+    # What transformers draws for tensors that the files lack is never used: the caller's random state stays.
+    with quiet(), torch.random.fork_rng(devices=[]):
         model, info = model_class.from_pretrained(
             name,
             config=copy.deepcopy(config),

@@ -11,12 +11,13 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from . import card, companions
+from . import card, companions, hub
 from .classes import own_class
 from .errors import BadKeyword, BadOption, suggest
 from .keywords import HUB, TARGET, picked
 from .loading import hand_over, provenance
 from .measure import Watch
+from .memory import release
 from .model import TASKS, read_call, source_name
 from .opening import Resize, open_resize
 from .options import BoTConfig
@@ -100,7 +101,10 @@ def resize_checkpoint(
 
 def tensors_of(resize: Resize, skeleton: PreTrainedModel, watch: Watch | None = None) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the target's files: resampled ones as they are made, new ones from the skeleton."""
-    yield from run_plan(resize.plan, resize.tensors, resize.dtype, watch=watch)
+    for made in run_plan(resize.plan, resize.tensors, resize.dtype, watch=watch):
+        yield made
+        del made
+        release()
     state = skeleton.state_dict()
     yield from ((name, state[name]) for name in resize.plan.names("fresh"))
 
@@ -125,13 +129,13 @@ def memory_bound(plan: Plan, workspace: int = WORKSPACE) -> int:
     """Bytes of memory that a resize without calibration needs at most, beside the source's mapped pages.
 
     Four float32 copies of the largest tensor (what is read, its sum over layers, the result and one
-    temporary), and where units are ordered or the stream is turned, four float64 matrices over the
+    temporary), and where units are ordered or the stream is turned, six float64 matrices over the
     widest of these axes. None of it grows with the number of layers.
     """
     largest = max(math.prod(shape) for shape in (*plan.source.shapes.values(), *plan.target.shapes.values()))
     shrinks = any(plan.target_sizes[role] != plan.source_sizes[role] for role in ("hidden", "ffn", "heads"))
     widest = max(plan.source_sizes[role] or 0 for role in ("hidden", "ffn"))
-    return 4 * 4 * largest + (4 * 8 * widest**2 if shrinks else 0) + workspace
+    return 4 * 4 * largest + (6 * 8 * widest**2 if shrinks else 0) + workspace
 
 
 def _opened(name: str, config: Any, task: str | None, kwargs: dict[str, Any]) -> Resize:
@@ -162,5 +166,5 @@ def _write_side_files(folder: Path, skeleton: PreTrainedModel, report: Report, r
     if skeleton.can_generate():
         skeleton.generation_config.save_pretrained(folder)
     report.save(folder)
-    licence = card.source_licence(resize.name, {**resize.words.hub})
-    (folder / "README.md").write_text(card.model_card(skeleton.config, report, licence=licence), encoding="utf-8")
+    text = card.model_card(skeleton.config, report, source_card=hub.source_card(resize.name, resize.words.hub))
+    (folder / "README.md").write_text(text, encoding="utf-8")

@@ -11,6 +11,7 @@ its principal components to cut it.
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from transformers.activations import ACT2FN
 
 from ..axes import Factor
 from ..maps import AxisMap, Matrix, gather
+from ..memory import release
 from .calibration import See
 from .fold import behind, fold_norms, norms
 from .moments import Moments, Seen, measured
@@ -143,9 +145,12 @@ def order_units(
     for group in [[None]] if role == "hidden" else every:
         for layer in group[1:]:
             _permute(network, role, matching_order(network, role, group[0] or 0, layer or 0), layer)
-        order = similar_order(sum((gram_of(network, role, layer, kept) for layer in group), torch.zeros(())), shapes)
+        gram = reduce(Tensor.add_, (gram_of(network, role, layer, kept) for layer in group))
+        order = similar_order(gram, shapes)
+        del gram
         for layer in group:
             _permute(network, role, order, layer)
+        release()
 
 
 def order_by_strength(

@@ -141,13 +141,16 @@ class Network(Mapping[str, Tensor]):
                     moved = piece.movedim(dim + offset, 0)
                     yield factor, moved.reshape(len(moved), -1).double()
 
-    def pieces(self, name: str, role: str, length: int = 8192) -> Iterator[Tensor]:
-        """The same as (role, up to `length` of everything else) at a time: of a vocabulary not all is held."""
+    def pieces(self, name: str, role: str, length: int = 8192) -> Iterator[Iterator[Tensor]]:
+        """For every place of `role`, the tensor as (role, up to `length` of everything else) at a time.
+
+        In float64, as from `along`, of a vocabulary not all is held.
+        """
         for segment, dim, piece in self._segments(name):
             for offset, factor in enumerate(segment):
                 if factor.role == role:
                     moved = piece.movedim(dim + offset, 0)
-                    yield from (part.double() for part in moved.reshape(len(moved), -1).split(length, dim=1))
+                    yield (part.double() for part in moved.reshape(len(moved), -1).split(length, dim=1))
 
     def units(self, name: str, role: str) -> Tensor:
         """A tensor as (all entries of the segment with `role`, everything else), in float64.

@@ -17,6 +17,7 @@ from .network import Network
 
 Shape = tuple["Shape", "Shape"] | tuple[()]  # a merge of two shapes, or a single unit
 UNIT: Shape = ()
+PIECE = 1024  # rows that are gathered at a time
 
 
 def merge_shapes(source: int, target: int) -> list[Shape]:
@@ -57,12 +58,14 @@ def similar_order(gram: Tensor, shapes: Sequence[Shape]) -> list[int]:
     return [i for shape in shapes for i in units[shape].pop(0)]
 
 
-def _best_pairs(similarity: Tensor, count: int, split: int) -> list[tuple[int, int]]:
+def _best_pairs(free: Tensor, count: int, split: int) -> list[tuple[int, int]]:
     """The `count` best disjoint pairs, greedily; with `split`, of one before and one from it on.
 
     Pairs that are each other's nearest are what a greedy choice takes, whatever comes before them.
+
+    Args:
+        free: (unit, unit) similarities; the memory is used for what is still to be paired.
     """
-    free = similarity.clone()
     free.fill_diagonal_(-torch.inf)
     if split:
         free[:split, :split] = free[split:, split:] = -torch.inf
@@ -82,12 +85,19 @@ def _best_pairs(similarity: Tensor, count: int, split: int) -> list[tuple[int, i
 def _cosine(gram: Tensor, groups: list[list[int]]) -> Tensor:
     flat = torch.tensor([unit for units in groups for unit in units])
     group = torch.tensor([row for row, units in enumerate(groups) for _ in units])
-    rows = gram.new_zeros(len(groups), len(gram)).index_add_(0, group, gram[flat])
-    merged = gram.new_zeros(len(groups), len(groups)).index_add_(1, group, rows[:, flat])
+    rows, merged = gram.new_zeros(len(groups), len(gram)), gram.new_zeros(len(groups), len(groups))
+    for some in torch.arange(len(flat)).split(PIECE):
+        rows.index_add_(0, group[some], gram[flat[some]])
+    for some in torch.arange(len(flat)).split(PIECE):
+        merged.index_add_(1, group[some], rows[:, flat[some]])
     scale = merged.diagonal().clamp_min(1e-300).rsqrt()
-    # Equal similarities (twins) must not leave every unit waiting for another: earlier ones come first.
-    index = torch.arange(len(groups), dtype=gram.dtype)
-    return scale[:, None] * merged * scale - 1e-12 * (index[:, None] + index)
+    return _earlier_first(merged.mul_(scale[:, None]).mul_(scale))
+
+
+def _earlier_first(similarity: Tensor) -> Tensor:
+    """Equal similarities (twins) must not leave every unit waiting for another: earlier ones come first."""
+    index = 1e-12 * torch.arange(len(similarity), dtype=similarity.dtype)
+    return similarity.sub_(index[:, None]).sub_(index)
 
 
 def gram_of(network: Network, role: str, layer: int | None, kept: Collection[int] | None = None) -> Tensor:
@@ -100,8 +110,11 @@ def gram_of(network: Network, role: str, layer: int | None, kept: Collection[int
     total = torch.zeros(length, length, dtype=torch.float64)
     for name, place in network.having(role, layer):
         if place.rule.maps and (kept is None or place.layer is None or place.layer in kept):
-            for _, x in network.along(name, role):
-                total += x @ x.T / x.square().sum().clamp_min(1e-300)
+            for parts in network.pieces(name, role):
+                one = torch.zeros_like(total)
+                for x in parts:
+                    one.addmm_(x, x.T)
+                total.add_(one, alpha=1 / max(float(one.trace()), 1e-300))
     return total
 
 
@@ -114,13 +127,12 @@ def matching_order(network: Network, role: str, first: int, layer: int) -> list[
         if place.rule.maps and twin is not None:
             for (_, mine), (_, theirs) in zip(network.along(name, role), network.along(twin, role), strict=True):
                 scale = mine.norm() * theirs.norm()
-                cross += theirs @ mine.T / scale.clamp_min(1e-300)  # (unit of the first, unit of this layer)
+                cross.addmm_(theirs / scale.clamp_min(1e-300), mine.T)  # (unit of the first, unit of this layer)
     rows, columns = (gram_of(network, role, one).diagonal().clamp_min(1e-300).rsqrt() for one in (first, layer))
     both = torch.zeros(2 * length, 2 * length, dtype=torch.float64)
     both[:length, length:] = rows[:, None] * cross * columns
     both[length:, :length] = both[:length, length:].T
-    index = torch.arange(2 * length, dtype=torch.float64)
-    pairs = dict(_best_pairs(both - 1e-12 * (index[:, None] + index), length, length))
+    pairs = dict(_best_pairs(_earlier_first(both), length, length))
     return [pairs[unit] - length for unit in range(length)]
 
 

@@ -8,11 +8,13 @@ P span the top eigenvectors of the stream's second moments, centred, and the mea
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..memory import release
 from .moments import Moments
 from .network import Network
 
@@ -106,6 +108,7 @@ def _blocks(network: Network, activation: Callable[[Tensor], Tensor]) -> Iterato
     for layer in network.layers:
         yield _attention(network, layer)
         yield _mlp(network, layer, activation)
+        release()
 
 
 def _embedded(network: Network) -> Moments:
@@ -125,7 +128,7 @@ def _embedded(network: Network) -> Moments:
 def _entries(network: Network, name: str) -> tuple[Tensor, Tensor]:
     """Mean and covariance over the entries of a table, of which a piece at a time is held in float64."""
     count, first, second = 0, torch.zeros(network.hidden, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    for x in network.pieces(name, "hidden"):  # (hidden, entries)
+    for x in chain.from_iterable(network.pieces(name, "hidden")):  # (hidden, entries)
         count, first, second = count + x.shape[1], first + x.sum(1), second + x @ x.T
     mean = first / count
     return mean, second / count - torch.outer(mean, mean)
