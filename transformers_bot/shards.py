@@ -124,7 +124,7 @@ def lay_out(
             filename_pattern="model" + (f".{variant}" if variant else "") + "{suffix}.safetensors",
             max_shard_size=max_shard_size,
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise BadOption(f"max_shard_size {max_shard_size!r}: give bytes, or text such as '2GB' ({error}).") from error
     return tuple(Shard(file, tuple(named[name] for name in names)) for file, names in split.filename_to_tensors.items())
 
@@ -141,10 +141,10 @@ class ShardWriter:
     >>> import tempfile
     >>> from safetensors.torch import load_file
     >>> shards = lay_out([Entry("weight", torch.bfloat16, (2, 3))])
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> with ShardWriter(folder, shards, parameters=6) as writer:
-    ...     writer.put("weight", torch.ones(2, 3, dtype=torch.bfloat16))
-    >>> load_file(folder / "model.safetensors")["weight"].sum()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with ShardWriter(Path(folder), shards, parameters=6) as writer:
+    ...         writer.put("weight", torch.ones(2, 3, dtype=torch.bfloat16))
+    ...     load_file(f"{folder}/model.safetensors")["weight"].sum()
     tensor(6., dtype=torch.bfloat16)
 
     On entering, the files are made, with their headers and with their space reserved, so that a disk that is too
