@@ -13,7 +13,6 @@ that are orthogonal, but not equally long (uneven groups, partial levels), need 
 import hashlib
 import math
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 import torch
@@ -113,25 +112,46 @@ class Stretches:
 
 
 def _stretch(axis_map: AxisMap) -> Stretch:
-    matrix = _matrix(axis_map)
     grows = axis_map.target >= axis_map.source
-    gram = _product(matrix.transpose(0, 1), matrix) if grows else _product(matrix, matrix.transpose(0, 1))
-    diagonal, others = _split(gram)
+    diagonal = _diagonal(axis_map, grows)
+    if diagonal is None:
+        return _uneven(axis_map, grows)
     squares, largest = float(diagonal.sum()), float(diagonal.max())
-    if others > ROUNDING * largest:
-        return _uneven(axis_map, gram.to_dense() if gram.is_sparse else gram, squares, grows)
     dead = diagonal <= ROUNDING * largest
     lossless = grows and not bool(dead.any())
-    if float(diagonal.max() - diagonal.min()) <= ROUNDING * largest:
+    if largest - float(diagonal.min()) <= ROUNDING * largest:
         return Stretch(squares, largest, None, lossless)
-    inverse = torch.where(dead, 0.0, 1 / diagonal.clamp_min(torch.finfo(torch.float64).tiny)).numpy()
+    inverse = np.where(dead, 0.0, 1 / np.maximum(diagonal, np.finfo(np.float64).tiny))
     if not grows:
-        return Stretch(squares, level=_rows_scaled(np.sqrt(inverse)), lossless=False)
+        return Stretch(squares, level=_rows_scaled(np.sqrt(inverse)))
     return Stretch(squares, level=axis_map.transposed().then(_rows_scaled(inverse)), lossless=lossless)
 
 
-def _uneven(axis_map: AxisMap, gram: Tensor, squares: float, grows: bool) -> Stretch:
+def _diagonal(axis_map: AxisMap, grows: bool) -> np.ndarray | None:
+    """The Gram matrix where it is diagonal, else None.
+
+    Then G 1 is its diagonal d, and G v is d * v entry by entry. For a random v no other matrix does
+    that: sum_j G_ij (v_j - v_i) is 0 by chance only.
+    """
+    small = min(axis_map.source, axis_map.target)
+    probe = torch.randn(small, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    answer = _gram(axis_map, grows, torch.stack([torch.ones_like(probe), probe], dim=1))
+    diagonal, other = answer[:, 0], answer[:, 1]
+    missed = (other - diagonal * probe).abs().max()
+    return diagonal.numpy() if float(missed) <= ROUNDING * float(diagonal.abs().max()) else None
+
+
+def _gram(axis_map: AxisMap, grows: bool, x: Tensor) -> Tensor:
+    """The Gram matrix times `x`."""
+    first, then = (axis_map, axis_map.transposed()) if grows else (axis_map.transposed(), axis_map)
+    return then.apply(first.apply(x, 0), 0)
+
+
+def _uneven(axis_map: AxisMap, grows: bool) -> Stretch:
     """The stretch of a map whose rows are not orthogonal: R with R^T R = G^+ is needed as a matrix."""
+    small = min(axis_map.source, axis_map.target)
+    gram = _gram(axis_map, grows, torch.eye(small, dtype=torch.float64))
+    squares = float(gram.trace())
     root, full = _inverse_root(gram)
     if not grows:
         return Stretch(squares, level=_full(root))
@@ -148,38 +168,6 @@ def _inverse_root(gram: Tensor) -> tuple[Tensor, bool]:
     values, vectors = torch.linalg.eigh(gram)
     alive = values > ROUNDING * values[-1]
     return (vectors[:, alive] / values[alive].sqrt()).T, False
-
-
-def _matrix(axis_map: AxisMap) -> Tensor:
-    """The whole map as one matrix, sparse where all of its bands are."""
-    parts = [_sparse(band) if isinstance(band, Band) else torch.from_numpy(band.matrix) for band in axis_map.bands]
-    return reduce(lambda first, then: _product(then, first), parts)
-
-
-def _sparse(band: Band) -> Tensor:
-    rows = np.repeat(np.arange(band.target), band.index.shape[1])
-    places = torch.from_numpy(np.stack([rows, band.index.reshape(-1)]))
-    values = torch.from_numpy(band.weight.reshape(-1))
-    return torch.sparse_coo_tensor(places, values, (band.target, band.source)).coalesce()
-
-
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    if right.is_sparse and not left.is_sparse:  # torch has no dense times sparse: (A B) = (B^T A^T)^T
-        return _product(right.transpose(0, 1), left.transpose(0, 1)).transpose(0, 1)
-    product: Tensor = torch.sparse.mm(left, right) if left.is_sparse else left @ right
-    return product.coalesce() if product.is_sparse else product
-
-
-def _split(gram: Tensor) -> tuple[Tensor, float]:
-    """The diagonal, and the largest entry outside of it."""
-    if not gram.is_sparse:
-        rest = gram - torch.diag(gram.diagonal())
-        return gram.diagonal(), float(rest.abs().max())
-    (rows, columns), values = gram.indices(), gram.values()
-    diagonal = torch.zeros(len(gram), dtype=values.dtype)
-    diagonal[rows[rows == columns]] = values[rows == columns]
-    rest = values[rows != columns].abs()
-    return diagonal, float(rest.max()) if len(rest) else 0.0
 
 
 def _rows_scaled(factors: np.ndarray) -> AxisMap:

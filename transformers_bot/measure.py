@@ -90,9 +90,7 @@ class Watch:
         if recipe.is_copy:
             depth = axes = (source.squares, source.squares)
         linear = not recipe.undo and not recipe.plus and any(one.weight for one in recipe.reads)
-        self.results[step.target] = Made(
-            source, result, trace.along(), trace.depth, trace.axes, trace.gain, trace.noise, linear
-        )
+        self.results[step.target] = Made(source, result, trace.along(), depth, axes, trace.gain, trace.noise, linear)
         self._trace = None
 
 
