@@ -168,6 +168,7 @@ class ShardWriter:
         self.folder, self.shards, self.parameters, self.variant = folder, tuple(shards), parameters, variant
         self._open = {entry.name: (entry, shard) for shard in shards for entry in shard.entries}
         self._put: set[str] = set()
+        self._buffer = torch.empty(PIECE, dtype=torch.uint8)  # one for all: the allocator would keep many
 
     def __enter__(self) -> "ShardWriter":
         for shard in self.shards:
@@ -196,7 +197,7 @@ class ShardWriter:
             )
         with open(self.folder / shard.file, "r+b") as file:
             start = shard.starts[name]
-            for piece in _pieces(tensor.detach()):
+            for piece in _pieces(tensor.detach(), self._buffer):
                 start = _write(file.fileno(), piece, start)
         self._put.add(name)
 
@@ -226,18 +227,21 @@ def _reserve(handle: int, size: int) -> None:
     return os.ftruncate(handle, size)
 
 
-def _pieces(tensor: Tensor) -> Iterator[memoryview]:
-    """Yield the bytes of `tensor` in order, without a copy where they lie in order in main memory."""
+def _pieces(tensor: Tensor, buffer: Tensor) -> Iterator[memoryview]:
+    """Yield the bytes of `tensor` in order: where they lie, or copied to `buffer`, until the next are asked for."""
     size = tensor.numel() * tensor.itemsize
     if size == 0:
         return
-    if size <= PIECE or (tensor.is_contiguous() and tensor.device.type == "cpu"):
-        yield tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+    if tensor.is_contiguous() and tensor.device.type == "cpu":
+        yield tensor.view(-1).view(torch.uint8).numpy().data
+    elif size <= len(buffer):
+        buffer[:size].view(tensor.dtype).view(tensor.shape).copy_(tensor)
+        yield buffer[:size].numpy().data
     elif len(tensor) == 1:
-        yield from _pieces(tensor[0])
+        yield from _pieces(tensor[0], buffer)
     else:
-        for part in torch.split(tensor, max(1, PIECE * len(tensor) // size)):
-            yield from _pieces(part)
+        for part in torch.split(tensor, max(1, len(buffer) * len(tensor) // size)):
+            yield from _pieces(part, buffer)
 
 
 def _write(handle: int, data: memoryview, start: int) -> int:
