@@ -1,4 +1,14 @@
-"""Folders that are written whole or not at all (Linux and macOS)."""
+"""Folders that are written whole or not at all (Linux and macOS).
+
+Everything is written to a staging folder `.<name>.bot-<pid>-<random>` beside the result's place, brought to the disk,
+and then moved by one rename, or exchanged with the folder it replaces (renameat2, renamex_np): at any moment, a kill
+included, there is the whole old folder or the whole new one. Where the system cannot exchange folders, the old one is
+moved aside first, and back if the new one cannot be moved in; a kill between these two renames leaves no folder in
+the place, both beside it, and the next run says so.
+
+What a killed run left is named in a warning; it is not deleted, for it can hold the folder that was moved aside. The
+lock file `.<name>.bot-lock` keeps other processes off; a killed process holds no lock.
+"""
 
 import errno
 import os
@@ -49,24 +59,19 @@ def whole_folder(
     ['config.json']
     >>> place.cleanup()
 
-    The staging folder is `.<name>.bot-<pid>-<random>` beside `out`. When the block ends well, all of it is brought
-    to the disk and then moved by one rename, or exchanged with the folder it replaces (renameat2, renamex_np): at
-    any moment, a kill included, `out` is the whole old folder or the whole new one. Files get the mode that the
-    umask gives to new ones; a replaced folder's own mode is kept. Where the system cannot exchange folders, the old
-    one is moved aside first, and back if the new one cannot be moved in; a kill between these two renames leaves
-    no folder at `out`, both beside it, and the next run says so.
+    When the block raises, the staging folder and the parents made for it are removed, and `out` is as it was. Files
+    get the mode that the umask gives to new ones; a replaced folder's own mode is kept.
 
-    `overwrite=True` replaces a folder as a whole, and only one that looks like a saved model: with a config.json and
-    weights, and with nothing in it that is no part of one. `needs` (bytes) is compared with the free space first.
-    `keep` are paths that must not lie in the replaced folder: the source's files. A link to a folder is followed,
-    and stays.
+    Args:
+        out: the folder to make. A link to a folder is followed, and stays.
+        overwrite: replace an existing folder as a whole; only one that looks like a saved model, with a config.json
+            and weights, and with nothing in it that is no part of one. An empty folder is always replaced.
+        needs: bytes that must be free.
+        keep: paths that must not lie in the replaced folder: the source's files.
 
-    When the block raises, the staging folder and the parents made for it are removed, and `out` is as it was. What a
-    killed run left beside `out` is named in a warning; it is not deleted, for it can hold the folder that was
-    moved aside. The lock file `.<name>.bot-lock` keeps other processes off `out`; a killed process holds no lock.
-
-    Raises `SaveError` where `out` cannot or must not be written, where another process is writing to it, and where
-    the disk is full or fails in the block (ENOSPC, EFBIG, EDQUOT, EIO). Other errors of the block pass unchanged.
+    Raises:
+        SaveError: `out` cannot or must not be written, another process is writing to it, or the disk is full or
+            fails in the block (ENOSPC, EDQUOT, EFBIG, EIO). Other errors of the block pass unchanged.
     """
     with _told(f"write to {os.fspath(out)!r}"):
         target = _resolve(out)
