@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -93,6 +94,26 @@ def is_identity(maps: TensorMap) -> bool:
     return all(m.is_identity for axis in maps for segment in axis for m in segment)
 
 
+class Watcher(Protocol):
+    """What is told how one target tensor comes about, in this order; it looks at tensors and keeps none."""
+
+    def summed(self, signal: Tensor) -> None:
+        """The layers that are read have been summed."""
+
+    def mapped(self, dim: int, segments: tuple[Segment, ...], place: tuple[int, int], x: Tensor, out: Tensor) -> None:
+        """One map of axis `dim` has been applied.
+
+        Args:
+            segments: all maps of that axis.
+            place: the segment, and the factor in it.
+            x: the segment before, with its factors as axes of their own from `dim` on.
+            out: the same after.
+        """
+
+    def filled(self, noise: Tensor) -> None:
+        """This noise is added for the detail bands."""
+
+
 # Mean and standard deviation of stacks that were measured already.
 Moments = dict[tuple["Read | str", ...], tuple[float, float]]
 
@@ -103,6 +124,7 @@ def run(
     dtype: torch.dtype,
     device: torch.device,
     known: Moments | None = None,
+    watch: Watcher | None = None,
 ) -> Tensor:
     """Compute a target tensor: read, upcast, sum layers, map axes, add detail, downcast once.
 
@@ -112,6 +134,7 @@ def run(
         dtype: of the result; the computation is in float32 or better.
         device: where the computation runs and the result lies.
         known: moments kept between the calls for one plan.
+        watch: is told how the result comes about; it changes nothing.
     """
     known = {} if known is None else known
     if recipe.is_copy:
@@ -119,13 +142,18 @@ def run(
     stored = (read(one).to(device) for one in recipe.reads)  # one at a time: a sum holds two tensors
     inputs = (x.to(torch.promote_types(torch.promote_types(x.dtype, dtype), torch.float32)) for x in stored)
     signal = undo_norm(*inputs)[recipe.undo] if recipe.undo else _weighted_sum(recipe, inputs)
-    out = apply(signal, recipe.maps)
+    if watch:
+        watch.summed(signal)
+    out = apply(signal, recipe.maps, watch)
     for other in recipe.plus:
         out = out + run(other, read, out.dtype, device, known)
     if recipe.detail is not None:
         stack = recipe.detail.stack
         spread = (_stack_moments(stack, read, known) if stack else _moments([out]))[1] or _moments([out])[1]
-        out = out + _detail(recipe.detail, out) * (recipe.detail.scale * spread)
+        noise = _detail(recipe.detail, out) * (recipe.detail.scale * spread)
+        if watch:
+            watch.filled(noise)
+        out = out + noise
     if recipe.match:
         own = _mates_moments(recipe, read, out, known) if recipe.mates else _moments([out])
         out = _matched(out, own, _stack_moments(recipe.match, read, known))
@@ -152,11 +180,11 @@ def undo_norm(weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
     }
 
 
-def apply(x: Tensor, maps: TensorMap) -> Tensor:
+def apply(x: Tensor, maps: TensorMap, watch: Watcher | None = None) -> Tensor:
     """Map every axis of `x`; axes that shrink most go first, so that the later ones move less."""
     order = sorted(range(len(maps)), key=lambda dim: _length(maps[dim], "target") / _length(maps[dim], "source"))
     for dim in order:
-        x = _apply_axis(x, dim, maps[dim])
+        x = apply_axis(x, dim, maps[dim], watch)
     return x
 
 
@@ -169,15 +197,19 @@ def _weighted_sum(recipe: Recipe, inputs: Iterable[Tensor]) -> Tensor:
     return total
 
 
-def _apply_axis(x: Tensor, dim: int, segments: tuple[Segment, ...]) -> Tensor:
+def apply_axis(x: Tensor, dim: int, segments: tuple[Segment, ...], watch: Watcher | None = None) -> Tensor:
+    """Map every segment of one axis, factor by factor."""
     if all(m.is_identity for segment in segments for m in segment):
         return x
     lengths = [math.prod(m.source for m in segment) for segment in segments]
     pieces = []
-    for piece, segment in zip(torch.split(x, lengths, dim), segments, strict=True):
+    for number, (piece, segment) in enumerate(zip(torch.split(x, lengths, dim), segments, strict=True)):
         piece = piece.reshape(*piece.shape[:dim], *(m.source for m in segment), *piece.shape[dim + 1 :])
         for offset, axis_map in enumerate(segment):
-            piece = axis_map.apply(piece, dim + offset)
+            mapped = axis_map.apply(piece, dim + offset)
+            if watch:
+                watch.mapped(dim, segments, (number, offset), piece, mapped)
+            piece = mapped
         pieces.append(piece.flatten(dim, dim + len(segment) - 1))
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)
 

@@ -6,12 +6,17 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
+from .measure import Watch
 from .planner import Plan, Step
-from .recipe import Moments, run
+from .recipe import Moments, Watcher, run
 
 
 def run_plan(
-    plan: Plan, tensors: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device | str = "cpu"
+    plan: Plan,
+    tensors: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    watch: Watch | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield (target name, tensor) for every tensor that the source provides.
 
@@ -20,12 +25,20 @@ def run_plan(
         tensors: source name -> tensor; each is asked for only by the steps that read it.
         dtype: of the results; integers and copies of the same dtype are handed over as they are.
         device: where the computation runs and the results lie.
+        watch: measures what is read and made, for the report; it changes no result.
+
+    Raises:
+        BadWeights: with a watch, a result that is not finite although what it is made of is.
     """
     steps = [step for step in plan.steps if step.recipe is not None]
     given: set[int] = set()
     known: Moments = {}
+    tensors = watch.reading(tensors) if watch else tensors
     for step in logging.tqdm(steps, desc="Resampling weights", unit="tensor"):
-        out = _run_step(step, tensors, dtype, torch.device(device), known)
+        trace = watch.following(step) if watch else None
+        out = _run_step(step, tensors, dtype, torch.device(device), known, trace)
+        if watch:
+            watch.made(step, out)
         # Two layers copied from one source tensor must not become one shared parameter.
         out = out.clone() if out.data_ptr() in given else out
         given.add(out.data_ptr())
@@ -33,12 +46,17 @@ def run_plan(
 
 
 def _run_step(
-    step: Step, tensors: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device, known: Moments
+    step: Step,
+    tensors: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    device: torch.device,
+    known: Moments,
+    watch: Watcher | None,
 ) -> Tensor:
     if step.recipe is None:
         raise ValueError(f"{step.target} is {step.action}: there is nothing to compute")
     with torch.no_grad():
-        out = run(step.recipe, lambda one: tensors[step.reads[one]], dtype, device, known)
+        out = run(step.recipe, lambda one: tensors[step.reads[one]], dtype, device, known, watch)
     if tuple(out.shape) != step.shape:
         raise RuntimeError(f"{step.target}: planned {step.shape}, computed {tuple(out.shape)}; please report this.")
     return out

@@ -1,4 +1,14 @@
-"""Folders that are written whole or not at all (Linux and macOS)."""
+"""Folders that are written whole or not at all (Linux and macOS).
+
+Everything is written to a staging folder `.<name>.bot-<pid>-<random>` beside the result's place, brought to the disk,
+and then moved by one rename, or exchanged with the folder it replaces (renameat2, renamex_np): at any moment, a kill
+included, there is the whole old folder or the whole new one. Where the system cannot exchange folders, the old one is
+moved aside first, and back if the new one cannot be moved in; a kill between these two renames leaves no folder in
+the place, both beside it, and the next run says so.
+
+What a killed run left is named in a warning; it is not deleted, for it can hold the folder that was moved aside. The
+lock file `.<name>.bot-lock` keeps other processes off; a killed process holds no lock.
+"""
 
 import errno
 import os
@@ -8,6 +18,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from transformers.utils import logging
 
@@ -18,12 +29,16 @@ logger = logging.get_logger("transformers.bot")
 
 # What save_pretrained of models, tokenizers and processors leaves, and our report with its picture. A folder that
 # holds anything else is more than a saved model, and is never replaced.
-SUFFIXES = frozenset(
-    (".bin", ".codes", ".jinja", ".json", ".md", ".model", ".png", ".safetensors", ".spm", ".tiktoken", ".txt")
-)
-NAMES = frozenset({"LICENSE", ".gitattributes", "additional_chat_templates"})
+WEIGHTS = (".safetensors", ".bin")
+SUFFIXES = (*WEIGHTS, ".codes", ".jinja", ".json", ".md", ".model", ".png", ".spm", ".tiktoken", ".txt")
+NAMES = ("LICENSE", ".gitattributes", ".DS_Store", "additional_chat_templates")
 
-FULL = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO})
+FAILURES = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "a file is larger than the limit (ulimit -f) or the filesystem allows",
+    errno.EIO: "a disk failed",
+}
 
 
 @contextmanager
@@ -33,7 +48,8 @@ def whole_folder(
     """Yield an empty folder to write into, which takes the place of `out` in one step when the block ends well.
 
     >>> import tempfile
-    >>> out = Path(tempfile.mkdtemp()) / "small"
+    >>> place = tempfile.TemporaryDirectory()
+    >>> out = Path(place.name, "small")
     >>> with whole_folder(out) as folder:
     ...     (folder / "config.json").write_text("{}")
     ...     out.exists()
@@ -41,35 +57,32 @@ def whole_folder(
     False
     >>> [file.name for file in out.iterdir()]
     ['config.json']
+    >>> place.cleanup()
 
-    The staging folder is `.<name>.bot-<pid>-<random>` beside `out`. When the block ends well, all of it is brought
-    to the disk and then moved by one rename, or exchanged with the folder it replaces (renameat2, renamex_np): at
-    any moment, a kill included, `out` is the whole old folder or the whole new one. Files get the mode that the
-    umask gives to new ones; a replaced folder's own mode is kept. Where the system cannot exchange folders, the old
-    one is moved aside first, and back if the new one cannot be moved in; a kill between these two renames leaves
-    no folder at `out`, both beside it, and the next run says so.
+    When the block raises, the staging folder and the parents made for it are removed, and `out` is as it was. Files
+    get the mode that the umask gives to new ones; a replaced folder's own mode is kept.
 
-    `overwrite=True` replaces a folder as a whole, and only one that looks like a saved model: with a config.json,
-    and with nothing in it that is no part of one. `needs` (bytes) is compared with the free space first. `keep` are
-    paths that must not lie in the replaced folder: the source's files. A link to a folder is followed, and stays.
+    Args:
+        out: the folder to make. A link to a folder is followed, and stays.
+        overwrite: replace an existing folder as a whole; only one that looks like a saved model, with a config.json
+            and weights, and with nothing in it that is no part of one. An empty folder is always replaced.
+        needs: bytes that must be free.
+        keep: paths that must not lie in the replaced folder: the source's files.
 
-    When the block raises, the staging folder and the parents made for it are removed, and `out` is as it was. What a
-    killed run left beside `out` is named in a warning; it is not deleted, for it can hold the folder that was
-    moved aside. The lock file `.<name>.bot-lock` keeps other processes off `out`; a killed process holds no lock.
-
-    Raises `SaveError` where `out` cannot or must not be written, where another process is writing to it, and where
-    the disk is full or fails in the block (ENOSPC, EFBIG, EDQUOT, EIO). Other errors of the block pass unchanged.
+    Raises:
+        SaveError: `out` cannot or must not be written, another process is writing to it, or the disk is full or
+            fails in the block (ENOSPC, EDQUOT, EFBIG, EIO). Other errors of the block pass unchanged.
     """
     with _told(f"write to {os.fspath(out)!r}"):
         target = _resolve(out)
         _check_replaceable(target, overwrite, keep)
         _check_space(target, needs)
     with _parents(target.parent), _lock(target):
-        _name_left_over(target)
         staging = target.with_name(f".{target.name}.bot-{os.getpid()}-{secrets.token_hex(4)}")
         try:
             with _told(f"write to {target}"):
                 _check_replaceable(target, overwrite, keep)  # again: before the lock, another process may have ended
+                _name_left_over(target)
                 staging.mkdir()
             yield staging
             with _told(f"write to {target}"):
@@ -77,13 +90,12 @@ def whole_folder(
                 _check_replaceable(target, overwrite, keep)  # and again: the block may have taken hours
                 move(staging, target)
         except Exception as error:
-            code = _os_code(error)
-            if code not in FULL:
+            if (code := _os_code(error)) not in FAILURES:
                 raise
             done = f"{_size(_weigh(staging))} of {_size(needs)}" if needs else _size(_weigh(staging))
             raise SaveError(
-                f"{os.strerror(code)}: {done} were written to {target.parent} when the disk, its quota or the limit on"
-                f" file sizes (ulimit -f) was reached. {target} is as it was. Free some space, or choose another place."
+                f"Cannot write {target}: {FAILURES[code]}; {done} were written or reserved in {target.parent}."
+                " What stood there is as it was. Free some space, or choose another folder."
             ) from error
         finally:
             remove(staging)  # what was written, if the block failed; what stood at `out`, if it was replaced
@@ -109,7 +121,7 @@ def _resolve(out: str | os.PathLike[str]) -> Path:
     path = Path(text)
     if path.is_symlink() and not path.exists():
         raise SaveError(f"{path} is a link to {os.readlink(path)}, which does not exist. Remove the link or make that.")
-    target = path.resolve()
+    target = Path(os.path.realpath(path))
     if os.path.ismount(target):
         raise SaveError(f"{target} is a whole filesystem, which cannot be replaced. Choose a folder in it.")
     if target.exists() and Path.cwd().is_relative_to(target):
@@ -126,27 +138,37 @@ def _check_replaceable(target: Path, overwrite: bool, keep: Sequence[Path]) -> N
     names = sorted(os.listdir(target))
     if not names:
         return
-    # A file of the hub's cache is a link: neither the link nor what it leads to may go.
     for path in keep:
-        if any(Path(place).is_relative_to(target) for place in (os.path.abspath(path), os.path.realpath(path))):
+        if _lies_in(path, target):
             raise SaveError(f"{target} holds the source: {path} would be deleted. Choose another folder.")
     if not overwrite:
         raise SaveError(
             f"{target} exists and is not empty. Choose another folder, or replace it as a whole with overwrite=True"
             " (--overwrite)."
         )
-    foreign = [name for name in names if not _is_part(target / name)]
-    if "config.json" not in names or foreign:
-        why = "has no config.json" if "config.json" not in names else f"holds {_some(foreign)}"
-        raise SaveError(
-            f"{target} does not look like a saved model: it {why}. overwrite=True (--overwrite) replaces saved models"
-            " only. Choose another folder, or remove this one yourself."
-        )
+    if foreign := [name for name in names if name not in NAMES and not _is_file(target / name, SUFFIXES)]:
+        why = f"it holds {_some(foreign)}"
+    elif "config.json" not in names:
+        why = "it has no config.json"
+    elif not any(_is_file(target / name, WEIGHTS) for name in names):
+        why = "it has no weights"
+    else:
+        return
+    raise SaveError(
+        f"{target} does not look like a saved model: {why}. overwrite=True (--overwrite) replaces saved models only."
+        " Choose another folder, or remove this one yourself."
+    )
 
 
-def _is_part(path: Path) -> bool:
-    """Return whether a saved model's folder may hold `path`."""
-    return path.name in NAMES or (path.suffix in SUFFIXES and not path.is_dir())
+def _is_file(path: Path, suffixes: tuple[str, ...]) -> bool:
+    return path.suffix in suffixes and not path.is_dir()
+
+
+def _lies_in(path: Path, target: Path) -> bool:
+    """Return whether `path`, or what it leads to if it is a link (the hub's cache is full of them), is in `target`."""
+    places = (Path(os.path.abspath(path)), Path(os.path.realpath(path)))
+    folders = {folder for place in places for folder in (place, *place.parents) if folder.exists()}
+    return any(folder.samefile(target) for folder in folders)  # by inode: names can differ in case, and mean the same
 
 
 def _check_space(target: Path, needs: int) -> None:
@@ -181,42 +203,40 @@ def _lock(target: Path) -> Iterator[None]:
     """
     path = target.with_name(f".{target.name}.bot-lock")
     with _told(f"lock {target}"):
-        handle = _take(path)
-        while not _is_at(handle, path):
-            os.close(handle)
-            handle = _take(path)
+        file = _take(path, target)
+        while not _is_at(file, path):
+            file.close()
+            file = _take(path, target)
     try:
         yield
     finally:
         with suppress(OSError):  # a lock file that stays keeps nobody out
             path.unlink()
-        os.close(handle)
+        file.close()
 
 
-def _take(path: Path) -> int:
+def _take(path: Path, target: Path) -> BinaryIO:
     """Open the file at `path` and lock it."""
     import fcntl  # not on Windows, where the rest of the package works
 
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    file = open(path, "ab", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))  # noqa: SIM115
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in UNKNOWN_CALL:
             logger.warning(f"The filesystem of {path.parent} has no locks: of two processes that write, the last wins.")
-            return handle
-        os.close(handle)
+            return file
+        file.close()
         if error.errno not in (errno.EAGAIN, errno.EACCES):
             raise
-        raise SaveError(
-            f"Another process is writing to {path.parent}: it holds {path.name}. Wait for it, or choose another folder."
-        ) from error
-    return handle
+        raise SaveError(f"Another process is writing to {target}. Wait for it, or choose another folder.") from error
+    return file
 
 
-def _is_at(handle: int, path: Path) -> bool:
-    """Return whether `path` is still the file that `handle` was opened as."""
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Return whether `path` is still the file that was opened."""
     try:
-        return os.path.samestat(os.fstat(handle), os.stat(path))
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except FileNotFoundError:
         return False
 
@@ -247,9 +267,13 @@ def _os_code(error: BaseException | None) -> int:
 
 
 def _weigh(folder: Path) -> int:
-    """Return the bytes that the files of `folder` take on the disk, those reserved but not written left out."""
-    files = (os.lstat(os.path.join(place, name)) for place, _, names in os.walk(folder) for name in names)
-    return sum(min(file.st_size, file.st_blocks * 512) for file in files)
+    """Return the bytes that the files of `folder` take on the disk, those that are only reserved counted too."""
+    total = 0
+    for path in (Path(place, name) for place, _, names in os.walk(folder) for name in names):
+        with suppress(FileNotFoundError):  # deleted in this moment, by hand or by a run without locks
+            file = path.lstat()
+            total += min(file.st_size, file.st_blocks * 512)
+    return total
 
 
 def _size(count: float) -> str:

@@ -124,7 +124,7 @@ def lay_out(
             filename_pattern="model" + (f".{variant}" if variant else "") + "{suffix}.safetensors",
             max_shard_size=max_shard_size,
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise BadOption(f"max_shard_size {max_shard_size!r}: give bytes, or text such as '2GB' ({error}).") from error
     return tuple(Shard(file, tuple(named[name] for name in names)) for file, names in split.filename_to_tensors.items())
 
@@ -141,10 +141,10 @@ class ShardWriter:
     >>> import tempfile
     >>> from safetensors.torch import load_file
     >>> shards = lay_out([Entry("weight", torch.bfloat16, (2, 3))])
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> with ShardWriter(folder, shards, parameters=6) as writer:
-    ...     writer.put("weight", torch.ones(2, 3, dtype=torch.bfloat16))
-    >>> load_file(folder / "model.safetensors")["weight"].sum()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with ShardWriter(Path(folder), shards, parameters=6) as writer:
+    ...         writer.put("weight", torch.ones(2, 3, dtype=torch.bfloat16))
+    ...     load_file(f"{folder}/model.safetensors")["weight"].sum()
     tensor(6., dtype=torch.bfloat16)
 
     On entering, the files are made, with their headers and with their space reserved, so that a disk that is too
@@ -168,6 +168,7 @@ class ShardWriter:
         self.folder, self.shards, self.parameters, self.variant = folder, tuple(shards), parameters, variant
         self._open = {entry.name: (entry, shard) for shard in shards for entry in shard.entries}
         self._put: set[str] = set()
+        self._buffer = torch.empty(PIECE, dtype=torch.uint8)  # one for all: the allocator would keep many
 
     def __enter__(self) -> "ShardWriter":
         for shard in self.shards:
@@ -196,7 +197,7 @@ class ShardWriter:
             )
         with open(self.folder / shard.file, "r+b") as file:
             start = shard.starts[name]
-            for piece in _pieces(tensor.detach()):
+            for piece in _pieces(tensor.detach(), self._buffer):
                 start = _write(file.fileno(), piece, start)
         self._put.add(name)
 
@@ -226,18 +227,21 @@ def _reserve(handle: int, size: int) -> None:
     return os.ftruncate(handle, size)
 
 
-def _pieces(tensor: Tensor) -> Iterator[memoryview]:
-    """Yield the bytes of `tensor` in order, without a copy where they lie in order in main memory."""
+def _pieces(tensor: Tensor, buffer: Tensor) -> Iterator[memoryview]:
+    """Yield the bytes of `tensor` in order: where they lie, or copied to `buffer`, until the next are asked for."""
     size = tensor.numel() * tensor.itemsize
     if size == 0:
         return
-    if size <= PIECE or (tensor.is_contiguous() and tensor.device.type == "cpu"):
-        yield tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+    if tensor.is_contiguous() and tensor.device.type == "cpu":
+        yield tensor.view(-1).view(torch.uint8).numpy().data
+    elif size <= len(buffer):
+        buffer[:size].view(tensor.dtype).view(tensor.shape).copy_(tensor)
+        yield buffer[:size].numpy().data
     elif len(tensor) == 1:
-        yield from _pieces(tensor[0])
+        yield from _pieces(tensor[0], buffer)
     else:
-        for part in torch.split(tensor, max(1, PIECE * len(tensor) // size)):
-            yield from _pieces(part)
+        for part in torch.split(tensor, max(1, len(buffer) * len(tensor) // size)):
+            yield from _pieces(part, buffer)
 
 
 def _write(handle: int, data: memoryview, start: int) -> int:

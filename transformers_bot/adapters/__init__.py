@@ -1,12 +1,19 @@
-"""What every supported architecture's tensors mean. A new architecture is one file and one line here."""
+"""What every supported architecture's tensors mean. A new architecture is one file and one line here.
 
-from ..errors import UnsupportedArchitecture, suggest
+An architecture that is not built in is one file, too, wherever it lies: `register` makes it known.
+`docs/adapters.md` shows how to write one.
+"""
+
+from ..errors import BadOption, UnsupportedArchitecture, suggest
 from .base import Adapter
 from .bert import BERT, ROBERTA
 from .gpt2 import GPT2
+from .loaded import load
+from .valid import validate
 from .vit import DEIT, VIT
 
-ADAPTERS: dict[str, Adapter] = {adapter.model_type: adapter for adapter in (BERT, ROBERTA, GPT2, VIT, DEIT)}
+BUILT_IN = (BERT, ROBERTA, GPT2, VIT, DEIT)
+ADAPTERS: dict[str, Adapter] = {adapter.model_type: adapter for adapter in BUILT_IN}
 
 
 def get(model_type: str) -> Adapter:
@@ -20,8 +27,28 @@ def get(model_type: str) -> Adapter:
     hint = suggest(model_type, ADAPTERS)
     raise UnsupportedArchitecture(
         f"model type {model_type!r} has no adapter. Model type should be one of {', '.join(ADAPTERS)}.{hint} "
-        "A new one is one data file in transformers_bot/adapters."
+        "A new one is a file of data, see docs/adapters.md."
     )
 
 
-__all__ = ["ADAPTERS", "Adapter", "get"]
+def register(adapter: Adapter) -> Adapter:
+    """Make an architecture known for the rest of this process; returns the adapter.
+
+    Registering a model type again replaces what was registered before, built-in ones excepted.
+
+    Example:
+        >>> register(get("gpt2")) is get("gpt2")
+        True
+
+    Raises:
+        BadOption: an adapter that contradicts itself or transformers' config of that model type, or one
+            for a model type that is built in.
+    """
+    validate(adapter)
+    if adapter.model_type in (one.model_type for one in BUILT_IN if one is not adapter):
+        raise BadOption(f"model type {adapter.model_type!r} is built in and cannot be replaced.")
+    ADAPTERS[adapter.model_type] = adapter
+    return adapter
+
+
+__all__ = ["ADAPTERS", "Adapter", "get", "load", "register", "validate"]

@@ -19,7 +19,7 @@ from .files import Choice, candidates, choose, explicit_name, find_shards, finde
 from .headers import StoredTensor, read_header
 from .index import check_agreement, read_index
 from .jsons import read_json
-from .paths import Folder, listed, opened, shown_path
+from .paths import Folder, count, listed, opened, shown_path
 from .pickles import read_pickle
 from .quantised import FLOATS, check_not_quantised
 
@@ -145,8 +145,9 @@ def _tensors(choice: Choice, index: Mapping[str, str], shards: list[str], files:
     empty = [name for name, tensor in tensors.items() if 0 in tensor.shape]
     if empty:
         raise BadCheckpoint(
-            f"{len(empty)} tensors of {shown_path(choice.main)} are empty: {listed(empty[:3])}. They were split over "
-            "processes when they were saved (DeepSpeed ZeRO-3): gather them (zero_to_fp32.py), then save again."
+            f"{shown_path(choice.main)} holds {count(len(empty), 'tensor')} without any element: {listed(empty[:3])}, "
+            "as saving a model split over processes leaves them (DeepSpeed ZeRO-3). Gather them (zero_to_fp32.py), "
+            "then save again."
         )
     return tensors
 

@@ -22,7 +22,8 @@ from .paths import opened, shown, shown_path
 MAX_HEADER = 100_000_000  # bytes; the cap of the safetensors library itself
 MAX_TENSORS = 1_000_000
 MAX_NAME = 1_024  # bytes; the longest names of published models have some 150
-MAX_METADATA = 8_000_000  # bytes
+MAX_METADATA = 8_000_000  # bytes, in as many texts:
+MAX_TEXTS = 10_000
 # Bits of one element. Names as in the format; the last two rows are sub-byte and 8-bit floats.
 BITS = {
     **{"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64},
@@ -79,16 +80,17 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         length = _header_length(path, start, size)
         stream.seek(8)
         text = stream.read(length)
+    # Inside of a text the quotes would be escaped: this counts tensors before any is built.
+    if text.count(b'"data_offsets"') > MAX_TENSORS:
+        raise BadCheckpoint(
+            f"the header of {shown_path(path)} names more than {MAX_TENSORS:,} tensors, which no model has. {AGAIN}"
+        )
     tensors: dict[str, StoredTensor] = {}
     ranges: list[tuple[int, int, str]] = []
     for key, value in _Header(path, text).entries():
         name = _name(path, key)
         if name in tensors:
             raise BadCheckpoint(f"the header of {shown_path(path)} names {shown(name)} twice. {AGAIN}")
-        if len(tensors) >= MAX_TENSORS:
-            raise BadCheckpoint(
-                f"the header of {shown_path(path)} names more than {MAX_TENSORS:,} tensors, which no model has. {AGAIN}"
-            )
         tensors[name], begin, end = _tensor(path, name, value)
         ranges.append((begin, end, name))
     _check_layout(path, ranges, size - 8 - length)
@@ -160,10 +162,10 @@ class _Header:
     def skip_metadata(self) -> None:
         """Pass over an object of texts; its content is not used."""
         begin = self.place
-        for _ in self.members():
+        for number, _ in enumerate(self.members()):
             self.take(STRING, "a text in __metadata__")
-            if self.place - begin > MAX_METADATA:
-                raise self.broken(f"at most {MAX_METADATA:,} bytes of __metadata__")
+            if self.place - begin > MAX_METADATA or number >= MAX_TEXTS:
+                raise self.broken(f"at most {MAX_METADATA:,} bytes and {MAX_TEXTS:,} texts of __metadata__")
 
     def take(self, pattern: re.Pattern[bytes], wanted: str) -> bytes:
         """The text that a pattern matches here; the place moves behind it and behind spaces."""
@@ -214,8 +216,8 @@ def _tensor(path: Path, name: str, value: bytes) -> tuple[StoredTensor, int, int
     begin, end = offsets
     if bits != 8 * (end - begin):
         raise BadCheckpoint(
-            f"{bad}the shape {shown(shape)} of {dtype}, which is {shown(-(-bits // 8))} bytes, but data_offsets for "
-            f"{shown(end - begin)}. {AGAIN}"
+            f"{bad}the shape {shown(shape)} of {dtype}, which is {shown(bits // 8)} bytes, but data_offsets for "
+            f"{end - begin:,}. {AGAIN}"
         )
     return StoredTensor(dtype, tuple(shape), path), begin, end
 
@@ -228,7 +230,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _are_lengths(value: Any) -> bool:
-    return isinstance(value, list) and all(type(length) is int and length >= 0 for length in value)
+    return isinstance(value, list) and all(type(length) is int and 0 <= length < 1 << 63 for length in value)
 
 
 def _check_layout(path: Path, ranges: list[tuple[int, int, str]], held: int) -> None:
@@ -242,7 +244,7 @@ def _check_layout(path: Path, ranges: list[tuple[int, int, str]], held: int) -> 
             )
         if begin > reached:
             raise BadCheckpoint(
-                f"{shown_path(path)}: {shown(begin - reached)} bytes before tensor {shown(name)} belong to no tensor. "
+                f"{shown_path(path)}: {begin - reached:,} bytes before tensor {shown(name)} belong to no tensor. "
                 f"{AGAIN}"
             )
         reached, before = end, name

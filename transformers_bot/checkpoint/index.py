@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import BadCheckpoint, UnsafeCheckpoint
 from .headers import StoredTensor
 from .jsons import read_json
-from .paths import is_plain, listed, shown, shown_path
+from .paths import count, is_plain, listed, shown, shown_path
 
 Headers = Mapping[str, Mapping[str, StoredTensor]]  # shard -> its tensors
 
@@ -55,11 +55,10 @@ def read_index(path: Path, suffix: str) -> dict[str, str]:
 
 def missing_shards(path: Path, shards: list[str], absent: list[str]) -> BadCheckpoint:
     """The error for shards that the index names and the folder does not hold."""
-    is_are = "is" if len(absent) == 1 else "are"
-    of = "shard" if len(shards) == 1 else "shards"
+    verb = "is" if len(absent) == 1 else "are"
     return BadCheckpoint(
-        f"{len(absent)} of {len(shards)} {of} of {shown_path(path)} {is_are} missing: {listed(absent)}. "
-        "Download the missing files."
+        f"{len(absent)} of {count(len(shards), 'shard')} {verb} missing: {listed(absent)} "
+        f"(named by {shown_path(path)}). Download the missing files."
     )
 
 
@@ -74,18 +73,18 @@ def check_agreement(path: Path, index: Mapping[str, str], headers: Headers) -> N
     if twice:
         shards = [shard for shard, tensors in headers.items() if twice[0] in tensors]
         raise BadCheckpoint(
-            f"{len(twice)} tensors are in more than one shard of {shown_path(path)}: {listed(twice)} (the first in "
-            f"{listed(shards)}). Which one counts is undefined; save the model again."
+            f"more than one shard of {shown_path(path)} holds {count(len(twice), 'tensor')}: {listed(twice)} (the "
+            f"first is in {listed(shards)}). Which one counts is undefined; save the model again."
         )
     lacking = [name for name, shard in index.items() if name not in headers[shard]]
     if lacking:
         raise BadCheckpoint(
-            f"{shown_path(path)} lists {len(lacking)} tensors that their shards lack: {listed(lacking)} (the first in "
-            f"{shown(index[lacking[0]])}). Download index and shards again, from one revision."
+            f"{shown_path(path)} lists {count(len(lacking), 'tensor')} that the shards lack: {listed(lacking)} (the "
+            f"first should be in {shown(index[lacking[0]])}). Download index and shards again, from one revision."
         )
     omitted = [name for name in held if name not in index]
     if omitted:
         raise BadCheckpoint(
-            f"{shown_path(path)} omits {len(omitted)} tensors that its shards hold: {listed(omitted)}. "
+            f"{shown_path(path)} omits {count(len(omitted), 'tensor')} that its shards hold: {listed(omitted)}. "
             "Download index and shards again, from one revision."
         )

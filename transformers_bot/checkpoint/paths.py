@@ -27,18 +27,26 @@ KINDS = {
 }
 
 
-def shown(name: object) -> str:
-    """A foreign name for a message: quoted, control characters escaped, cut to 80 characters.
+def shown(value: object) -> str:
+    """A foreign name or value for a message: as Python writes it, control characters escaped, cut to 80 characters.
 
-    >>> shown("h.0.w")
-    "'h.0.w'"
+    >>> shown("h.0.w"), shown([1, 2])
+    ("'h.0.w'", '[1, 2]')
     >>> shown("a" * 1000)[-18:]
     '(1,000 characters)'
     """
-    text = name if isinstance(name, str) else repr(name)
+    text = value if isinstance(value, str) else repr(value)
     if len(text) <= SHOWN:
-        return repr(text)
-    return f"{text[:SHOWN]!r}... ({len(text):,} characters)"
+        return repr(value)
+    return f"{repr(text[:SHOWN]) if isinstance(value, str) else text[:SHOWN]}... ({len(text):,} characters)"
+
+
+def count(number: int, what: str) -> str:
+    """
+    >>> count(1, "tensor"), count(1200, "tensor")
+    ('1 tensor', '1,200 tensors')
+    """
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def shown_path(path: str | os.PathLike[str]) -> str:
@@ -114,7 +122,7 @@ class Folder:
         real = os.path.realpath(path)
         if not any(os.path.commonpath([root, real]) == root for root in self.roots):
             raise UnsafeCheckpoint(
-                f"{shown_path(path)} is a link to {shown(real)}, outside of the model folder: it is not opened. "
+                f"{shown_path(path)} is a link to {shown_path(real)}, outside of the model folder: it is not opened. "
                 "Copy the file into the folder if you trust it."
             )
         try:
@@ -133,7 +141,7 @@ class Folder:
         """Refuse links out of the folder in every file that a loader might open beside the weights."""
         with self._listing() as entries:
             for entry in entries:
-                if entry.is_symlink() and entry.name.endswith(READ_SUFFIXES) and not entry.is_dir():
+                if entry.is_symlink() and entry.name.endswith(READ_SUFFIXES) and not os.path.isdir(entry):
                     self.check(Path(entry.path))
 
     def names(self) -> list[str]:

@@ -62,6 +62,41 @@ def add_hub(parser: Any) -> None:
     group.add_argument("--variant", metavar="NAME", help="weight files of this variant, such as fp16")
 
 
+def add_reading(parser: Any) -> None:
+    """How carefully the source is read."""
+    group = parser.add_argument_group("reading the source")
+    flag = argparse.BooleanOptionalAction
+    group.add_argument(
+        "--allow-pickle", action=flag, help="read .bin files, which can run code: only for a source you trust"
+    )
+    group.add_argument("--nonfinite", metavar="CHOICE", help="weights that are NaN or infinity: error, warn or zero")
+
+
+def add_adapter(parser: Any) -> None:
+    parser.add_argument(
+        "--adapter",
+        metavar="FILE.py",
+        action="append",
+        default=[],
+        help="a Python file with an adapter for an architecture that is not built in; it is run",
+    )
+
+
+def read_adapters(chosen: argparse.Namespace) -> None:
+    """Make the architectures of --adapter known."""
+    from ..adapters import load, register
+
+    for path in chosen.adapter:
+        for adapter in load(path):
+            register(adapter)
+
+
+def hub_keywords(chosen: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says about where and how the source is read."""
+    names = ("revision", "subfolder", "variant", "allow_pickle", "nonfinite")
+    return {name: value for name in names if (value := getattr(chosen, name, None)) is not None}
+
+
 def add_target(parser: Any) -> None:
     """What the result shall be, and its recipe."""
     group = parser.add_argument_group("the target")

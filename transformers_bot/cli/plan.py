@@ -4,7 +4,18 @@ import argparse
 import json
 from typing import Any
 
-from .options import FIELDS, add_hub, add_method, add_source, add_target, factory, required, settings
+from .options import (
+    FIELDS,
+    add_adapter,
+    add_hub,
+    add_method,
+    add_source,
+    add_target,
+    factory,
+    read_adapters,
+    required,
+    settings,
+)
 from .terminal import has_width, width
 
 
@@ -25,6 +36,7 @@ def add(commands: Any) -> None:
     add_target(parser)
     add_method(parser)
     add_hub(parser)
+    add_adapter(parser)
     parser.set_defaults(run=run)
 
 
@@ -33,6 +45,7 @@ def run(chosen: argparse.Namespace) -> int:
 
     from ..table import render
 
+    read_adapters(chosen)
     given = settings(chosen)
     source, task = required(given, "source"), given.get("task")
     keywords = {name: value for name, value in given.items() if name in PLANNED}

@@ -26,26 +26,29 @@ def fill(text: str, columns: int, indent: str = "", hang: str = "") -> str:
     return textwrap.fill(text, columns, initial_indent=indent, subsequent_indent=hang, break_on_hyphens=False)
 
 
-def table(rows: Sequence[Sequence[str]], columns: int, right: Sequence[int] = ()) -> str:
-    """Rows in columns, the first row as heading; the last column is wrapped to what is left.
+def table(rows: Sequence[Sequence[str] | str], columns: int, right: Sequence[int] = ()) -> str:
+    """Rows in columns, the first row as heading; the last column is wrapped to what the others leave.
 
     Args:
-        right: numbers of the columns that are aligned to the right.
+        rows: a plain string is a line of its own.
+        right: numbers of the columns that are aligned to the right, the last one not among them.
     """
-    cells = [[printable(cell, longest=200) for cell in row] for row in rows]
+    cells = [
+        [*(printable(cell, longest=200) for cell in row[:-1]), printable(row[-1])]
+        for row in rows
+        if not isinstance(row, str)
+    ]
     last = len(cells[0]) - 1
     widths = [max(len(row[i]) for row in cells) for i in range(last)]
-    left = max(16, columns - sum(widths) - 2 * last)
-    lines = []
-    for row in cells:
-        head = [
-            cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=False))
-        ]
-        text = textwrap.wrap(row[last], left, break_on_hyphens=False) or [""]
-        if last in right:
-            text = [text[0].rjust(min(left, max(len(other[last]) for other in cells)))]
-        lines.append("  ".join([*head, text[0]]).rstrip())
-        pad = " " * (sum(widths) + 2 * last)
-        lines += [pad + more for more in text[1:]]
-    heading = max(len(line) for line in lines)
-    return "\n".join([lines[0], "-" * min(heading, columns), *lines[1:]])
+    start = sum(widths) + 2 * last
+    lines, left = [], max(12, columns - start)
+    given = iter(cells)
+    for row in rows:
+        if isinstance(row, str):
+            lines.append(printable(row, columns))
+            continue
+        *head, text = next(given)
+        aligned = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(head, widths, strict=True))]
+        first, *others = textwrap.wrap(text, left, break_on_hyphens=False) or [""]
+        lines += ["  ".join([*aligned, first]).rstrip(), *(" " * start + more for more in others)]
+    return "\n".join([lines[0], "-" * min(columns, max(map(len, lines))), *lines[1:]])

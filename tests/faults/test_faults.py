@@ -1,0 +1,111 @@
+"""Every row of the table of bad inputs: its kind, its words, nothing opened outside, nothing written.
+
+Rows are data (`table_*.py`); each is made from a good folder of two layers and goes through the check
+alone, through `from_pretrained` and through `resize_checkpoint`.
+"""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from folders import make_sources
+from table_configs import CONFIGS
+from table_folders import FOLDERS
+from table_headers import HEADERS
+from watching import MEGABYTES, SECONDS, nothing_opens, watched
+
+import transformers_bot
+from transformers_bot import BoTModelForCausalLM
+from transformers_bot.checkpoint import check_files
+
+ROWS = {
+    f"{group}: {name}": row
+    for group, rows in (("header", HEADERS), ("folder", FOLDERS), ("config", CONFIGS))
+    for name, row in rows.items()
+}
+LONGEST = 1_200  # characters of a message
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """The good folders, by kind."""
+    return make_sources(tmp_path_factory.mktemp("good"))
+
+
+def by_check(folder: Path, keywords: dict) -> None:
+    allow = keywords.get("allow_pickle", False)
+    check_files(str(folder), {k: v for k, v in keywords.items() if k != "allow_pickle"}, allow_pickle=allow)
+
+
+def by_loading(folder: Path, keywords: dict) -> None:
+    BoTModelForCausalLM.from_pretrained(str(folder), n_layer=4, **keywords)
+
+
+def by_resizing(folder: Path, keywords: dict) -> None:
+    out = folder.parent / "out"
+    out.mkdir()
+    (out / "kept").write_text("as it was")
+    try:
+        transformers_bot.resize_checkpoint(str(folder), out, config={"n_layer": 4}, overwrite=True, **keywords)
+    finally:
+        assert [path.name for path in folder.parent.iterdir() if path.name not in ("model", "outside")] == ["out"]
+        assert [path.name for path in out.iterdir()] == ["kept"]
+        assert (out / "kept").read_text() == "as it was"
+
+
+# What a config alone can show about sizes is the plan's business, not the files'.
+PLANNED = {"no layers", "layers negative", "heads that do not divide", "no model type", "hostile model type"}
+CALLS = {"check": by_check, "from_pretrained": by_loading, "resize_checkpoint": by_resizing}
+CASES = [
+    pytest.param(row, call, id=f"{call} - {name}")
+    for name, row in ROWS.items()
+    for call in CALLS
+    if not (call == "check" and name.removeprefix("config: ") in PLANNED)
+]
+
+
+@pytest.mark.parametrize(("row", "call"), CASES)
+def test_a_bad_input_is_named_and_nothing_else_is_touched(sources, tmp_path, monkeypatch, row, call):
+    folder = tmp_path / "model"
+    shutil.copytree(sources[row.source], folder)
+    row.mutate(folder)
+    outside = tmp_path / "outside"
+    outside.mkdir(exist_ok=True)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "work").rmdir()  # nothing can be written to where the process stands
+    with nothing_opens(outside), watched() as seen, pytest.raises(row.error) as caught:
+        CALLS[call](folder, row.keywords)
+    assert type(caught.value) is row.error
+    text = str(caught.value)
+    assert re.search(row.message, text), text
+    assert text.isprintable()
+    assert len(text) < LONGEST
+    assert seen.outside(folder, tmp_path / "out") == []
+    assert seen.seconds < SECONDS
+    assert seen.megabytes < MEGABYTES
+
+
+def test_the_good_folders_are_good(sources):
+    for name, folder in sources.items():
+        checked = check_files(str(folder), {}, allow_pickle=name == "pickled")
+        assert len(checked.tensors) == (0 if name == "pickled" else 28)
+        resized = BoTModelForCausalLM.from_pretrained(str(folder), n_layer=4, allow_pickle=name == "pickled")
+        assert resized.config.n_layer == 4
+
+
+def test_the_watchers_see(sources, tmp_path):
+    # A check that cannot fail would prove nothing: Python's opens, native ones, and memory are seen.
+    from safetensors import safe_open
+
+    (tmp_path / "x").write_text("x")
+    with watched() as seen:
+        kept = bytearray(50_000_000)
+        (tmp_path / "x").read_text()
+    assert seen.outside(sources["single"]) == [os.path.realpath(tmp_path / "x")]
+    assert 40 < seen.megabytes < 60
+    assert len(kept) == 50_000_000
+    with pytest.raises(AssertionError), nothing_opens(sources["single"]):
+        safe_open(sources["single"] / "model.safetensors", framework="pt")

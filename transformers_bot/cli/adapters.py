@@ -1,0 +1,116 @@
+"""`transformers-bot adapters`: the architectures that are known, and whether an adapter fits its models."""
+
+import argparse
+import json
+import os
+from typing import Any
+
+from .. import errors
+from .terminal import fill, table, width
+from .words import printable
+
+MISFIT = 4
+MANY = 12  # problems that are printed
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "adapters",
+        usage="transformers-bot adapters [--json]\n       transformers-bot adapters check ADAPTER [--model MODEL]",
+        help="list the supported architectures, or check an adapter of your own",
+        description="List the architectures that can be resized and their model classes. `adapters check` tells "
+        "whether an adapter, built in or your own, fits the models of its type.",
+        epilog="examples:\n"
+        "  transformers-bot adapters\n"
+        "  transformers-bot adapters check bert\n"
+        "  transformers-bot adapters check my_adapter.py --model me/my-model\n"
+        "How to write one is in docs/adapters.md.",
+    )
+    parser.add_argument("--json", action="store_true", help="print the list as JSON on standard output")
+    parser.set_defaults(run=run_list)
+    inner = parser.add_subparsers(title="commands", metavar="COMMAND")
+    check = inner.add_parser(
+        "check",
+        usage="transformers-bot adapters check ADAPTER [--model MODEL] [--json]",
+        help="compare an adapter with the tensors of its models",
+        description="Compare an adapter's rules with the tensors of every model class of its type: each must be named "
+        "by one rule and have the shape that it predicts, at the model's sizes and at others; then tiny models with "
+        "random weights are run to see that every axis has the right role. No weights are read. WARNING: a file that "
+        "is given as ADAPTER is run as Python code, so name only files that you trust.",
+        epilog="Exit codes: 0 nothing was found, 4 the adapter does not fit.\n"
+        "examples:\n"
+        "  transformers-bot adapters check gpt2\n"
+        "  transformers-bot adapters check distilbert.py --model distilbert-base-uncased",
+    )
+    check.add_argument(
+        "adapter_name", metavar="ADAPTER", help="a .py file that defines an adapter, or a built-in model type"
+    )
+    check.add_argument(
+        "--model",
+        metavar="MODEL",
+        help="whose config to take: a Hub id, a folder or a config.json; default: the type's own",
+    )
+    check.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+    check.set_defaults(run=run_check, adapter=[])
+
+
+def run_list(chosen: argparse.Namespace) -> int:
+    from ..adapters import ADAPTERS
+    from ..adapters.check import class_names
+
+    known = {name: (adapter.norm, class_names(name)) for name, adapter in ADAPTERS.items()}
+    if chosen.json:
+        print(json.dumps({name: {"norm": norm, "classes": names} for name, (norm, names) in known.items()}, indent=2))
+        return 0
+    rows = [(name, f"{norm}-norm", ", ".join(names)) for name, (norm, names) in known.items()]
+    print(table([("model type", "blocks", "model classes"), *rows], width()))
+    return 0
+
+
+def run_check(chosen: argparse.Namespace) -> int:
+    from ..adapters.check import check
+
+    adapter = _adapter(chosen.adapter_name)
+    done = check(adapter, _config(chosen.model, adapter.model_type))
+    if chosen.json:
+        shown = {"model_type": adapter.model_type, **vars(done)}
+        print(json.dumps(shown, indent=2))
+        return MISFIT if done.problems else 0
+    columns = width()
+    lines = [f"{adapter.model_type}: {len(adapter.rules)} rules, {len(done.classes)} classes, {done.tensors} tensors"]
+    lines += [fill(f"compared: {', '.join(done.classes)}", columns, hang="  ")]
+    lines += [fill(f"run:      {', '.join(done.run)}", columns, hang="  ")] if done.run else []
+    lines += [fill(f"note: {printable(note)}", columns, hang="  ") for note in done.notes]
+    lines += [fill(f"problem: {printable(problem)}", columns, hang="  ") for problem in done.problems[:MANY]]
+    if len(done.problems) > MANY:
+        lines.append(f"... and {len(done.problems) - MANY} more problems (--json lists all)")
+    count = len(done.problems)
+    lines.append("The adapter fits." if not count else f"The adapter does not fit: {count} problem{'s' * (count > 1)}.")
+    print("\n".join(lines))
+    return MISFIT if done.problems else 0
+
+
+def _adapter(name: str) -> Any:
+    from ..adapters import ADAPTERS, get, load, validate
+
+    if name in ADAPTERS and not os.path.isfile(name):
+        return get(name)
+    if not name.endswith(".py"):
+        hint = errors.suggest(name, ADAPTERS)
+        raise errors.BadOption(f"{name!r} is neither a .py file nor a known model type ({', '.join(ADAPTERS)}).{hint}")
+    found = load(name)
+    if len(found) > 1:
+        types = ", ".join(repr(adapter.model_type) for adapter in found)
+        raise errors.BadOption(f"{name} defines adapters for {types}; check them in files of their own.")
+    validate(found[0])
+    return found[0]
+
+
+def _config(model: str | None, model_type: str) -> Any:
+    from transformers import CONFIG_MAPPING
+
+    if model is None or (model == model_type and not os.path.exists(model)):
+        return CONFIG_MAPPING[model_type]()
+    from ..loading import named_config
+
+    return named_config(model)

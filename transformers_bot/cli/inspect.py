@@ -1,0 +1,106 @@
+"""`transformers-bot inspect`: what a checkpoint is made of and what halving it would keep."""
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from ..table import in_bytes
+from .options import add_adapter, add_hub, add_reading, add_source, hub_keywords, read_adapters
+from .terminal import fill, table, width
+from .words import printable
+
+if TYPE_CHECKING:
+    from ..inspecting import Inspection, Stack
+
+SHOWN = ("layer", "hidden", "ffn", "heads", "head_dim")
+NOTE = (
+    "0.50 is what halving keeps of weights without order, as of noise; 1.00 is all of it. Trained weights have little "
+    "order of their own: resizing sorts similar units next to each other first and keeps far more, see the report of "
+    "a resize. Where a role is on both axes, noise keeps 0.25."
+)
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "inspect",
+        usage="transformers-bot inspect SOURCE [--png FILE] [options]",
+        help="show what a checkpoint is made of and what halving it would keep",
+        description="Show a checkpoint's sizes and tensors, the meaning of their axes, and for every role (layer, "
+        "hidden, ffn, heads, head_dim) the share of the weights' energy in the low band of one wavelet level: what a "
+        "plain halving of that role would keep. Reads the weights, one tensor at a time.",
+        epilog="examples:\n"
+        "  transformers-bot inspect gpt2\n"
+        "  transformers-bot inspect ./my-model --png energy.png --wavelet db2",
+    )
+    add_source(parser)
+    parser.add_argument(
+        "--png", metavar="FILE", help="save a heat map: kinds of tensors by layers, colour = share kept"
+    )
+    parser.add_argument("--wavelet", metavar="NAME", default="haar", help="an orthogonal one (default: haar)")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON on standard output")
+    add_reading(parser)
+    add_adapter(parser)
+    add_hub(parser)
+    parser.set_defaults(run=run)
+
+
+def run(chosen: argparse.Namespace) -> int:
+    from ..inspecting import inspect
+
+    read_adapters(chosen)
+    found = inspect(chosen.source, wavelet=chosen.wavelet, **hub_keywords(chosen))
+    drawn = found.plot(chosen.png) if chosen.png else None
+    print(json.dumps(found.to_dict(), indent=2) if chosen.json else show(found, width()))
+    if drawn and not chosen.json:
+        print(f"\nHeat map: {drawn}")
+    return 0
+
+
+def show(found: "Inspection", columns: int) -> str:
+    sizes = [f"{role} {size}" for role, size in found.sizes.items() if size and role not in ("readout", "score")]
+    dtypes = ", ".join(dict.fromkeys(stack.dtype for stack in found.stacks))
+    head = f"{found.model_class}: {found.parameters:,} parameters, {in_bytes(found.bytes)}, {dtypes}"
+    kept = table([("energy kept by halving", *SHOWN, ""), *_grouped(found, _kept)], columns, right=range(1, 6))
+    parts = [
+        head,
+        fill("   ".join(size.replace(" ", "\0") for size in sizes), columns).replace("\0", " "),
+        "",
+        table([("tensor", "shape", "bytes", "axes"), *_grouped(found, _tensor)], columns, right=(2,)),
+        "",
+        kept,
+        "",
+        fill(NOTE, columns),
+    ]
+    broken = [stack.name for stack in found.stacks if any(share != share for share in stack.kept.values())]
+    for names, what in (
+        (found.missing, "not in the checkpoint"),
+        (found.unexpected, f"not part of {found.model_class}"),
+        (broken, "hold NaN or infinity"),
+    ):
+        if names:
+            some = ", ".join(printable(name, 60) for name in names[:4]) + (", ..." if len(names) > 4 else "")
+            parts.append(fill(f"warning: {len(names)} {what}: {some}", columns, hang="  "))
+    return "\n".join(parts)
+
+
+def _grouped(found: "Inspection", cells: Any) -> list[Any]:
+    """Rows with the layers' common beginning on a line of its own."""
+    rows: list[Any] = []
+    before = ""
+    for stack in found.stacks:
+        stem, layer, rest = stack.name.partition("{layer}.")
+        if layer and stem != before:
+            rows.append(f"{stem}{{0...{stack.layers - 1}}}." if stack.layers > 1 else f"{stem}0.")
+        before = stem if layer else ""
+        rows.append(cells(stack, f"  {rest}" if layer else stack.name))
+    return rows
+
+
+def _tensor(stack: "Stack", name: str) -> tuple[str, ...]:
+    axes = stack.axes.replace("~score", "head_dim").replace("score", "head_dim").replace("readout", "hidden")
+    return name, "x".join(map(str, stack.shape)), in_bytes(stack.bytes) if stack.parameters else "tied", axes
+
+
+def _kept(stack: "Stack", name: str) -> tuple[str, ...]:
+    shares = (stack.kept.get(role) for role in SHOWN)
+    return name, *("" if share is None else "nan" if share != share else f"{share:.2f}" for share in shares), ""

@@ -1,0 +1,195 @@
+"""How much of a tensor a map along one axis keeps, and how it stretches what it keeps.
+
+A map M (target x source) keeps the part of x that lies in its row space: ||P x||^2 with P = M^+ M.
+What is measured is y = M x, so M's own stretch has to be taken out again. With the small Gram matrix
+
+    shrinking   G = M M^T:   ||P x||^2 = y^T G^-1 y = ||L^-1 y||^2 for G = L L^T,
+    growing     G = M^T M:   P = I if G is regular, and x = G^-1 M^T y.
+
+Where G = c I, as for a wavelet's whole levels, ||P x||^2 = ||y||^2 / c and nothing is solved. Rows
+that are orthogonal, but not equally long (uneven groups, partial levels), need one factor a row.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .maps import AxisMap, Band, Matrix, identity
+
+ROUNDING = 1e-9  # beside a Gram matrix's largest entry: what a product of filters misses zero by
+SMALL = 1 << 16  # entries: up to here sums are taken in float64
+ROW, BLOCK = 1 << 10, 1 << 7  # entries of a row, rows of a block: a block stays in a core's cache
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Count, sum and sum of squares of a tensor's entries; they add up over several tensors."""
+
+    count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    def __add__(self, other: "Sums") -> "Sums":
+        return Sums(self.count + other.count, self.total + other.total, self.squares + other.squares)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every entry is."""
+        return math.isfinite(self.total)
+
+    @property
+    def std(self) -> float:
+        """The standard deviation of all entries; NaN where one of them is not finite."""
+        if not self.is_finite:
+            return math.nan
+        return max(0.0, self.squares / self.count - (self.total / self.count) ** 2) ** 0.5 if self.count else 0.0
+
+
+def sums(x: Tensor) -> Sums:
+    """The sums of one tensor in a single pass, without a copy of it.
+
+    Rows of some hundred entries are added up in float32, the rows in float64: exact to about seven digits.
+    """
+    x = _dense(x.detach()).reshape(-1)
+    if x.numel() <= SMALL:
+        x = x.cpu().double()
+        return Sums(x.numel(), float(x.sum()), float(x.square().sum()))
+    whole = x.numel() // ROW * ROW
+    found = sums(x[whole:])
+    rows = x[:whole].view(-1, ROW)
+    for block in torch.split(rows, BLOCK if x.device.type == "cpu" else len(rows)):
+        block = block.to(torch.promote_types(x.dtype, torch.float32))
+        total, norms = block.sum(dim=1), torch.linalg.vector_norm(block, dim=1)
+        if not bool(torch.isfinite(norms).all()):  # squares of finite entries may be too large for float32
+            total, norms = block.double().sum(dim=1), torch.linalg.vector_norm(block.double(), dim=1)
+        found += Sums(block.numel(), float(total.cpu().double().sum()), float(norms.cpu().double().square().sum()))
+    return found
+
+
+def energy(x: Tensor) -> float:
+    """The sum of squares of all entries."""
+    return sums(x).squares
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """What a map does to the length of what it keeps.
+
+    Attributes:
+        squares: the sum of the squares of its matrix (Frobenius norm squared).
+        scale: what it keeps comes out with `scale` times the energy, where that is one factor.
+        level: else a map for its result that takes the stretch out; None where one factor does.
+        lossless: it keeps everything.
+    """
+
+    squares: float
+    scale: float = 1.0
+    level: AxisMap | None = None
+    lossless: bool = False
+
+    def undone(self, length: int) -> AxisMap:
+        """A map for the result, of this length, that leaves what was kept with its own energy."""
+        return self.level or identity(length).scaled(self.scale**-0.5 if self.scale > 0 else 0.0)
+
+
+class Stretches:
+    """The stretch of every map, worked out once for maps of equal entries."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Stretch] = {}
+
+    def of(self, axis_map: AxisMap) -> Stretch:
+        if axis_map.is_identity:
+            return Stretch(float(axis_map.source), lossless=True)
+        key = _digest(axis_map)
+        if key not in self._known:
+            self._known[key] = _stretch(axis_map)
+        return self._known[key]
+
+
+def _stretch(axis_map: AxisMap) -> Stretch:
+    grows = axis_map.target >= axis_map.source
+    diagonal = _diagonal(axis_map, grows)
+    if diagonal is None:
+        return _uneven(axis_map, grows)
+    squares, largest = float(diagonal.sum()), float(diagonal.max())
+    dead = diagonal <= ROUNDING * largest
+    lossless = grows and not bool(dead.any())
+    if largest - float(diagonal.min()) <= ROUNDING * largest:
+        return Stretch(squares, largest, None, lossless)
+    inverse = np.where(dead, 0.0, 1 / np.maximum(diagonal, np.finfo(np.float64).tiny))
+    if not grows:
+        return Stretch(squares, level=_rows_scaled(np.sqrt(inverse)))
+    return Stretch(squares, level=axis_map.transposed().then(_rows_scaled(inverse)), lossless=lossless)
+
+
+def _diagonal(axis_map: AxisMap, grows: bool) -> np.ndarray | None:
+    """The Gram matrix where it is diagonal, else None.
+
+    Then G 1 is its diagonal d, and G v is d * v entry by entry. For a random v no other matrix does
+    that: sum_j G_ij (v_j - v_i) is 0 by chance only.
+    """
+    small = min(axis_map.source, axis_map.target)
+    probe = torch.randn(small, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    answer = _gram(axis_map, grows, torch.stack([torch.ones_like(probe), probe], dim=1))
+    diagonal, other = answer[:, 0], answer[:, 1]
+    missed = (other - diagonal * probe).abs().max()
+    return diagonal.numpy() if float(missed) <= ROUNDING * float(diagonal.abs().max()) else None
+
+
+def _gram(axis_map: AxisMap, grows: bool, x: Tensor) -> Tensor:
+    """The Gram matrix times `x`."""
+    first, then = (axis_map, axis_map.transposed()) if grows else (axis_map.transposed(), axis_map)
+    return then.apply(first.apply(x, 0), 0)
+
+
+def _uneven(axis_map: AxisMap, grows: bool) -> Stretch:
+    """The stretch of a map whose rows are not orthogonal: R with R^T R = G^+ is needed as a matrix."""
+    small = min(axis_map.source, axis_map.target)
+    gram = _gram(axis_map, grows, torch.eye(small, dtype=torch.float64))
+    squares = float(gram.trace())
+    root, full = _inverse_root(gram)
+    if not grows:
+        return Stretch(squares, level=_full(root))
+    return Stretch(squares, level=axis_map.transposed().then(_full(root.T @ root)), lossless=full)
+
+
+def _inverse_root(gram: Tensor) -> tuple[Tensor, bool]:
+    """R with R^T R = G^+, and whether G is regular."""
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    pivots = factor.diagonal().square()
+    if not failed and float(pivots.min()) > ROUNDING * float(pivots.max()):
+        eye = torch.eye(len(gram), dtype=gram.dtype)
+        return torch.linalg.solve_triangular(factor, eye, upper=False), True
+    values, vectors = torch.linalg.eigh(gram)
+    alive = values > ROUNDING * values[-1]
+    return (vectors[:, alive] / values[alive].sqrt()).T, False
+
+
+def _rows_scaled(factors: np.ndarray) -> AxisMap:
+    length = len(factors)
+    return AxisMap(length, length, (Band(np.arange(length)[:, None], factors[:, None], length),))
+
+
+def _full(matrix: Tensor) -> AxisMap:
+    return AxisMap(matrix.shape[1], matrix.shape[0], (Matrix(matrix.numpy()),))
+
+
+def _digest(axis_map: AxisMap) -> bytes:
+    made = hashlib.blake2b(f"{axis_map.source} {axis_map.target}".encode(), digest_size=16)
+    for band in axis_map.bands:
+        parts = (band.index, band.weight) if isinstance(band, Band) else (band.matrix,)
+        for part in parts:
+            made.update(f"{part.shape} {part.dtype}".encode())
+            made.update(np.ascontiguousarray(part).data)
+    return made.digest()
+
+
+def _dense(x: Tensor) -> Tensor:
+    """The same entries in the order in which they lie in memory: sums ask for no other."""
+    order = sorted(range(x.dim()), key=x.stride, reverse=True)
+    return x.permute(order)

@@ -1,0 +1,192 @@
+"""The transfer report: what became of every tensor, as plain data."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import BadCheckpoint
+from .measure import Watch
+from .planner import Plan
+from .report_rows import DIGITS, Depths, Role, Stack, Tensor, role_rows, tensor_row
+
+FILE = "transfer_report.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a resize did, tensor by tensor. Print it, or take `markdown()`, `to_dict()`, `plot(path)`.
+
+    Example:
+        report = Report.load("my-resized-model")
+        print(report)
+        weakest = min(report.tensors, key=lambda one: one.energy_kept or 1.0)
+
+    Attributes:
+        classes: names of the source's and the target's model class.
+        dtypes: of both.
+        sizes: role -> (source length, target length).
+        parameters: of both; tied ones count once.
+        bytes: of both.
+        inherited: share of the target's parameters that comes from the source.
+        method: its choices.
+        provenance: where the source comes from.
+        roles: every role and side that changed, over all tensors, weighted by energy.
+        stacks: every stack whose depth changed.
+        tensors: every tensor of the target once, in its order.
+        dropped: source tensors that nothing is made of -> why.
+        warnings: sentences a user should read.
+    """
+
+    classes: tuple[str, str]
+    dtypes: tuple[str, str]
+    sizes: dict[str, tuple[int, int]]
+    parameters: tuple[int, int]
+    bytes: tuple[int, int]
+    inherited: float
+    method: dict[str, Any]
+    provenance: dict[str, Any]
+    roles: tuple[Role, ...]
+    stacks: tuple[Stack, ...]
+    tensors: tuple[Tensor, ...]
+    dropped: dict[str, str]
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report in JSON types: `Report.from_dict(report.to_dict()) == report`."""
+        plain: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **asdict(self)}))
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> "Report":
+        """The report of a `to_dict()`.
+
+        Raises:
+            BadCheckpoint: it is not one, or one of a format that this version does not know.
+        """
+        if not isinstance(plain, dict) or plain.get("format") != FORMAT:
+            found = plain.get("format") if isinstance(plain, dict) else type(plain).__name__
+            raise BadCheckpoint(f"not a transfer report of format {FORMAT}, but {found!r}; resize the source again.")
+        try:
+            return _report(plain)
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__} {error}"
+            raise BadCheckpoint(f"a transfer report that is not whole ({reason}); resize the source again.") from error
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write `transfer_report.json` into a folder; the same report gives the same bytes."""
+        path = Path(folder) / FILE
+        path.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> "Report":
+        """Read what `save` wrote.
+
+        Raises:
+            BadCheckpoint: the folder has no report, or not a whole one.
+        """
+        path = Path(folder) / FILE
+        try:
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError as error:
+            raise BadCheckpoint(f"{folder} holds no {FILE}: it was not saved by transformers_bot.") from error
+        except ValueError as error:  # from bytes that are no JSON; BadCheckpoint is one, too
+            raise BadCheckpoint(f"{path} cannot be read: {error}") from error
+
+    def __str__(self) -> str:
+        from .report_view import terminal
+
+        return terminal(self)
+
+    def markdown(self) -> str:
+        """The whole report as a markdown page."""
+        from .report_view import markdown
+
+        return markdown(self)
+
+    def summary(self) -> str:
+        """A few lines and one table of markdown, for a model card."""
+        from .report_view import summary
+
+        return summary(self)
+
+    def plot(self, path: str | os.PathLike[str]) -> Path:
+        """Draw energy kept and change of spread, by kind of tensor and layer, into a picture file.
+
+        Raises:
+            BadOption: matplotlib is not installed (`pip install transformers-bot[plot]`).
+        """
+        from .report_plot import plot
+
+        return plot(self, Path(path))
+
+
+def make_report(plan: Plan, watch: Watch, provenance: dict[str, Any]) -> Report:
+    """The report of a plan that has run under `watch` to its end.
+
+    Args:
+        provenance: in JSON types; kept as it is given.
+
+    Raises:
+        ValueError: the plan has not run to its end.
+    """
+    missing = [step.target for step in plan.steps if step.recipe is not None and step.target not in watch.results]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} steps have not run under this watch, {missing[0]!r} first; run the plan first."
+        )
+    told, depths = plan.to_dict(), Depths(plan, watch)
+    unfinite = [f"{name} is not finite, because its source is not" for name in watch.unfinite]
+    before, after = told["source"]["sizes"], told["target"]["sizes"]
+    return Report(
+        classes=(plan.source.model_class, plan.target.model_class),
+        dtypes=(_name(plan.dtypes[0]), _name(plan.dtypes[1])),
+        sizes={role: (length, after[role]) for role, length in before.items() if role in after},
+        parameters=(told["parameters"]["source"], told["parameters"]["target"]),
+        bytes=(told["bytes"]["source"], told["bytes"]["target"]),
+        inherited=round(plan.inherited, DIGITS),
+        method=_plain(plan.method),
+        provenance=_plain(provenance),
+        roles=role_rows(plan, watch, depths),
+        stacks=depths.stacks(),
+        tensors=tuple(tensor_row(step, watch, depths) for step in plan.steps),
+        dropped=dict(plan.dropped),
+        warnings=(*plan.warnings, *unfinite),
+    )
+
+
+def _report(plain: dict[str, Any]) -> Report:
+    """A report of JSON types, with the tuples that JSON has as lists."""
+    known = {name: value for name, value in plain.items() if name != "format"}
+    for name in ("classes", "dtypes", "parameters", "bytes", "warnings"):
+        known[name] = tuple(known[name])
+    known["sizes"] = {role: tuple(pair) for role, pair in known["sizes"].items()}
+    known["roles"] = tuple(Role(**one) for one in known["roles"])
+    known["stacks"] = tuple(Stack(**{**one, "left_out": tuple(one["left_out"])}) for one in known["stacks"])
+    known["tensors"] = tuple(_tensor(one) for one in known["tensors"])
+    return Report(**known)
+
+
+def _tensor(plain: dict[str, Any]) -> Tensor:
+    before = plain["source_shape"]
+    fixed = {
+        "reads": tuple(plain["reads"]),
+        "shape": tuple(plain["shape"]),
+        "source_shape": None if before is None else tuple(before),
+        "roles": tuple(Role(**one) for one in plain["roles"]),
+    }
+    return Tensor(**{**plain, **fixed})
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    made: dict[str, Any] = json.loads(json.dumps(value))
+    return made
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

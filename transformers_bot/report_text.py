@@ -1,0 +1,125 @@
+"""Names and figures as text: whatever a checkpoint calls its tensors, tables stay tables."""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+LONGEST = 100  # characters of a name in markdown
+SPECIAL = re.compile(r"[\\`*_\[\]<>|#~&$@]|(?<=http):|(?<=https):|(?<=www)\.")
+NONE = "-"
+
+
+def printable(name: str) -> str:
+    r"""The name with everything escaped that does not show as itself in one cell.
+
+    >>> print(printable("a\nb\x1b[31m"))
+    a\nb\x1b[31m
+    """
+    return "".join(one if _shows(one) else one.encode("unicode_escape").decode() for one in name)
+
+
+def cut(name: str, width: int) -> str:
+    """The name in at most `width` characters: what it begins with and, rather, what it ends with.
+
+    >>> cut("encoder.attention.weight", 16)
+    'enco...on.weight'
+    """
+    if len(name) <= width:
+        return name
+    head = max(0, (width - 3) // 3)
+    return f"{name[:head]}...{name[len(name) - (width - 3 - head) :]}"
+
+
+def literal(text: str) -> str:
+    r"""Text for markdown that reads as it is: no emphasis, cell, link, tag or mention.
+
+    >>> print(literal("h.{0}.c_fc|<b>"))
+    h.{0}.c\_fc\|\<b\>
+    """
+    return SPECIAL.sub(lambda found: f"\\{found[0]}", printable(text))
+
+
+def named(name: str) -> str:
+    """A name for a cell of markdown, cut where it is very long."""
+    return literal(cut(printable(name), LONGEST))
+
+
+def percent(share: float | None) -> str:
+    """`41.3 %`; a share that only rounds to all or nothing is not shown as such."""
+    if share is None:
+        return NONE
+    shown = f"{100 * share:.1f}"
+    if shown == "100.0" and share < 1:
+        return "99.9 %"
+    return "0.1 %" if shown == "0.0" and share > 0 else f"{shown} %"
+
+
+def percents(shares: Iterable[float | None]) -> str:
+    """The range of several shares, in whole percents."""
+    known = [100 * one for one in shares if one is not None]
+    if not known:
+        return NONE
+    low, high = f"{min(known):.0f}", f"{max(known):.0f}"
+    return f"{low} %" if low == high else f"{low}-{high} %"
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    return NONE if value is None else f"{value:.{digits}g}"
+
+
+def figures(values: Iterable[float | None]) -> str:
+    """The range of several figures."""
+    known = [one for one in values if one is not None]
+    if not known:
+        return NONE
+    low, high = f"{min(known):.2f}", f"{max(known):.2f}"
+    return low if low == high else f"{low}-{high}"
+
+
+def shape(sizes: Iterable[int] | None) -> str:
+    return NONE if sizes is None else "x".join(map(str, sizes)) or "scalar"
+
+
+def size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def wrapped(items: Iterable[str], width: int, between: str = "   ") -> list[str]:
+    """Items one after another in lines of at most `width` characters."""
+    lines, line = [], ""
+    for item in items:
+        if line and len(line) + len(between) + len(item) > width:
+            lines.append(line)
+            line = ""
+        line = f"{line}{between}{item}" if line else item
+    return [*lines, line] if line else lines
+
+
+def table(rows: list[tuple[str, ...]], right: Iterable[int] = ()) -> list[str]:
+    """Lines of a plain table, the first row its head; columns in `right` end flush."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    flush = set(right)
+    lines = [
+        "  ".join(
+            cell.rjust(width) if place in flush else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+
+
+def markdown_table(rows: list[tuple[str, ...]], right: Iterable[int] = ()) -> list[str]:
+    """The same as a markdown table; cells must be markdown already."""
+    flush = set(right)
+    rule = ("---:" if place in flush else "---" for place in range(len(rows[0])))
+    return ["| " + " | ".join(row) + " |" for row in (rows[0], tuple(rule), *rows[1:])]
+
+
+def _shows(one: str) -> bool:
+    wide = unicodedata.east_asian_width(one) in "WF"
+    return one.isprintable() and not wide and not unicodedata.combining(one)
