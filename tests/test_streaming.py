@@ -43,9 +43,9 @@ def plain_fields(folder: Path) -> dict:
 def test_files_are_what_save_pretrained_writes(saved, tmp_path, family, head, sizes, dtype):
     source, built = saved(family, head)
     wanted = resized_config(built.config, **sizes)
-    report = resize_checkpoint(source, tmp_path / "streamed", wanted, dtype=dtype, max_shard_size="3KB")
+    report = resize_checkpoint(source, tmp_path / "streamed", wanted, dtype=dtype, max_shard_size="1KB")
     made = factory_for(head, wanted).from_pretrained(source, config=wanted, dtype=dtype)
-    made.save_pretrained(tmp_path / "saved", max_shard_size="3KB")
+    made.save_pretrained(tmp_path / "saved", max_shard_size="1KB")
     streamed, plain = weight_files(tmp_path / "streamed"), weight_files(tmp_path / "saved")
     assert len(plain) > 2  # sharded
     assert streamed == plain
@@ -242,7 +242,7 @@ def test_memory_is_bounded_by_the_largest_tensor_whatever_the_depth(tmp_path, si
     small = save(build("gpt2", "GPT2LMHeadModel", hidden=12, heads=2).model, tmp_path / "small")
     total = sum(file.stat().st_size for file in Path(source).glob("*.safetensors"))
     bound = memory_bound(transformers_bot.plan(source, **sizes), workspace=48 * 2**20)
-    assert total > 2.8 * bound
+    assert total > 2.5 * bound
     command = [sys.executable, "-c", MEASURE, source, small, str(tmp_path / "out"), repr(sizes)]
     run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     peak = int(run.stdout.split()[-1])

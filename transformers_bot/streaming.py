@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 from transformers.utils import logging
 
 from . import card, companions, hub
 from .classes import own_class
-from .errors import BadKeyword, BadOption, suggest
+from .errors import BadKeyword, BadOption, PlanError, suggest
 from .keywords import HUB, TARGET, picked
 from .loading import hand_over, provenance
 from .measure import Watch
@@ -82,7 +83,8 @@ def resize_checkpoint(
     resize = _opened(name, config, task, kwargs)
     seed = BoTConfig.from_any(resize.words.bot_config).seed
     skeleton = skeleton_of(resize, seed)
-    shards = lay_out(_entries(resize), max_shard_size)
+    stored = _stored_names(resize, skeleton)
+    shards = lay_out(_entries(resize, stored), max_shard_size)
     skeleton.config.transformers_bot = {**provenance(resize, hash_files=True), "seed_of_new_heads": seed}
     files = companions.find(name, picked(kwargs, HUB)) if tokenizer else ()
     needs = total_bytes(shards) + ROOM + sum(file.stat().st_size for file in files)
@@ -91,7 +93,7 @@ def resize_checkpoint(
         watch = Watch(resize.plan, resize.adapter)
         with ShardWriter(folder, shards, parameters=skeleton.num_parameters()) as writer:
             for target, tensor in tensors_of(resize, skeleton, watch):
-                writer.put(target, tensor)
+                writer.put(stored[target], tensor)
         report = make_report(resize.plan, watch, skeleton.config.transformers_bot)
         _write_side_files(folder, skeleton, report, resize)
     for sentence in (*resize.plan.warnings, *warnings):
@@ -153,9 +155,23 @@ def _opened(name: str, config: Any, task: str | None, kwargs: dict[str, Any]) ->
     return open_resize(class_for(wanted), name, source, wanted, words)
 
 
-def _entries(resize: Resize) -> list[Entry]:
-    """What the files hold: every tensor of the target but tied ones, in the model's order."""
-    return [Entry(step.target, resize.dtype, step.shape) for step in resize.plan.steps if step.action != "tie"]
+def _stored_names(resize: Resize, skeleton: PreTrainedModel) -> dict[str, str]:
+    """The target's tensors but tied ones -> their names in files, in the order of `save_pretrained`.
+
+    transformers keeps the names of older versions in files (ViT, DeiT).
+    """
+    state = skeleton.state_dict()
+    held = {step.target: state[step.target] for step in resize.plan.steps if step.action != "tie"}
+    owner = {tensor.data_ptr(): name for name, tensor in held.items()}
+    stored = {owner.get(tensor.data_ptr()): name for name, tensor in revert_weight_conversion(skeleton, held).items()}
+    if set(stored) != set(held):
+        raise PlanError("transformers stores this model's tensors in another form than it loads them.")
+    return {str(name): kept for name, kept in stored.items()}
+
+
+def _entries(resize: Resize, stored: dict[str, str]) -> list[Entry]:
+    shapes = {step.target: step.shape for step in resize.plan.steps}
+    return [Entry(kept, resize.dtype, shapes[name]) for name, kept in stored.items()]
 
 
 def _write_side_files(folder: Path, skeleton: PreTrainedModel, report: Report, resize: Resize) -> None:

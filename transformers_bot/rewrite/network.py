@@ -68,7 +68,7 @@ class Network(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         x = self._tensors[name]
         edits = self._edits.get(name, ())
-        x = x.to(torch.promote_types(x.dtype, torch.float32)) if edits else x
+        x = _aligned(x).to(torch.promote_types(x.dtype, torch.float32)) if edits else x
         for edit in edits:
             x = edit(x)
         return x
@@ -183,7 +183,7 @@ class Network(Mapping[str, Tensor]):
 
     def _segments(self, name: str) -> Iterator[tuple[tuple[Factor, ...], int, Tensor]]:
         """Every segment of every axis: its factors, where the first one stands, the tensor cut to it."""
-        x, place = self[name], self.places[name]
+        x, place = _aligned(self[name]), self.places[name]
         for dim, axis in enumerate(place.rule.axes):
             start = 0
             for segment in axis.segments:
@@ -206,6 +206,11 @@ class Network(Mapping[str, Tensor]):
         """A factor's length; where only the tensor knows it, the axis is that factor alone."""
         known = factor.size if not factor.role else self.sizes[factor.role]
         return actual if known is None else known
+
+
+def _aligned(x: Tensor) -> Tensor:
+    """Where a tensor lies in its file must not change the last bit of a product (BLAS looks at addresses)."""
+    return x if x.data_ptr() % 64 == 0 else x.clone()
 
 
 def factors(axis: Axis) -> list[Factor]:
