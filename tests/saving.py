@@ -189,7 +189,8 @@ def interrupt(place: str) -> int:
         with whole_folder(Path(place, "deep", "out")) as folder:
             write_save(folder, 1)
             os.write(started[1], b"x")
-            time.sleep(30)
+            for _ in range(3000):  # one long sleep would not see a signal that comes just before it
+                time.sleep(0.01)
 
     started = os.pipe()
     child = in_child(write)
