@@ -238,7 +238,9 @@ print(peak - before)
 @pytest.mark.parametrize("sizes", [{"n_embd": 128, "n_head": 4}, {"n_embd": 512, "n_head": 16}], ids=["shrink", "grow"])
 def test_memory_is_bounded_by_the_largest_tensor_whatever_the_depth(tmp_path, sizes):
     config = tiny_config("gpt2", "GPT2LMHeadModel", layer=96, hidden=256, heads=8, ffn=512)
-    source = save(transformers_bot.BoTModelForCausalLM.class_for(config)(config), tmp_path / "big", max_shard_size="20MB")
+    source = save(
+        transformers_bot.BoTModelForCausalLM.class_for(config)(config), tmp_path / "big", max_shard_size="20MB"
+    )
     small = save(build("gpt2", "GPT2LMHeadModel", hidden=12, heads=2).model, tmp_path / "small")
     total = sum(file.stat().st_size for file in Path(source).glob("*.safetensors"))
     bound = memory_bound(transformers_bot.plan(source, **sizes), workspace=48 * 2**20)

@@ -171,6 +171,7 @@ def order_heads(network: Network, counts: list[int], groups: Groups = ()) -> Non
         strength = sum((head_strength(network, layer) for layer in group), torch.zeros(()))
         for layer in group:
             _permute(network, "heads", strongest_first(strength, counts), layer)
+        release()
 
 
 def _permute(network: Network, role: str, order: list[int], layer: int | None) -> None:

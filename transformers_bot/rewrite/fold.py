@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..memory import release
 from .network import Network
 
 DEAD = 1e-3  # relative; beta / gamma would drown what the other channels carry
@@ -18,6 +19,7 @@ def fold_norms(network: Network) -> None:
     for stem, layer in norms(network):
         if is_foldable(network, stem, layer):
             _fold(network, stem, layer)
+            release()
 
 
 def norms(network: Network) -> list[tuple[str, int | None]]:
