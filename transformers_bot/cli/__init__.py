@@ -17,7 +17,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from .. import errors
 from ..version import __version__
-from . import adapters, demo, inspect, methods, plan
+from . import adapters, demo, inspect, methods, plan, suggest
 from .options import TASKS
 from .parser import USAGE, Parser
 from .words import in_options, printable
@@ -38,7 +38,7 @@ EXIT_CODES: dict[type[Exception], int] = {
     errors.BoTError: IO,  # whatever else we refuse: nothing could be fetched, or the place is taken
     OSError: IO,
 }
-COMMANDS: tuple[Callable[[Any], None], ...] = (plan.add, inspect.add, methods.add, adapters.add, demo.add)
+COMMANDS: tuple[Callable[[Any], None], ...] = (plan.add, suggest.add, inspect.add, methods.add, adapters.add, demo.add)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
