@@ -11,19 +11,19 @@ BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 BYTES |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
 
-def in_number(value: Any) -> float:
+def read_number(value: Any) -> float:
     """A count out of a number or text.
 
-    >>> in_number("60M"), in_number("1.5B")
+    >>> read_number("60M"), read_number("1.5B")
     (60000000.0, 1500000000.0)
     """
     return _read(value, NUMBERS, "a number of parameters such as 60M or 1.5B")
 
 
-def in_bytes(value: Any) -> float:
+def read_bytes(value: Any) -> float:
     """Bytes out of a number or text.
 
-    >>> in_bytes("200MB"), in_bytes("1 GiB")
+    >>> read_bytes("200MB"), read_bytes("1 GiB")
     (200000000.0, 1073741824.0)
     """
     return _read(value, BYTES, "an amount of memory such as 200MB or 1.5GiB")

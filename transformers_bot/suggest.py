@@ -22,7 +22,7 @@ from transformers import PreTrainedConfig
 
 from . import adapters
 from .adapters import Adapter
-from .amounts import in_bytes, in_number
+from .amounts import read_bytes, read_number
 from .classes import own_class
 from .errors import BadOption, BadSize
 from .inventory import predict
@@ -117,8 +117,8 @@ def suggest(
     if like is not None:
         return search.like(like, count)
     if memory is not None:
-        return search.within(int(in_bytes(memory) / search.itemsize), count)
-    wanted = in_number(params) if params is not None else _ratio(ratio) * search.parameters
+        return search.within(int(read_bytes(memory) / search.itemsize), count)
+    wanted = read_number(params) if params is not None else _ratio(ratio) * search.parameters
     return search.near(wanted, count)
 
 
