@@ -4,7 +4,12 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+USER = "me"
+TOKEN = "hf_me"
+OTHER_TOKEN = "hf_other"
 
 
 @dataclass
@@ -64,11 +69,14 @@ class Repo:
 
 @dataclass
 class Fault:
-    """`times` requests that match are answered by `status`; "drop" cuts the connection, "lose" only after the work."""
+    """`times` requests that match are answered by `status`.
+
+    "drop" cuts the connection, "lose" does so after the work; a function is called before the work.
+    """
 
     method: str
     path: re.Pattern[str]
-    status: int | str
+    status: int | str | Callable[[], None]
     times: int
 
 
@@ -79,7 +87,7 @@ class Hub:
         self.repos: dict[str, Repo] = {}
         self.objects: dict[str, bytes] = {}
         self.faults: list[Fault] = []
-        self.requests: list[tuple[str, str]] = []
+        self.requests: list[tuple[str, str, str | None]] = []  # method, path, token
         self.lock = threading.RLock()
         self.url = self.storage = ""
 
@@ -90,14 +98,14 @@ class Hub:
         old = repo.head(branch).files if branch in repo.branches else {}
         return repo.commit(branch, "add", {**old, **stored})
 
-    def fail(self, method: str, path: str, status: int | str, times: int = 1) -> None:
+    def fail(self, method: str, path: str, status: int | str | Callable[[], None], times: int = 1) -> None:
         self.faults.append(Fault(method, re.compile(path), status, times))
 
     def text(self, name: str, path: str, branch: str = "main") -> str:
         return self.repos[name].head(branch).files[path].data.decode()
 
     def count(self, method: str, path: str) -> int:
-        return sum(1 for how, where in self.requests if how == method and re.search(path, where))
+        return sum(1 for how, where, _ in self.requests if how == method and re.search(path, where))
 
 
 def is_lfs(path: str, size: int) -> bool:

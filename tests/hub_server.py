@@ -17,12 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
-from hub_repos import Commit, Hub, Repo, Stored, is_lfs
+from hub_repos import TOKEN, USER, Commit, Hub, Repo, Stored, is_lfs
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
-
-USER = "me"
-TOKEN = "hf_me"
-OTHER_TOKEN = "hf_other"
 
 
 @contextmanager
@@ -67,7 +63,6 @@ class _Handler(BaseHTTPRequestHandler):
         ("POST", r"/api/models/(?P<repo>.+?)/preupload/(?P<rev>[^/]+)", "preupload"),
         ("POST", r"/api/models/(?P<repo>.+?)/commit/(?P<rev>[^/]+)", "commit"),
         ("GET", r"/api/models/(?P<repo>.+?)/tree/(?P<rev>[^/]+)(?:/(?P<path>.+))?", "tree"),
-        ("GET", r"/api/models/(?P<repo>.+?)/refs", "refs"),
         ("GET", r"/api/models/(?P<repo>.+?)/revision/(?P<rev>[^/]+)", "info"),
         ("GET", r"/api/models/(?P<repo>[^/]+(?:/[^/]+)?)", "info"),
         ("POST", r"/(?P<repo>.+?)\.git/info/lfs/objects/batch", "batch"),
@@ -89,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         url = urlsplit(self.path)
         with self.hub.lock:
-            self.hub.requests.append((self.command, url.path))
+            self.hub.requests.append((self.command, url.path, self._token()))
             fault = self._fault(url.path)
             if fault == "drop":
                 return self._cut()
@@ -112,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
         for fault in self.hub.faults:
             if fault.times and fault.method == self.command and fault.path.search(path):
                 fault.times -= 1
-                return fault.status
+                return fault.status() if callable(fault.status) else fault.status
         return None
 
     def _cut(self) -> None:
@@ -196,11 +191,6 @@ class _Handler(BaseHTTPRequestHandler):
         siblings = [{"rfilename": path} for path in commit.files]
         flags = {"private": found.private, "gated": "manual" if found.gated else False, "tags": [], "downloads": 0}
         return Answer(200, {"_id": "1", "id": repo, "modelId": repo, "sha": commit.id, "siblings": siblings, **flags})
-
-    def on_refs(self, _: bytes, __: dict, repo: str) -> Answer:
-        heads = self._repo(repo).branches.items()
-        branches = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit} for name, commit in heads]
-        return Answer(200, {"branches": branches, "tags": [], "converts": []})
 
     def on_tree(self, _: bytes, __: dict, repo: str, rev: str, path: str | None) -> Answer:
         commit = self._commit_of(self._repo(repo), rev)

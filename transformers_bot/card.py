@@ -5,7 +5,6 @@ and YAML strings, where they cannot become markup.
 """
 
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,23 +12,18 @@ from typing import TYPE_CHECKING, Any
 import transformers
 import yaml
 from huggingface_hub import ModelCardData
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from transformers import PreTrainedConfig
 
 from .adapters import ADAPTERS
 from .card_merge import in_markers
-from .errors import BadOption, UnsupportedArchitecture
+from .errors import UnsupportedArchitecture
+from .origin import base_model, hub_source, provenance_of
 from .sizes import config_field
 
 if TYPE_CHECKING:
     from .report import Report
 
 TAGS = ("transformers_bot", "bot")
-COMMIT = re.compile(r"[0-9a-f]{40}")
-# A folder of the Hub's own cache names the repository and the commit that it holds.
-SNAPSHOT = re.compile(r"models--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]?$")
-LONGEST_CHAIN = 8  # resized from a result that was resized from a result ...
 # The keys of a recipe that provenance holds under the same name.
 RECIPE = ("source", "revision", "subfolder", "variant", "method", "nonfinite", "ignore_mismatched_sizes")
 # The end of an architecture's name -> the Hub's name of what it does.
@@ -43,6 +37,7 @@ PIPELINES = {
     "ImageClassification": "image-classification",
     "ImageClassificationWithTeacher": "image-classification",
 }
+SIZES = {"layer": 0, "hidden": 1, "heads": 2, "ffn": 3}  # the order in the table
 HOME = "https://huggingface.co"
 
 
@@ -95,54 +90,6 @@ def model_card(
     return f"---\n{data.to_yaml()}\n---\n\n# {code(title)}\n\n{section}\n"
 
 
-def provenance_of(config: PreTrainedConfig) -> dict[str, Any]:
-    """What made a model, from its config.
-
-    Raises:
-        BadOption: the config has none, or it is not in the form that resizing writes.
-    """
-    found = getattr(config, "transformers_bot", None)
-    if found is None:
-        raise BadOption(
-            "this model has no provenance: its config has no field transformers_bot, so it was not resized with this "
-            "package. Push it with its own push_to_hub."
-        )
-    sizes = [found.get(key) for key in ("source_sizes", "target_sizes")] if isinstance(found, dict) else []
-    named = isinstance(found, dict) and isinstance(found.get("source"), str) and isinstance(found.get("method"), str)
-    if not named or not all(isinstance(table, dict) for table in sizes):
-        raise BadOption(
-            "the provenance in this model's config (field transformers_bot) is damaged: source, method, source_sizes "
-            "and target_sizes must be there. Resize the model again, or delete the field and push without it."
-        )
-    return dict(found)
-
-
-def hub_source(provenance: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The repository and commit that a model was made from, None for a folder of unknown origin.
-
-    Only what was loaded from the Hub has a commit; a relative folder may look like an id. Of a folder
-    in the Hub's cache the path tells; a folder that holds a result of ours tells in its own config.
-    """
-    for _ in range(LONGEST_CHAIN):
-        source, revision = str(provenance.get("source")), str(provenance.get("revision"))
-        cached = SNAPSHOT.search(source)
-        if cached and _is_repo_id(cached[1].replace("--", "/", 1)):
-            return cached[1].replace("--", "/", 1), cached[2]
-        if COMMIT.fullmatch(revision) and _is_repo_id(source):
-            return source, revision
-        before = _provenance_in(source)
-        if before is None:
-            return None
-        provenance = before
-    return None
-
-
-def base_model(provenance: Mapping[str, Any]) -> str | None:
-    """The Hub id for the card's `base_model`; a local path is never one."""
-    found = hub_source(provenance)
-    return found[0] if found else None
-
-
 def pipeline_tag(config: PreTrainedConfig) -> str | None:
     """What the architecture's head does, in the Hub's words; None without a head that decides."""
     name = (config.architectures or [""])[0]
@@ -157,9 +104,9 @@ def recipe(config: PreTrainedConfig) -> dict[str, Any]:
     """
     provenance = provenance_of(config)
     made = {key: provenance.get(key) for key in RECIPE}
-    made["config"] = provenance.get("config") or _size_fields(config, provenance)
+    made["config"] = _sorted(provenance.get("config")) or _size_fields(config, provenance)
     made["task"] = (_task(config) or (None,))[0]
-    made["bot_config"] = provenance.get("options")
+    made["bot_config"] = _sorted(provenance.get("options"))
     made["dtype"] = str(config.dtype).removeprefix("torch.") if config.dtype else None
     return {key: value for key, value in made.items() if value is not None and value != {}}
 
@@ -189,29 +136,16 @@ def _block(text: str, language: str) -> str:
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
-def _is_repo_id(name: str) -> bool:
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
-
-
-def _provenance_in(folder: str) -> dict[str, Any] | None:
-    """The provenance of a result of ours in a local folder."""
-    try:
-        with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
-            found = json.load(file).get("transformers_bot")
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return None  # no folder, no JSON, no table: then nothing is known of where it came from
-    return found if isinstance(found, dict) else None
+def _sorted(table: Any) -> dict[str, Any]:
+    """By name: a saved config has its fields sorted, and the card of the reloaded model shall be the same."""
+    return dict(sorted(table.items())) if isinstance(table, dict) else {}
 
 
 def _size_fields(config: PreTrainedConfig, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """All sizes, changed or not: a field that follows another by default is pinned where it stayed."""
     adapter = ADAPTERS.get(config.model_type)
     names = [config_field(adapter, role) for role in provenance["target_sizes"]] if adapter else []
-    values = {name: getattr(config, name, None) for name in names}
+    values = {name: getattr(config, name, None) for name in sorted(names)}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -239,7 +173,7 @@ def _what(provenance: Mapping[str, Any]) -> str:
     sizes = provenance["target_sizes"]
     rows = [
         f"| {_cell(role)} | {_cell(provenance['source_sizes'].get(role))} | {_cell(length)} |"
-        for role, length in sizes.items()
+        for role, length in sorted(sizes.items(), key=lambda size: (SIZES.get(size[0], len(SIZES)), size[0]))
     ]
     return "\n".join(
         [
@@ -281,12 +215,12 @@ def _recipe_part(config: PreTrainedConfig, provenance: Mapping[str, Any]) -> str
 
 def _origin_part(provenance: Mapping[str, Any]) -> str:
     found = hub_source(provenance)
-    files, versions = provenance.get("files"), provenance.get("versions")
+    files, versions = _sorted(provenance.get("files")), _sorted(provenance.get("versions"))
     lines = ["### Provenance", "", f"- source: {code(found[0] if found else 'a local folder')}"]
     lines += [f"- commit of the source: {code(found[1])}"] if found else []
-    if isinstance(versions, dict):
+    if versions:
         lines.append("- made with " + ", ".join(code(f"{package} {version}") for package, version in versions.items()))
-    if isinstance(files, dict) and files:
+    if files:
         hashes = "\n".join(f"{digest}  {json.dumps(name)[1:-1]}" for name, digest in files.items())
         lines += ["- SHA-256 of the source's files:", "", _block(hashes, "text")]
     lines += [

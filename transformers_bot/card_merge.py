@@ -41,7 +41,7 @@ def update_card(existing: str, fresh: str) -> str:
     if not existing.strip():
         return fresh
     bom = "\ufeff" if existing.startswith("\ufeff") else ""
-    newline = "\r\n" if "\r\n" in existing else "\n"
+    newline = "\r\n" if 2 * existing.count("\r\n") > existing.count("\n") else "\n"  # what most lines end with
     _, ours, fresh_body = split_card(fresh)
     before, header, body = split_card(existing.removeprefix(bom))
     begin, end = _section(fresh_body)
@@ -52,6 +52,7 @@ def update_card(existing: str, fresh: str) -> str:
     else:
         opening, closing = before
         head = f"{opening}{_merged(header, data, newline)}{closing}"
+        head += "" if head.endswith("\n") else newline
     return bom + head + _with_section(body, section, newline)
 
 
@@ -115,7 +116,7 @@ def _with_section(body: str, section: str, newline: str) -> str:
             "the model card's section of transformers_bot was edited or has lost a marker: it stays, and the new one "
             "goes to the end of the card."
         )
-    gap = "" if not body.strip() else newline if body.endswith(("\n", "\r")) else newline * 2
+    gap = "" if not body else newline if body.endswith(("\n", "\r")) else newline * 2
     return f"{body}{gap}{section}{newline}"
 
 

@@ -1,28 +1,28 @@
-"""Pushes a resized model to the Hub with its card, report and provenance; reads a source's own card."""
+"""Pushes a resized model to the Hub with its card, report and provenance."""
 
-import os
 import re
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from transformers import PreTrainedModel
-from transformers.utils import cached_file, logging
+from transformers.utils import logging
 
-from .card import HOME, hub_source, model_card, provenance_of
+from .beside import CONNECTION, card_of_source, report_of, source_card, source_licence
+from .card import model_card
 from .card_merge import update_card
 from .errors import BadOption, SaveError
-from .report import FILE as REPORT_FILE
+from .origin import provenance_of
 from .report import Report
 from .version import __version__
+
+__all__ = ["attach", "push_to_hub", "source_card", "source_licence"]
 
 logger = logging.get_logger("transformers.bot")
 Result = TypeVar("Result")
@@ -30,12 +30,8 @@ Result = TypeVar("Result")
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try
 # Busy or broken for the moment; 412: somebody else has committed since the card was read.
 PASSING = (408, 412, 429, 500, 502, 503, 504)
-# The HTTP client's own base error, of whichever client this huggingface_hub is built on (httpx, httpx2).
-CONNECTION: type[Exception] = HfHubHTTPError.__mro__[1]
 # What a plain `from_pretrained` would load: left from an earlier push, it could be taken for the new weights.
 WEIGHTS = r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
-LARGEST_CARD = 256_000  # bytes read of a source's card; its metadata stands first
-KEPT = ("license", "license_name", "license_link", "language", "pipeline_tag")
 
 
 def push_to_hub(
@@ -75,7 +71,7 @@ def push_to_hub(
     if getattr(model, "_hf_peft_config_loaded", False):
         raise BadOption("an adapter is loaded on this model, and the card describes whole weights. Merge it first.")
     provenance = provenance_of(model.config)
-    report = _report_of(model, provenance)
+    report = report_of(model, provenance)
     api = HfApi(library_name="transformers_bot", library_version=__version__)
     repo = _tried(lambda: api.create_repo(repo_id, private=private, token=token, exist_ok=True)).repo_id
     if revision is not None and not revision.startswith("refs/pr"):
@@ -85,7 +81,7 @@ def push_to_hub(
         if report is not None:
             report.save(folder)
         given = [tags] if isinstance(tags, str) else tags or []
-        found = _card_of_source(provenance, token)
+        found = card_of_source(provenance, token)
         all_tags = [*(model.model_tags or []), *given]
         fresh = model_card(model.config, report, source_card=found, tags=all_tags, name=repo)
 
@@ -139,88 +135,6 @@ class _Push:
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Push":
         held = self._held()
         return _Push(memo.get(id(held), held))
-
-
-def source_licence(name: str, keywords: Mapping[str, Any]) -> str | None:
-    """The licence that a source's own card names, None where there is no card, no licence, or no way to it."""
-    found = source_card(name, keywords).get("license")
-    return found if isinstance(found, str) else None
-
-
-def source_card(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """What a resized model's card takes over from its source's: licence, languages, pipeline tag.
-
-    Args:
-        name: hub id or folder.
-        keywords: those of the Hub: revision, token, cache_dir, local_files_only, force_download, proxies.
-
-    Absence is never an error: no card, no access, no network, or metadata that cannot be read give an
-    empty dict. Only the beginning of the file is read, as plain YAML.
-    """
-    path = _card_path(name, keywords)
-    if path is None:
-        return {}
-    with open(path, "rb") as file:
-        text = file.read(LARGEST_CARD).decode("utf-8-sig", "replace")
-    block = REGEX_YAML_BLOCK.match(text)
-    try:
-        data = yaml.safe_load(block[2]) if block else None
-    except (yaml.YAMLError, ValueError, RecursionError):
-        logger.info("the metadata of %r's model card cannot be read; nothing is taken over from it", name)
-        return {}
-    found = {key: data[key] for key in KEPT if _is_plain(data.get(key))} if isinstance(data, dict) else {}
-    link = found.get("license_link")
-    if isinstance(link, str) and "://" not in link and not os.path.isdir(name):  # a file of the source's repository
-        found["license_link"] = f"{HOME}/{name}/blob/{keywords.get('revision') or 'main'}/{link}"
-    return found
-
-
-def _is_plain(value: Any) -> bool:
-    items = value if isinstance(value, list) and len(value) <= 300 else [value]
-    return all(isinstance(item, str) and 0 < len(item) <= 500 and item.isprintable() for item in items)
-
-
-def _card_path(name: str, keywords: Mapping[str, Any]) -> str | None:
-    if os.path.isdir(name):
-        path = os.path.join(name, "README.md")
-        return path if os.path.isfile(path) else None
-    known = ("revision", "token", "cache_dir", "local_files_only", "force_download", "proxies")
-    quietly = ("gated_repo", "missing_entries", "connection_errors")
-    try:
-        path = cached_file(
-            name,
-            "README.md",
-            **{key: keywords[key] for key in known if keywords.get(key) is not None},
-            **{f"_raise_exceptions_for_{kind}": False for kind in quietly},
-        )
-    except OSError as error:  # no such repository or revision: loading says so itself
-        logger.info("the model card of %r cannot be read: %s", name, error)
-        return None
-    return str(path) if path is not None else None
-
-
-def _card_of_source(provenance: Mapping[str, Any], token: bool | str | None) -> dict[str, Any]:
-    source = str(provenance["source"])
-    if os.path.isdir(source):
-        return source_card(source, {})
-    found = hub_source(provenance)
-    return source_card(found[0], {"revision": found[1], "token": token}) if found else {}
-
-
-def _report_of(model: PreTrainedModel, provenance: Mapping[str, Any]) -> Report | None:
-    """The report that came with a model: in memory, or saved beside its weights."""
-    held = getattr(model, "transfer_report", None)
-    if isinstance(held, Report):
-        return held
-    place = model.config.name_or_path
-    if not place or not os.path.isfile(os.path.join(place, REPORT_FILE)):
-        return None
-    found = Report.load(place)
-    sizes = {role: after for role, (_, after) in found.sizes.items()}
-    if any(sizes.get(role, length) != length for role, length in provenance["target_sizes"].items()):
-        logger.warning("%s in %s is of a model of other sizes; the card goes without it", REPORT_FILE, place)
-        return None
-    return found
 
 
 def _make_branch(api: HfApi, repo: str, revision: str, token: bool | str | None, create_pr: bool) -> None:

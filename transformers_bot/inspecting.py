@@ -50,7 +50,8 @@ class Stack:
         dtype: as stored, such as "float32".
         layers: how many there are; 0 for a tensor outside of the blocks.
         parameters: of all of them; 0 for a tensor that is tied to another one.
-        kept: role (and "layer") -> share of the energy that halving it keeps; NaN where weights are not finite.
+        kept: role (and "layer") -> share of the energy that halving it keeps; NaN where weights are not finite,
+            nothing for a tensor of zeros.
         by_layer: the same for each layer, without "layer".
     """
 
@@ -174,10 +175,11 @@ class _Reader:
 
     def stack(self, name: str, layered: bool, tied: bool) -> Stack:
         first = self.tensors[0]
-        shares = {role: list(self._by_layer(role)) for role in self._roles()}
-        whole = [_energy(x) for x in self.tensors] if shares or layered else []
+        whole = [energy(x.detach()) for x in self.tensors]
+        measured = sum(whole) != 0  # of nothing there is no share
+        shares = {role: list(self._by_layer(role)) for role in self._roles() if measured}
         kept = {role: _share(kept, whole) for role, kept in shares.items()}
-        if layered and len(self.tensors) > 1:
+        if layered and measured and len(self.tensors) > 1:
             kept["layer"] = _share(self._over_layers(), whole)
         by_layer = {
             role: tuple(_share([part], [all_]) for part, all_ in zip(kept_of, whole, strict=True))
@@ -236,12 +238,8 @@ def _floats(x: Tensor) -> Tensor:
     return x.detach().to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _energy(x: Tensor) -> float:
-    return energy(x.detach())
-
-
 def _share(kept: Any, whole: list[float]) -> float:
-    """Kept over whole; all of nothing is kept."""
+    """Kept over whole; a layer of zeros loses nothing."""
     total = sum(whole)
     return float(sum(kept)) / total if total else 1.0
 

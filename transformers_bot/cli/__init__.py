@@ -17,10 +17,11 @@ from huggingface_hub.errors import StrictDataclassError
 
 from .. import errors
 from ..version import __version__
-from . import adapters, demo, inspect, methods, plan
+from . import adapters, demo, inspect, methods, plan, suggest
 from .options import TASKS
 from .parser import USAGE, Parser
-from .words import in_options, printable
+from .terminal import shown
+from .words import in_options
 
 CHECKPOINT, UNSUPPORTED, IO, INTERRUPTED, PIPE_CLOSED = 3, 4, 5, 130, 141
 EXIT_CODES: dict[type[Exception], int] = {
@@ -38,7 +39,7 @@ EXIT_CODES: dict[type[Exception], int] = {
     errors.BoTError: IO,  # whatever else we refuse: nothing could be fetched, or the place is taken
     OSError: IO,
 }
-COMMANDS: tuple[Callable[[Any], None], ...] = (plan.add, inspect.add, methods.add, adapters.add, demo.add)
+COMMANDS: tuple[Callable[[Any], None], ...] = (plan.add, suggest.add, inspect.add, methods.add, adapters.add, demo.add)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,7 +84,7 @@ def _bars_only_in_a_terminal() -> None:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"transformers-bot: {printable(in_options(' '.join(message.split())))}", file=sys.stderr)
+    print(f"transformers-bot: {shown(in_options(' '.join(message.split())))}", file=sys.stderr)
     return code
 
 

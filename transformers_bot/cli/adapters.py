@@ -6,8 +6,7 @@ import os
 from typing import Any
 
 from .. import errors
-from .terminal import fill, table, width
-from .words import printable
+from .terminal import fill, shown, table, width
 
 MISFIT = 4
 MANY = 12  # problems that are printed
@@ -73,15 +72,15 @@ def run_check(chosen: argparse.Namespace) -> int:
     adapter = _adapter(chosen.adapter_name)
     done = check(adapter, _config(chosen.model, adapter.model_type))
     if chosen.json:
-        shown = {"model_type": adapter.model_type, **vars(done)}
-        print(json.dumps(shown, indent=2))
+        plain = {"model_type": adapter.model_type, **vars(done)}
+        print(json.dumps(plain, indent=2))
         return MISFIT if done.problems else 0
     columns = width()
     lines = [f"{adapter.model_type}: {len(adapter.rules)} rules, {len(done.classes)} classes, {done.tensors} tensors"]
     lines += [fill(f"compared: {', '.join(done.classes)}", columns, hang="  ")]
     lines += [fill(f"run:      {', '.join(done.run)}", columns, hang="  ")] if done.run else []
-    lines += [fill(f"note: {printable(note)}", columns, hang="  ") for note in done.notes]
-    lines += [fill(f"problem: {printable(problem)}", columns, hang="  ") for problem in done.problems[:MANY]]
+    lines += [fill(f"note: {shown(note)}", columns, hang="  ") for note in done.notes]
+    lines += [fill(f"problem: {shown(problem)}", columns, hang="  ") for problem in done.problems[:MANY]]
     if len(done.problems) > MANY:
         lines.append(f"... and {len(done.problems) - MANY} more problems (--json lists all)")
     count = len(done.problems)

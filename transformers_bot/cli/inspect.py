@@ -6,17 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..table import in_bytes
 from .options import add_adapter, add_hub, add_reading, add_source, hub_keywords, read_adapters
-from .terminal import fill, table, width
-from .words import printable
+from .terminal import fill, shown, table, width
 
 if TYPE_CHECKING:
     from ..inspecting import Inspection, Stack
 
 SHOWN = ("layer", "hidden", "ffn", "heads", "head_dim")
 NOTE = (
-    "0.50 is what halving keeps of weights without order, as of noise; 1.00 is all of it. Trained weights have little "
-    "order of their own: resizing sorts similar units next to each other first and keeps far more, see the report of "
-    "a resize. Where a role is on both axes, noise keeps 0.25."
+    "1.00 is all of it; 0.50 is what halving keeps of weights in no order, as of noise (a little more where a length "
+    "is odd, 0.25 where a role is on both axes). Trained weights are in hardly any order. A resize puts similar units "
+    "next to each other first and so keeps more; its report says how much."
 )
 
 
@@ -78,7 +77,7 @@ def show(found: "Inspection", columns: int) -> str:
         (broken, "hold NaN or infinity"),
     ):
         if names:
-            some = ", ".join(printable(name, 60) for name in names[:4]) + (", ..." if len(names) > 4 else "")
+            some = ", ".join(shown(name, 60) for name in names[:4]) + (", ..." if len(names) > 4 else "")
             parts.append(fill(f"warning: {len(names)} {what}: {some}", columns, hang="  "))
     return "\n".join(parts)
 

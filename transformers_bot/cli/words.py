@@ -1,4 +1,4 @@
-"""Words for a terminal: messages in terms of options, names without control characters."""
+"""Messages of the Python API in terms of options."""
 
 import re
 
@@ -18,7 +18,6 @@ KEYWORDS = (
     *("reheads", "basis", "order", "seed", "params", "like", "ratio", "memory", "source"),
 )
 KEYWORD = rf"(?<![\w.-])({'|'.join(KEYWORDS)})="
-LONGEST = 600
 
 
 def in_options(message: str) -> str:
@@ -38,17 +37,6 @@ def in_options(message: str) -> str:
 def option(name: str) -> str:
     """A keyword as an option: `max_shard_size` is `--max-shard-size`."""
     return "--" + name.replace("_", "-")
-
-
-def printable(text: str, longest: int = LONGEST) -> str:
-    r"""Text with control characters escaped, and cut in the middle if it is very long.
-
-    >>> printable("a\x1b[31mb")
-    'a\\x1b[31mb'
-    """
-    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    half = (longest - 5) // 2
-    return escaped if len(escaped) <= longest else f"{escaped[:half]} ... {escaped[-half:]}"
 
 
 def _with_value(found: re.Match[str]) -> str:

@@ -1,0 +1,206 @@
+"""What processes tell each other, in one process: the others are played by what they leave in the store."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import torch.distributed as dist
+from transformers import PreTrainedModel
+from transformers.integrations import deepspeed
+
+from transformers_bot import meeting, ranks
+from transformers_bot.errors import BadCheckpoint
+from transformers_bot.meeting import RankError
+
+
+@pytest.fixture(autouse=True)
+def _group(tmp_path, monkeypatch):
+    monkeypatch.setattr(meeting, "_turns", {})
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def write(folder):
+    folder.mkdir()
+    (folder / "weights").write_text("made")
+    return 17
+
+
+def read(folder, made):
+    return (folder / "weights").read_text(), made
+
+
+def left(tmp_path):
+    return list(tmp_path.glob("transformers-bot-*"))
+
+
+def test_made_then_loaded_then_removed(tmp_path):
+    assert ranks.once_per_node(["a"], write, read) == ("made", 17)
+    assert not left(tmp_path)
+
+
+def test_every_call_is_made_anew():
+    made = []
+    for _ in range(2):
+        ranks.once_per_node(["a"], lambda folder: made.append(folder), lambda *_: None)
+    assert len(set(made)) == 2
+
+
+def test_what_make_raises_is_raised_and_told(tmp_path):
+    def fails(folder):
+        write(folder)
+        raise BadCheckpoint("no weights")
+
+    with pytest.raises(BadCheckpoint, match="no weights"):
+        ranks.once_per_node(["a"], fails, read)
+    assert not left(tmp_path)
+    meeting._turns.clear()  # the next call is another process's share of the same one
+    with pytest.raises(BadCheckpoint, match="no weights") as told:
+        ranks.once_per_node(["a"], write, read)
+    assert told.value.__notes__ == ["(raised by rank 0, which resized for this node)"]
+
+
+def test_an_interrupt_is_told_as_such():
+    def stopped(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ranks.once_per_node(["a"], stopped, read)
+    meeting._turns.clear()
+    with pytest.raises(RankError, match="rank 0, which resized for this node, ended with KeyboardInterrupt"):
+        ranks.once_per_node(["a"], write, read)
+
+
+def test_an_error_that_cannot_be_pickled_keeps_its_words():
+    class Local(Exception):
+        pass
+
+    def fails(_):
+        raise Local("odd")
+
+    with pytest.raises(Local):
+        ranks.once_per_node(["a"], fails, read)
+    meeting._turns.clear()
+    with pytest.raises(RankError, match="Local: odd"):
+        ranks.once_per_node(["a"], write, read)
+
+
+def test_a_process_that_died_is_not_waited_for():
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: gone.pid)
+        assert meeting.meet(["a"], "", False).comes_first()
+    meeting._turns.clear()
+    with pytest.raises(RankError, match=f"process {gone.pid}, which resized for all processes of this node, has ended"):
+        ranks.once_per_node(["a"], write, read)
+
+
+def test_ranks_that_do_not_come_are_missed_in_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(meeting, "PATIENCE", 0.1)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    start = time.monotonic()
+    with pytest.raises(RankError, match="1 of 2 ranks came"):
+        ranks.once_per_node(["a"], write, read, together=True)
+    assert time.monotonic() - start < 5
+    assert not left(tmp_path)
+
+
+def test_another_nodes_error_stops_this_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    meeting.meet(["a"], "", True).tell(BadCheckpoint("not on this node"))
+    meeting._turns.clear()
+    with pytest.raises(BadCheckpoint, match="not on this node"):
+        ranks.once_per_node(["a"], write, read, together=True)
+    assert not left(tmp_path)
+
+
+def test_nodes_draw_the_same_and_keep_their_own_generators():
+    torch.manual_seed(1)
+    meeting.meet(["a"], "", False)  # another node was first, with this seed
+    drawn = torch.rand(2)
+    meeting._turns.clear()
+    torch.manual_seed(2)
+    found = ranks.once_per_node(["a"], lambda _: torch.rand(2), lambda _, made: made)
+    assert torch.equal(found, drawn)
+    own = torch.rand(2)
+    torch.manual_seed(2)
+    assert torch.equal(own, torch.rand(2))
+
+
+def test_a_changed_source_is_another_call(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "weights").write_text("old")
+    before = meeting.meet(["a"], str(source), False).key
+    meeting._turns.clear()
+    assert meeting.meet(["a"], str(source), False).key == before
+    meeting._turns.clear()
+    (source / "weights").write_text("newer")
+    assert meeting.meet(["a"], str(source), False).key != before
+
+
+def test_a_folder_that_some_never_ask_for_is_kept_until_the_end(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    ranks.once_per_node(["a"], write, read)
+    assert len(left(tmp_path)) == 1
+    meeting._turns.clear()
+    assert ranks.once_per_node(["a"], lambda _: pytest.fail("made twice"), read) == ("made", 17)
+    assert not left(tmp_path)
+
+
+class ZeRO3:
+    """What transformers asks an HfDeepSpeedConfig."""
+
+    def is_zero3(self):
+        return True
+
+
+def test_undivided_gives_back_what_was_set_whatever_happens(monkeypatch):
+    config = ZeRO3()
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    deepspeed.set_hf_deepspeed_config(config)
+    try:
+        with contextlib.suppress(BadCheckpoint), ranks.undivided():
+            seen = deepspeed.is_deepspeed_zero3_enabled(), os.environ["ACCELERATE_USE_FSDP"]
+            raise BadCheckpoint
+        assert seen == (False, "false")
+        assert deepspeed.is_deepspeed_zero3_enabled()
+        assert os.environ["ACCELERATE_USE_FSDP"] == "true"
+    finally:
+        deepspeed.unset_hf_deepspeed_config()
+
+
+def test_undivided_leaves_unset_what_was_not_set(monkeypatch):
+    monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
+    with ranks.undivided():
+        pass
+    assert "ACCELERATE_USE_FSDP" not in os.environ
+    assert not deepspeed.is_deepspeed_zero3_enabled()
+
+
+def test_one_process_shares_with_nobody():
+    assert not ranks.is_shared(PreTrainedModel, {})
+
+
+@pytest.mark.parametrize(
+    ("keywords", "shared"),
+    [
+        ({}, True),
+        ({"device_map": {"": 0}}, True),
+        ({"device_map": "auto"}, False),
+        ({"offload_folder": "there"}, False),
+        ({"max_memory": {0: 1}}, False),
+        ({"device_map": "auto", "tp_plan": "auto"}, True),
+    ],
+)
+def test_a_model_that_may_lie_on_disk_is_not_shared(monkeypatch, keywords, shared):
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    assert ranks.is_shared(PreTrainedModel, keywords) is shared

@@ -1,0 +1,104 @@
+"""`transformers-bot suggest`: valid sizes near what is asked for, and the command that makes the best of them."""
+
+import argparse
+import json
+import shlex
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from ..table import in_bytes
+from .options import add_adapter, add_hub, add_source, hub_keywords, read_adapters
+from .terminal import fill, table, width
+
+if TYPE_CHECKING:
+    from ..suggest import Suggestion
+
+HEADING = ("", "layers", "width", "heads", "MLP", "parameters", "off", "weights", "FLOPs", "inherited", "")
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "suggest",
+        usage="transformers-bot suggest SOURCE (--params N | --ratio R | --memory SIZE | --like MODEL)",
+        help="propose valid sizes near a number of parameters, a share, or another model",
+        description="Propose valid target sizes: heads divide the width and stay as wide as they are, the MLP keeps "
+        "its proportion, width and depth both shrink or both grow. The nearest come first, and of equally near ones "
+        "those for which least has to be merged. Only the config.json of the source is read.",
+        epilog="examples:\n"
+        "  transformers-bot suggest gpt2 --params 60M\n"
+        "  transformers-bot suggest gpt2 --memory 200MB --dtype bfloat16\n"
+        "  transformers-bot suggest bert-base-uncased --like bert-small",
+    )
+    add_source(parser)
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--params", metavar="N", help="how many parameters the result shall have, such as 60M or 1.5B")
+    asked.add_argument("--ratio", metavar="R", type=float, help="parameters beside the source's, such as 0.5")
+    asked.add_argument("--memory", metavar="SIZE", help="the most that the weights may take, such as 200MB or 1.5GiB")
+    asked.add_argument(
+        "--like",
+        metavar="MODEL",
+        help="layers, width and MLP of another model: a ready config such as bert-small, a folder, or a Hub id",
+    )
+    parser.add_argument("--dtype", metavar="TYPE", help="of the result, for its bytes (default: the source's)")
+    parser.add_argument("--count", metavar="N", type=int, default=5, help="how many at most (default: 5)")
+    parser.add_argument("--json", action="store_true", help="print the proposals as JSON on standard output")
+    add_hub(parser)
+    add_adapter(parser)
+    parser.set_defaults(run=run)
+
+
+def run(chosen: argparse.Namespace) -> int:
+    from ..suggest import suggest
+
+    read_adapters(chosen)
+    asked = {name: getattr(chosen, name) for name in ("params", "ratio", "memory", "like", "dtype", "count")}
+    found = suggest(chosen.source, **asked, **hub_keywords(chosen))
+    if chosen.json:
+        print(json.dumps([one.to_dict() for one in found], indent=2))
+        return 0
+    columns = width()
+    rows: list[Any] = [HEADING]
+    for number, one in enumerate(found, 1):
+        rows += [_row(number, one), *fill("; ".join(one.notes), columns, " " * 4, " " * 4).splitlines()]
+    print(table(rows, columns, right=range(10)))
+    print()
+    print(fill("off: from what was asked; FLOPs: of a token, beside the source's. The first one is made by", columns))
+    print("\n".join(_command(chosen, found[0])))
+    return 0
+
+
+def _row(number: int, one: "Suggestion") -> tuple[str, ...]:
+    sizes = (str(one.sizes[role]) for role in ("layer", "hidden", "heads", "ffn"))
+    return (
+        str(number),
+        *sizes,
+        _short(one.parameters),
+        f"{100 * one.off:+.1f} %",
+        in_bytes(one.bytes),
+        f"{one.flops:.2f}x",
+        f"{100 * one.inherited:.0f} %",
+        "",
+    )
+
+
+def _short(count: int) -> str:
+    """A number of parameters in three or four digits: 60.9M."""
+    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size:
+            return f"{count / size:.{1 if count < 1000 * size else 0}f}{unit}"
+    return str(count)
+
+
+def _command(chosen: argparse.Namespace, best: "Suggestion") -> list[str]:
+    """The line for the shell, broken after the folders."""
+    name = PurePath(chosen.source.rstrip("/")).name or "model"
+    out = f"{name}-{best.sizes['layer']}x{best.sizes['hidden']}"
+    words = [f"--set {field}={value}" for field, value in best.fields.items()]
+    words += [f"--{name} {shlex.quote(value)}" for name, value in hub_keywords(chosen).items()]
+    words += [f"--dtype {shlex.quote(chosen.dtype)}"] if chosen.dtype else []
+    words += [f"--adapter {shlex.quote(path)}" for path in chosen.adapter]
+    places = [shlex.quote(chosen.source), shlex.quote(out)]
+    first = f"  transformers-bot resize {' '.join(places)} \\"
+    if len(first) > width():
+        return [f"  transformers-bot resize {places[0]} \\", f"    {places[1]} \\", f"    {' '.join(words)}"]
+    return [first, f"    {' '.join(words)}"]
