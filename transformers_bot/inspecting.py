@@ -27,11 +27,11 @@ from .energy import energy
 from .errors import BadOption
 from .inventory import inventory_of, rules_of
 from .keywords import FILES, HUB, picked
-from .loading import read_config
 from .maps import AxisMap, identity
 from .recipe import TensorMap, apply
 from .sizes import role_sizes
 from .source import open_source
+from .targets import read_config
 from .wavelets import analysis_map, check_name
 
 ROLES = ("hidden", "ffn", "heads", "head_dim")

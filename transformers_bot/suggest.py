@@ -27,11 +27,11 @@ from .classes import own_class
 from .errors import BadOption, BadSize
 from .inventory import predict
 from .keywords import HUB, picked
-from .loading import named_config, read_config
 from .model import plan
 from .shapes import Shapes, Sizes
 from .sizes import config_field, rebuild, role_sizes
 from .source import quiet
+from .targets import named_config, read_config
 
 NEAR = (0.05, 0.15, 0.30)  # relative distances that count as equal
 DEARER = 2  # halvings more than the cheapest proposal has: what is left out

@@ -110,6 +110,6 @@ def _config(model: str | None, model_type: str) -> Any:
 
     if model is None or (model == model_type and not os.path.exists(model)):
         return CONFIG_MAPPING[model_type]()
-    from ..loading import named_config
+    from ..targets import named_config
 
     return named_config(model)

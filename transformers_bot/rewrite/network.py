@@ -150,7 +150,7 @@ class Network(Mapping[str, Tensor]):
             for offset, factor in enumerate(segment):
                 if factor.role == role:
                     moved = piece.movedim(dim + offset, 0)
-                    yield (part.double() for part in moved.reshape(len(moved), -1).split(length, dim=1))
+                    yield (part.double() for part in torch.split(moved.reshape(len(moved), -1), length, dim=1))
 
     def units(self, name: str, role: str) -> Tensor:
         """A tensor as (all entries of the segment with `role`, everything else), in float64.

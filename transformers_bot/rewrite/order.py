@@ -86,9 +86,9 @@ def _cosine(gram: Tensor, groups: list[list[int]]) -> Tensor:
     flat = torch.tensor([unit for units in groups for unit in units])
     group = torch.tensor([row for row, units in enumerate(groups) for _ in units])
     rows, merged = gram.new_zeros(len(groups), len(gram)), gram.new_zeros(len(groups), len(groups))
-    for some in torch.arange(len(flat)).split(PIECE):
+    for some in torch.split(torch.arange(len(flat)), PIECE):
         rows.index_add_(0, group[some], gram[flat[some]])
-    for some in torch.arange(len(flat)).split(PIECE):
+    for some in torch.split(torch.arange(len(flat)), PIECE):
         merged.index_add_(1, group[some], rows[:, flat[some]])
     scale = merged.diagonal().clamp_min(1e-300).rsqrt()
     return _earlier_first(merged.mul_(scale[:, None]).mul_(scale))
