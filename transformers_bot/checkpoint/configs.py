@@ -12,13 +12,11 @@ from transformers.configuration_utils import get_configuration_file
 from transformers.utils import CONFIG_NAME, cached_file
 
 from ..errors import BadCheckpoint, BadSize, UnsafeCheckpoint
+from ..sizes import MAX_LAYERS, MAX_LENGTH
 from .files import hub_keywords
 from .jsons import read_json
 from .paths import Folder, is_plain, shown, shown_path
 
-# Building 1,000 layers without weights takes some seconds; no published model has more (DeepNet has 1,000).
-MAX_LAYERS = 1_000
-MAX_LENGTH = 1 << 24  # of any axis, and of any list of labels
 MAX_NUMBER = 1 << 63
 LAYER_FIELDS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 LENGTH_FIELDS = (
@@ -26,6 +24,8 @@ LENGTH_FIELDS = (
     *("max_position_embeddings", "n_positions", "n_ctx", "type_vocab_size", "num_labels", "num_channels"),
     *("image_size", "patch_size", "encoder_stride", "pooler_output_size"),
 )
+OBJECT_FIELDS = ("id2label", "label2id", "quantization_config", "compression_config")
+CLASS_FIELDS = ("attribute_map", "sub_configs", "sub_configs_defaults")
 ATTENTION_FIELDS = ("attn_implementation", "_attn_implementation", "experts_implementation")
 
 
@@ -110,7 +110,8 @@ def check_config(fields: Mapping[str, Any], path: str | os.PathLike[str] = CONFI
 def _is_taken(name: str) -> bool:
     """Whether a field would stand in the way of what the config class itself needs."""
     known = getattr(PreTrainedConfig, name, None)
-    return name.startswith("__") or callable(known) or name in ("attribute_map", "sub_configs", "sub_configs_defaults")
+    computed = isinstance(known, property) and known.fset is None
+    return name.startswith("__") or callable(known) or computed or name in CLASS_FIELDS
 
 
 def _check_types(where: str, fields: Mapping[str, Any]) -> None:
@@ -121,6 +122,9 @@ def _check_types(where: str, fields: Mapping[str, Any]) -> None:
         value = fields.get(name)
         if value is not None and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
             raise BadCheckpoint(f"{where}: {name} is {shown(value)}, not a list of names. Correct it.")
+    for name in OBJECT_FIELDS:
+        if fields.get(name) is not None and not isinstance(fields[name], dict):
+            raise BadCheckpoint(f"{where}: {name} is {shown(fields[name])}, not an object. Correct it.")
     for name in fields.get("configuration_files") or ():
         if not is_plain(name):
             raise UnsafeCheckpoint(f"{where} names the config {shown(name)}, outside of the model folder. Remove it.")
