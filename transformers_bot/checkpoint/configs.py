@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 from transformers.configuration_utils import get_configuration_file
 from transformers.utils import CONFIG_NAME, cached_file
 
-from ..errors import BadCheckpoint, BadSize, UnsafeCheckpoint
+from ..errors import BadCheckpoint, BadSize, UnsafeCheckpoint, UnsupportedCheckpoint
 from ..sizes import MAX_LAYERS, MAX_LENGTH
 from .files import hub_keywords
 from .jsons import read_json
@@ -25,6 +25,8 @@ LENGTH_FIELDS = (
     *("image_size", "patch_size", "encoder_stride", "pooler_output_size"),
 )
 OBJECT_FIELDS = ("id2label", "label2id", "quantization_config", "compression_config")
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack")
+ADAPTER = "adapter_config.json"
 CLASS_FIELDS = ("attribute_map", "sub_configs", "sub_configs_defaults")
 ATTENTION_FIELDS = ("attn_implementation", "_attn_implementation", "experts_implementation")
 
@@ -39,6 +41,11 @@ def source_config(name: str, keywords: Mapping[str, Any]) -> tuple[Path, dict[st
     """
     if os.path.isdir(name):
         folder = Folder.at(name, keywords.get("subfolder") or "")
+        if folder.holds(ADAPTER):
+            raise UnsupportedCheckpoint(
+                f"{shown_path(folder.path)} holds an adapter (PEFT), which adds to a model that lies elsewhere. Merge it "
+                "(merge_and_unload), save the result, and use that folder."
+            )
         if not folder.holds(CONFIG_NAME):
             raise BadCheckpoint(
                 f"{shown_path(folder.path)} has no {CONFIG_NAME}: without it a model's sizes would be guessed. "
@@ -47,6 +54,10 @@ def source_config(name: str, keywords: Mapping[str, Any]) -> tuple[Path, dict[st
         return _followed(folder.locate(CONFIG_NAME), folder)
     if os.path.exists(name):
         path = Path(name)
+        if name.endswith(WEIGHTS):
+            raise BadCheckpoint(
+                f"{shown_path(name)} is a file of weights; pass the folder that holds it with its {CONFIG_NAME}."
+            )
         fields = read_json(path)
         check_config(fields, path)
         return path, fields
@@ -101,10 +112,12 @@ def check_config(fields: Mapping[str, Any], path: str | os.PathLike[str] = CONFI
         most = MAX_LAYERS if name in LAYER_FIELDS else MAX_LENGTH
         for value in _numbers(fields.get(name)):
             if value > most:
-                raise BadSize(f"{name} is {shown(value)} in {where}; no model has more than {most:,}.")
+                raise BadSize(f"{name} is {shown(value)} in {where}; no model has more than {most:,}. Correct it.")
     for value in _numbers(list(fields.values())):
-        if abs(value) > MAX_NUMBER or math.isnan(value):
-            raise BadCheckpoint(f"{where} holds the number {shown(value)}, which no field of a model can be.")
+        if math.isnan(value) or (isinstance(value, int) and abs(value) > MAX_NUMBER):
+            raise BadCheckpoint(
+                f"{where} holds the number {shown(value)}, which no field of a model can be. Correct it."
+            )
 
 
 def _is_taken(name: str) -> bool:
