@@ -169,6 +169,7 @@ def test_hostile_names_stay_names(name):
     assert set(metadata(card)) == {"library_name", "pipeline_tag", "tags"}
     read = yaml.safe_load(recipe_in(card))
     assert (read["source"], read["variant"], read["method"]) == (name, name, name)
+    assert all(line.replace("\\|", "").count("|") == 4 for line in card.splitlines() if line.startswith("| "))
     assert sections(card) == 1
     again = update_card(card, model_card(made(), None))
     assert name not in again.split(BEGIN)[1]
@@ -187,7 +188,6 @@ def test_a_code_span_holds_any_text(text):
     assert not inside.startswith("`")
     assert not inside.endswith("`")
     assert inside.isprintable()
-    assert not re.search(r"(?<!\\)\|", inside)
 
 
 def test_the_card_does_not_depend_on_the_order_of_the_config():

@@ -112,15 +112,15 @@ def recipe(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def code(text: object) -> str:
-    r"""A name as a markdown code span: control characters escaped, backticks fenced, fit for a table.
+    r"""A name as a markdown code span: control characters escaped, backticks fenced.
 
-    >>> print(code("a`b|c\x1b[31m"))
-    ``a`b\|c\x1b[31m``
+    >>> print(code("a`b\x1b[31m"))
+    ``a`b\x1b[31m``
     """
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
     fence = "`" * (_longest_run(shown) + 1)
     pad = " " if shown.startswith("`") or shown.endswith("`") or not shown.strip() else ""
-    return f"{fence}{pad}{shown}{pad}{fence}".replace("|", "\\|")
+    return f"{fence}{pad}{shown}{pad}{fence}"
 
 
 def _longest_run(text: str) -> int:
@@ -128,7 +128,8 @@ def _longest_run(text: str) -> int:
 
 
 def _cell(value: object) -> str:
-    return str(value) if isinstance(value, int) or re.fullmatch(r"[a-z]+(_[a-z]+)*", str(value)) else code(value)
+    plain = isinstance(value, int) or re.fullmatch(r"[a-z]+(_[a-z]+)*", str(value))
+    return str(value) if plain else code(value).replace("|", "\\|")  # a bare | ends a cell even inside of code
 
 
 def _block(text: str, language: str) -> str:

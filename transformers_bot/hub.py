@@ -5,6 +5,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, TypeVar
@@ -70,24 +71,21 @@ def push_to_hub(
     """
     if getattr(model, "_hf_peft_config_loaded", False):
         raise BadOption("an adapter is loaded on this model, and the card describes whole weights. Merge it first.")
-    provenance = provenance_of(model.config)
-    report = report_of(model, provenance)
-    api = HfApi(library_name="transformers_bot", library_version=__version__)
-    repo = _tried(lambda: api.create_repo(repo_id, private=private, token=token, exist_ok=True)).repo_id
+    report = report_of(model, provenance_of(model.config))
+    api = HfApi(token=token, library_name="transformers_bot", library_version=__version__)
+    repo = _tried(lambda: api.create_repo(repo_id, private=private, exist_ok=True)).repo_id
+    place = _Place(api, repo, revision, create_pr)
     if revision is not None and not revision.startswith("refs/pr"):
-        _make_branch(api, repo, revision, token, create_pr)
+        _make_branch(place)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, max_shard_size=max_shard_size)
         if report is not None:
             report.save(folder)
-        given = [tags] if isinstance(tags, str) else tags or []
-        found = card_of_source(provenance, token)
-        all_tags = [*(model.model_tags or []), *given]
-        fresh = model_card(model.config, report, source_card=found, tags=all_tags, name=repo)
+        fresh = _fresh_card(model, report, [tags] if isinstance(tags, str) else tags or [], repo, token)
+        message = commit_message or "Upload model", commit_description
 
         def commit() -> CommitInfo:
-            made = {"commit_message": commit_message or "Upload model", "commit_description": commit_description}
-            return _commit(api, repo, Path(folder), fresh, {**made, "token": token, "create_pr": create_pr}, revision)
+            return _commit(place, Path(folder), fresh, *message)
 
         # A second pull request beside one whose answer was lost would be noise; a second commit cannot be.
         return commit() if create_pr else _tried(commit)
@@ -137,58 +135,77 @@ class _Push:
         return _Push(memo.get(id(held), held))
 
 
-def _make_branch(api: HfApi, repo: str, revision: str, token: bool | str | None, create_pr: bool) -> None:
+@dataclass(frozen=True)
+class _Place:
+    """Where a push goes."""
+
+    api: HfApi
+    repo: str
+    revision: str | None
+    create_pr: bool
+
+
+def _fresh_card(model: PreTrainedModel, report: Report | None, tags: list[str], repo: str, token: Any) -> str:
+    found = card_of_source(provenance_of(model.config), token)
+    return model_card(model.config, report, source_card=found, tags=[*(model.model_tags or []), *tags], name=repo)
+
+
+def _make_branch(place: _Place) -> None:
     try:
-        _tried(lambda: api.create_branch(repo, branch=revision, token=token, exist_ok=True))
+        _tried(lambda: place.api.create_branch(place.repo, branch=str(place.revision), exist_ok=True))
     except HfHubHTTPError as error:
         # A pull request may be opened where branches may not; whether this one exists shows in the commit.
-        if not (create_pr and error.response.status_code == 403):
+        if not (place.create_pr and error.response.status_code == 403):
             raise
 
 
-def _commit(
-    api: HfApi, repo: str, folder: Path, fresh: str, keywords: dict[str, Any], revision: str | None
-) -> CommitInfo:
+def _commit(place: _Place, folder: Path, fresh: str, message: str, description: str | None) -> CommitInfo:
     """One commit on top of the state that was read, so that no text written meanwhile is lost."""
-    info = api.model_info(repo, revision=revision, token=keywords["token"])
+    info = place.api.model_info(place.repo, revision=place.revision)
     there = {file.rfilename for file in info.siblings or ()}
-    (folder / "README.md").write_bytes(_card_bytes(api, repo, info.sha, there, fresh, keywords["token"]))
+    card = _updated_card(place, info.sha, fresh) if "README.md" in there else fresh
+    (folder / "README.md").write_bytes(card.encode())
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    operations: list[Any] = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
     stale = sorted(name for name in there - set(files) if re.fullmatch(WEIGHTS, name))
     if stale:
-        logger.info("removing weights of an earlier push from %s: %s", repo, ", ".join(stale))
-    operations += [CommitOperationDelete(name) for name in stale]
-    made: CommitInfo = api.create_commit(repo, operations, revision=revision, parent_commit=info.sha, **keywords)
+        logger.info("removing weights of an earlier push from %s: %s", place.repo, ", ".join(stale))
+    operations: list[Any] = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
+    made: CommitInfo = place.api.create_commit(
+        place.repo,
+        [*operations, *map(CommitOperationDelete, stale)],
+        commit_message=message,
+        commit_description=description,
+        revision=place.revision,
+        create_pr=place.create_pr,
+        parent_commit=info.sha,
+    )
     return made
 
 
-def _card_bytes(api: HfApi, repo: str, commit: str | None, there: set[str], fresh: str, token: Any) -> bytes:
-    """The card to upload: the fresh one, or the repository's own brought up to date."""
-    if "README.md" not in there:
-        return fresh.encode()
+def _updated_card(place: _Place, commit: str | None, fresh: str) -> str:
+    """The repository's card, brought up to date."""
     # By its commit: a stale copy in the cache cannot stand in for it when the Hub does not answer.
-    path = api.hf_hub_download(repo, "README.md", revision=commit, token=token)
+    path = place.api.hf_hub_download(place.repo, "README.md", revision=commit)
     try:
         existing = Path(path).read_bytes().decode()
     except UnicodeDecodeError as error:
         raise SaveError(
-            f"the README.md of {repo} is not UTF-8 text, so it cannot be updated without harm: {error}. "
+            f"the README.md of {place.repo} is not UTF-8 text, so it cannot be updated without harm: {error}. "
             "Convert or remove it there first; nothing was uploaded."
         ) from error
-    return update_card(existing, fresh).encode()
+    return update_card(existing, fresh)
 
 
 def _tried(call: Callable[[], Result]) -> Result:
     """What `call` gives, after further tries while the server is busy or the connection breaks.
 
-    huggingface_hub repeats what it uploads to the storage by itself, but neither the commit nor the
-    calls around it.
+    huggingface_hub repeats by itself what it uploads to the storage (before 2.0 not where a connection
+    breaks), but neither the commit nor the calls around it.
     """
     for wait in WAITS:
         try:
             return call()
-        except (CONNECTION, LocalEntryNotFoundError, JSONDecodeError) as error:
+        except (CONNECTION, LocalEntryNotFoundError, JSONDecodeError, RuntimeError) as error:
             if not _passes(error):
                 raise
             logger.warning("the Hub did not answer as it should (%s); trying again in %g s", error, wait)
@@ -201,4 +218,6 @@ def _passes(error: BaseException | None) -> bool:
         return error.response.status_code in PASSING
     if isinstance(error, LocalEntryNotFoundError):  # not in the cache, and asking failed for this reason
         return _passes(error.__cause__)
+    if isinstance(error, RuntimeError):  # an upload to the storage; by status it has been tried again already
+        return isinstance(error.__cause__, CONNECTION) and not isinstance(error.__cause__, HfHubHTTPError)
     return isinstance(error, (CONNECTION, JSONDecodeError))  # a proxy's page where JSON was due

@@ -135,8 +135,8 @@ class Meeting:
 
     def is_last_to_load(self) -> bool:
         """Count this process as one that has loaded; whether all of its node have."""
-        local = next((int(os.environ[name]) for name in LOCAL_SIZES if name in os.environ), None)
-        return bool(self.store.add(f"{self.node}/loaded", 1) == local)
+        local = next((int(os.environ[name]) for name in LOCAL_SIZES if name in os.environ), dist.get_world_size())
+        return self.store.add(f"{self.node}/loaded", 1) == local
 
 
 def meet(call: Sequence[str], source: str, together: bool) -> Meeting:

@@ -5,13 +5,13 @@ process loads that folder with transformers, whose business slicing (FSDP2, tens
 then is.
 """
 
-import atexit
 import contextlib
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -147,7 +147,8 @@ def _make(meeting: Meeting, make: Callable[[Path], Any]) -> Outcome:
     holder = None
     try:
         holder = Path(tempfile.mkdtemp(prefix="transformers-bot-"))
-        atexit.register(shutil.rmtree, holder, ignore_errors=True)
+        # As atexit would, and also in the forked children of multiprocessing, which leave without it.
+        Finalize(None, shutil.rmtree, (holder,), {"ignore_errors": True}, exitpriority=0)
         torch.set_rng_state(meeting.draws)
         with undivided():
             made = make(holder / "model")

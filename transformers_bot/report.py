@@ -11,6 +11,7 @@ import torch
 from .errors import BadCheckpoint
 from .measure import Watch
 from .planner import Plan
+from .report_data import decode
 from .report_rows import DIGITS, Depths, Role, Stack, Tensor, role_rows, tensor_row
 
 FILE = "transfer_report.json"
@@ -72,10 +73,11 @@ class Report:
             found = plain.get("format") if isinstance(plain, dict) else type(plain).__name__
             raise BadCheckpoint(f"not a transfer report of format {FORMAT}, but {found!r}; resize the source again.")
         try:
-            return _report(plain)
-        except (KeyError, TypeError, ValueError) as error:
-            reason = f"{type(error).__name__} {error}"
-            raise BadCheckpoint(f"a transfer report that is not whole ({reason}); resize the source again.") from error
+            known = {name: value for name, value in plain.items() if name != "format"}
+            made: Report = decode(cls, known, "report")
+        except ValueError as error:
+            raise BadCheckpoint(f"a transfer report that is not whole: {error}; resize the source again.") from error
+        return made
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `transfer_report.json` into a folder; the same report gives the same bytes."""
@@ -158,29 +160,6 @@ def make_report(plan: Plan, watch: Watch, provenance: dict[str, Any]) -> Report:
         dropped=dict(plan.dropped),
         warnings=(*plan.warnings, *unfinite),
     )
-
-
-def _report(plain: dict[str, Any]) -> Report:
-    """A report of JSON types, with the tuples that JSON has as lists."""
-    known = {name: value for name, value in plain.items() if name != "format"}
-    for name in ("classes", "dtypes", "parameters", "bytes", "warnings"):
-        known[name] = tuple(known[name])
-    known["sizes"] = {role: tuple(pair) for role, pair in known["sizes"].items()}
-    known["roles"] = tuple(Role(**one) for one in known["roles"])
-    known["stacks"] = tuple(Stack(**{**one, "left_out": tuple(one["left_out"])}) for one in known["stacks"])
-    known["tensors"] = tuple(_tensor(one) for one in known["tensors"])
-    return Report(**known)
-
-
-def _tensor(plain: dict[str, Any]) -> Tensor:
-    before = plain["source_shape"]
-    fixed = {
-        "reads": tuple(plain["reads"]),
-        "shape": tuple(plain["shape"]),
-        "source_shape": None if before is None else tuple(before),
-        "roles": tuple(Role(**one) for one in plain["roles"]),
-    }
-    return Tensor(**{**plain, **fixed})
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:

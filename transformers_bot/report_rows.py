@@ -21,7 +21,8 @@ class Role:
         role: "hidden", "ffn", ...; "layer" is the depth; "heads x head_dim" where a method has them as one.
         side: "written" or "read"; "depth" for layers.
         before, after: lengths.
-        gain: Frobenius norm of the map over the square root of the shorter length: 1 for an orthonormal one.
+        gain: Frobenius norm of the map over the square root of the shorter length: 1 for an orthonormal one;
+            over layers that of whole stacks, and in one tensor the root of its squared weights' sum.
         energy_kept: share of the energy that the maps keep of what those before them kept; None: not measured.
         tensors: in how many tensors.
     """
@@ -113,6 +114,12 @@ class Depths:
         weights = self._weights.get(template)
         return weights is not None and int(np.linalg.matrix_rank(weights)) == self.before
 
+    @property
+    def gain(self) -> float:
+        """Of the depth's maps over whole stacks, as for an axis: 1 where they are orthonormal."""
+        squares = sum(float(np.square(weights).sum()) for weights in self._weights.values())
+        return math.sqrt(squares / (len(self._weights) * min(self.before, self.after)))
+
     def stacks(self) -> tuple[Stack, ...]:
         """Every stack, where the depth changes."""
         if not self.changed:
@@ -160,8 +167,13 @@ def role_rows(plan: Plan, watch: Watch, depths: Depths) -> tuple[Role, ...]:
     order = {role: place for place, role in enumerate(plan.source_sizes)}
     keys = sorted(groups, key=lambda key: (order.get(key[0].split(" x ")[0], len(order)), *key))
     rows = [_pooled(groups[key]) for key in keys]
-    unread = any(one.left_out for one in depths.stacks())  # their energy is unknown, so a share of all layers is, too
-    return tuple(replace(one, energy_kept=None) if one.side == "depth" and unread else one for one in rows)
+    return tuple(_of_stacks(row, depths) if row.side == "depth" else row for row in rows)
+
+
+def _of_stacks(row: Role, depths: Depths) -> Role:
+    """The depth over whole stacks: what layers hold that nothing reads is not known, so a share of all is not, too."""
+    unread = any(one.left_out for one in depths.stacks())
+    return replace(row, gain=number(depths.gain), energy_kept=None if unread else row.energy_kept)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Iterable
 
 LONGEST = 100  # characters of a name in markdown
+SENTENCE = 1000  # characters of a warning
 SPECIAL = re.compile(r"[\\`*_\[\]<>|#~&$@]|(?<=http):|(?<=https):|(?<=www)\.")
 NONE = "-"
 

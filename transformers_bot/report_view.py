@@ -1,11 +1,12 @@
 """How a transfer report is read: in a terminal, as a markdown page, as a few lines of a model card."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from .report_text import (
     NONE,
+    SENTENCE,
     cut,
     figure,
     figures,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .report_rows import Role, Stack, Tensor
 
 WIDTH = 80
+SHORT_NAME = 16  # characters of a role or action in a terminal
 SHORT = 6  # names listed before "and n more"
 ROLE_HEAD = ("role", "side", "source", "target", "tensors", "gain", "energy kept")
 TENSOR_HEAD: tuple[str, ...] = (
@@ -59,7 +61,7 @@ def terminal(report: "Report") -> str:
     lines += [line for text in _depth(report) for line in wrap(text, WIDTH)]
     lines += [*_tensor_table(report), "", *wrap(f"{MEANING} std: after / before.", WIDTH)]
     lines += [line for text in _losses(report) for line in wrap(printable(text), WIDTH)]
-    lines += [line for text in report.warnings for line in wrap(f"warning: {printable(text)}", WIDTH)]
+    lines += [line for text in _warnings(report) for line in wrap(f"warning: {text}", WIDTH)]
     return "\n".join(lines)
 
 
@@ -67,7 +69,7 @@ def summary(report: "Report") -> str:
     """Markdown for a model card: sizes, inherited share, one table of roles, warnings."""
     told = (", ".join(_sizes(report)), *_totals(report), *_depth(report), *_losses(report))
     lines = [f"- {_arrows(literal(text))}" for text in told]
-    lines += [f"- **Warning:** {literal(text)}" for text in report.warnings]
+    lines += [f"- **Warning:** {literal(text)}" for text in _warnings(report)]
     if report.roles:
         rows = [tuple(map(literal, _role_row(one))) for one in report.roles]
         lines += ["", *markdown_table([ROLE_HEAD, *rows], right=range(2, 7)), "", literal(MEANING)]
@@ -144,8 +146,18 @@ def _losses(report: "Report") -> list[str]:
     told = [f"initialised anew: {_few(fresh)}"] if fresh else []
     stacks = {one.name.replace("{layer}", str(layer)) for one in report.stacks for layer in one.left_out}
     known = [name for name in report.dropped if name in stacks or name.partition(".")[2] in stacks]
-    dropped = list(merge_layers([name for name in report.dropped if name not in known]))
+    dropped = list(_merge(name for name in report.dropped if name not in known))
     return told + ([f"source tensors that nothing is made of: {_few(dropped)}"] if dropped else [])
+
+
+def _warnings(report: "Report") -> list[str]:
+    return [cut(printable(text), SENTENCE) for text in report.warnings]
+
+
+def _merge(names: Iterable[str]) -> dict[str, list[str]]:
+    """`merge_layers`, which marks the layer by `#`, for names that may have one themselves."""
+    every = list(names)
+    return merge_layers([name for name in every if "#" not in name]) | {name: [name] for name in every if "#" in name}
 
 
 def _few(names: list[str]) -> str:
@@ -158,7 +170,13 @@ def _few(names: list[str]) -> str:
 
 def _role_row(one: "Role") -> tuple[str, ...]:
     lengths = str(one.before), str(one.after), str(one.tensors)
-    return one.role, one.side, *lengths, figure(one.gain), percent(one.energy_kept)
+    return (
+        cut(printable(one.role), SHORT_NAME),
+        cut(printable(one.side), SHORT_NAME),
+        *lengths,
+        figure(one.gain),
+        percent(one.energy_kept),
+    )
 
 
 def _tensor_row(one: "Tensor") -> tuple[str, ...]:
@@ -191,7 +209,7 @@ def _tensor_table(report: "Report") -> list[str]:
         rows.append(
             (
                 label,
-                members[0].action,
+                cut(printable(members[0].action), SHORT_NAME),
                 shape(members[0].shape),
                 figures(one.gain for one in members),
                 percents(one.energy_kept for one in members),
@@ -217,7 +235,7 @@ def _merged(report: "Report") -> Iterator[tuple[str, list["Tensor"]]]:
     groups: dict[tuple[str, tuple[int, ...]], list[str]] = {}
     for one in report.tensors:
         groups.setdefault((one.action, one.shape), []).append(one.name)
-    merged = {members[0]: (name, members) for names in groups.values() for name, members in merge_layers(names).items()}
+    merged = {members[0]: (name, members) for names in groups.values() for name, members in _merge(names).items()}
     rows = {one.name: one for one in report.tensors}
     for first in rows:
         if first in merged:

@@ -13,6 +13,10 @@ from .errors import BadKeyword, BadOption, BadSize, UnsupportedArchitecture, sug
 
 # Axes whose entries have an identity of their own: they are never filtered, only kept.
 FIXED = ("vocab", "segment", "label", "channel", "patch_h", "patch_w", "special", "offset", "pixel")
+# No published model has more: DeepNet has 1,000 layers, and the longest axes are vocabularies of some 10^6.
+# Beyond, a plan would take minutes, and a number is more likely damaged than meant.
+MAX_LAYERS = 1_000
+MAX_LENGTH = 1 << 24
 
 
 def role_sizes(adapter: Adapter, config: PreTrainedConfig, which: str) -> dict[str, int | None]:
@@ -31,6 +35,12 @@ def role_sizes(adapter: Adapter, config: PreTrainedConfig, which: str) -> dict[s
         length = sizes[role]
         if length is not None and length < 1:
             raise BadSize(f"the {which} config leaves {length} entries for {role}: {_why_empty(adapter, role, config)}")
+        most = MAX_LAYERS if role == "layer" else MAX_LENGTH
+        if length is not None and length > most:
+            raise BadSize(
+                f"{config_field(adapter, role)} makes {length} entries for {role} in the {which} config; {most} is the "
+                "most this package plans for. Choose a smaller size."
+            )
     return sizes
 
 

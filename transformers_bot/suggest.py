@@ -152,7 +152,7 @@ class _Search:
         """The best sizes near a number of parameters."""
         allowed = [sizes for sizes in self._grid(wanted) if self.shapes.parameters(sizes) <= limit]
         ranked = sorted(allowed, key=lambda sizes: self._rank(sizes, wanted))
-        if not ranked or self._off(ranked[0], wanted) > 1:
+        if not ranked or not 0.5 <= self.shapes.parameters(ranked[0]) / wanted <= 2:
             raise BadSize(
                 f"no size near {wanted:,.0f} parameters: the source has {self.parameters:,}, vocabulary and positions "
                 f"stay, width and depth go up to {FARTHEST} times the source's. Ask for another size."

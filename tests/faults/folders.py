@@ -38,7 +38,12 @@ def split(path: Path) -> tuple[dict[str, Any], bytes]:
 def join(path: Path, header: Any, tensors: bytes, length: int | None = None) -> None:
     """Write a safetensors file from a header (an object, or its text) as it is given."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + tensors)
+    path.write_bytes(joined(text, tensors, length))
+
+
+def joined(text: bytes, tensors: bytes, length: int | None = None) -> bytes:
+    """The content of a safetensors file with a header of this text."""
+    return struct.pack("<Q", len(text) if length is None else length) + text + tensors
 
 
 def header(change: Callable[[dict[str, Any]], Any], name: str = WEIGHTS) -> Mutator:

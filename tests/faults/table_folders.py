@@ -235,6 +235,9 @@ PICKLES = {
         BadCheckpoint,
         r"adapter \(PEFT\)",
     ),
+    "adapter and its config": Fault(
+        content(b"{}", "adapter_config.json"), UnsupportedCheckpoint, r"holds an adapter \(PEFT\).*merge_and_unload"
+    ),
     "parts of ranks": Fault(
         lambda folder: shutil.copy(folder / WEIGHTS, folder / "shard-00000-model-00001-of-00001.safetensors") and None,
         UnsupportedCheckpoint,

@@ -34,6 +34,13 @@ def sources(tmp_path_factory):
     return make_sources(tmp_path_factory.mktemp("good"))
 
 
+@pytest.fixture
+def place(tmp_path):
+    """A folder that is emptied at once: some rows are 100 MB."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
 def by_check(folder: Path, keywords: dict) -> None:
     allow = keywords.get("allow_pickle", False)
     check_files(str(folder), {k: v for k, v in keywords.items() if k != "allow_pickle"}, allow_pickle=allow)
@@ -67,15 +74,14 @@ CASES = [
 
 
 @pytest.mark.parametrize(("row", "call"), CASES)
-def test_a_bad_input_is_named_and_nothing_else_is_touched(sources, tmp_path, monkeypatch, row, call):
-    folder = tmp_path / "model"
+def test_a_bad_input_is_named_and_nothing_else_is_touched(sources, place, monkeypatch, row, call):
+    folder, outside, here = place / "model", place / "outside", place / "work"
     shutil.copytree(sources[row.source], folder)
     row.mutate(folder)
-    outside = tmp_path / "outside"
     outside.mkdir(exist_ok=True)
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    (tmp_path / "work").rmdir()  # nothing can be written to where the process stands
+    here.mkdir()
+    monkeypatch.chdir(here)
+    here.rmdir()  # nothing can be written to where the process stands
     with nothing_opens(outside), watched() as seen, pytest.raises(row.error) as caught:
         CALLS[call](folder, row.keywords)
     assert type(caught.value) is row.error
@@ -83,7 +89,7 @@ def test_a_bad_input_is_named_and_nothing_else_is_touched(sources, tmp_path, mon
     assert re.search(row.message, text), text
     assert text.isprintable()
     assert len(text) < LONGEST
-    assert seen.outside(folder, tmp_path / "out") == []
+    assert seen.outside(folder, place / "out") == []
     assert seen.seconds < SECONDS
     assert seen.megabytes < MEGABYTES
 

@@ -53,7 +53,8 @@ class Watched:
 
     Attributes:
         opened: real paths that Python opened and that are not code.
-        seconds: how long the block ran.
+        seconds: processor time of all threads; time on the clock would tell of the machine's other work, and a
+            call that waits for ever stops the test run by itself.
         megabytes: growth of the process's resident memory at its highest point in the block.
     """
 
@@ -74,13 +75,13 @@ def watched() -> Iterator[Watched]:
     seen = Watched()
     before = _reset_peak()
     opened: list[str] = []
-    started = time.perf_counter()
+    started = time.process_time()
     _recording = opened
     try:
         yield seen
     finally:
         _recording = None
-        seen.seconds = time.perf_counter() - started
+        seen.seconds = time.process_time() - started
         seen.megabytes = (_status("VmHWM") - before) / 1024
         seen.opened = [path for path in opened if not any(_below(path, root) for root in ALLOWED)]
 

@@ -4,6 +4,8 @@ from .checking import Checkpoint, check_files
 from .configs import check_config, source_config
 from .headers import StoredTensor, read_header
 from .jsons import read_json
+from .paths import clean, shown, shown_path
+from .reading import model_config
 from .values import find_nonfinite, nonfinite_message
 
 __all__ = [
@@ -11,9 +13,13 @@ __all__ = [
     "StoredTensor",
     "check_config",
     "check_files",
+    "clean",
     "find_nonfinite",
+    "model_config",
     "nonfinite_message",
     "read_header",
     "read_json",
+    "shown",
+    "shown_path",
     "source_config",
 ]

@@ -94,6 +94,9 @@ def check_files(
     if not is_folder(name) and Path(name).exists():
         raise BadCheckpoint(f"{shown_path(name)} is a file; pass the folder that holds it with its config.json.")
     folder = _folder_of(name, keywords, config_path)
+    commit = None if is_folder(name) else extract_commit_hash(str(config_path), None)
+    if commit:  # so that all files are of one state of the repository, whatever is pushed meanwhile
+        keywords = {**keywords, "revision": commit}
     shown_name = shown_path(name)
     names = candidates(keywords, explicit_name(config, shown_name))
     choice = choose(finder(name, folder, keywords), names)
@@ -108,7 +111,6 @@ def check_files(
     if resampled:
         check_not_quantised(shown_name, config, tensors)
     notes = (*notes_of(name, folder, choice, keywords), *_dtype_note(tensors))
-    commit = None if is_folder(name) else extract_commit_hash(str(config_path), None)
     index_path = choice.main if choice.sharded else None
     return Checkpoint(tuple(files), index_path, {} if choice.pickled else tensors, commit, notes, folder.path)
 

@@ -11,14 +11,12 @@ from transformers import PreTrainedConfig
 from transformers.configuration_utils import get_configuration_file
 from transformers.utils import CONFIG_NAME, cached_file
 
-from ..errors import BadCheckpoint, BadSize, UnsafeCheckpoint
+from ..errors import BadCheckpoint, BadSize, UnsafeCheckpoint, UnsupportedCheckpoint
+from ..sizes import MAX_LAYERS, MAX_LENGTH
 from .files import hub_keywords
 from .jsons import read_json
 from .paths import Folder, is_plain, shown, shown_path
 
-# Building 1,000 layers without weights takes some seconds; no published model has more (DeepNet has 1,000).
-MAX_LAYERS = 1_000
-MAX_LENGTH = 1 << 24  # of any axis, and of any list of labels
 MAX_NUMBER = 1 << 63
 LAYER_FIELDS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 LENGTH_FIELDS = (
@@ -26,6 +24,10 @@ LENGTH_FIELDS = (
     *("max_position_embeddings", "n_positions", "n_ctx", "type_vocab_size", "num_labels", "num_channels"),
     *("image_size", "patch_size", "encoder_stride", "pooler_output_size"),
 )
+OBJECT_FIELDS = ("id2label", "label2id", "quantization_config", "compression_config")
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack")
+ADAPTER = "adapter_config.json"
+CLASS_FIELDS = ("attribute_map", "sub_configs", "sub_configs_defaults")
 ATTENTION_FIELDS = ("attn_implementation", "_attn_implementation", "experts_implementation")
 
 
@@ -39,6 +41,11 @@ def source_config(name: str, keywords: Mapping[str, Any]) -> tuple[Path, dict[st
     """
     if os.path.isdir(name):
         folder = Folder.at(name, keywords.get("subfolder") or "")
+        if folder.holds(ADAPTER):
+            raise UnsupportedCheckpoint(
+                f"{shown_path(folder.path)} holds an adapter (PEFT), which adds to a model that lies elsewhere. Merge it "
+                "(merge_and_unload), save the result, and use that folder."
+            )
         if not folder.holds(CONFIG_NAME):
             raise BadCheckpoint(
                 f"{shown_path(folder.path)} has no {CONFIG_NAME}: without it a model's sizes would be guessed. "
@@ -47,6 +54,10 @@ def source_config(name: str, keywords: Mapping[str, Any]) -> tuple[Path, dict[st
         return _followed(folder.locate(CONFIG_NAME), folder)
     if os.path.exists(name):
         path = Path(name)
+        if name.endswith(WEIGHTS):
+            raise BadCheckpoint(
+                f"{shown_path(name)} is a file of weights; pass the folder that holds it with its {CONFIG_NAME}."
+            )
         fields = read_json(path)
         check_config(fields, path)
         return path, fields
@@ -101,16 +112,19 @@ def check_config(fields: Mapping[str, Any], path: str | os.PathLike[str] = CONFI
         most = MAX_LAYERS if name in LAYER_FIELDS else MAX_LENGTH
         for value in _numbers(fields.get(name)):
             if value > most:
-                raise BadSize(f"{name} is {shown(value)} in {where}; no model has more than {most:,}.")
+                raise BadSize(f"{name} is {shown(value)} in {where}; no model has more than {most:,}. Correct it.")
     for value in _numbers(list(fields.values())):
-        if abs(value) > MAX_NUMBER or math.isnan(value):
-            raise BadCheckpoint(f"{where} holds the number {shown(value)}, which no field of a model can be.")
+        if math.isnan(value) or (isinstance(value, int) and abs(value) > MAX_NUMBER):
+            raise BadCheckpoint(
+                f"{where} holds the number {shown(value)}, which no field of a model can be. Correct it."
+            )
 
 
 def _is_taken(name: str) -> bool:
     """Whether a field would stand in the way of what the config class itself needs."""
     known = getattr(PreTrainedConfig, name, None)
-    return name.startswith("__") or callable(known) or name in ("attribute_map", "sub_configs", "sub_configs_defaults")
+    computed = isinstance(known, property) and known.fset is None
+    return name.startswith("__") or callable(known) or computed or name in CLASS_FIELDS
 
 
 def _check_types(where: str, fields: Mapping[str, Any]) -> None:
@@ -121,6 +135,9 @@ def _check_types(where: str, fields: Mapping[str, Any]) -> None:
         value = fields.get(name)
         if value is not None and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
             raise BadCheckpoint(f"{where}: {name} is {shown(value)}, not a list of names. Correct it.")
+    for name in OBJECT_FIELDS:
+        if fields.get(name) is not None and not isinstance(fields[name], dict):
+            raise BadCheckpoint(f"{where}: {name} is {shown(fields[name])}, not an object. Correct it.")
     for name in fields.get("configuration_files") or ():
         if not is_plain(name):
             raise UnsafeCheckpoint(f"{where} names the config {shown(name)}, outside of the model folder. Remove it.")

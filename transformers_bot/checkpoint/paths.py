@@ -41,6 +41,17 @@ def shown(value: object) -> str:
     return f"{repr(text[:SHOWN]) if isinstance(value, str) else text[:SHOWN]}... ({len(text):,} characters)"
 
 
+def clean(text: str, most: int = 300) -> str:
+    """Another library's message for one of ours: on one line, control characters escaped, cut.
+
+    >>> clean("type \x1b[31m\\n  unknown")
+    'type \\\\x1b[31m unknown'
+    """
+    line = " ".join(text.split())[: most + 1]
+    escaped = "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in line)
+    return escaped if len(line) <= most else f"{escaped[:most]}..."
+
+
 def count(number: int, what: str) -> str:
     """
     >>> count(1, "tensor"), count(1200, "tensor")

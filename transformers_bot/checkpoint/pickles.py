@@ -13,7 +13,7 @@ import torch
 
 from ..errors import BadCheckpoint, UnsafeCheckpoint
 from .headers import StoredTensor, check_content
-from .paths import opened, shown, shown_path
+from .paths import clean, opened, shown_path
 
 DTYPES = {
     **{torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"},
@@ -45,9 +45,7 @@ def read_pickle(path: Path) -> dict[str, StoredTensor]:
             "safetensors, from a source you trust."
         ) from error
     except Exception as error:  # damaged pickles make the unpickler fail in every way there is
-        raise BadCheckpoint(
-            f"{shown_path(path)} cannot be read: {shown(' '.join(str(error).split()))}. Download it again."
-        ) from error
+        raise BadCheckpoint(f"{shown_path(path)} cannot be read: {clean(str(error))}. Download it again.") from error
     return _described(path, found)
 
 

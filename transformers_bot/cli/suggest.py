@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from ..table import in_bytes
-from .options import add_adapter, add_hub, add_source, hub_keywords, read_adapters
+from .options import add_adapter, add_hub, add_source, hub_keywords, read_adapters, target
 from .terminal import fill, table, width
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def run(chosen: argparse.Namespace) -> int:
     from ..suggest import suggest
 
     read_adapters(chosen)
-    asked = {name: getattr(chosen, name) for name in ("params", "ratio", "memory", "like", "dtype", "count")}
+    asked = {name: getattr(chosen, name) for name in ("params", "ratio", "memory", "dtype", "count")}
+    asked["like"] = chosen.like and target(chosen.like, {})
     found = suggest(chosen.source, **asked, **hub_keywords(chosen))
     if chosen.json:
         print(json.dumps([one.to_dict() for one in found], indent=2))
