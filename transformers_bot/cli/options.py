@@ -208,7 +208,7 @@ def target(name: str, overrides: dict[str, Any]) -> Any:
     Raises:
         BadOption: a name that is no ready config, no folder or file, and no Hub id.
     """
-    from .. import adapters, configs, sizes, targets
+    from .. import adapters, configs, loading, sizes
 
     if name not in configs.names() and not os.path.exists(name) and "/" not in name:
         hint = errors.suggest(name, configs.names())
@@ -216,5 +216,5 @@ def target(name: str, overrides: dict[str, Any]) -> Any:
             f"{name!r} is neither a folder, a file, a Hub id with a slash, nor a ready config "
             f"({', '.join(configs.names())}).{hint}"
         )
-    config = targets.named_config(name)
+    config = loading.named_config(name)
     return sizes.rebuild(adapters.get(config.model_type), config, overrides) if overrides else config
