@@ -1,14 +1,16 @@
 """What a checkpoint lacks of its own architecture, and what it holds beyond any of its family."""
 
-import copy
+import re
+from collections.abc import Mapping
+from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from .adapters import Adapter
 from .axes import find_rule
-from .classes import class_in_mapping, own_class
+from .classes import own_class
 from .errors import PlanError
-from .inventory import Inventory, inventory_of, predict
+from .inventory import inventory_of, predict
 from .keywords import init_keywords
 from .source import Source, quiet
 
@@ -16,16 +18,24 @@ from .source import Source, quiet
 def lost_tensors(config: PreTrainedConfig, opened: Source) -> list[str]:
     """Tensors that the source's own architecture has, the opened class wants, and the files do not hold.
 
-    A head of another class than the source's own is no loss: it is new in the target. Where the
-    config names no architecture, the base model without its optional pooler counts.
+    A head of another class than the source's own is no loss: it is new in the target. Nor is a pooler,
+    which checkpoints often leave out.
     """
     if not opened.missing:
         return []
-    with quiet():
-        own = _own_inventory(config)
-    present = {own.canonical(name) for name in own.shapes}
+    present = _names(config) - optional_tensors(config)
     here = inventory_of(opened.model)
     return [name for name in here.shapes if name in opened.missing and here.canonical(name) in present]
+
+
+def optional_tensors(config: PreTrainedConfig) -> set[str]:
+    """Tensors of the source's own architecture that it can be built without: the pooler."""
+    own = own_class(config)
+    return (
+        _names(config) - _names(config, {"add_pooling_layer": False})
+        if "add_pooling_layer" in init_keywords(own)
+        else set()
+    )
 
 
 def foreign_tensors(adapter: Adapter, opened: Source) -> list[str]:
@@ -35,17 +45,17 @@ def foreign_tensors(adapter: Adapter, opened: Source) -> list[str]:
     return [name for name in opened.unexpected if not _is_known(adapter, name.removeprefix(prefix), layers)]
 
 
-def _own_inventory(config: PreTrainedConfig) -> Inventory:
-    own = own_class(config)
-    if own.__name__ in (config.architectures or []):
-        return predict(own, copy.deepcopy(config))
-    base: type[PreTrainedModel] = class_in_mapping("MODEL_MAPPING", config, "the source")
-    optional = {"add_pooling_layer": False} if "add_pooling_layer" in init_keywords(base) else {}
-    return predict(base, copy.deepcopy(config), optional)
+def _names(config: PreTrainedConfig, init: Mapping[str, Any] | None = None) -> set[str]:
+    """The tensors of the source's own architecture, without the base model's prefix."""
+    with quiet():
+        inventory = predict(own_class(config), config, init)
+    return {inventory.canonical(name) for name in inventory.shapes}
 
 
 def _is_known(adapter: Adapter, name: str, layers: int) -> bool:
-    """Whether a rule names it, as a tensor of one of the config's layers or outside of them."""
+    """Whether a rule names it, as a tensor of one of the config's layers or outside of them, or it is a buffer."""
+    if any(re.fullmatch(pattern, name) for pattern in adapter.buffers):
+        return True
     try:
         _, layer = find_rule(adapter.rules, name)
     except PlanError:

@@ -1,7 +1,6 @@
 """Opens a source against a target: checked files, memory-mapped tensors, the plan for what they hold."""
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -14,7 +13,7 @@ from .adapters import Adapter
 from .checkpoint import Checkpoint, check_files, find_nonfinite, nonfinite_message
 from .classes import own_class
 from .errors import BadCheckpoint, BadWeights
-from .gaps import foreign_tensors, lost_tensors
+from .gaps import foreign_tensors, lost_tensors, optional_tensors
 from .inventory import inventory_of, predict, rules_of
 from .keywords import Keywords
 from .methods import Method, Task
@@ -86,7 +85,7 @@ def open_resize(
     opened = open_source(model_class, name, source_config, given, checkpoint)
     notes = [*checkpoint.notes, *_refuse_gaps(name, source_config, opened, words), *_refuse_nonfinite(opened, words)]
     config, plan, tensors = _plan_opened(model_class, opened, source_config, wanted, words)
-    _refuse_low_share(name, expected, plan, words.strict)
+    _refuse_low_share(name, source_config, expected, plan, words.strict)
     plan = replace(plan, warnings=(*plan.warnings, *notes))
     logger.info("%s", plan)  # rendered only where it is shown
     return Resize(name, words, checkpoint, opened, model_class, config, plan, tensors)
@@ -94,7 +93,7 @@ def open_resize(
 
 def _as_checked(checkpoint: Checkpoint) -> dict[str, object]:
     """Keywords that keep transformers to the very files and commit that were checked."""
-    safe = bool(checkpoint.tensors)
+    safe = all(file.suffix == ".safetensors" for file in checkpoint.files)
     pinned: dict[str, object] = {"use_safetensors": safe} if safe else {"use_safetensors": False, "weights_only": True}
     return pinned | ({"revision": checkpoint.revision} if checkpoint.revision else {})
 
@@ -137,16 +136,17 @@ def _refuse_nonfinite(opened: Source, words: Keywords) -> list[str]:
     return [f"{message}; they were set to zero"]
 
 
-def _refuse_low_share(name: str, expected: Plan, plan: Plan, strict: bool) -> None:
-    """The configs promise a share of inherited parameters; a checkpoint that gives less lacks something."""
-    if plan.inherited >= expected.inherited or math.isclose(plan.inherited, expected.inherited) or not strict:
-        return
-    fresh = sorted(set(plan.names("fresh")) - set(expected.names("fresh")))
-    raise BadCheckpoint(
-        f"only {100 * plan.inherited:.1f} % of the target's parameters would come from {name}, its config promises "
-        f"{100 * expected.inherited:.1f} %: {_listed(fresh)} would be initialised anew. Use a complete checkpoint, "
-        "or pass strict=False."
-    )
+def _refuse_low_share(name: str, config: PreTrainedConfig, expected: Plan, plan: Plan, strict: bool) -> None:
+    """What the configs promise to inherit is inherited; a checkpoint that gives less lacks something."""
+    optional = optional_tensors(config)
+    promised = set(expected.names("copy") + expected.names("resample"))
+    lost = [n for n in plan.names("fresh") if n in promised and plan.target.canonical(n) not in optional]
+    if lost and strict:
+        raise BadCheckpoint(
+            f"only {100 * plan.inherited:.1f} % of the target's parameters would come from {name}, its config promises "
+            f"{100 * expected.inherited:.1f} %: {_listed(lost)} would be initialised anew. Use a complete checkpoint, "
+            "or pass strict=False."
+        )
 
 
 def _listed(names: list[str]) -> str:

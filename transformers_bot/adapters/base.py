@@ -27,6 +27,7 @@ class Adapter:
             identity block's first norm undoes what the last norm of the block below did.
         norms: every norm's name without ".weight" -> the matrices (without ".weight") that read its
             output; empty where the residual stream itself goes on from it (post-norm).
+        buffers: patterns of constants that older versions stored beside the weights, such as masks.
     """
 
     model_type: str
@@ -39,3 +40,4 @@ class Adapter:
     depth_flag: str | None = None
     undoes: Mapping[str, str] = field(default_factory=dict)
     norms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    buffers: tuple[str, ...] = ()

@@ -52,4 +52,5 @@ GPT2 = Adapter(
         "h.{layer}.ln_2": ("h.{layer}.mlp.c_fc",),
         "ln_f": ("lm_head", "score", "classifier", "qa_outputs", "multiple_choice_head.summary"),
     },
+    buffers=(r"h\.\d+\.attn\.(masked_)?bias",),
 )
