@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 import shlex
 from collections import Counter
@@ -39,6 +40,7 @@ class Checkpoint:
         revision: the commit for sources from the hub.
         notes: sentences for the plan: files that are not read, mixed dtypes.
         folder: the folder that holds config.json; file names are relative to it.
+        elements: how many numbers all tensors hold together, those of pickled weights too.
     """
 
     files: tuple[Path, ...]
@@ -47,6 +49,7 @@ class Checkpoint:
     revision: str | None
     notes: tuple[str, ...]
     folder: Path
+    elements: int
 
     def hashes(self, compute: bool) -> dict[str, str]:
         """File name -> SHA-256 of its content, weights and index.
@@ -86,7 +89,7 @@ def check_files(
     Raises:
         BadCheckpoint: files that are missing, damaged, or contradict each other.
         UnsafeCheckpoint: pickled weights, or names and links that lead out of the folder.
-        UnsupportedCheckpoint: quantised weights, adapters, one rank's part of a model.
+        UnsupportedCheckpoint: quantised weights, an adapter, one rank's part of a model.
         BadSize: a config with sizes no model has.
         OSError: transformers' own, for hub ids.
     """
@@ -110,9 +113,15 @@ def check_files(
     tensors = _tensors(choice, index, shards, files)
     if resampled:
         check_not_quantised(shown_name, config, tensors)
-    notes = (*notes_of(name, folder, choice, keywords), *_dtype_note(tensors))
-    index_path = choice.main if choice.sharded else None
-    return Checkpoint(tuple(files), index_path, {} if choice.pickled else tensors, commit, notes, folder.path)
+    return Checkpoint(
+        files=tuple(files),
+        index=choice.main if choice.sharded else None,
+        tensors={} if choice.pickled else tensors,
+        revision=commit,
+        notes=(*notes_of(name, folder, choice, keywords), *_dtype_note(tensors)),
+        folder=folder.path,
+        elements=sum(math.prod(tensor.shape) for tensor in tensors.values()),
+    )
 
 
 def _folder_of(name: str, keywords: Mapping[str, Any], config_path: Path) -> Folder:
