@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from transformers import GenerationConfig
+from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils.hub import extract_commit_hash
 
 from ..errors import BadCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
@@ -20,7 +22,7 @@ from .files import Choice, candidates, choose, explicit_name, find_shards, finde
 from .headers import StoredTensor, read_header
 from .index import check_agreement, read_index
 from .jsons import read_json
-from .paths import Folder, count, listed, opened, shown_path
+from .paths import Folder, clean, count, listed, opened, shown_path
 from .pickles import read_pickle
 from .quantised import FLOATS, check_not_quantised
 
@@ -137,9 +139,18 @@ def _folder_of(name: str, keywords: Mapping[str, Any], config_path: Path) -> Fol
             f"{shown_path(folder.path)} holds the parts of single ranks ({listed(ranks[:3])}), not whole tensors. "
             "Load it with the ranks that wrote it and save it with save_pretrained."
         )
-    if "generation_config.json" in held:
-        read_json(folder.locate("generation_config.json"))
+    if GENERATION_CONFIG_NAME in held:
+        _check_generation(folder.locate(GENERATION_CONFIG_NAME))
     return folder
+
+
+def _check_generation(path: Path) -> None:
+    """Refuse a generation config that transformers cannot build; it reads it with the weights."""
+    fields = read_json(path)
+    try:
+        GenerationConfig.from_dict(fields)
+    except Exception as error:  # it computes with its fields unchecked
+        raise BadCheckpoint(f"{shown_path(path)} cannot be used: {clean(str(error))}. Correct or remove it.") from error
 
 
 def _tensors(choice: Choice, index: Mapping[str, str], shards: list[str], files: list[Path]) -> dict[str, StoredTensor]:
