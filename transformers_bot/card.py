@@ -183,9 +183,9 @@ def _what(provenance: Mapping[str, Any]) -> str:
         [
             "## Resized with transformers-bot",
             "",
-            f"This model was made from {source} by changing its size: the weights were resampled by the method "
-            f"{code(provenance['method'])} of transformers-bot. What follows describes it as it was right after that, "
-            "before any further training.",
+            f"This model was made from {source} by changing its size with transformers-bot, method "
+            f"{code(provenance['method'])}. What follows describes it as it was right after that, before any further "
+            "training.",
             "",
             "| size | source | this model |",
             "|---|---|---|",
@@ -228,7 +228,7 @@ def _origin_part(provenance: Mapping[str, Any]) -> str:
     if versions:
         lines.append("- made with " + ", ".join(code(f"{package} {version}") for package, version in versions.items()))
     if files:
-        hashes = "\n".join(f"{digest}  {json.dumps(name)[1:-1]}" for name, digest in files.items())
+        hashes = "\n".join(json.dumps(f"{digest}  {name}")[1:-1] for name, digest in files.items())
         lines += ["- SHA-256 of the source's files:", "", _block(hashes, "text")]
     lines += [
         "",
