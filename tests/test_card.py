@@ -70,12 +70,13 @@ def test_the_sources_pipeline_tag_is_for_models_without_a_head():
 
 
 def test_the_command_line_reads_the_recipe(tmp_path):
-    config = made(subfolder="inner", nonfinite="zero", ignore_mismatched_sizes=True)
+    config = made(subfolder="inner", nonfinite="zero", ignore_mismatched_sizes=True, strict=True)
     config.dtype = "float32"
     path = tmp_path / "recipe.yaml"
-    path.write_text(recipe_in(model_card(config, None)))
+    path.write_text(recipe_in(model_card(config, None, name="me/../a b")))
     assert recipes.read(str(path)) == {
         "source": "org/source",
+        "out": "a-b",
         "revision": COMMIT,
         "subfolder": "inner",
         "method": "bot",
@@ -161,7 +162,7 @@ HOSTILE = (
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_names_stay_names(name):
-    config = made(source=name, revision=None, files={name: "0" * 64}, versions={name: name}, variant=name, method=name)
+    config = made(source=name, revision=None, files={name: name}, versions={name: name}, variant=name, method=name)
     config.transformers_bot["target_sizes"] |= {name: name}
     card = model_card(config, None, tags=[name], name=name)
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202e]", card.split("\n---\n", 1)[1])

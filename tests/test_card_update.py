@@ -109,7 +109,7 @@ def test_text_around_our_section_is_kept_and_the_section_replaced():
     head, section = FRESH.split(BEGIN)
     existing = f"{head}Before.\n\n{BEGIN}{section}\nAfter.\n"
     card = update_card(existing, NEWER)
-    assert split_card(card)[2].startswith("\n\n# `Resized model`\n\nBefore.\n\n<!--"[1:])
+    assert split_card(card)[2].startswith("\n\n# Resized model\n\nBefore.\n\n<!--"[1:])
     assert card.endswith("-->\n\nAfter.\n")
     assert sections(card) == 1
 

@@ -76,6 +76,7 @@ def test_the_card_says_where_the_model_comes_from(hub, call):
     }
     card = hub.text("me/card", "README.md")
     assert f"commit of the source: `{source.id}`" in card
+    assert f"{source.files['model.safetensors'].sha256}  model.safetensors" in card
     assert 'AutoModelForCausalLM.from_pretrained("me/card")' in card
     assert "A made-up warning." in card
     recipe = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])

@@ -70,13 +70,13 @@ def card_of_source(provenance: Mapping[str, Any], token: bool | str | None) -> d
     return source_card(found[0], {"revision": found[1], "token": token}) if found else {}
 
 
-def report_of(model: PreTrainedModel, provenance: Mapping[str, Any]) -> Report | None:
+def report_of(model: PreTrainedModel, provenance: Mapping[str, Any], token: bool | str | None = None) -> Report | None:
     """The report that came with a model: in memory, or saved beside the weights it was loaded from."""
     held = getattr(model, "transfer_report", None)
     if isinstance(held, Report):
         return held
     place = str(model.config.name_or_path or "")
-    path = _found(place, REPORT_FILE, {}) if place else None
+    path = _found(place, REPORT_FILE, {"token": token}) if place else None
     if path is None:
         return None
     try:

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from .report import Report
 
 TAGS = ("transformers_bot", "bot")
-# The keys of a recipe that provenance holds under the same name.
-RECIPE = ("source", "revision", "subfolder", "variant", "method", "nonfinite", "ignore_mismatched_sizes")
+# The keys of a recipe that provenance holds under the same name, and the settings that need not be told.
+RECIPE = ("source", "revision", "subfolder", "variant", "method", "dtype")
+DEFAULTS = {"ignore_mismatched_sizes": False, "nonfinite": "error", "strict": True, "allow_pickle": False}
 # The end of an architecture's name -> the Hub's name of what it does.
 PIPELINES = {
     "CausalLM": "text-generation",
@@ -78,16 +79,17 @@ def model_card(
         tags=list(dict.fromkeys([*TAGS, *tags])),
         **{key: value for key, value in found.items() if key != "pipeline_tag"},
     )
+    title = (name or "").rsplit("/", 1)[-1] or "Resized model"
     parts = [
         _what(provenance),
         _loading(config, name or "path/to/this/folder"),
-        _recipe_part(config, provenance),
+        _recipe_part(config, provenance, title),
         f"### Report\n\n{report.summary().strip()}" if report is not None else "",
         _origin_part(provenance),
     ]
-    title = (name or "").rsplit("/", 1)[-1] or "Resized model"
     section = in_markers("\n\n".join(part for part in parts if part))
-    return f"---\n{data.to_yaml()}\n---\n\n# {code(title)}\n\n{section}\n"
+    heading = title if re.fullmatch(r"[A-Za-z0-9]([\w. -]*[A-Za-z0-9])?", title, re.ASCII) else code(title)
+    return f"---\n{data.to_yaml()}\n---\n\n# {heading}\n\n{section}\n"
 
 
 def pipeline_tag(config: PreTrainedConfig) -> str | None:
@@ -107,7 +109,8 @@ def recipe(config: PreTrainedConfig) -> dict[str, Any]:
     made["config"] = _sorted(provenance.get("config")) or _size_fields(config, provenance)
     made["task"] = (_task(config) or (None,))[0]
     made["bot_config"] = _sorted(provenance.get("options"))
-    made["dtype"] = str(config.dtype).removeprefix("torch.") if config.dtype else None
+    made["dtype"] = made["dtype"] or (str(config.dtype).removeprefix("torch.") if config.dtype else None)
+    made |= {key: provenance[key] for key, usual in DEFAULTS.items() if provenance.get(key, usual) != usual}
     return {key: value for key, value in made.items() if value is not None and value != {}}
 
 
@@ -180,9 +183,9 @@ def _what(provenance: Mapping[str, Any]) -> str:
         [
             "## Resized with transformers-bot",
             "",
-            f"This model was made from {source} by changing its size: the weights were resampled by the method "
-            f"{code(provenance['method'])} of transformers-bot. What follows describes it as it was right after that, "
-            "before any further training.",
+            f"This model was made from {source} by changing its size with transformers-bot, method "
+            f"{code(provenance['method'])}. What follows describes it as it was right after that, before any further "
+            "training.",
             "",
             "| size | source | this model |",
             "|---|---|---|",
@@ -200,8 +203,11 @@ def _loading(config: PreTrainedConfig, name: str) -> str:
     return f"### How to load\n\nIt is an ordinary transformers model:\n\n{_block(text, 'python')}"
 
 
-def _recipe_part(config: PreTrainedConfig, provenance: Mapping[str, Any]) -> str:
-    settings = json.loads(json.dumps(recipe(config)))  # nothing shared, so that YAML needs no aliases
+def _recipe_part(config: PreTrainedConfig, provenance: Mapping[str, Any], title: str) -> str:
+    made = recipe(config)
+    out = re.sub(r"[^\w.-]+", "-", title, flags=re.ASCII).strip("-.") or "resized"
+    settings = {"source": made.pop("source"), "out": out, **made}
+    settings = json.loads(json.dumps(settings))  # nothing shared, so that YAML needs no aliases
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=False, width=110)
     note = (
         "\n\nIt was calibrated on batches that this card does not hold, so the recipe alone gives other weights."
@@ -222,7 +228,7 @@ def _origin_part(provenance: Mapping[str, Any]) -> str:
     if versions:
         lines.append("- made with " + ", ".join(code(f"{package} {version}") for package, version in versions.items()))
     if files:
-        hashes = "\n".join(f"{digest}  {json.dumps(name)[1:-1]}" for name, digest in files.items())
+        hashes = "\n".join(json.dumps(f"{digest}  {name}")[1:-1] for name, digest in files.items())
         lines += ["- SHA-256 of the source's files:", "", _block(hashes, "text")]
     lines += [
         "",

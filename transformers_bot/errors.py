@@ -48,6 +48,10 @@ class SaveError(BoTError, OSError):
     """A result that could not be written; what stood in its place is untouched."""
 
 
+class RankError(BoTError, RuntimeError):
+    """Processes of one job that cannot make or load a model together."""
+
+
 class PlanError(BoTError, RuntimeError):
     """A tensor that the adapter's rules do not account for exactly once."""
 

@@ -71,7 +71,7 @@ def push_to_hub(
     """
     if getattr(model, "_hf_peft_config_loaded", False):
         raise BadOption("an adapter is loaded on this model, and the card describes whole weights. Merge it first.")
-    report = report_of(model, provenance_of(model.config))
+    report = report_of(model, provenance_of(model.config), token)
     api = HfApi(token=token, library_name="transformers_bot", library_version=__version__)
     repo = _tried(lambda: api.create_repo(repo_id, private=private, exist_ok=True)).repo_id
     place = _Place(api, repo, revision, create_pr)

@@ -22,12 +22,14 @@ from transformers.utils import logging
 
 from . import adapters
 from .axes import Factor, Rule
+from .checkpoint import check_files
 from .classes import own_class
 from .energy import energy
 from .errors import BadOption
 from .inventory import inventory_of, rules_of
 from .keywords import FILES, HUB, picked
 from .maps import AxisMap, identity
+from .opening import _as_checked
 from .recipe import TensorMap, apply
 from .sizes import role_sizes
 from .source import open_source
@@ -80,6 +82,7 @@ class Inspection:
         stacks: in the model's order.
         missing: tensors of the class that the checkpoint does not hold.
         unexpected: tensors that the class does not have.
+        notes: what there is to say of the files.
     """
 
     model_class: str
@@ -88,6 +91,7 @@ class Inspection:
     stacks: tuple[Stack, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -108,6 +112,7 @@ class Inspection:
             "tensors": [_as_dict(stack) for stack in self.stacks],
             "missing": list(self.missing),
             "unexpected": list(self.unexpected),
+            "notes": list(self.notes),
         }
 
     def plot(self, path: str | os.PathLike[str]) -> Path:
@@ -133,7 +138,7 @@ def inspect(source: str | os.PathLike[str], *, wavelet: str = "haar", **keywords
     Args:
         source: hub id or folder.
         wavelet: an orthogonal one, or the bands' energies would not add up to the whole.
-        keywords: of the Hub (revision, subfolder, token, ...) and of the files (variant, ...).
+        keywords: of the Hub (revision, subfolder, token, ...) and of the files (variant, allow_pickle, ...).
 
     Raises:
         BadOption: a wavelet that is unknown or not orthogonal.
@@ -146,7 +151,9 @@ def inspect(source: str | os.PathLike[str], *, wavelet: str = "haar", **keywords
     config = read_config(name, picked(keywords, HUB))
     adapter = adapters.get(config.model_type)
     sizes = role_sizes(adapter, config, "source")
-    opened = open_source(own_class(config), name, config, picked(keywords, (*HUB, *FILES)))
+    where = {key: value for key, value in picked(keywords, (*HUB, *FILES)).items() if key != "code_revision"}
+    checkpoint = check_files(name, where, allow_pickle=bool(keywords.get("allow_pickle", False)))
+    opened = open_source(own_class(config), name, config, {**where, **_as_checked(checkpoint)}, checkpoint)
     inventory = inventory_of(opened.model)
     tensors = opened.model.state_dict()
     groups: dict[str, list[str]] = {}
@@ -161,7 +168,8 @@ def inspect(source: str | os.PathLike[str], *, wavelet: str = "haar", **keywords
         reader = _Reader(rule, [tensors[one] for one in names], sizes, wavelet)
         stacks.append(reader.stack(shown, layered=layer is not None, tied=tied))
     missing = tuple(sorted(opened.missing))
-    return Inspection(inventory.model_class, sizes, wavelet, tuple(stacks), missing, opened.unexpected)
+    found = inventory.model_class, sizes, wavelet, tuple(stacks), missing, opened.unexpected, checkpoint.notes
+    return Inspection(*found)
 
 
 @dataclass(frozen=True)

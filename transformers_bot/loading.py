@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from . import hub
+from . import hub, ranks
 from .errors import PlanError
 from .keywords import Keywords
 from .measure import Watch
@@ -32,6 +32,10 @@ def load_resized(
     words: Keywords,
 ) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
     """Resize checkpoint `name` into `model_class(wanted)`; see `BoTModel.from_pretrained`."""
+    if ranks.is_shared(model_class, words.target):
+        from .sharing import load_shared  # it writes checkpoints, and what does is built on this module
+
+        return load_shared(model_class, name, source_config, wanted, words)
     resize = open_resize(model_class, name, source_config, wanted, words)
     watch = Watch(resize.plan, resize.adapter)
     resized = _apart(run_plan(resize.plan, resize.tensors, resize.dtype, watch=watch))
@@ -40,7 +44,7 @@ def load_resized(
     hub.attach(model, report)
     for sentence in resize.plan.warnings:
         logger.warning(sentence)
-    return (model, _loading_info(resize.plan, info, report)) if words.output_loading_info else model
+    return (model, loading_info(resize.plan, info, report)) if words.output_loading_info else model
 
 
 def _apart(results: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
@@ -63,18 +67,27 @@ def hand_over(resize: Resize, resized: dict[str, Tensor]) -> tuple[PreTrainedMod
     keywords = {**words.target, **words.init}
     if resize.model_class.can_generate() and "generation_config" not in keywords:
         keywords["generation_config"] = copy.deepcopy(getattr(opened.model, "generation_config", None))
+    if keywords.get("device_map") is not None:
+        # Under its own name too: where a tensor goes to disk, transformers finds those tied to it only so.
+        ties = resize.plan.target.ties.items()
+        resized = resized | {name: resized[held] for name, held in ties if held in resized}
     with quiet():
         model, info = resize.model_class.from_pretrained(
             None, config=resize.config, state_dict=resized, dtype=resize.dtype, output_loading_info=True, **keywords
         )
     _check_complete(resize.plan, info)
+    forget_source(model)
+    model.config.transformers_bot = provenance(resize)
+    return model, info
+
+
+def forget_source(model: PreTrainedModel) -> None:
+    """Take away what transformers notes about the files that a model was loaded from."""
     # Without a name transformers writes the string "None"; the model is stored nowhere yet.
     model.config.name_or_path = ""
     # Set by the loader to undo its renames on saving: the result has only new names to save.
     if hasattr(model, "_weight_conversions"):
         del model._weight_conversions
-    model.config.transformers_bot = provenance(resize)
-    return model, info
 
 
 def _check_complete(plan: Plan, info: dict[str, Any]) -> None:
@@ -114,7 +127,8 @@ def provenance(resize: Resize, hash_files: bool = False) -> dict[str, Any]:
     }
 
 
-def _loading_info(plan: Plan, info: dict[str, Any], report: Report) -> dict[str, Any]:
+def loading_info(plan: Plan, info: dict[str, Any], report: Report) -> dict[str, Any]:
+    """transformers' loading info, with what the plan knows of every tensor."""
     clash = {step.target: step for step in plan.steps if step.action == "fresh" and step.source_shape}
     return {
         **info,

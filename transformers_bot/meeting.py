@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from .errors import BoTError
+from .errors import RankError
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -31,10 +31,6 @@ PATIENCE = 1800.0  # seconds that other nodes may need longer than this one; glo
 # How launchers tell the number of processes on a node: torchrun and accelerate, DeepSpeed, Open MPI, Intel MPI.
 LOCAL_SIZES = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
 _turns: dict[str, Iterator[int]] = {}
-
-
-class RankError(BoTError, RuntimeError):
-    """Processes of one job that cannot make or load a model together."""
 
 
 @dataclass(frozen=True)

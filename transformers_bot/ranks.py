@@ -20,7 +20,8 @@ import torch.distributed as dist
 from transformers import PreTrainedModel
 from transformers.integrations import deepspeed as zero
 
-from .meeting import Meeting, Outcome, RankError, meet
+from .errors import RankError
+from .meeting import Meeting, Outcome, meet
 
 Made = TypeVar("Made")
 Loaded = TypeVar("Loaded")

@@ -23,10 +23,11 @@ from .model import TASKS, read_call, source_name
 from .opening import Resize, open_resize
 from .options import BoTConfig
 from .planner import Plan
+from .ranks import undivided
 from .report import Report, make_report
 from .resize import run_plan
 from .save import whole_folder
-from .shards import Entry, ShardWriter, lay_out, total_bytes
+from .shards import Entry, Shard, ShardWriter, lay_out, total_bytes
 from .targets import target_config
 
 logger = logging.get_logger("transformers.bot")
@@ -34,6 +35,7 @@ ROOM = 64 * 2**20  # bytes on the disk beside the weights: configs, report, card
 WORKSPACE = 64 * 2**20  # bytes of memory beside the tensors: the plan, filters, buffers of libraries
 
 
+@undivided()
 def resize_checkpoint(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -83,22 +85,37 @@ def resize_checkpoint(
     resize = _opened(name, config, task, kwargs)
     seed = BoTConfig.from_any(resize.words.bot_config).seed
     skeleton = skeleton_of(resize, seed)
-    stored = _stored_names(resize, skeleton)
-    shards = lay_out(_entries(resize, stored), max_shard_size)
+    stored, shards = layout_of(resize, skeleton, max_shard_size)
     skeleton.config.transformers_bot = {**provenance(resize, hash_files=True), "seed_of_new_heads": seed}
     files = companions.find(name, picked(kwargs, HUB)) if tokenizer else ()
     needs = total_bytes(shards) + ROOM + sum(file.stat().st_size for file in files)
     with whole_folder(out, overwrite=overwrite, needs=needs, keep=resize.checkpoint.files) as folder:
         warnings = companions.carry(files, folder, resize.config)
-        watch = Watch(resize.plan, resize.adapter)
-        with ShardWriter(folder, shards, parameters=skeleton.num_parameters()) as writer:
-            for target, tensor in tensors_of(resize, skeleton, watch):
-                writer.put(stored[target], tensor)
+        watch = write_weights(folder, resize, skeleton, stored, shards)
         report = make_report(resize.plan, watch, skeleton.config.transformers_bot)
         _write_side_files(folder, skeleton, report, resize)
     for sentence in (*resize.plan.warnings, *warnings):
         logger.warning(sentence)
     return report
+
+
+def layout_of(
+    resize: Resize, skeleton: PreTrainedModel, max_shard_size: int | str = "50GB"
+) -> tuple[dict[str, str], tuple[Shard, ...]]:
+    """Target tensor -> its name in the files, and the files."""
+    stored = _stored_names(resize, skeleton)
+    return stored, lay_out(_entries(resize, stored), max_shard_size)
+
+
+def write_weights(
+    folder: Path, resize: Resize, skeleton: PreTrainedModel, stored: dict[str, str], shards: tuple[Shard, ...]
+) -> Watch:
+    """Run the plan into the files of a layout in `folder`; what was measured on the way."""
+    watch = Watch(resize.plan, resize.adapter)
+    with ShardWriter(folder, shards, parameters=skeleton.num_parameters()) as writer:
+        for target, tensor in tensors_of(resize, skeleton, watch):
+            writer.put(stored[target], tensor)
+    return watch
 
 
 def tensors_of(resize: Resize, skeleton: PreTrainedModel, watch: Watch | None = None) -> Iterator[tuple[str, Tensor]]:
@@ -111,18 +128,20 @@ def tensors_of(resize: Resize, skeleton: PreTrainedModel, watch: Watch | None = 
     yield from ((name, state[name]) for name in resize.plan.names("fresh"))
 
 
-def skeleton_of(resize: Resize, seed: int) -> PreTrainedModel:
+def skeleton_of(resize: Resize, seed: int | None) -> PreTrainedModel:
     """The target without its weights: transformers builds it around one-element views of their shapes.
 
-    New heads are real, drawn by transformers' rules from `seed`; the caller's random state stays.
+    New heads are real, drawn by transformers' rules: from `seed`, and the caller's random state stays, or
+    for None from that state.
     """
     blank = {
         step.target: torch.zeros((), dtype=resize.dtype).expand(step.shape)
         for step in resize.plan.steps
         if step.recipe is not None
     }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
         model, _ = hand_over(resize, blank)
     return model
 

@@ -25,6 +25,8 @@ def render(plan: "Plan", width: int | None = None) -> str:
     if width is not None and max(map(len, lines)) > width:
         lines = _narrow(rows, width)
     head = f"{plan.source.model_class} -> {plan.target.model_class}, method {plan.method['method']}"
+    if width is not None:
+        head = textwrap.fill(head, width, subsequent_indent="  ")
     sizes_and_totals = (_wrap(items, min(110, width or 110)) for items in (sizes, _totals(plan)))
     told = [f"warning: {text}" for text in plan.warnings]
     if width is not None:

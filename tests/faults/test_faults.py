@@ -14,6 +14,7 @@ from folders import make_sources
 from table_configs import CONFIGS
 from table_folders import FOLDERS
 from table_headers import HEADERS
+from table_weights import OTHERS
 from watching import MEGABYTES, SECONDS, nothing_opens, watched
 
 import transformers_bot
@@ -22,7 +23,7 @@ from transformers_bot.checkpoint import check_files
 
 ROWS = {
     f"{group}: {name}": row
-    for group, rows in (("header", HEADERS), ("folder", FOLDERS), ("config", CONFIGS))
+    for group, rows in (("header", HEADERS), ("folder", FOLDERS), ("weights", OTHERS), ("config", CONFIGS))
     for name, row in rows.items()
 }
 LONGEST = 1_200  # characters of a message

@@ -145,18 +145,16 @@ def _run(command: list[str], folder: Path, env: dict[str, str]) -> None:
 @contextlib.contextmanager
 def counted() -> Iterator[list[str]]:
     """The targets of all resamplings that this process runs inside."""
-    from transformers_bot import loading
+    from transformers_bot import loading, resize, streaming
 
     ran: list[str] = []
-    inner = loading.run_plan
 
     def counting(*args, **kwargs):
-        for name, tensor in inner(*args, **kwargs):
+        for name, tensor in resize.run_plan(*args, **kwargs):
             ran.append(name)
             yield name, tensor
 
-    loading.run_plan = counting
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (loading, streaming):
+            patch.setattr(module, "run_plan", counting)
         yield ran
-    finally:
-        loading.run_plan = inner

@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 from transformers.integrations import deepspeed
 
 from transformers_bot import meeting, ranks
-from transformers_bot.errors import BadCheckpoint
-from transformers_bot.meeting import RankError
+from transformers_bot.errors import BadCheckpoint, RankError
 
 
 @pytest.fixture(autouse=True)

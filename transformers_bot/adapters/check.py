@@ -14,7 +14,9 @@ from ..inventory import Inventory, predict
 from ..sizes import rebuild, role_sizes
 from ..source import quiet
 from .base import Adapter
+from .grown import changes_by_doubling
 from .permuted import wrong_roles
+from .tiny import random_model
 from .valid import validate
 
 LAYERS = 2  # enough to see a layer's number in a name, and quick to build
@@ -59,8 +61,8 @@ def check(adapter: Adapter, config: PreTrainedConfig) -> Check:
     """Compare an adapter with the model classes of its type, at a config's sizes and at others.
 
     Nothing but a config is needed: models are built on the meta device, and tiny ones with random
-    weights to see that permuting a role's entries wherever the rules say it stands leaves the outputs
-    as they are. Shapes alone cannot tell the axes of a square matrix apart; this can.
+    weights to see that permuting a role's entries wherever the rules say it stands, and doubling the
+    width, leave the outputs as they are. Shapes alone cannot tell the axes of a square matrix apart.
 
     Args:
         config: of any model of that type.
@@ -141,7 +143,7 @@ def _misfits(adapter: Adapter, inventory: Inventory, sizes: Sizes) -> Iterator[s
 
 
 def _run(adapter: Adapter, classes: list[ModelClass], config: PreTrainedConfig, done: Check) -> None:
-    """Run tiny models of every class with one role permuted after the other."""
+    """Run tiny models of every class, with one role permuted after the other and at twice the width."""
     fields = {"layer": LAYERS, "heads": HEADS, "hidden": HEADS * WIDTH, "ffn": FFN}
     chosen = {str(adapter.sizes[role]): size for role, size in fields.items() if isinstance(adapter.sizes[role], str)}
     try:
@@ -151,14 +153,22 @@ def _run(adapter: Adapter, classes: list[ModelClass], config: PreTrainedConfig, 
         done.notes.append(f"no model was run: {error}")
         return
     for model_class in classes:
+        name = model_class.__name__
         try:
-            wrong = wrong_roles(adapter, model_class, tiny, sizes)
+            model = random_model(model_class, tiny)
+            wrong = wrong_roles(adapter, model, sizes)
+            grown = {} if wrong else changes_by_doubling(adapter, model)
         except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
-            done.notes.append(f"{model_class.__name__} was not run: {' '.join(str(error).split())[:120]}")
+            done.notes.append(f"{name} was not run: {' '.join(str(error).split())[:120]}")
             continue
-        done.run.append(model_class.__name__)
+        done.run.append(name)
         done.problems += [
-            f"{model_class.__name__}: permuting {role} wherever the rules say it stands changes the outputs by "
-            f"{change:.0%}; an axis of some tensor has the wrong role"
+            f"{name}: permuting {role} wherever the rules say it stands changes the outputs by {change:.0%}; an axis "
+            "of some tensor has the wrong role"
             for role, change in wrong.items()
+        ]
+        done.problems += [
+            f"{name}: doubling {what} changes the outputs by {change:.0%} but should not at all; an arrow points the "
+            "wrong way, or a ~ or a role such as score or readout is missing"
+            for what, change in grown.items()
         ]

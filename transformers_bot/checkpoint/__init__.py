@@ -1,5 +1,6 @@
 """Reading safely: what is known of a source's files before any weight of it is read."""
 
+from .amounts import check_amount
 from .checking import Checkpoint, check_files
 from .configs import check_config, source_config
 from .headers import StoredTensor, read_header
@@ -11,6 +12,7 @@ from .values import find_nonfinite, nonfinite_message
 __all__ = [
     "Checkpoint",
     "StoredTensor",
+    "check_amount",
     "check_config",
     "check_files",
     "clean",

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 import shlex
 from collections import Counter
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from transformers import GenerationConfig
+from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils.hub import extract_commit_hash
 
 from ..errors import BadCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
@@ -19,7 +22,7 @@ from .files import Choice, candidates, choose, explicit_name, find_shards, finde
 from .headers import StoredTensor, read_header
 from .index import check_agreement, read_index
 from .jsons import read_json
-from .paths import Folder, count, listed, opened, shown_path
+from .paths import Folder, clean, count, listed, opened, shown_path
 from .pickles import read_pickle
 from .quantised import FLOATS, check_not_quantised
 
@@ -39,6 +42,7 @@ class Checkpoint:
         revision: the commit for sources from the hub.
         notes: sentences for the plan: files that are not read, mixed dtypes.
         folder: the folder that holds config.json; file names are relative to it.
+        elements: how many numbers all tensors hold together, those of pickled weights too.
     """
 
     files: tuple[Path, ...]
@@ -47,6 +51,7 @@ class Checkpoint:
     revision: str | None
     notes: tuple[str, ...]
     folder: Path
+    elements: int
 
     def hashes(self, compute: bool) -> dict[str, str]:
         """File name -> SHA-256 of its content, weights and index.
@@ -86,7 +91,7 @@ def check_files(
     Raises:
         BadCheckpoint: files that are missing, damaged, or contradict each other.
         UnsafeCheckpoint: pickled weights, or names and links that lead out of the folder.
-        UnsupportedCheckpoint: quantised weights, adapters, one rank's part of a model.
+        UnsupportedCheckpoint: quantised weights, an adapter, one rank's part of a model.
         BadSize: a config with sizes no model has.
         OSError: transformers' own, for hub ids.
     """
@@ -110,9 +115,15 @@ def check_files(
     tensors = _tensors(choice, index, shards, files)
     if resampled:
         check_not_quantised(shown_name, config, tensors)
-    notes = (*notes_of(name, folder, choice, keywords), *_dtype_note(tensors))
-    index_path = choice.main if choice.sharded else None
-    return Checkpoint(tuple(files), index_path, {} if choice.pickled else tensors, commit, notes, folder.path)
+    return Checkpoint(
+        files=tuple(files),
+        index=choice.main if choice.sharded else None,
+        tensors={} if choice.pickled else tensors,
+        revision=commit,
+        notes=(*notes_of(name, folder, choice, keywords), *_dtype_note(tensors)),
+        folder=folder.path,
+        elements=sum(math.prod(tensor.shape) for tensor in tensors.values()),
+    )
 
 
 def _folder_of(name: str, keywords: Mapping[str, Any], config_path: Path) -> Folder:
@@ -128,9 +139,18 @@ def _folder_of(name: str, keywords: Mapping[str, Any], config_path: Path) -> Fol
             f"{shown_path(folder.path)} holds the parts of single ranks ({listed(ranks[:3])}), not whole tensors. "
             "Load it with the ranks that wrote it and save it with save_pretrained."
         )
-    if "generation_config.json" in held:
-        read_json(folder.locate("generation_config.json"))
+    if GENERATION_CONFIG_NAME in held:
+        _check_generation(folder.locate(GENERATION_CONFIG_NAME))
     return folder
+
+
+def _check_generation(path: Path) -> None:
+    """Refuse a generation config that transformers cannot build; it reads it with the weights."""
+    fields = read_json(path)
+    try:
+        GenerationConfig.from_dict(fields)
+    except Exception as error:  # it computes with its fields unchecked
+        raise BadCheckpoint(f"{shown_path(path)} cannot be used: {clean(str(error))}. Correct or remove it.") from error
 
 
 def _tensors(choice: Choice, index: Mapping[str, str], shards: list[str], files: list[Path]) -> dict[str, StoredTensor]:

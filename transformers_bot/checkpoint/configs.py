@@ -43,7 +43,7 @@ def source_config(name: str, keywords: Mapping[str, Any]) -> tuple[Path, dict[st
         folder = Folder.at(name, keywords.get("subfolder") or "")
         if folder.holds(ADAPTER):
             raise UnsupportedCheckpoint(
-                f"{shown_path(folder.path)} holds an adapter (PEFT), which adds to a model that lies elsewhere. Merge it "
+                f"{shown_path(folder.path)} holds an adapter (PEFT), which adds to a model elsewhere. Merge it "
                 "(merge_and_unload), save the result, and use that folder."
             )
         if not folder.holds(CONFIG_NAME):

@@ -17,8 +17,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from .. import errors
 from ..version import __version__
-from . import adapters, demo, inspect, methods, plan, suggest
-from .options import TASKS
+from . import adapters, demo, inspect, methods, plan, resize, suggest, verify
 from .parser import USAGE, Parser
 from .terminal import shown
 from .words import in_options
@@ -39,7 +38,10 @@ EXIT_CODES: dict[type[Exception], int] = {
     errors.BoTError: IO,  # whatever else we refuse: nothing could be fetched, or the place is taken
     OSError: IO,
 }
-COMMANDS: tuple[Callable[[Any], None], ...] = (plan.add, suggest.add, inspect.add, methods.add, adapters.add, demo.add)
+COMMANDS: tuple[Callable[[Any], None], ...] = (
+    *(plan.add, resize.add, verify.add, suggest.add, inspect.add),
+    *(methods.add, adapters.add, demo.add),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,4 +90,4 @@ def _complain(message: str, code: int) -> int:
     return code
 
 
-__all__ = ["COMMANDS", "EXIT_CODES", "TASKS", "build_parser", "main"]
+__all__ = ["COMMANDS", "EXIT_CODES", "build_parser", "main"]

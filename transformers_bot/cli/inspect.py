@@ -79,6 +79,7 @@ def show(found: "Inspection", columns: int) -> str:
         if names:
             some = ", ".join(shown(name, 60) for name in names[:4]) + (", ..." if len(names) > 4 else "")
             parts.append(fill(f"warning: {len(names)} {what}: {some}", columns, hang="  "))
+    parts += [fill(f"note: {shown(note)}", columns, hang="  ") for note in found.notes]
     return "\n".join(parts)
 
 

@@ -5,23 +5,11 @@ import json
 import os
 from typing import Any
 
-from .. import errors
+from .. import errors, model
 from . import recipes
 
 # task -> factory; without a task the source's own architecture is taken.
-TASKS = {
-    "base": "BoTModel",
-    "causal-lm": "BoTModelForCausalLM",
-    "masked-lm": "BoTModelForMaskedLM",
-    "pretraining": "BoTModelForPreTraining",
-    "next-sentence": "BoTModelForNextSentencePrediction",
-    "sequence-classification": "BoTModelForSequenceClassification",
-    "token-classification": "BoTModelForTokenClassification",
-    "question-answering": "BoTModelForQuestionAnswering",
-    "multiple-choice": "BoTModelForMultipleChoice",
-    "image-classification": "BoTModelForImageClassification",
-    "masked-image-modeling": "BoTModelForMaskedImageModeling",
-}
+TASKS = {name: factory.__name__ for name, factory in model.TASKS.items()}
 
 # Options of BoTConfig; it checks the values itself and names the nearest one.
 BOT_OPTIONS = {
@@ -62,14 +50,20 @@ def add_hub(parser: Any) -> None:
     group.add_argument("--variant", metavar="NAME", help="weight files of this variant, such as fp16")
 
 
-def add_reading(parser: Any) -> None:
-    """How carefully the source is read."""
+def add_reading(parser: Any, result: bool = False) -> None:
+    """How carefully the source is read; `result`: for a command that makes something of it."""
     group = parser.add_argument_group("reading the source")
-    flag = argparse.BooleanOptionalAction
     group.add_argument(
-        "--allow-pickle", action=flag, help="read .bin files, which can run code: only for a source you trust"
+        "--allow-pickle",
+        action=argparse.BooleanOptionalAction,
+        help="read .bin files, which can run code: only for a source you trust",
     )
-    group.add_argument("--nonfinite", metavar="CHOICE", help="weights that are NaN or infinity: error, warn or zero")
+    if result:
+        group.add_argument(
+            "--nonfinite", metavar="CHOICE", help="weights that are NaN or infinity: error, warn or zero"
+        )
+        text = "go on where the source lacks tensors, or has some that its model does not have"
+        group.add_argument("--no-strict", dest="strict", action="store_const", const=False, help=text)
 
 
 def add_adapter(parser: Any) -> None:
@@ -164,11 +158,13 @@ def required(given: dict[str, Any], name: str) -> str:
     return str(given[name])
 
 
-def factory(task: str | None) -> Any:
-    """The factory of a task, None for the source's own architecture."""
-    import transformers_bot as bot
-
-    return getattr(bot, TASKS[task]) if task else None
+def planner(task: str | None) -> Any:
+    """The `plan` of a task's factory; without a task, of the source's own architecture."""
+    if task is None:
+        return model.plan
+    if task not in TASKS:
+        raise errors.BadOption(f"task must be one of {', '.join(TASKS)}, got {task!r}.{errors.suggest(task, TASKS)}")
+    return model.TASKS[task].plan
 
 
 def _bot_options(chosen: argparse.Namespace) -> dict[str, Any]:
@@ -208,7 +204,7 @@ def target(name: str, overrides: dict[str, Any]) -> Any:
     Raises:
         BadOption: a name that is no ready config, no folder or file, and no Hub id.
     """
-    from .. import adapters, configs, loading, sizes
+    from .. import adapters, configs, sizes, targets
 
     if name not in configs.names() and not os.path.exists(name) and "/" not in name:
         hint = errors.suggest(name, configs.names())
@@ -216,5 +212,5 @@ def target(name: str, overrides: dict[str, Any]) -> Any:
             f"{name!r} is neither a folder, a file, a Hub id with a slash, nor a ready config "
             f"({', '.join(configs.names())}).{hint}"
         )
-    config = loading.named_config(name)
+    config = targets.named_config(name)
     return sizes.rebuild(adapters.get(config.model_type), config, overrides) if overrides else config

@@ -11,7 +11,7 @@ from .options import (
     add_method,
     add_source,
     add_target,
-    factory,
+    planner,
     read_adapters,
     required,
     settings,
@@ -41,15 +41,13 @@ def add(commands: Any) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    import transformers_bot as bot
-
     from ..table import render
 
     read_adapters(chosen)
     given = settings(chosen)
-    source, task = required(given, "source"), given.get("task")
+    source = required(given, "source")
     keywords = {name: value for name, value in given.items() if name in PLANNED}
-    made = (factory(task).plan if task else bot.plan)(source, **keywords)
+    made = planner(given.get("task"))(source, **keywords)
     print(json.dumps(made.to_dict(), indent=2) if chosen.json else render(made, width() if has_width() else None))
     return 0
 

@@ -19,7 +19,8 @@ HEADING = ("", "layers", "width", "heads", "MLP", "parameters", "off", "weights"
 def add(commands: Any) -> None:
     parser = commands.add_parser(
         "suggest",
-        usage="transformers-bot suggest SOURCE (--params N | --ratio R | --memory SIZE | --like MODEL)",
+        usage="transformers-bot suggest SOURCE\n"
+        "       (--params N | --ratio R | --memory SIZE | --like MODEL) [options]",
         help="propose valid sizes near a number of parameters, a share, or another model",
         description="Propose valid target sizes: heads divide the width and stay as wide as they are, the MLP keeps "
         "its proportion, width and depth both shrink or both grow. The nearest come first, and of equally near ones "

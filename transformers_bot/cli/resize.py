@@ -1,0 +1,121 @@
+"""`transformers-bot resize`: a checkpoint at another size, as a folder that is whole or not there."""
+
+import argparse
+import contextlib
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .options import (
+    FIELDS,
+    add_adapter,
+    add_hub,
+    add_method,
+    add_reading,
+    add_source,
+    add_target,
+    read_adapters,
+    required,
+    settings,
+)
+from .terminal import shown
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "resize",
+        usage="transformers-bot resize SOURCE OUT [--config TARGET] [--set FIELD=VALUE] ...",
+        help="resize a checkpoint and save the result",
+        description="Resize a trained model and save it, with its tokenizer, a report and a model card, as a folder "
+        "that every from_pretrained loads. Weights are read and written one after another, so the model need not fit "
+        f"into memory. OUT appears whole or not at all. {FIELDS}",
+        epilog="examples:\n"
+        "  transformers-bot resize gpt2 gpt2-small --set n_layer=6 --set n_embd=384 \\\n"
+        "    --set n_head=6\n"
+        "  transformers-bot resize bert-base-uncased small --config bert-small --dtype bfloat16\n"
+        "  transformers-bot resize --recipe small.yaml\n"
+        "small.yaml (paths are relative to the folder you are in):\n"
+        "  source: gpt2\n"
+        "  out: gpt2-small\n"
+        "  config: {n_layer: 6, n_embd: 384, n_head: 6}\n"
+        "  bot_config: {depth: even}",
+    )
+    add_source(parser, optional=True)
+    parser.add_argument("out", metavar="OUT", nargs="?", help="the folder to write")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON on standard output")
+    add_target(parser)
+    output = parser.add_argument_group("the output")
+    flag = argparse.BooleanOptionalAction
+    output.add_argument("--overwrite", action=flag, help="replace OUT if it is there and was saved by a model library")
+    output.add_argument("--max-shard-size", metavar="SIZE", help="largest weight file, such as 2GB")
+    add_method(parser)
+    add_reading(parser, result=True)
+    add_hub(parser)
+    add_adapter(parser)
+    parser.set_defaults(run=run)
+
+
+def run(chosen: argparse.Namespace) -> int:
+    import transformers_bot as bot
+
+    read_adapters(chosen)
+    given = settings(chosen)
+    source, out = required(given, "source"), required(given, "out")
+    with _said() as warnings:
+        report = bot.resize_checkpoint(**{**given, "source": source, "out": out})
+        warnings[:] = [text for text in warnings if text not in report.warnings]  # which the table tells
+    if chosen.json:
+        print(json.dumps(report.to_dict(), indent=2))
+        return 0
+    print(report)
+    name = _auto_class(out, report.classes[1])
+    print(f"\nWritten to {out}. Load it with")
+    print(f"  from transformers import {name}\n  model = {name}.from_pretrained({Path(out).as_posix()!r})")
+    print(f"and check it with\n  transformers-bot verify {shlex.quote(out)}")
+    return 0
+
+
+@contextlib.contextmanager
+def _said() -> Iterator[list[str]]:
+    """Collects our warnings; what is left of them in the end goes to standard error, also when the call fails."""
+    logger, said = logging.getLogger("transformers.bot"), _Said()
+    before, logger.propagate = logger.propagate, False
+    logger.addHandler(said)
+    try:
+        yield said.texts
+    finally:
+        logger.removeHandler(said)
+        logger.propagate = before
+        for text in said.texts:
+            print(f"transformers-bot: warning: {shown(text)}", file=sys.stderr)
+
+
+class _Said(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+def _auto_class(folder: str, model_class: str) -> str:
+    """The Auto class that makes `model_class` of the folder's config, or that class itself."""
+    from ..classes import class_in_mapping
+    from ..errors import UnsupportedArchitecture
+    from ..model import TASKS
+    from ..targets import read_config
+
+    config = read_config(folder, {})
+    for factory in TASKS.values():
+        try:
+            made = class_in_mapping(factory.mapping, config, factory.__name__)
+        except UnsupportedArchitecture:
+            continue
+        if made.__name__ == model_class:
+            return str(factory.auto_class.__name__)
+    return model_class

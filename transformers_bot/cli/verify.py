@@ -1,0 +1,41 @@
+"""`transformers-bot verify`: whether a resized folder is what its provenance says."""
+
+import argparse
+import json
+from typing import Any
+
+from .options import add_adapter, read_adapters
+from .terminal import shown
+
+DIFFERS = 1
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "verify",
+        usage="transformers-bot verify FOLDER [--source OTHER] [--json]",
+        help="compute a resized model again and compare every bit",
+        description="Compute a resized model again from what its config.json says of its source and method, and "
+        "compare: the source's files by their hashes, the result's weights bit by bit.",
+        epilog="Exit codes: 0 it is the same, 1 it differs, 3 the folder says nothing of its source.\n"
+        "examples:\n"
+        "  transformers-bot verify gpt2-small\n"
+        "  transformers-bot verify gpt2-small --source ./gpt2-copy",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="what `transformers-bot resize` wrote")
+    parser.add_argument("--source", metavar="OTHER", help="where the source is now, if it has moved")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+    add_adapter(parser)
+    parser.set_defaults(run=run)
+
+
+def run(chosen: argparse.Namespace) -> int:
+    import transformers_bot as bot
+
+    read_adapters(chosen)
+    found = bot.verify(chosen.folder, source=chosen.source)
+    if chosen.json:
+        print(json.dumps(found.to_dict(), indent=2))
+    else:
+        print("\n".join(shown(line) for line in str(found).splitlines()))
+    return 0 if found.equal else DIFFERS
