@@ -1,6 +1,5 @@
 """The fields of a source's config.json, checked before transformers acts on them."""
 
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -114,7 +113,7 @@ def check_config(fields: Mapping[str, Any], path: str | os.PathLike[str] = CONFI
             if value > most:
                 raise BadSize(f"{name} is {shown(value)} in {where}; no model has more than {most:,}. Correct it.")
     for value in _numbers(list(fields.values())):
-        if math.isnan(value) or (isinstance(value, int) and abs(value) > MAX_NUMBER):
+        if value != value or (isinstance(value, int) and abs(value) > MAX_NUMBER):
             raise BadCheckpoint(
                 f"{where} holds the number {shown(value)}, which no field of a model can be. Correct it."
             )
