@@ -12,17 +12,18 @@ that are orthogonal, but not equally long (uneven groups, partial levels), need 
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .maps import AxisMap, Band, Matrix, identity
+from .maps import AxisMap, Band, Matrix
 
 ROUNDING = 1e-9  # beside a Gram matrix's largest entry: what a product of filters misses zero by
 SMALL = 1 << 16  # entries: up to here sums are taken in float64
-ROW, BLOCK = 1 << 10, 1 << 7  # entries of a row, rows of a block: a block stays in a core's cache
+ROW, BLOCK = 1 << 10, 1 << 18  # entries of a row and of a block
 
 
 @dataclass(frozen=True)
@@ -58,21 +59,69 @@ def sums(x: Tensor) -> Sums:
     if x.numel() <= SMALL:
         x = x.cpu().double()
         return Sums(x.numel(), float(x.sum()), float(x.square().sum()))
-    whole = x.numel() // ROW * ROW
-    found = sums(x[whole:])
-    rows = x[:whole].view(-1, ROW)
-    for block in torch.split(rows, BLOCK if x.device.type == "cpu" else len(rows)):
-        block = block.to(torch.promote_types(x.dtype, torch.float32))
-        total, norms = block.sum(dim=1), torch.linalg.vector_norm(block, dim=1)
-        if not bool(torch.isfinite(norms).all()):  # squares of finite entries may be too large for float32
-            total, norms = block.double().sum(dim=1), torch.linalg.vector_norm(block.double(), dim=1)
-        found += Sums(block.numel(), float(total.cpu().double().sum()), float(norms.cpu().double().square().sum()))
-    return found
+    rows = x[: x.numel() // ROW * ROW].view(-1, ROW)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    found = _row_sums(rows, dtype)
+    if not math.isfinite(found.squares):  # squares of finite entries may be too large for float32
+        found = _row_sums(rows, torch.float64)
+    return found + sums(x[rows.numel() :])
 
 
-def energy(x: Tensor) -> float:
-    """The sum of squares of all entries."""
-    return sums(x).squares
+def _row_sums(rows: Tensor, dtype: torch.dtype) -> Sums:
+    totals, norms = [], []
+    for block in _blocks(rows):
+        block = block.to(dtype)
+        totals.append(block.sum(dim=1))
+        norms.append(torch.linalg.vector_norm(block, dim=1))
+    return Sums(rows.numel(), float(_joined(totals).sum()), float(_joined(norms).square().sum()))
+
+
+def energy(x: Tensor, weights: Mapping[int, Tensor] | None = None) -> float:
+    """The sum of squares of all entries, weighted along some axes.
+
+    Args:
+        weights: axis -> (length,), at least 0; what is weighted exists for a block of `x` at a time.
+    """
+    every = weights or {}
+    uneven = {axis: one for axis, one in every.items() if float(one.min()) != float(one.max())}
+    scale = math.prod(float(one[0]) for axis, one in every.items() if axis not in uneven)
+    if uneven:
+        return scale * _uneven_energy(x, uneven)
+    flat = _dense(x).reshape(-1)
+    rows = flat[: x.numel() // ROW * ROW].view(-1, ROW)
+    norms = [torch.linalg.vector_norm(_computed(block), dim=1) for block in _blocks(rows)]
+    return scale * (float(_joined(norms).square().sum()) + sums(flat[rows.numel() :]).squares)
+
+
+def _uneven_energy(x: Tensor, weights: Mapping[int, Tensor]) -> float:
+    """Entries are weighted along the last axis, then their norms along the others."""
+    if x.dim() == 1:
+        x, weights = x[None], {1: weights[0]}
+    factors = {axis: one.sqrt().to(x.device, _computed(x[:0]).dtype) for axis, one in weights.items()}
+    last = factors.pop(x.dim() - 1, None)
+    found, start = [], 0
+    for block in _blocks(x):
+        norms = torch.linalg.vector_norm(_computed(block if last is None else block * last), dim=-1)
+        for axis, factor in factors.items():
+            own = factor[start : start + len(block)] if axis == 0 else factor
+            norms = norms * own.view([-1 if dim == axis else 1 for dim in range(norms.dim())])
+        found.append(norms)
+        start += len(block)
+    return float(_joined(found).square().sum())
+
+
+def _blocks(x: Tensor) -> tuple[Tensor, ...]:
+    """`x` cut along its first axis, so that a block stays in a core's cache; whole on other devices."""
+    length = BLOCK * len(x) // max(1, x.numel()) if x.device.type == "cpu" else len(x)
+    return torch.split(x, max(1, length))
+
+
+def _computed(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return torch.cat([part.flatten() for part in parts]).cpu().double()
 
 
 @dataclass(frozen=True)
@@ -81,19 +130,19 @@ class Stretch:
 
     Attributes:
         squares: the sum of the squares of its matrix (Frobenius norm squared).
-        scale: what it keeps comes out with `scale` times the energy, where that is one factor.
-        level: else a map for its result that takes the stretch out; None where one factor does.
+        undo: what leaves the kept part with its own energy again: (target,) weights on the energy of the
+            result's rows, or where such do not tell it a map for the result.
         lossless: it keeps everything.
     """
 
     squares: float
-    scale: float = 1.0
-    level: AxisMap | None = None
+    undo: Tensor | AxisMap
     lossless: bool = False
 
-    def undone(self, length: int) -> AxisMap:
-        """A map for the result, of this length, that leaves what was kept with its own energy."""
-        return self.level or identity(length).scaled(self.scale**-0.5 if self.scale > 0 else 0.0)
+    @property
+    def undoing(self) -> AxisMap:
+        """`undo` as a map in any case."""
+        return self.undo if isinstance(self.undo, AxisMap) else _rows_scaled(self.undo.sqrt())
 
 
 class Stretches:
@@ -103,8 +152,6 @@ class Stretches:
         self._known: dict[bytes, Stretch] = {}
 
     def of(self, axis_map: AxisMap) -> Stretch:
-        if axis_map.is_identity:
-            return Stretch(float(axis_map.source), lossless=True)
         key = _digest(axis_map)
         if key not in self._known:
             self._known[key] = _stretch(axis_map)
@@ -112,6 +159,8 @@ class Stretches:
 
 
 def _stretch(axis_map: AxisMap) -> Stretch:
+    if axis_map.is_identity:
+        return Stretch(axis_map.source, torch.ones(axis_map.source, dtype=torch.float64), lossless=True)
     grows = axis_map.target >= axis_map.source
     diagonal = _diagonal(axis_map, grows)
     if diagonal is None:
@@ -120,14 +169,15 @@ def _stretch(axis_map: AxisMap) -> Stretch:
     dead = diagonal <= ROUNDING * largest
     lossless = grows and not bool(dead.any())
     if largest - float(diagonal.min()) <= ROUNDING * largest:
-        return Stretch(squares, largest, None, lossless)
-    inverse = np.where(dead, 0.0, 1 / np.maximum(diagonal, np.finfo(np.float64).tiny))
+        one_factor = 1 / largest if largest > 0 else 0.0
+        return Stretch(squares, torch.full((axis_map.target,), one_factor, dtype=torch.float64), lossless)
+    inverse = torch.where(dead, 0.0, 1 / diagonal)
     if not grows:
-        return Stretch(squares, level=_rows_scaled(np.sqrt(inverse)))
-    return Stretch(squares, level=axis_map.transposed().then(_rows_scaled(inverse)), lossless=lossless)
+        return Stretch(squares, inverse)
+    return Stretch(squares, axis_map.transposed().then(_rows_scaled(inverse)), lossless)
 
 
-def _diagonal(axis_map: AxisMap, grows: bool) -> np.ndarray | None:
+def _diagonal(axis_map: AxisMap, grows: bool) -> Tensor | None:
     """The Gram matrix where it is diagonal, else None.
 
     Then G 1 is its diagonal d, and G v is d * v entry by entry. For a random v no other matrix does
@@ -138,7 +188,7 @@ def _diagonal(axis_map: AxisMap, grows: bool) -> np.ndarray | None:
     answer = _gram(axis_map, grows, torch.stack([torch.ones_like(probe), probe], dim=1))
     diagonal, other = answer[:, 0], answer[:, 1]
     missed = (other - diagonal * probe).abs().max()
-    return diagonal.numpy() if float(missed) <= ROUNDING * float(diagonal.abs().max()) else None
+    return diagonal if float(missed) <= ROUNDING * float(diagonal.abs().max()) else None
 
 
 def _gram(axis_map: AxisMap, grows: bool, x: Tensor) -> Tensor:
@@ -154,8 +204,8 @@ def _uneven(axis_map: AxisMap, grows: bool) -> Stretch:
     squares = float(gram.trace())
     root, full = _inverse_root(gram)
     if not grows:
-        return Stretch(squares, level=_full(root))
-    return Stretch(squares, level=axis_map.transposed().then(_full(root.T @ root)), lossless=full)
+        return Stretch(squares, _full(root))
+    return Stretch(squares, axis_map.transposed().then(_full(root.T @ root)), full)
 
 
 def _inverse_root(gram: Tensor) -> tuple[Tensor, bool]:
@@ -170,9 +220,9 @@ def _inverse_root(gram: Tensor) -> tuple[Tensor, bool]:
     return (vectors[:, alive] / values[alive].sqrt()).T, False
 
 
-def _rows_scaled(factors: np.ndarray) -> AxisMap:
+def _rows_scaled(factors: Tensor) -> AxisMap:
     length = len(factors)
-    return AxisMap(length, length, (Band(np.arange(length)[:, None], factors[:, None], length),))
+    return AxisMap(length, length, (Band(np.arange(length)[:, None], factors.numpy()[:, None], length),))
 
 
 def _full(matrix: Tensor) -> AxisMap:

@@ -9,7 +9,9 @@ product is the tensor's; segments (a fused q|k|v) add their energies up.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 
+import torch
 from torch import Tensor
 
 from .axes import Axis, Factor, Rule
@@ -58,7 +60,7 @@ class Trace:
         self._piece = 0.0  # the same in the segment that is being mapped
         self._levels: list[list[Stretch]] = []  # of the axis that is being mapped: by segment and factor
         self._pieces: list[float] = []
-        self._done: dict[int, tuple[Segment, ...] | float] = {}  # axis -> what takes its maps' stretch out
+        self._done: dict[int, Tensor | tuple[Segment, ...]] = {}  # axis -> what takes its maps' stretch out
         self._along: dict[tuple[int, str, bool], Along] = {}
 
     @property
@@ -103,7 +105,7 @@ class Trace:
             self._pieces.append(self._piece)
             if number == len(segments) - 1:
                 self._total = self._total if whole else sum(self._pieces)
-                self._done[dim] = _undoing(segments, self._levels)
+                self._done[dim] = _undoing(self._levels)
                 self.gain *= _gain(segments, self._levels)
 
     def filled(self, noise: Tensor) -> None:
@@ -114,18 +116,15 @@ class Trace:
 
     def _energy(self, x: Tensor, dim: int, factors: int) -> float:
         """The energy of a segment whose factors stand at `dim` and after, every stretch so far taken out."""
-        scale = 1.0
-        for other, undone in self._done.items():
-            if isinstance(undone, float):
-                scale *= undone
-            else:
-                x = apply_axis(x, other if other < dim else other + factors - 1, undone)
-        for offset, one in enumerate(self._levels[-1]):
-            if one.level is not None:
-                x = one.level.apply(x, dim + offset)
-            else:
-                scale *= one.scale
-        return energy(x) / scale if scale > 0 else 0.0
+        undone: dict[int, Tensor | AxisMap | tuple[Segment, ...]] = {}
+        undone |= {axis if axis < dim else axis + factors - 1: one for axis, one in self._done.items()}
+        undone |= {dim + offset: one.undo for offset, one in enumerate(self._levels[-1])}
+        for axis, one in undone.items():
+            if isinstance(one, AxisMap):
+                x = one.apply(x, axis)
+            elif not isinstance(one, Tensor):
+                x = apply_axis(x, axis, one)
+        return energy(x, {axis: one for axis, one in undone.items() if isinstance(one, Tensor)})
 
     def _note(
         self, dim: int, segments: tuple[Segment, ...], place: tuple[int, int], one: Stretch, arrived: float
@@ -141,15 +140,12 @@ class Trace:
         self._along[dim, role, reads] = new if known is None else _pooled(known, new)
 
 
-def _undoing(segments: tuple[Segment, ...], levels: list[list[Stretch]]) -> tuple[Segment, ...] | float:
-    """What takes the stretch of one axis out: a factor on the energy where one does, else maps."""
-    scales = {math.prod(one.scale for one in factors) for factors in levels}
-    if len(scales) == 1 and all(one.level is None for factors in levels for one in factors):
-        return scales.pop()
-    return tuple(
-        tuple(_undone(m, one) for m, one in zip(segment, factors, strict=True))
-        for segment, factors in zip(segments, levels, strict=True)
-    )
+def _undoing(levels: list[list[Stretch]]) -> Tensor | tuple[Segment, ...]:
+    """What takes the stretch of one axis out: weights on the energy of its entries where such do, else maps."""
+    weights = [[one.undo for one in factors if isinstance(one.undo, Tensor)] for factors in levels]
+    if sum(map(len, weights)) == sum(map(len, levels)):
+        return torch.cat([reduce(torch.kron, factors) for factors in weights])
+    return tuple(tuple(one.undoing for one in factors) for factors in levels)
 
 
 def _gain(segments: tuple[Segment, ...], levels: list[list[Stretch]]) -> float:
@@ -157,10 +153,6 @@ def _gain(segments: tuple[Segment, ...], levels: list[list[Stretch]]) -> float:
     squares = sum(math.prod(one.squares for one in factors) for factors in levels)
     lengths = (sum(math.prod(getattr(m, side) for m in one) for one in segments) for side in ("source", "target"))
     return math.sqrt(squares / min(lengths))
-
-
-def _undone(axis_map: AxisMap, one: Stretch) -> AxisMap:
-    return axis_map if axis_map.is_identity else one.undone(axis_map.target)
 
 
 def _named(axis: Axis, segment: Segment, place: tuple[int, int]) -> tuple[str, bool]:
