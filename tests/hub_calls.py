@@ -1,5 +1,6 @@
 """What tests do on the Hub, in a process of its own: its address is read when huggingface_hub is imported."""
 
+import contextlib
 import hashlib
 import multiprocessing
 import os
@@ -7,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,18 +15,18 @@ from unittest import mock
 import torch
 import transformers
 from hub_repos import TOKEN
+from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import transformers_bot
-from transformers_bot import BoTModelForCausalLM, hub
-from transformers_bot.report import Report, Tensor
+from transformers_bot import BoTModelForCausalLM, cli, hub
 
 SIZES = {"n_layer": 3, "n_embd": 24, "n_head": 6}
 
 Call = Callable[..., Any]
 
 
-@contextmanager
+@contextlib.contextmanager
 def client(url: str, home: Path, **environment: str) -> Iterator[Call]:
     """`call(function, *args)` runs a function of this module in a process that knows only the local hub."""
     ours = {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0"}
@@ -45,17 +45,6 @@ def _settle() -> None:
     time.sleep = lambda seconds: sleep(min(seconds, 0.01))  # huggingface_hub waits up to 8 s before it tries again
 
 
-def a_report(model: PreTrainedModel) -> Report:
-    """A small report that belongs to a model."""
-    made = model.config.transformers_bot
-    sizes = {role: (made["source_sizes"][role], length) for role, length in made["target_sizes"].items()}
-    only = Tensor("wte.weight", "resample", "low-pass", ("wte.weight",), (23, 12), (23, 24), 552, 552)
-    classes, dtypes = ("GPT2LMHeadModel", "GPT2LMHeadModel"), ("float32", "float32")
-    counts = (276, 552), (1104, 2208)
-    plain = {"method": "bot"}, {"source": made["source"]}
-    return Report(classes, dtypes, sizes, *counts, 1.0, *plain, (), (), (only,), {}, ("A made-up warning.",))
-
-
 def digest(model: PreTrainedModel) -> str:
     """Of all tensors, by name."""
     found = hashlib.sha256()
@@ -65,14 +54,12 @@ def digest(model: PreTrainedModel) -> str:
 
 
 def resized(source: str, sizes: dict[str, int] | None = None, **keywords: Any) -> PreTrainedModel:
-    model = BoTModelForCausalLM.from_pretrained(source, **(sizes or SIZES), **keywords)
-    hub.attach(model, a_report(model))
-    return model
+    return BoTModelForCausalLM.from_pretrained(source, **(sizes or SIZES), **keywords)
 
 
 def resize(source: str, **keywords: Any) -> dict[str, Any]:
     """Load at another size; what came out."""
-    model = BoTModelForCausalLM.from_pretrained(source, **SIZES, **keywords)
+    model = resized(source, **keywords)
     return {"digest": digest(model), "provenance": model.config.transformers_bot, "class": type(model).__name__}
 
 
@@ -80,7 +67,8 @@ def push(source: str, repo: str, sizes: dict[str, int] | None = None, **keywords
     """Resize and push by the model's own method."""
     model = resized(source, sizes)
     info = model.push_to_hub(repo, **keywords)
-    return {"digest": digest(model), "oid": info.oid, "url": info.commit_url, "pull": info.pr_url}
+    summary = model.transfer_report.summary()
+    return {"digest": digest(model), "oid": info.oid, "url": info.commit_url, "pull": info.pr_url, "summary": summary}
 
 
 def push_again(repo: str, to: str, changed: bool = False) -> str:
@@ -101,6 +89,21 @@ def load(repo: str, **keywords: Any) -> dict[str, Any]:
     """Load with plain transformers."""
     model = AutoModelForCausalLM.from_pretrained(repo, **keywords)
     return {"digest": digest(model), "provenance": model.config.transformers_bot}
+
+
+def remake(recipe: str, folder: str) -> dict[str, Any]:
+    """What the command line makes of a card's recipe."""
+    with contextlib.chdir(folder):
+        Path("recipe.yaml").write_text(recipe, encoding="utf-8")
+        code = cli.main(["resize", "--recipe", "recipe.yaml"])
+        out = next(path for path in Path().iterdir() if path.is_dir())
+        card = (out / "README.md").read_text(encoding="utf-8")
+        return {"code": code, "digest": digest(AutoModelForCausalLM.from_pretrained(out)), "card": card}
+
+
+def verify(repo: str) -> bool:
+    """Download what was pushed and compute it again."""
+    return transformers_bot.verify(snapshot_download(repo)).equal
 
 
 def plan(source: str, **keywords: Any) -> int:

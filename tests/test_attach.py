@@ -11,22 +11,19 @@ from unittest import mock
 import pytest
 import torch
 import transformers
-from cards import made
-from families import build, outputs
-from hub_calls import a_report, digest
+from families import outputs
+from hub_calls import digest
 from torch.nn.parallel import DistributedDataParallel
 
-from transformers_bot import BadOption, hub
+from transformers_bot import BadOption, BoTModelForCausalLM, hub
 from transformers_bot.origin import provenance_of
 
 
 @pytest.fixture
-def model():
-    """A GPT-2 with provenance and everything attached."""
-    found = build("gpt2", "GPT2LMHeadModel", dtype=torch.float32, hidden=12, ffn=20).model
-    made(found.config)
-    hub.attach(found, a_report(found))
-    return found
+def model(saved):
+    """A GPT-2 as resizing returns it, with everything attached."""
+    folder, _ = saved("gpt2", "GPT2LMHeadModel")
+    return BoTModelForCausalLM.from_pretrained(folder, n_embd=24, dtype=torch.float32)
 
 
 def pushed(model, *args, **keywords):
@@ -37,8 +34,9 @@ def pushed(model, *args, **keywords):
     return push.call_args
 
 
-def test_the_class_and_the_state_are_as_before(model):
-    plain = build("gpt2", "GPT2LMHeadModel", dtype=torch.float32, hidden=12, ffn=20).model
+def test_the_class_and_the_state_are_as_before(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    plain = transformers.GPT2LMHeadModel.from_pretrained(tmp_path)
     assert type(model) is transformers.GPT2LMHeadModel
     assert digest(model) == digest(plain)
     assert list(model.state_dict()) == list(plain.state_dict())

@@ -6,10 +6,9 @@ from pathlib import Path
 import hub_calls
 import pytest
 import yaml
+from cards import metadata, recipe_in
 from hub_repos import OTHER_TOKEN
 from hub_server import serving
-
-from transformers_bot.card_merge import read_metadata, split_card
 
 SOURCE_CARD = b"---\nlicense: cc-by-4.0\nlanguage: en\npipeline_tag: text-generation\n---\n\n# The source\n"
 
@@ -37,10 +36,6 @@ def _no_faults_left(hub):
     assert not left, "a fault that was to happen did not"
 
 
-def metadata(hub, repo: str, branch: str = "main") -> dict:
-    return read_metadata(split_card(hub.text(repo, "README.md", branch))[1])
-
-
 def titles(hub, repo: str, branch: str = "main") -> list[str]:
     """Of all commits, newest first."""
     found, repo = [], hub.repos[repo]
@@ -64,9 +59,9 @@ def test_a_push_is_one_commit_with_weights_card_and_report(hub, call):
 
 
 def test_the_card_says_where_the_model_comes_from(hub, call):
-    call(hub_calls.push, "org/source", "me/card", tags=["mine"])
+    pushed = call(hub_calls.push, "org/source", "me/card", tags=["mine"])
     source = hub.repos["org/source"].head()
-    assert metadata(hub, "me/card") == {
+    assert metadata(hub.text("me/card", "README.md")) == {
         "base_model": "org/source",
         "library_name": "transformers",
         "license": "cc-by-4.0",
@@ -78,14 +73,23 @@ def test_the_card_says_where_the_model_comes_from(hub, call):
     assert f"commit of the source: `{source.id}`" in card
     assert f"{source.files['model.safetensors'].sha256}  model.safetensors" in card
     assert 'AutoModelForCausalLM.from_pretrained("me/card")' in card
-    assert "A made-up warning." in card
-    recipe = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
+    assert pushed["summary"] in card
+    recipe = yaml.safe_load(recipe_in(card))
     assert recipe["source"] == "org/source"
     assert recipe["revision"] == source.id
     assert recipe["task"] == "causal-lm"
-    assert {"n_layer": 3, "n_embd": 24, "n_head": 6}.items() <= recipe["config"].items()
+    assert recipe["config"] == {"n_layer": 3, "n_embd": 24, "n_head": 6}
     config = json.loads(hub.text("me/card", "config.json"))
     assert config["transformers_bot"]["revision"] == source.id
+
+
+def test_the_recipe_makes_the_model_again_and_it_can_be_verified(hub, call, tmp_path):
+    pushed = call(hub_calls.push, "org/source", "me/again")
+    made = call(hub_calls.remake, recipe_in(hub.text("me/again", "README.md")), str(tmp_path))
+    assert made["code"] == 0
+    assert made["digest"] == pushed["digest"]
+    assert metadata(made["card"]) == metadata(hub.text("me/again", "README.md"))
+    assert call(hub_calls.verify, "me/again")
 
 
 def test_a_second_push_keeps_what_a_person_wrote(hub, call):
@@ -238,8 +242,8 @@ def test_transformers_own_ways_to_push_still_work(hub, call):
     oid = call(hub_calls.train_and_push, "org/source", "me/trained")
     assert hub.repos["me/trained"].head().id == oid
     card = hub.text("me/trained", "README.md")
-    assert "generated_from_trainer" in metadata(hub, "me/trained")["tags"]
-    assert "transformers_bot" in metadata(hub, "me/trained")["tags"]
+    assert "generated_from_trainer" in metadata(card)["tags"]
+    assert "transformers_bot" in metadata(card)["tags"]
     assert "## Training procedure" in card
     assert "## Resized with transformers-bot" in card
 
