@@ -203,6 +203,8 @@ def _node() -> str:
 
 
 def _is_alive(pid: int) -> bool:
+    if os.name == "nt":  # where os.kill asks nothing, and ends the process instead
+        return True
     try:
         os.kill(pid, 0)  # sends nothing
     except ProcessLookupError:
