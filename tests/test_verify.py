@@ -92,7 +92,7 @@ def test_one_changed_value_is_found(result):
     assert not found.equal
     assert len(found.differing) == 1
     assert "transformer.h.0.mlp.c_fc.weight: 1 of 60 values differ" in found.differing[0]
-    assert "differs in 1 place" in str(found)
+    assert "differs in 1 place (" in str(found)
 
 
 def test_lost_added_and_recast_tensors_are_found(result):

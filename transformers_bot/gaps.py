@@ -4,38 +4,42 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .adapters import Adapter
 from .axes import find_rule
-from .classes import own_class
+from .classes import class_in_mapping, own_class
 from .errors import PlanError
 from .inventory import inventory_of, predict
 from .keywords import init_keywords
 from .source import Source, quiet
 
 
-def lost_tensors(config: PreTrainedConfig, opened: Source) -> list[str]:
+def lost_tensors(config: PreTrainedConfig, opened: Source) -> tuple[list[str], list[str]]:
     """Tensors that the source's own architecture has, the opened class wants, and the files do not hold.
 
     A head of another class than the source's own is no loss: it is new in the target. Nor is a pooler,
     which checkpoints often leave out.
+
+    Returns:
+        Those of the base model, and those of its head.
     """
     if not opened.missing:
-        return []
-    present = _names(config) - optional_tensors(config)
+        return [], []
+    present = _names(own_class(config), config) - optional_tensors(config)
     here = inventory_of(opened.model)
-    return [name for name in here.shapes if name in opened.missing and here.canonical(name) in present]
+    lost = [name for name in here.shapes if name in opened.missing and here.canonical(name) in present]
+    base = _names(class_in_mapping("MODEL_MAPPING", config, "the source"), config)
+    inside = [name for name in lost if here.canonical(name) in base]
+    return inside, [name for name in lost if name not in inside]
 
 
 def optional_tensors(config: PreTrainedConfig) -> set[str]:
     """Tensors of the source's own architecture that it can be built without: the pooler."""
     own = own_class(config)
-    return (
-        _names(config) - _names(config, {"add_pooling_layer": False})
-        if "add_pooling_layer" in init_keywords(own)
-        else set()
-    )
+    if "add_pooling_layer" not in init_keywords(own):
+        return set()
+    return _names(own, config) - _names(own, config, {"add_pooling_layer": False})
 
 
 def foreign_tensors(adapter: Adapter, opened: Source) -> list[str]:
@@ -45,10 +49,12 @@ def foreign_tensors(adapter: Adapter, opened: Source) -> list[str]:
     return [name for name in opened.unexpected if not _is_known(adapter, name.removeprefix(prefix), layers)]
 
 
-def _names(config: PreTrainedConfig, init: Mapping[str, Any] | None = None) -> set[str]:
-    """The tensors of the source's own architecture, without the base model's prefix."""
+def _names(
+    model_class: type[PreTrainedModel], config: PreTrainedConfig, init: Mapping[str, Any] | None = None
+) -> set[str]:
+    """The tensors of a class, without the base model's prefix."""
     with quiet():
-        inventory = predict(own_class(config), config, init)
+        inventory = predict(model_class, config, init)
     return {inventory.canonical(name) for name in inventory.shapes}
 
 

@@ -62,8 +62,8 @@ class _BaseBoTModel:
                 with zeros in their place.
             allow_pickle: read pytorch_model.bin where there is no safetensors file; always with
                 torch's `weights_only=True`.
-            strict: tensors that the source's own architecture has and its files do not, or that no model
-                of its type has, are errors; off, they are warnings.
+            strict: a head of the source's own architecture that its files lack, and tensors that no model
+                of its type has, are errors; off, they are warnings. A body with gaps is always an error.
             ignore_mismatched_sizes: initialise tensors anew whose fixed axes (vocabulary, labels,
                 channels) differ; off, they are an error.
             kwargs: every other keyword is transformers': hub keywords for the source, dtype,

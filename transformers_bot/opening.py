@@ -100,23 +100,24 @@ def _as_checked(checkpoint: Checkpoint) -> dict[str, object]:
 
 def _refuse_gaps(name: str, config: PreTrainedConfig, opened: Source, words: Keywords) -> list[str]:
     """Tensors that should be there and are not, or that nobody knows: errors, or sentences where not strict."""
-    found = []
-    lost = lost_tensors(config, opened)
-    if lost:
-        architecture = own_class(config).__name__
-        found.append(
-            f"{name} lacks {len(lost)} tensors of its own architecture {architecture}: {_listed(lost)}. "
-            "Use a complete checkpoint, or pass strict=False to initialise them anew."
-        )
+    inside, head = lost_tensors(config, opened)
     foreign = foreign_tensors(adapters.get(config.model_type), opened)
-    if foreign:
-        found.append(
-            f"{name} holds {len(foreign)} tensors that no {config.model_type} model has: {_listed(foreign)}. "
-            "Pass strict=False to leave them out."
+    architecture = own_class(config).__name__
+    if inside:
+        raise BadCheckpoint(
+            f"{name} lacks {len(inside)} tensors of its own architecture {architecture}: {_listed(inside)}. "
+            "Nothing can stand in for them: use a complete checkpoint."
         )
+    found = []
+    if head:
+        text = f"{name} lacks {len(head)} tensors of the head of its own architecture {architecture}: {_listed(head)}"
+        found.append((text, "Use a complete checkpoint, or pass strict=False to initialise them anew."))
+    if foreign:
+        text = f"{name} holds {len(foreign)} tensors that no {config.model_type} model has: {_listed(foreign)}"
+        found.append((text, "Pass strict=False to leave them out."))
     if found and words.strict:
-        raise BadCheckpoint(found[0])
-    return [sentence.replace(", or pass strict=False to", " or").split(" Pass strict")[0] for sentence in found]
+        raise BadCheckpoint(". ".join(found[0]))
+    return [text for text, _ in found]
 
 
 def _refuse_nonfinite(opened: Source, words: Keywords) -> list[str]:

@@ -51,7 +51,8 @@ class Verification:
         return not self.differing
 
     def __str__(self) -> str:
-        verdict = "bit-equal" if self.equal else f"differs in {len(self.differing)} places"
+        count = len(self.differing)
+        verdict = "bit-equal" if self.equal else f"differs in {count} place{'s' * (count > 1)}"
         lines = [f"{self.folder}: {verdict} ({self.compared} tensors computed again from {self.source})"]
         lines += [f"  {line}" for line in self.differing]
         if self.unknown:
