@@ -9,6 +9,7 @@ import pytest
 import pywt
 import torch
 from families import FAMILIES, MAIN_HEADS, build, save
+from safetensors.torch import load_file, save_file
 
 from transformers_bot import BadCheckpoint, BadOption, BoTModelForMaskedLM
 from transformers_bot.inspecting import inspect
@@ -64,14 +65,11 @@ def test_an_odd_length_keeps_one_entry_whole(saved):
     assert stack_of(inspect(folder), "value.weight").by_layer["heads"][0] == pytest.approx(share(kept, x), rel=1e-6)
 
 
-def test_what_was_doubled_loses_nothing_by_halving(saved):
+def test_what_was_doubled_loses_nothing_by_halving(saved, tmp_path):
     folder, _ = saved("bert", "BertForMaskedLM", hidden=24, heads=6, ffn=96, layer=2, dtype=torch.float32)
     options = {"detail": "zero"}
     grown = BoTModelForMaskedLM.from_pretrained(folder, hidden_size=48, num_attention_heads=12, bot_config=options)
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as place:
-        found = inspect(save(grown, place))
+    found = inspect(save(grown, tmp_path))
     assert stack_of(found, "intermediate.dense.weight").kept["hidden"] == pytest.approx(1.0, abs=1e-5)
     assert stack_of(found, "word_embeddings.weight").kept["hidden"] == pytest.approx(1.0, abs=1e-5)
 
@@ -122,13 +120,11 @@ def test_zeros_have_no_share(tmp_path):
 
 
 def test_tensors_beyond_or_below_the_class_are_named(tmp_path):
-    from safetensors.torch import load_file, save_file
-
     folder = save(build("bert", "BertModel").model, tmp_path)
     state = load_file(tmp_path / "model.safetensors")
     del state["pooler.dense.bias"]
     save_file({**state, "extra.weight": torch.ones(2)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    found = inspect(folder, strict=False)
+    found = inspect(folder)
     assert found.missing == ("pooler.dense.bias",)
     assert found.unexpected == ("extra.weight",)
     assert not any(stack.name == "pooler.dense.bias" for stack in found.stacks)

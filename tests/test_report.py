@@ -152,6 +152,7 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path):
         ('{"format": 2}', "not a transfer report of format 1, but 2"),
         ('{"format": 1, "classes": ["A", "B"]}', "not whole: report has missing or unknown fields: bytes"),
         ("\udcff", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
     ],
 )
 def test_a_report_that_is_none_is_named(tmp_path, text, reason):
@@ -183,6 +184,9 @@ def test_a_report_of_other_types_is_not_believed(reports, change, reason):
 
 def test_a_folder_without_a_report_is_named(tmp_path):
     with pytest.raises(BadCheckpoint, match=f"holds no {FILE}"):
+        Report.load(tmp_path)
+    (tmp_path / FILE).mkdir()
+    with pytest.raises(BadCheckpoint, match="cannot be read"):
         Report.load(tmp_path)
 
 

@@ -76,7 +76,10 @@ def test_the_order_is_nearness_in_steps_and_then_cost():
 def test_an_exact_halving_costs_less_than_a_partial_level():
     halved, partial = (
         next(one for one in suggest(source_of("bert"), like=like) if one.sizes["hidden"] == width)
-        for like, width in ((source_of("bert", hidden=24, heads=3, ffn=96), 24), (source_of("bert", hidden=40, heads=5), 40))
+        for like, width in (
+            (source_of("bert", hidden=24, heads=3, ffn=96), 24),
+            (source_of("bert", hidden=40, heads=5), 40),
+        )
     )
     assert halved.cost == 1.0
     assert "width halved" in halved.notes

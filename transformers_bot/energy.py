@@ -85,9 +85,10 @@ def energy(x: Tensor, weights: Mapping[int, Tensor] | None = None) -> float:
     every = weights or {}
     uneven = {axis: one for axis, one in every.items() if float(one.min()) != float(one.max())}
     scale = math.prod(float(one[0]) for axis, one in every.items() if axis not in uneven)
-    if uneven:
+    flat = _dense(x)
+    if uneven or not flat.is_contiguous():  # a part of a larger tensor is not copied to be flat
         return scale * _uneven_energy(x, uneven)
-    flat = _dense(x).reshape(-1)
+    flat = flat.reshape(-1)
     rows = flat[: x.numel() // ROW * ROW].view(-1, ROW)
     norms = [torch.linalg.vector_norm(_computed(block), dim=1) for block in _blocks(rows)]
     return scale * (float(_joined(norms).square().sum()) + sums(flat[rows.numel() :]).squares)

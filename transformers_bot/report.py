@@ -25,7 +25,10 @@ class Report:
     Example:
         report = Report.load("my-resized-model")
         print(report)
-        weakest = min(report.tensors, key=lambda one: one.energy_kept or 1.0)
+        halved = [one.name for one in report.tensors if one.energy_kept is not None and one.energy_kept < 0.5]
+
+    A source that the method rewrites first (orders its units, turns its stream) is measured as rewritten,
+    for that is what the maps see; it computes what the stored one does.
 
     Attributes:
         classes: names of the source's and the target's model class.
@@ -97,7 +100,7 @@ class Report:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError as error:
             raise BadCheckpoint(f"{folder} holds no {FILE}: it was not saved by transformers_bot.") from error
-        except ValueError as error:  # from bytes that are no JSON; BadCheckpoint is one, too
+        except (OSError, RecursionError, ValueError) as error:  # bytes that are no JSON, or one too deep
             raise BadCheckpoint(f"{path} cannot be read: {error}") from error
 
     def __str__(self) -> str:

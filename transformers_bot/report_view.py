@@ -32,19 +32,12 @@ SHORT_NAME = 16  # characters of a role or action in a terminal
 SHORT = 6  # names listed before "and n more"
 ROLE_HEAD = ("role", "side", "source", "target", "tensors", "gain", "energy kept")
 TENSOR_HEAD: tuple[str, ...] = (
-    "tensor",
-    "action",
-    "source",
-    "target",
-    "inherited",
-    "gain",
-    "energy kept",
-    "by role",
-    "noise",
+    *("tensor", "action", "source", "target", "inherited", "gain", "energy kept"),
+    *("by role", "noise", "std before", "std after", "how"),
 )
-TENSOR_HEAD += ("std before", "std after", "how")
 MEANING = (
-    "Energy kept: of the layers that are read, the share of the squared weights that the maps can see. "
+    "Energy kept: of the layers that are read, as the method may have ordered or turned them, the share of the "
+    "squared weights that the maps can see. "
     "Gain: 1 for orthonormal maps. A dash: not measured, or without a meaning there."
 )
 
@@ -99,6 +92,7 @@ def markdown(report: "Report") -> str:
 
 
 def _arrows(text: str) -> str:
+    """Escaped `->` as one arrow, which needs no escape."""
     return text.replace("-\\>", "→")
 
 

@@ -29,8 +29,8 @@ class Along:
         role: of the axis; "heads x head_dim" where a method has them as one.
         reads: the tensor reads this axis, it does not write it.
         before, after: lengths.
-        squares: the sum of the squares of the maps' entries, over
-        smaller: the smaller one of source and target length; 1 for an orthonormal map.
+        squares: the sum of the squares of the maps' entries.
+        smaller: the shorter length; an orthonormal map's squares add up to it.
         arrived, kept: energy before and after; None where it was not measured.
     """
 
@@ -93,7 +93,7 @@ class Trace:
         whole = self._loses_nothing(segments)
         if place == (0, 0):
             self._levels, self._pieces = [], []
-        if offset == 0:
+        if offset == 0:  # where nothing can be lost every share is 1, and no segment is measured apart
             self._levels.append([])
             self._piece = self._total if len(segments) == 1 or whole else self._energy(x, dim, len(segments[number]))
         arrived = self._piece

@@ -137,6 +137,8 @@ QUANTISED = {
     "qweight": quantised(
         beside("transformer.h.0.mlp.c_fc.qweight"), r"\(GPTQ or AWQ\).*it holds 'transformer\.h\.0\.mlp"
     ),
+    "scales": quantised(beside("transformer.h.0.mlp.c_fc.scales"), r"\(GPTQ or AWQ\)"),
+    "quanto": quantised(beside("transformer.h.0.mlp.c_fc.weight._data"), r"\(quanto\)"),
     "SCB": quantised(beside("transformer.h.0.mlp.c_fc.SCB"), r"\(bitsandbytes int8\)"),
     "absmax": quantised(beside("transformer.h.0.mlp.c_fc.weight.absmax"), r"\(bitsandbytes 4-bit\)"),
     "nf4": quantised(

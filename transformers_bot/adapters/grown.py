@@ -23,7 +23,7 @@ TOLERANCE = 1e-6  # in double precision, beside the largest output
 
 # Copies everywhere but within heads: there no nonlinearity is in the way, and only a filter that is not its
 # own dual tells keys, which read what queries write, from queries.
-OPTIONS = BoTConfig(detail="zero", wavelet={"default": "haar", "head_dim": "db2"})
+OPTIONS = BoTConfig(detail="zero", wavelet={"default": "haar", "head_dim": "bior2.2"})
 # What is doubled -> roles. Each alone: where all are doubled, reading and writing weigh the same.
 DOUBLED = {"hidden and heads": ("hidden", "heads"), "hidden and head_dim": ("hidden",), "ffn": ("ffn",)}
 

@@ -131,7 +131,7 @@ class Folder:
     def check(self, path: Path) -> os.stat_result:
         """Refuse a path that leads out of the folder or that names no regular file; see `locate`."""
         real = os.path.realpath(path)
-        if not any(os.path.commonpath([root, real]) == root for root in self.roots):
+        if not any(Path(real).is_relative_to(root) for root in self.roots):
             raise UnsafeCheckpoint(
                 f"{shown_path(path)} is a link to {shown_path(real)}, outside of the model folder: it is not opened. "
                 "Copy the file into the folder if you trust it."

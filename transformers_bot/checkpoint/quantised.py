@@ -12,6 +12,7 @@ FLOATS = ("F16", "BF16", "F32", "F64")
 MARKS = {
     "qweight": "GPTQ or AWQ",
     "qzeros": "GPTQ or AWQ",
+    "scales": "GPTQ or AWQ",
     "g_idx": "GPTQ",
     "SCB": "bitsandbytes int8",
     "weight_format": "bitsandbytes int8",
@@ -27,6 +28,8 @@ MARKS = {
     "input_scale": "fp8",
     "codebooks": "AQLM",
     "W_q": "HQQ",
+    "_data": "quanto",
+    "_scale": "quanto",
 }
 REMEDY = "Dequantise it first, or use the checkpoint it was made from."
 

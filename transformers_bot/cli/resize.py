@@ -28,7 +28,7 @@ from .terminal import shown
 def add(commands: Any) -> None:
     parser = commands.add_parser(
         "resize",
-        usage="transformers-bot resize SOURCE OUT [--config TARGET] [--set FIELD=VALUE] ...",
+        usage="transformers-bot resize SOURCE OUT [--config TARGET] [--set FIELD=VALUE]",
         help="resize a checkpoint and save the result",
         description="Resize a trained model and save it, with its tokenizer, a report and a model card, as a folder "
         "that every from_pretrained loads. Weights are read and written one after another, so the model need not fit "
@@ -36,7 +36,7 @@ def add(commands: Any) -> None:
         epilog="examples:\n"
         "  transformers-bot resize gpt2 gpt2-small --set n_layer=6 --set n_embd=384 \\\n"
         "    --set n_head=6\n"
-        "  transformers-bot resize bert-base-uncased small --config bert-small --dtype bfloat16\n"
+        "  transformers-bot resize bert-base-uncased bert-small --config bert-small\n"
         "  transformers-bot resize --recipe small.yaml\n"
         "small.yaml (paths are relative to the folder you are in):\n"
         "  source: gpt2\n"

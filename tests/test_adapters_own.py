@@ -1,0 +1,215 @@
+"""Adapters of one's own: the example of docs/adapters.md works, and the check finds what is wrong with one."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from families import CONFIGS, FAMILIES
+from transformers import BertConfig, DistilBertConfig, DistilBertForMaskedLM
+
+from transformers_bot import BadOption, BoTModelForMaskedLM, UnsupportedArchitecture, adapters, cli, plan
+from transformers_bot.adapters.check import check
+from transformers_bot.axes import parse_rules
+from transformers_bot.errors import PlanError
+
+DOCS = Path(__file__).parent.parent / "docs" / "adapters.md"
+TINY = {"vocab_size": 50, "dim": 24, "n_heads": 4, "hidden_dim": 96, "n_layers": 3, "max_position_embeddings": 16}
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory) -> Path:
+    """The file that the documentation shows."""
+    path = tmp_path_factory.mktemp("adapter") / "distilbert.py"
+    path.write_text(re.search(r"<!-- test: distilbert.py -->\n```python\n(.*?)```", DOCS.read_text(), re.S)[1])
+    return path
+
+
+@pytest.fixture
+def registered(example):
+    (adapter,) = adapters.load(example)
+    yield adapters.register(adapter)
+    del adapters.ADAPTERS["distilbert"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    torch.manual_seed(0)
+    model = DistilBertForMaskedLM(DistilBertConfig(**TINY)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    folder = tmp_path_factory.mktemp("distilbert")
+    model.save_pretrained(folder)
+    return str(folder), model
+
+
+def test_the_example_fits_and_resizes_as_a_built_in_one_does(registered, source, tmp_path):
+    assert check(registered, DistilBertConfig()).problems == []
+    folder, model = source
+    tokens = torch.arange(3, 13)[None]
+    wider = BoTModelForMaskedLM.from_pretrained(folder, dim=48, n_heads=8)
+    assert wider.config.hidden_dim == 192  # follows dim
+    torch.testing.assert_close(wider(tokens).logits, model(tokens).logits, rtol=0, atol=1e-5)
+    wider.save_pretrained(tmp_path)
+    back = BoTModelForMaskedLM.from_pretrained(tmp_path, dim=24, n_heads=4)
+    torch.testing.assert_close(back(tokens).logits, model(tokens).logits, rtol=0, atol=1e-5)
+    smaller = BoTModelForMaskedLM.from_pretrained(folder, dim=12, n_heads=2, n_layers=2)
+    assert smaller(tokens).logits.isfinite().all()
+
+
+def test_the_example_on_the_command_line(example, source, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    folder, _ = source
+    try:
+        assert cli.main(["adapters", "check", str(example), "--model", folder]) == 0
+        out = capsys.readouterr().out
+        assert "The adapter fits." in out
+        assert all(len(line) <= 80 for line in out.splitlines())
+        sizes = ["--set", "dim=12", "--set", "n_heads=2", "--adapter", str(example)]
+        assert cli.main(["plan", folder, *sizes]) == 0
+        assert cli.main(["resize", folder, str(tmp_path / "small"), *sizes]) == 0
+        assert cli.main(["inspect", folder, "--adapter", str(example)]) == 0
+        assert cli.main(["suggest", folder, "--ratio", "0.5", "--adapter", str(example)]) == 0
+        assert cli.main(["verify", str(tmp_path / "small"), "--adapter", str(example)]) == 0
+    finally:
+        adapters.ADAPTERS.pop("distilbert", None)
+    capsys.readouterr()
+    assert cli.main(["plan", folder, "--set", "dim=12"]) == 4
+    assert "'distilbert' has no adapter" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_built_in_adapters_fit(family, capsys):
+    done = check(adapters.get(family), CONFIGS[family]())
+    assert done.problems == []
+    assert len(done.run) >= 2
+    assert cli.main(["adapters", "check", family, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["problems"] == []
+
+
+# what is changed in the rules -> what the check says
+WRONG = {
+    "not named": (r"qa_outputs", "qa_output", "tensor 'qa_outputs.weight' of shape 2x96 is named by no rule"),
+    "named twice": (r"pre_classifier\.bias +: hidden", "pre_classifier.bias : hidden\n{pre_classifier,x}.bias : hidden",
+                    "tensor 'pre_classifier.bias' of shape 96 is named by 2 rules"),
+    "shape": (r"lin1\.bias +: ffn", "lin1.bias : hidden", r"lin1.bias' of shape 384, but its rule .* predicts 96"),
+    "order of a square matrix": (r"out_lin\.weight +: \+hidden <- \(heads head_dim\)",
+                                 "out_lin.weight : (heads head_dim) -> +hidden", "permuting hidden .* changes"),
+    "a role for another": (r"v_lin\.weight +: \(heads head_dim\)", "v_lin.weight : (heads score)",
+                           "permuting score .* changes the outputs"),
+    "arrow": (r"lin1\.weight +: ffn <- hidden", "lin1.weight : ffn -> hidden", "doubling ffn changes the outputs by"),
+    "no arrow": (r"vocab_transform\.weight +: hidden <- hidden", "vocab_transform.weight : hidden hidden",
+                 "doubling hidden and heads changes the outputs by"),
+    "no readout": (r"vocab_layer_norm\.\{weight,bias\} +: readout", "vocab_layer_norm.{weight,bias} : hidden",
+                   "doubling hidden and heads changes the outputs by"),
+    "keys that write": (r"k_lin\.weight +: \(heads ~score\)", "k_lin.weight : (heads score)",
+                        "doubling hidden and head_dim changes the outputs by"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("pattern", "replacement", "message"), WRONG.values(), ids=WRONG)
+def test_the_check_finds_what_is_wrong(example, pattern, replacement, message):
+    (adapter,) = adapters.load(example)
+    text = "\n".join(rule.text for rule in adapter.rules)
+    changed, count = re.subn(pattern, replacement.replace("\\", "\\\\"), text)
+    assert count >= 1
+    config = DistilBertConfig(**{**TINY, "dim": 96, "hidden_dim": 384})
+    problems = check(dataclasses.replace(adapter, rules=parse_rules(changed)), config).problems
+    assert any(re.search(message, problem) for problem in problems), problems
+
+
+def test_sizes_that_are_right_by_accident_do_not_scale(example):
+    (adapter,) = adapters.load(example)
+    fixed = dataclasses.replace(adapter, sizes={**adapter.sizes, "position": 16})
+    problems = check(fixed, DistilBertConfig(**TINY)).problems
+    assert problems == []  # 16 is this model's; only its own field would tell
+    wrong = dataclasses.replace(adapter, sizes={**adapter.sizes, "ffn": lambda config: 4 * config.dim})
+    config = DistilBertConfig(**{**TINY, "hidden_dim": 100})
+    assert any("predicts 96" in problem for problem in check(wrong, config).problems)
+
+
+def test_a_misfit_is_exit_code_4(example, tmp_path, capsys):
+    broken = tmp_path / "broken.py"
+    broken.write_text(example.read_text().replace("{classifier,qa_outputs}", "{classifier}"))
+    assert cli.main(["adapters", "check", str(broken)]) == 4
+    out = capsys.readouterr().out
+    assert "is named by no rule" in out
+    assert "The adapter does not fit: 2 problems." in out
+
+
+INVALID = {
+    "norm": ({"norm": "both"}, "norm must be 'pre' or 'post'"),
+    "rules": ({"rules": ()}, "rules must be what parse_rules"),
+    "needed role": ({"sizes": {"layer": "n_layers"}}, "sizes has no hidden, heads, head_dim, score, ffn"),
+    "model type": ({"model_type": "distilbart"}, "transformers knows no such model type. Did you mean 'distilbert'"),
+    "norms": ({"norms": {"embeddings.layernorm": ()}}, "'embeddings.layernorm', but no rule names"),
+    "readers": ({"norms": {"vocab_layer_norm": ("vocab_out",)}}, "'vocab_out', but no rule names"),
+    "no layer": ({"rules": parse_rules("a.weight : hidden"), "norms": {}, "undoes": {}}, "no rule has {layer}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "message"), INVALID.values(), ids=INVALID)
+def test_registering_refuses_what_contradicts_itself(example, changes, message):
+    (adapter,) = adapters.load(example)
+    with pytest.raises(BadOption, match=re.escape(message).replace(re.escape("..."), ".*")):
+        adapters.register(dataclasses.replace(adapter, **changes))
+    assert "distilbert" not in adapters.ADAPTERS
+
+
+def test_registering_refuses_fields_and_roles_that_do_not_exist(example):
+    (adapter,) = adapters.load(example)
+    for sizes, message in (
+        ({"vocab": "vocabsize"}, r"'vocabsize', which DistilBertConfig does not have. Did you mean 'vocab_size'"),
+        ({"hidden": 768}, r"sizes\['hidden'\] must be the name of a config field"),
+    ):
+        with pytest.raises(BadOption, match=message):
+            adapters.register(dataclasses.replace(adapter, sizes={**adapter.sizes, **sizes}))
+    unknown = parse_rules("a.{layer}.weight : hiden")
+    with pytest.raises(BadOption, match=r"role 'hiden', which sizes does not have. Did you mean 'hidden'"):
+        adapters.register(dataclasses.replace(adapter, rules=adapter.rules + unknown))
+
+
+def test_built_in_model_types_stay(example):
+    (adapter,) = adapters.load(example)
+    with pytest.raises(BadOption, match="'bert' is built in"):
+        adapters.register(dataclasses.replace(adapters.get("bert"), meaning=()))
+    with pytest.raises(BadOption, match=r"must be a transformers_bot\.adapters\.Adapter, got dict"):
+        adapters.register({"model_type": "distilbert"})
+    assert adapters.register(adapters.get("bert")) is adapters.get("bert")
+    assert adapter.model_type not in adapters.ADAPTERS
+
+
+def test_registering_again_replaces_ones_own(registered):
+    other = dataclasses.replace(registered, meaning=())
+    adapters.register(other)
+    assert adapters.get("distilbert") is other
+
+
+def test_an_adapter_is_for_its_own_model_type(example):
+    (adapter,) = adapters.load(example)
+    with pytest.raises(BadOption, match="the adapter is for 'distilbert' and the model is a 'bert' model"):
+        check(adapter, BertConfig())
+    with pytest.raises(UnsupportedArchitecture, match=r"see docs/adapters.md"):
+        plan(DistilBertConfig(), dim=12)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("x = 1", BadOption, "own.py defines no adapter"),
+        ("from transformers_bot.adapters.bert import BERT", BadOption, "own.py defines no adapter"),
+        ("x = (", BadOption, "own.py cannot be run: SyntaxError"),
+        ("import no_such_module", BadOption, "own.py cannot be run: ModuleNotFoundError"),
+        ("from transformers_bot.axes import parse_rules\nparse_rules('a')", PlanError, "own.py: rule 'a' has no colon"),
+    ],
+)
+def test_a_file_that_is_no_adapter(tmp_path, text, error, message):
+    path = tmp_path / "own.py"
+    path.write_text(text)
+    with pytest.raises(error, match=message):
+        adapters.load(path)
+    with pytest.raises(BadOption, match=r"there is no adapter file '.*none\.py'"):
+        adapters.load(tmp_path / "none.py")

@@ -1,0 +1,190 @@
+"""Mistakes on the command line: one line that names options, an exit code of the kind, recipes that are checked."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import transformers_bot
+from transformers_bot import cli, configs, errors
+from transformers_bot.cli.words import in_options
+
+pytest_plugins = ["cli_window"]  # call, tiny
+
+# -- errors ---------------------------------------------------------------------------------------
+
+MISTAKES = {
+    "no command": ((), 2, "required: COMMAND"),
+    "unknown command": (("plam",), 2, "invalid choice: 'plam'"),
+    "unknown option": (("plan", "SOURCE", "--wavlet", "haar"), 2, "unrecognized arguments: --wavlet"),
+    "no source": (("plan",), 2, "SOURCE is missing: give it on the command line, or as source: in --recipe"),
+    "size": (("plan", "SOURCE", "--set", "n_embd=50"), 2, "not divisible by n_head 6 .* 48 and 54"),
+    "zero": (("plan", "SOURCE", "--set", "n_layer=0"), 2, "n_layer is 0 in the target config"),
+    "field": (("plan", "SOURCE", "--set", "n_layers=2"), 2, "no field 'n_layers' to set.*Did you mean 'n_layer'"),
+    "pair": (("plan", "SOURCE", "--set", "n_layer"), 2, "--set takes NAME=VALUE, got 'n_layer'"),
+    "option": (
+        ("plan", "SOURCE", "--gain", "rwa", "--set", "n_layer=2"),
+        2,
+        "gain must be one of .*Did you mean 'raw'",
+    ),
+    "number": (("plan", "SOURCE", "--seed", "one"), 2, "argument --seed: invalid int value"),
+    "task": (("plan", "SOURCE", "--task", "causal"), 2, "argument --task: invalid choice: 'causal'"),
+    "config": (("plan", "SOURCE", "--config", "gpt2-smal"), 2, "nor a ready config .*Did you mean 'gpt2-small'"),
+    "method": (("plan", "SOURCE", "--method", "bat", "--set", "n_layer=2"), 2, "unknown method 'bat'.*'bot'"),
+    "reheads": (("plan", "SOURCE", "--set", "n_head=4"), 4, "Choose --reheads resample"),
+    "vocabulary": (("plan", "SOURCE", "--set", "vocab_size=9"), 4, "pass --ignore-mismatched-sizes to"),
+    "family": (("plan", "SOURCE", "--config", "bert-small"), 4, "gpt2 model and the target config is bert"),
+    "no folder": (("plan", "./nowhere"), 5, "there is no folder or file './nowhere'"),
+    "folder without config": (("plan", "EMPTY"), 3, "config.json|does not appear to have a file named"),
+    "size asked twice": (("suggest", "SOURCE", "--params", "1M", "--ratio", "2"), 2, "not allowed with"),
+    "no size asked": (("suggest", "SOURCE"), 2, "one of the arguments --params --ratio --memory --like is required"),
+    "no such size": (("suggest", "SOURCE", "--params", "1T"), 2, "no size near 1,000,000,000,000 parameters"),
+    "like": (("suggest", "SOURCE", "--like", "gpt2-smal"), 2, "Did you mean 'gpt2-small'"),
+    "method's name": (("methods", "lemmon"), 2, "unknown method 'lemmon'.*Did you mean 'lemon'"),
+    "adapter": (("adapters", "check", "bart"), 2, "neither a .py file nor a known model type .*Did you mean 'bert'"),
+    "adapter file": (("plan", "SOURCE", "--adapter", "no.py"), 2, "there is no adapter file 'no.py'"),
+    "inspect": (("inspect", "SOURCE", "--wavelet", "harr"), 2, "Did you mean 'haar'"),
+    "verify": (("verify", "EMPTY"), 3, "EMPTY|config.json"),
+}
+
+
+@pytest.mark.parametrize(("words", "code", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line_with_its_exit_code(call, tiny, tmp_path, monkeypatch, words, code, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "EMPTY").mkdir()
+    places = {"SOURCE": str(tiny)}
+    got, out, err = call(*(places.get(word, word) for word in words))
+    assert (got, out) == (code, "")
+    assert re.search(message, err), err
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    assert err.startswith("transformers-bot")
+
+
+def test_every_kind_of_error_has_an_exit_code():
+    def code(kind: type[Exception]) -> int:
+        return next(number for known, number in cli.EXIT_CODES.items() if issubclass(kind, known))
+
+    assert {code(kind) for kind in (errors.BadSize, errors.BadOption, errors.BadKeyword)} == {2}
+    assert {code(kind) for kind in (errors.BadCheckpoint, errors.UnsafeCheckpoint, errors.BadWeights)} == {3}
+    assert {
+        code(kind)
+        for kind in (
+            errors.UnsupportedCheckpoint,
+            errors.UnsupportedArchitecture,
+            errors.IncompatibleModels,
+            errors.PlanError,
+        )
+    } == {4}
+    assert {code(kind) for kind in (errors.SaveError, OSError, errors.BoTError)} == {5}
+
+
+def test_an_interrupt_is_said_in_one_line(call, tiny, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(transformers_bot.model, "plan", interrupted)
+    assert call("plan", tiny) == (130, "", "transformers-bot: interrupted.\n")
+
+
+def test_a_name_cannot_steer_the_terminal(call):
+    code, _, err = call("plan", "./no\x1b[31m\nwhere")
+    assert code == 5
+    assert "\x1b" not in err
+    assert err.count("\n") == 1
+
+
+def test_a_closed_pipe_is_no_error(tiny):
+    command = f"{sys.executable} -m transformers_bot plan {tiny} --json | head -c 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("{", "")
+
+
+@pytest.mark.parametrize(
+    ("python", "shell"),
+    [
+        ("Set BoTConfig(reheads='resample').", "Set --reheads resample."),
+        ("pass bot_config={'depth': ...} instead", "pass --depth instead"),
+        ("or pass allow_pickle=True for a file you trust", "or pass --allow-pickle for a file you trust"),
+        ("pass overwrite=True, strict=False", "pass --overwrite, --no-strict"),
+        ("use method='tile+stack'.", "use --method tile+stack."),
+        ("the target as config=.", "the target as --config."),
+        ("one of params=, like=, ratio= and memory=", "one of --params, --like, --ratio and --memory"),
+        ("tie_word_embeddings=False in the target config", "tie_word_embeddings=False in the target config"),
+        ("calibration= is for method='bot'", "calibration= is for --method bot"),
+    ],
+)
+def test_messages_name_options(python, shell):
+    assert in_options(python) == shell
+
+
+# -- recipes --------------------------------------------------------------------------------------
+
+
+def recipe(folder: Path, text: str) -> Path:
+    path = folder / "small.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_recipe_is_the_same_as_the_options(call, tiny, tmp_path):
+    path = recipe(
+        tmp_path,
+        f"source: {tiny}\nconfig: {{n_layer: 2, n_embd: 24, n_head: 3}}\nmethod: bot\n"
+        "bot_config: {depth: first, wavelet: {hidden: db2}}\ndtype: bfloat16\n",
+    )
+    written = call("plan", "--recipe", path, "--json")
+    typed = call(
+        *("plan", tiny, "--set", "n_layer=2", "--set", "n_embd=24", "--set", "n_head=3", "--dtype", "bfloat16"),
+        *("--depth", "first", "--wavelet", "hidden=db2", "--json"),
+    )
+    assert written == typed
+    assert written[0] == 0
+
+
+def test_the_command_line_wins_over_a_recipe(call, tiny, tmp_path):
+    path = recipe(tmp_path, "source: nowhere\nconfig: {n_layer: 2, n_embd: 24, n_head: 3}\nbot_config: {seed: 1}\n")
+    out = call("plan", tiny, "--recipe", path, "--set", "n_layer=3", "--seed", "2", "--json")[1]
+    made = json.loads(out)
+    assert (made["target"]["sizes"]["layer"], made["target"]["sizes"]["hidden"]) == (3, 24)
+    assert made["method"]["options"]["seed"] == 2
+
+
+def test_a_recipes_config_may_be_a_name(call, tmp_path, tiny):
+    configs.get("gpt2-base", n_positions=16, vocab_size=23).save_pretrained(tmp_path / "base")
+    path = recipe(tmp_path, f"source: {tiny}\nconfig: {tmp_path / 'base'}\n")
+    made = json.loads(call("plan", "--recipe", path, "--set", "n_layer=5", "--json")[1])
+    assert (made["target"]["sizes"]["layer"], made["target"]["sizes"]["hidden"]) == (5, 768)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sorce: gpt2\n", "unknown setting 'sorce'. Did you mean 'source'"),
+        ("xyz: 1\n", "unknown setting 'xyz'. It may have source, out"),
+        ("source: 3\n", "source must be text, got 3. Put it in quotes"),
+        ("overwrite: 1\n", "overwrite must be true or false, got 1"),
+        ("source: [a]\n", r"source must be text, got \['a'\]\."),
+        ("config: 4\n", "config must be text or a table of fields, got 4"),
+        ("bot_config: haar\n", "bot_config must be a table of fields"),
+        ("- source\n", "must be a YAML table of settings"),
+        ("source: 'gpt2\n", "is not a YAML recipe"),
+        ("source: a\nsource: b\n", "'source' is there twice"),
+        ("source: &a gpt2\nout: *a\n", "aliases are not allowed"),
+        ("source: !!python/object/apply:os.system [true]\n", "is not a YAML recipe"),
+        ("source: gpt2\n" + "#" * 64_000, "has 64,013 bytes; a recipe has at most 64,000"),
+        ("", "must be a YAML table"),
+    ],
+)
+def test_a_wrong_recipe_is_one_line(call, tmp_path, text, message):
+    code, out, err = call("plan", "--recipe", recipe(tmp_path, text))
+    assert (code, out) == (2, "")
+    assert re.search(message, err), err
+    assert err.count("\n") == 1
+
+
+def test_a_recipe_that_is_not_there(call):
+    assert call("plan", "--recipe", "no.yaml") == (2, "", "transformers-bot: there is no recipe file 'no.yaml'.\n")
