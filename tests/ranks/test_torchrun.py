@@ -55,6 +55,11 @@ def test_tensor_parallel_splits_and_computes(job, bert):
         torch.testing.assert_close(found["logits"], logits_of(bert))
 
 
+def test_generation_settings_come_along(job, gpt2):
+    for found in job("ddp"):
+        assert found["generation"] == gpt2.generation_config.to_dict()
+
+
 def test_ddp_trains_and_leaves_no_folder(job, gpt2):
     first, second = job("ddp")
     assert_same_state(first["trained"], second["trained"])
@@ -97,6 +102,8 @@ def test_equal_seeds_draw_what_one_process_draws(job):
         assert torch.equal(found["next"], after)
         assert found["provenance"] == model.config.transformers_bot
         assert found["name"] == model.config.name_or_path == ""
+        assert found["report"] == model.transfer_report.to_dict()
+        assert found["push"] == type(model.push_to_hub).__name__
 
 
 @pytest.mark.parametrize("scenario", ["cut_source", "cut_source_split"])

@@ -58,6 +58,13 @@ def test_a_plan_needs_no_weights_here_either(job):
         assert found == {"inherited": expected.inherited, "steps": len(expected.steps)}
 
 
+def test_a_checkpoint_is_written_whole(job, gpt2):
+    expected = {name: tensor for name, tensor in whole_state(gpt2).items() if name != "lm_head.weight"}
+    for found in job("written"):
+        assert_same_state({name: found[name] for name in expected}, expected)
+        assert set(found) == set(expected)
+
+
 def test_inside_zero_init_is_an_error(job):
     for kinds, message, _ in job.errors("inside_zero_init"):
         assert "RankError" in kinds

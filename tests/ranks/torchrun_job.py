@@ -59,7 +59,7 @@ def tensor_parallel(folder):
 def ddp(folder):
     with counted() as ran:
         model = BoTModelForCausalLM.from_pretrained(folder / "gpt2", config=target("gpt2"))
-    state = whole_state(model)
+    state, generation = whole_state(model), model.generation_config.to_dict()
     parallel = DistributedDataParallel(model.train())
     optimizer = torch.optim.SGD(parallel.parameters(), lr=0.1)
     inputs = make_inputs(model.config, HEADS["gpt2"], seed=dist.get_rank())
@@ -68,7 +68,7 @@ def ddp(folder):
     # Both have loaded, for they have trained a step; nobody goes on to the next scenario before both have looked.
     left = list(Path(tempfile.gettempdir()).glob("transformers-bot-*"))
     dist.barrier()
-    return {"ran": len(ran), "state": state, "trained": whole_state(model), "left": len(left)}
+    return {"ran": len(ran), "state": state, "trained": whole_state(model), "left": len(left), "generation": generation}
 
 
 def new_head(folder):
@@ -86,6 +86,7 @@ def new_head_same_seed(folder):
     wanted = target("bert", "BertForSequenceClassification")
     model = BoTModelForSequenceClassification.from_pretrained(folder / "bert", config=wanted)
     told = {"provenance": model.config.transformers_bot, "name": model.config.name_or_path}
+    told |= {"report": model.transfer_report.to_dict(), "push": type(model.push_to_hub).__name__}
     return {"state": whole_state(model), "next": torch.rand(3), **told}
 
 

@@ -9,10 +9,11 @@ import torch
 import torch.distributed as dist
 from families import make_inputs
 from jobs import HEADS, counted, record, target
+from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments
 from transformers.integrations import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
 
-from transformers_bot import BoTModelForCausalLM, BoTModelForSequenceClassification, plan
+from transformers_bot import BoTModelForCausalLM, BoTModelForSequenceClassification, plan, resize_checkpoint
 
 UNTESTED = {"zero_force_ds_cpu_optimizer": False, "zero_allow_untested_optimizer": True}
 SETTINGS = {
@@ -82,6 +83,16 @@ def planned(folder):
     return {"inherited": made.inherited, "steps": len(made.steps)}
 
 
+def written(folder):
+    """A checkpoint written by one process while ZeRO-3 is set up."""
+    alive = HfDeepSpeedConfig(SETTINGS)
+    if dist.get_rank() == 0:
+        resize_checkpoint(folder / "gpt2", folder / "written", target("gpt2"), tokenizer=False)
+    dist.barrier()
+    del alive
+    return load_file(folder / "written" / "model.safetensors")
+
+
 def inside_zero_init(folder):
     with deepspeed.zero.Init():
         BoTModelForCausalLM.from_pretrained(folder / "gpt2", config=target("gpt2"))
@@ -97,6 +108,8 @@ def cut_source(folder):
 
 if __name__ == "__main__":
     record(
-        Path(sys.argv[1]), int(os.environ["RANK"]), [zero3, trainer, new_head, planned, inside_zero_init, cut_source]
+        Path(sys.argv[1]),
+        int(os.environ["RANK"]),
+        [zero3, trainer, new_head, planned, written, inside_zero_init, cut_source],
     )
     dist.destroy_process_group()
