@@ -1,5 +1,6 @@
 """Resizing a model of the Hub through the real huggingface_hub and a local server: revisions, gates, cache, offline."""
 
+import urllib.request
 from pathlib import Path
 
 import hub_calls
@@ -141,6 +142,14 @@ def test_a_lost_connection_passes_unwrapped_and_the_next_try_succeeds(hub, call,
     assert "BoTError" not in kinds
     hub.faults.clear()
     assert call(hub_calls.resize, "org/source", cache_dir=str(tmp_path)) == call(hub_calls.resize, "org/source")
+
+
+def test_a_part_of_a_file_can_be_asked_for(hub):
+    card = f"{hub.url}/org/source/resolve/main/README.md"
+    asked = urllib.request.Request(card, headers={"Range": "bytes=4-10"})
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(asked) as answer:
+        assert (answer.status, answer.read()) == (206, CARD[4:11])
+        assert answer.headers["Content-Range"] == f"bytes 4-10/{len(CARD)}"
 
 
 @pytest.mark.parametrize(
