@@ -59,6 +59,7 @@ CONFIGS = {
     "a billion wide": bad(config(n_embd=BIG), "n_embd is 1000000000", BadSize),
     "a billion tokens": bad(config(vocab_size=BIG), "vocab_size is 1000000000", BadSize),
     "a billion labels": bad(config(num_labels=BIG), "num_labels is 1000000000", BadSize),
+    "2^24 labels": bad(config(num_labels=1 << 24, id2label=None), "num_labels is 16777216", BadSize),
     "2^70 positions": bad(config(n_positions=1 << 70), "n_positions is", BadSize),
     "no layers": bad(config(n_layer=0), "n_layer is 0 in the source config", BadSize),
     "layers negative": bad(config(n_layer=-2), "n_layer is -2 in the source config", BadSize),

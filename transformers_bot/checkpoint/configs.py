@@ -16,11 +16,12 @@ from .files import hub_keywords
 from .jsons import read_json
 from .paths import Folder, is_plain, shown, shown_path
 
+MAX_LABELS = 1 << 18  # transformers makes two dicts of them, some 200 bytes a label
 MAX_NUMBER = 1 << 63
 LAYER_FIELDS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 LENGTH_FIELDS = (
     *("hidden_size", "n_embd", "intermediate_size", "n_inner", "num_attention_heads", "n_head", "vocab_size"),
-    *("max_position_embeddings", "n_positions", "n_ctx", "type_vocab_size", "num_labels", "num_channels"),
+    *("max_position_embeddings", "n_positions", "n_ctx", "type_vocab_size", "num_channels"),
     *("image_size", "patch_size", "encoder_stride", "pooler_output_size"),
 )
 OBJECT_FIELDS = ("id2label", "label2id", "quantization_config", "compression_config")
@@ -107,8 +108,8 @@ def check_config(fields: Mapping[str, Any], path: str | os.PathLike[str] = CONFI
             raise BadCheckpoint(f"{where} has a field {shown(name)}, which is no setting of a model. Remove it.")
     _check_types(where, fields)
     _check_implementations(where, fields)
-    for name in (*LAYER_FIELDS, *LENGTH_FIELDS):
-        most = MAX_LAYERS if name in LAYER_FIELDS else MAX_LENGTH
+    caps = {**dict.fromkeys(LAYER_FIELDS, MAX_LAYERS), **dict.fromkeys(LENGTH_FIELDS, MAX_LENGTH)}
+    for name, most in {**caps, "num_labels": MAX_LABELS}.items():
         for value in _numbers(fields.get(name)):
             if value > most:
                 raise BadSize(f"{name} is {shown(value)} in {where}; no model has more than {most:,}. Correct it.")
