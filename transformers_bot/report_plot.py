@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 ONCE = "-"  # the column of tensors outside of the layers
 ROW, COLUMN = 0.19, 0.24  # inches of a cell
+WIDEST = 7.0  # inches of a heat map: beyond it columns become narrower
 NAME = 60  # characters of a row's label
 UNKNOWN = 0.85  # grey of what was not measured
 
@@ -33,7 +34,7 @@ def plot(report: "Report", path: Path) -> Path:
     kept = _values(report, kinds, columns, lambda one: one.energy_kept)
     spread = _values(report, kinds, columns, _log_ratio)
     names = 0.075 * max(len(cut(printable(kind), NAME)) for kind in kinds)
-    inches = names + 2 * max(2.2, COLUMN * width) + 1.2, max(2.5, ROW * height + 1.4)
+    inches = names + 2 * min(WIDEST, max(2.2, COLUMN * width)) + 1.2, max(2.5, ROW * height + 1.4)
     figure = Figure(figsize=inches, layout="constrained")
     FigureCanvasAgg(figure)  # draws without a screen and leaves pyplot alone
     left, right = figure.subplots(1, 2, sharey=True)
