@@ -87,7 +87,7 @@ def suggest(
         >>> from transformers import BertConfig
         >>> best = suggest(BertConfig(), ratio=0.5)[0]
         >>> best.fields, round(best.parameters / 1e6)
-        ({'num_hidden_layers': 11, 'hidden_size': 512, 'num_attention_heads': 8}, 51)
+        ({'num_hidden_layers': 12, 'hidden_size': 512, 'num_attention_heads': 8}, 54)
 
     Args:
         source: hub id, folder, or config.

@@ -46,8 +46,9 @@ COMMANDS: tuple[Callable[[Any], None], ...] = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    chosen = argparse.Namespace()
     try:
-        chosen = build_parser().parse_args(arguments)
+        build_parser().parse_args(arguments, chosen)
         _bars_only_in_a_terminal()
         run: Callable[[argparse.Namespace], int] = chosen.run
         code = run(chosen)
@@ -60,14 +61,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except (errors.BoTError, StrictDataclassError, OSError) as error:
-        return _complain(str(error), next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind)))
+        code = next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+        return _complain(_placed(error, chosen), code)
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="transformers-bot",
         description="Change the size of a trained transformer: smaller or larger, without training.",
-        epilog="Exit codes: 0 done, 1 verify found a difference, 2 a mistake in the call, 3 a bad or unsafe "
+        epilog="first steps:\n"
+        "  transformers-bot suggest gpt2 --params 60M\n"
+        "  transformers-bot plan gpt2 --set n_layer=6 --set n_embd=384 --set n_head=6\n"
+        "  transformers-bot resize gpt2 gpt2-small --set n_layer=6 --set n_embd=384 \\\n"
+        "    --set n_head=6\n"
+        "`transformers-bot COMMAND --help` explains a command.\n"
+        "Exit codes: 0 done, 1 verify found a difference, 2 a mistake in the call, 3 a bad or unsafe "
         "checkpoint, 4 an unsupported or incompatible model, 5 reading or writing failed, 130 interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"transformers-bot {__version__}")
@@ -83,6 +91,15 @@ def _bars_only_in_a_terminal() -> None:
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # huggingface_hub's, too
+
+
+def _placed(error: Exception, chosen: argparse.Namespace) -> str:
+    """The message; those of the Hub's client do not say which model, nor that a folder might have been meant."""
+    name = getattr(chosen, "source", None) or getattr(chosen, "folder", None)
+    from_hub = isinstance(error, OSError) and not isinstance(error, errors.BoTError) and error.errno is None
+    if not (from_hub and isinstance(name, str)) or name in str(error) or os.path.exists(name):
+        return str(error)
+    return f"{name!r} is no folder here, and as a model on the Hub: {error}"
 
 
 def _complain(message: str, code: int) -> int:

@@ -23,7 +23,7 @@ BOT_OPTIONS = {
     "reheads": "another head count at equal width: error, resample or reshape",
     "basis": "shrinking pre-norm models: principal keeps most of the residual stream; plain, or auto",
     "order": "shrinking: similar puts similar units together first; kept, or auto",
-    "seed": "of the detail noise, a whole number",
+    "seed": "of the detail noise and of new heads, a whole number",
 }
 METAVARS = {"wavelet": "NAME", "detail_scale": "NUMBER", "seed": "NUMBER"}
 NUMBERS = {"detail_scale": float, "seed": int}

@@ -22,7 +22,7 @@ from .terminal import has_width, width
 def add(commands: Any) -> None:
     parser = commands.add_parser(
         "plan",
-        usage="transformers-bot plan SOURCE [--config TARGET] [--set FIELD=VALUE] ...",
+        usage="transformers-bot plan SOURCE [--set FIELD=VALUE] [options]",
         help="show what a resize would do to every tensor, without reading weights",
         description="Show what a resize would do to every tensor of a model. Only the config.json of the source is "
         f"read, so this is quick and downloads no weights. {FIELDS}",

@@ -28,7 +28,7 @@ from .terminal import shown
 def add(commands: Any) -> None:
     parser = commands.add_parser(
         "resize",
-        usage="transformers-bot resize SOURCE OUT [--config TARGET] [--set FIELD=VALUE]",
+        usage="transformers-bot resize SOURCE OUT [--set FIELD=VALUE] [options]",
         help="resize a checkpoint and save the result",
         description="Resize a trained model and save it, with its tokenizer, a report and a model card, as a folder "
         "that every from_pretrained loads. Weights are read and written one after another, so the model need not fit "
