@@ -2,10 +2,13 @@
 
 import copy
 import gc
+import hashlib
 import inspect
 import io
+import os
 import pickle
 import weakref
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -152,7 +155,26 @@ def test_trainer_takes_saves_and_loads_it(model, tmp_path):
     assert pushed(trainer.model, "me/it").args[0] is model
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint-1")
     assert digest(again) == digest(model)
-    assert provenance_of(again.config) == provenance_of(model.config)
+    assert {**provenance_of(again.config), "files": provenance_of(model.config)["files"]} == provenance_of(model.config)
+
+
+def test_a_push_hashes_the_files_of_a_local_source(model, tmp_path):
+    assert provenance_of(model.config)["files"] == {}  # loading does not wait for it
+    moved = pickle.loads(pickle.dumps(model))
+    pushed(moved, "me/it")
+    source = Path(provenance_of(model.config)["source"], "model.safetensors")
+    assert provenance_of(moved.config)["files"] == {source.name: hashlib.sha256(source.read_bytes()).hexdigest()}
+
+
+def test_a_local_source_that_has_changed_is_not_hashed(model):
+    source = Path(provenance_of(model.config)["source"], "model.safetensors")
+    before = source.stat()
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
+    try:
+        pushed(model, "me/it")
+        assert provenance_of(model.config)["files"] == {}
+    finally:
+        os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def test_saving_and_loading_is_as_before(model, tmp_path):

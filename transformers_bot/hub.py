@@ -1,10 +1,11 @@
 """Pushes a resized model to the Hub with its card, report and provenance."""
 
+import hashlib
 import re
 import tempfile
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from json import JSONDecodeError
 from pathlib import Path
@@ -91,14 +92,29 @@ def push_to_hub(
         return commit() if create_pr else _tried(commit)
 
 
-def attach(model: PreTrainedModel, report: Report | None) -> None:
+def attach(model: PreTrainedModel, report: Report | None, files: Mapping[str, Path] | None = None) -> None:
     """Give a model its report, and make its own `push_to_hub` write our card.
 
     The class stays what it is; both are attributes of this one instance, which copies and pickles of
     it keep.
+
+    Args:
+        files: those of a local source, by their names in the record: a push hashes them, if they are still
+            what was read. Loading does not wait for that.
     """
     model.transfer_report = report
-    model.push_to_hub = _Push(model)
+    model.push_to_hub = _Push(model, {name: (path, _stamp(path)) for name, path in (files or {}).items()})
+
+
+Stamps = dict[str, tuple[Path, tuple[int, int] | None]]  # name -> where the file is, its size and time of change
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 class _Push:
@@ -108,15 +124,27 @@ class _Push:
     would be freed late.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._model = weakref.ref(model)
+    def __init__(self, model: PreTrainedModel, files: Stamps) -> None:
+        self._model, self._files = weakref.ref(model), files
 
     def __call__(self, repo_id: str, **keywords: Any) -> CommitInfo:
         model = self._held()
         if getattr(model, "_hf_peft_config_loaded", False):  # only the adapter is pushed, by transformers
             pushed: CommitInfo = type(model).push_to_hub(model, repo_id, **keywords)
             return pushed
+        self._hash_files(model)
         return push_to_hub(model, repo_id, **keywords)
+
+    def _hash_files(self, model: PreTrainedModel) -> None:
+        """Complete the record by the hashes of the source's files, where loading has not found them for nothing."""
+        record = model.config.transformers_bot
+        if record.get("files") or any(_stamp(path) != stamp for path, stamp in self._files.values()):
+            return
+        hashes = {}
+        for name, (path, _) in self._files.items():
+            with open(path, "rb") as file:
+                hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        model.config.transformers_bot = {**record, "files": hashes}
 
     def _held(self) -> PreTrainedModel:
         model = self._model()
@@ -127,12 +155,12 @@ class _Push:
             )
         return model
 
-    def __reduce__(self) -> tuple[type["_Push"], tuple[PreTrainedModel]]:
-        return _Push, (self._held(),)
+    def __reduce__(self) -> tuple[type["_Push"], tuple[PreTrainedModel, Stamps]]:
+        return _Push, (self._held(), self._files)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Push":
         held = self._held()
-        return _Push(memo.get(id(held), held))
+        return _Push(memo.get(id(held), held), self._files)
 
 
 @dataclass(frozen=True)

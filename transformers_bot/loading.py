@@ -41,7 +41,7 @@ def load_resized(
     resized = _apart(run_plan(resize.plan, resize.tensors, resize.dtype, watch=watch))
     model, info = hand_over(resize, resized)
     report = make_report(resize.plan, watch, model.config.transformers_bot)
-    hub.attach(model, report)
+    hub.attach(model, report, resize.checkpoint.named)
     for sentence in resize.plan.warnings:
         logger.warning(sentence)
     return (model, loading_info(resize.plan, info, report)) if words.output_loading_info else model

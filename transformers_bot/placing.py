@@ -11,6 +11,12 @@ from transformers.utils import logging
 
 logger = logging.get_logger("transformers.bot")
 
+FAILURES = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "a file is larger than the limit (ulimit -f) or the filesystem allows",
+    errno.EIO: "a disk failed",
+}
 # What a kernel, a filesystem or a container answers that does not know a call; EPERM is what some sandboxes say.
 UNKNOWN_CALL = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM})
 

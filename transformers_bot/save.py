@@ -23,7 +23,7 @@ from typing import BinaryIO
 from transformers.utils import logging
 
 from .errors import SaveError
-from .placing import UNKNOWN_CALL, move, remove, settle
+from .placing import FAILURES, UNKNOWN_CALL, move, remove, settle
 
 logger = logging.get_logger("transformers.bot")
 
@@ -32,13 +32,6 @@ logger = logging.get_logger("transformers.bot")
 WEIGHTS = (".safetensors", ".bin")
 SUFFIXES = (*WEIGHTS, ".codes", ".jinja", ".json", ".md", ".model", ".png", ".spm", ".tiktoken", ".txt")
 NAMES = ("LICENSE", ".gitattributes", ".DS_Store", "additional_chat_templates")
-
-FAILURES = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "a file is larger than the limit (ulimit -f) or the filesystem allows",
-    errno.EIO: "a disk failed",
-}
 
 
 @contextmanager
@@ -73,10 +66,8 @@ def whole_folder(
         SaveError: `out` cannot or must not be written, another process is writing to it, or the disk is full or
             fails in the block (ENOSPC, EDQUOT, EFBIG, EIO). Other errors of the block pass unchanged.
     """
-    with _told(f"write to {os.fspath(out)!r}"):
-        target = _resolve(out)
-        _check_replaceable(target, overwrite, keep)
-        _check_space(target, needs)
+    target = check_place(out, overwrite=overwrite, keep=keep)
+    _check_space(target, needs)
     with _parents(target.parent), _lock(target):
         staging = target.with_name(f".{target.name}.bot-{os.getpid()}-{secrets.token_hex(4)}")
         try:
@@ -111,6 +102,14 @@ def _told(doing: str) -> Iterator[None]:
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise SaveError(f"Cannot {doing}: {error.strerror or error}{where}. Choose another folder.") from error
+
+
+def check_place(out: str | os.PathLike[str], *, overwrite: bool = False, keep: Sequence[Path] = ()) -> Path:
+    """The folder that is meant; raises what `whole_folder` would where it cannot be written to."""
+    with _told(f"write to {os.fspath(out)!r}"):
+        target = _resolve(out)
+        _check_replaceable(target, overwrite, keep)
+    return target
 
 
 def _resolve(out: str | os.PathLike[str]) -> Path:

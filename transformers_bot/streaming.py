@@ -13,6 +13,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.utils import logging
 
 from . import card, companions, hub
+from .card_merge import read_metadata, split_card, update_card
 from .classes import own_class
 from .errors import BadKeyword, BadOption, PlanError, suggest
 from .keywords import HUB, TARGET, picked
@@ -26,11 +27,12 @@ from .planner import Plan
 from .ranks import undivided
 from .report import Report, make_report
 from .resize import run_plan
-from .save import whole_folder
+from .save import check_place, whole_folder
 from .shards import Entry, Shard, ShardWriter, lay_out, total_bytes
 from .targets import target_config
 
 logger = logging.get_logger("transformers.bot")
+CARD = "README.md"
 ROOM = 64 * 2**20  # bytes on the disk beside the weights: configs, report, card
 WORKSPACE = 64 * 2**20  # bytes of memory beside the tensors: the plan, filters, buffers of libraries
 
@@ -81,6 +83,9 @@ def resize_checkpoint(
         SaveError: `out` exists, is being written by another process, or does not fit on the disk.
         What `BoTModel.from_pretrained` raises.
     """
+    place = check_place(out, overwrite=overwrite)  # before anything is fetched
+    if (place / CARD).is_file():
+        read_metadata(split_card((place / CARD).read_text(encoding="utf-8"))[1])  # raises what merging would
     name = source_name(source)
     resize = _opened(name, config, task, kwargs)
     seed = BoTConfig.from_any(resize.words.bot_config).seed
@@ -93,7 +98,7 @@ def resize_checkpoint(
         warnings = companions.carry(files, folder, resize.config)
         watch = write_weights(folder, resize, skeleton, stored, shards)
         report = make_report(resize.plan, watch, skeleton.config.transformers_bot)
-        _write_side_files(folder, skeleton, report, resize)
+        _write_side_files(folder, skeleton, report, resize, place / CARD)
     for sentence in (*resize.plan.warnings, *warnings):
         logger.warning(sentence)
     return report
@@ -193,8 +198,10 @@ def _entries(resize: Resize, stored: dict[str, str]) -> list[Entry]:
     return [Entry(kept, resize.dtype, shapes[name]) for name, kept in stored.items()]
 
 
-def _write_side_files(folder: Path, skeleton: PreTrainedModel, report: Report, resize: Resize) -> None:
-    """The configs as `save_pretrained` writes them, the report and the card."""
+def _write_side_files(
+    folder: Path, skeleton: PreTrainedModel, report: Report, resize: Resize, replaced_card: Path
+) -> None:
+    """The configs as `save_pretrained` writes them, the report, and the card with what people wrote before."""
     skeleton.config.dtype = str(resize.dtype).removeprefix("torch.")
     skeleton.config.architectures = [type(skeleton).__name__]
     skeleton.config.save_pretrained(folder)
@@ -202,4 +209,6 @@ def _write_side_files(folder: Path, skeleton: PreTrainedModel, report: Report, r
         skeleton.generation_config.save_pretrained(folder)
     report.save(folder)
     text = card.model_card(skeleton.config, report, source_card=hub.source_card(resize.name, resize.words.hub))
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    if replaced_card.is_file():
+        text = update_card(replaced_card.read_text(encoding="utf-8"), text)
+    (folder / CARD).write_text(text, encoding="utf-8")

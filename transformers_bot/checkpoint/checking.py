@@ -53,6 +53,11 @@ class Checkpoint:
     folder: Path
     elements: int
 
+    @property
+    def named(self) -> dict[str, Path]:
+        """Weights and index by their names in the folder."""
+        return {path.relative_to(self.folder).as_posix(): path for path in (*self.files, *filter(None, [self.index]))}
+
     def hashes(self, compute: bool) -> dict[str, str]:
         """File name -> SHA-256 of its content, weights and index.
 
@@ -61,14 +66,14 @@ class Checkpoint:
                 hash, which costs nothing; only those are given when off.
         """
         found = {}
-        for path in (*self.files, *([self.index] if self.index else [])):
+        for name, path in self.named.items():
             blob = path.resolve().name if self.revision else ""
             if SHA256.fullmatch(blob):
-                found[path.relative_to(self.folder).as_posix()] = blob
+                found[name] = blob
             elif compute:
                 with opened(path) as (stream, _):
                     digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
-                found[path.relative_to(self.folder).as_posix()] = digest
+                found[name] = digest
         return found
 
 
