@@ -1,5 +1,6 @@
 """The command line as a new user meets it: help, and tables within 80 columns that leave nothing out."""
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -19,6 +20,7 @@ import transformers_bot
 from transformers_bot import cli
 from transformers_bot.methods import METHODS
 from transformers_bot.suggest import suggest
+from transformers_bot.table import render
 
 pytest_plugins = ["cli_window"]  # call, tiny
 COMMANDS = ("plan", "resize", "verify", "suggest", "inspect", "methods", "adapters", "demo")
@@ -98,11 +100,18 @@ def test_a_plan_that_is_piped_or_in_a_wide_window_has_one_line_a_tensor(saved, m
 
 @pytest.mark.parametrize("columns", [60, 80, 100, 130])
 def test_a_plan_fits_any_window(saved, columns):
-    from transformers_bot.table import render
-
     _, built = saved("roberta", "RobertaForMaskedLM")
     made = transformers_bot.plan(built.config, SHRINK)
     assert_fits(render(made, columns), columns)
+
+
+def test_names_in_a_plan_cannot_steer_the_terminal(tiny):
+    made = transformers_bot.plan(str(tiny), n_layer=2)
+    hostile = dataclasses.replace(made, dropped={"a\x1b[31m\n" + "b" * 5000: "not\rhere"}, warnings=("x\x1by",))
+    for text in (str(hostile), render(hostile, 80)):
+        assert "\x1b" not in text
+        assert "\r" not in text
+        assert len(text) < len(str(made)) + 2000
 
 
 def test_in_a_real_terminal_lines_fit_it_and_a_pipe_gets_none_of_it(saved):

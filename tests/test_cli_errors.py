@@ -10,6 +10,7 @@ import pytest
 
 import transformers_bot
 from transformers_bot import cli, configs, errors
+from transformers_bot.cli import recipes
 from transformers_bot.cli.words import in_options
 
 pytest_plugins = ["cli_window"]  # call, tiny
@@ -192,3 +193,28 @@ def test_a_wrong_recipe_is_one_line(call, tmp_path, text, message):
 
 def test_a_recipe_that_is_not_there(call):
     assert call("plan", "--recipe", "no.yaml") == (2, "", "transformers-bot: there is no recipe file 'no.yaml'.\n")
+
+
+# -- the documentation ----------------------------------------------------------------------------
+
+DOCS = Path(__file__).parent.parent / "docs" / "command-line.md"
+
+
+def test_the_documented_recipe_is_one_and_every_setting_is_documented(call, tmp_path, tiny):
+    text = DOCS.read_text()
+    path = recipe(tmp_path, re.search(r"```yaml\n(.*?)```", text, re.S)[1])
+    assert set(recipes.read(str(path))) <= set(recipes.SETTINGS)
+    rows = text.partition("| setting | value |")[2].partition("What is given")[0]
+    documented = {name for row in rows.splitlines() for name in re.findall(r"`(\w+)`", row.partition(" | ")[0])}
+    assert documented == set(recipes.SETTINGS)
+    code, _, err = call("plan", tiny, "--recipe", path, "--set", "n_layer=2")
+    assert code in (2, 4, 5)  # BERT's fields for a GPT-2: refused in one line
+    assert err.count("\n") == 1
+
+
+def test_every_documented_command_and_exit_code_exists():
+    text = DOCS.read_text()
+    codes = {int(found) for found in re.findall(r"^\| (\d+) \|", text, re.M)}
+    assert codes == {0, 1, cli.INTERRUPTED, *cli.EXIT_CODES.values()}
+    for line in re.findall(r"^transformers-bot (.*?)(?:#|$)", text, re.M):
+        cli.build_parser().parse_args(line.split())

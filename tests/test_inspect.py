@@ -2,7 +2,9 @@
 
 import json
 import math
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pywt
 import torch
 from families import FAMILIES, MAIN_HEADS, build, save
 from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel
 
 from transformers_bot import BadCheckpoint, BadOption, BoTModelForMaskedLM
 from transformers_bot.inspecting import inspect
@@ -145,3 +148,35 @@ def test_shares_of_noise_are_near_one_half(tmp_path):
     for ending in ("query.weight", "output.dense.weight"):
         for role, kept in stack_of(found, ending).kept.items():
             assert math.isclose(kept, 0.5, abs_tol=0.02), (ending, role)
+
+
+SAMPLED = """
+import sys, threading, time
+from transformers_bot.inspecting import inspect
+
+def anonymous():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1])
+
+inspect(sys.argv[1])
+before, seen, done = anonymous(), [], threading.Event()
+def watch():
+    while not done.wait(0.001):
+        seen.append(anonymous())
+watcher = threading.Thread(target=watch)
+watcher.start()
+inspect(sys.argv[2])
+done.set()
+watcher.join()
+print(max(seen) - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to see a process's own memory")
+def test_memory_is_that_of_a_few_tensors(tmp_path):
+    wide = {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048, "vocab_size": 100}
+    source = save(BertModel(BertConfig(num_hidden_layers=16, **wide)), tmp_path / "deep")  # 200 MB
+    small = save(build("bert", "BertModel").model, tmp_path / "small")
+    command = [sys.executable, "-c", SAMPLED, small, source]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    largest = 512 * 2048 * 4 / 1e3  # kB
+    assert int(done.stdout) < 5 * largest + 8_000

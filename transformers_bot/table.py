@@ -5,6 +5,8 @@ import re
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from .report_text import cut, printable
+
 if TYPE_CHECKING:
     from .planner import Plan, Step
 
@@ -20,7 +22,7 @@ def render(plan: "Plan", width: int | None = None) -> str:
         for role, before in plan.source_sizes.items()
         if before is not None and role not in ("readout", "score")
     ]
-    rows = [*_rows(plan), *_dropped_rows(plan)]
+    rows = [_printable(row) for row in (*_rows(plan), *_dropped_rows(plan))]
     lines = _wide(rows)
     if width is not None and max(map(len, lines)) > width:
         lines = _narrow(rows, width)
@@ -28,7 +30,7 @@ def render(plan: "Plan", width: int | None = None) -> str:
     if width is not None:
         head = textwrap.fill(head, width, subsequent_indent="  ")
     sizes_and_totals = (_wrap(items, min(110, width or 110)) for items in (sizes, _totals(plan)))
-    told = [f"warning: {text}" for text in plan.warnings]
+    told = [f"warning: {printable(text)}" for text in plan.warnings]
     if width is not None:
         told = [textwrap.fill(text, width, subsequent_indent="  ") for text in told]
     return "\n".join([head, next(sizes_and_totals), "", *lines, "", next(sizes_and_totals), *told])
@@ -80,7 +82,14 @@ def _merged(pattern: str, members: list[str]) -> str:
 
 
 Row = tuple[str, str, str, str, str]
+LONGEST = 160  # characters of a name
 HEADING: Row = ("action", "tensor", "source", "target", "how")
+
+
+def _printable(row: Row) -> Row:
+    """A checkpoint may call its tensors anything: nothing in a name steers the terminal, and it has an end."""
+    action, name, source, target, how = row
+    return action, cut(printable(name), LONGEST), source, target, printable(how)
 
 
 def _wide(rows: list[Row]) -> list[str]:

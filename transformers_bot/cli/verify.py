@@ -5,9 +5,10 @@ import json
 from typing import Any
 
 from .options import add_adapter, read_adapters
-from .terminal import shown
+from .terminal import fill, shown, width
 
 DIFFERS = 1
+MANY = 20  # lines that are printed
 
 
 def add(commands: Any) -> None:
@@ -37,5 +38,9 @@ def run(chosen: argparse.Namespace) -> int:
     if chosen.json:
         print(json.dumps(found.to_dict(), indent=2))
     else:
-        print("\n".join(shown(line) for line in str(found).splitlines()))
+        lines = str(found).splitlines()
+        more = len(lines) - MANY
+        print("\n".join(fill(shown(line), width(), hang="    ") for line in lines[:MANY]))
+        if more > 0:
+            print(f"  ... and {more} more lines (--json has all)")
     return 0 if found.equal else DIFFERS
