@@ -158,7 +158,7 @@ def test_trainer_takes_saves_and_loads_it(model, tmp_path):
     assert {**provenance_of(again.config), "files": provenance_of(model.config)["files"]} == provenance_of(model.config)
 
 
-def test_a_push_hashes_the_files_of_a_local_source(model, tmp_path):
+def test_a_push_hashes_the_files_of_a_local_source(model):
     assert provenance_of(model.config)["files"] == {}  # loading does not wait for it
     moved = pickle.loads(pickle.dumps(model))
     pushed(moved, "me/it")
