@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .maps import AxisMap, Band, Matrix
+from .maps import AxisMap, Band, from_dense
 
 ROUNDING = 1e-9  # beside a Gram matrix's largest entry: what a product of filters misses zero by
+FADED = 1e-7  # beside a matrix's largest entry: what no figure of the report shows
 SMALL = 1 << 16  # entries: up to here sums are taken in float64
 ROW, BLOCK = 1 << 10, 1 << 18  # entries of a row and of a block
 
@@ -205,8 +206,8 @@ def _uneven(axis_map: AxisMap, grows: bool) -> Stretch:
     squares = float(gram.trace())
     root, full = _inverse_root(gram)
     if not grows:
-        return Stretch(squares, _full(root))
-    return Stretch(squares, axis_map.transposed().then(_full(root.T @ root)), full)
+        return Stretch(squares, _faded(root))
+    return Stretch(squares, axis_map.transposed().then(_faded(root.T @ root)), full)
 
 
 def _inverse_root(gram: Tensor) -> tuple[Tensor, bool]:
@@ -226,8 +227,10 @@ def _rows_scaled(factors: Tensor) -> AxisMap:
     return AxisMap(length, length, (Band(np.arange(length)[:, None], factors.numpy()[:, None], length),))
 
 
-def _full(matrix: Tensor) -> AxisMap:
-    return AxisMap(matrix.shape[1], matrix.shape[0], (Matrix(matrix.numpy()),))
+def _faded(matrix: Tensor) -> AxisMap:
+    """A matrix as a map: inverses of bands fade away from the diagonal, and what has faded is left out."""
+    kept = matrix.abs() > FADED * matrix.abs().max()
+    return from_dense(torch.where(kept, matrix, 0.0).numpy())
 
 
 def _digest(axis_map: AxisMap) -> bytes:
