@@ -2,7 +2,7 @@
 
 from .version import __version__  # noqa: I001
 
-from . import configs, wavelets
+from . import adapters, configs, wavelets
 from .errors import (
     BadCheckpoint,
     BadKeyword,
@@ -36,6 +36,7 @@ from .model import (
 )
 from .options import BoTConfig
 from .report import Report
+from .suggest import Suggestion, suggest
 from .streaming import memory_bound, resize_checkpoint
 from .verifying import Verification, verify
 from .hub import push_to_hub
@@ -64,11 +65,13 @@ __all__ = [
     "RankError",
     "Report",
     "SaveError",
+    "Suggestion",
     "UnsafeCheckpoint",
     "UnsupportedArchitecture",
     "UnsupportedCheckpoint",
     "Verification",
     "__version__",
+    "adapters",
     "configs",
     "disable",
     "enable",
@@ -78,6 +81,7 @@ __all__ = [
     "plan",
     "push_to_hub",
     "resize_checkpoint",
+    "suggest",
     "verify",
     "wavelets",
 ]
