@@ -5,11 +5,24 @@ import json
 import os
 from typing import Any
 
-from .. import errors, model
+from .. import errors
 from . import recipes
 
 # task -> factory; without a task the source's own architecture is taken.
-TASKS = {name: factory.__name__ for name, factory in model.TASKS.items()}
+# As in model.TASKS, which takes seconds to import.
+TASKS = {
+    "base": "BoTModel",
+    "causal-lm": "BoTModelForCausalLM",
+    "masked-lm": "BoTModelForMaskedLM",
+    "pretraining": "BoTModelForPreTraining",
+    "next-sentence": "BoTModelForNextSentencePrediction",
+    "sequence-classification": "BoTModelForSequenceClassification",
+    "token-classification": "BoTModelForTokenClassification",
+    "question-answering": "BoTModelForQuestionAnswering",
+    "multiple-choice": "BoTModelForMultipleChoice",
+    "image-classification": "BoTModelForImageClassification",
+    "masked-image-modeling": "BoTModelForMaskedImageModeling",
+}
 
 # Options of BoTConfig; it checks the values itself and names the nearest one.
 BOT_OPTIONS = {
@@ -160,6 +173,8 @@ def required(given: dict[str, Any], name: str) -> str:
 
 def planner(task: str | None) -> Any:
     """The `plan` of a task's factory; without a task, of the source's own architecture."""
+    from .. import model
+
     if task is None:
         return model.plan
     if task not in TASKS:
