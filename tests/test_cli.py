@@ -20,7 +20,7 @@ import transformers_bot
 from transformers_bot import cli, model
 from transformers_bot.cli.options import TASKS
 from transformers_bot.methods import METHODS
-from transformers_bot.suggesting import suggest
+from transformers_bot.suggest import suggest
 from transformers_bot.table import render
 
 pytest_plugins = ["cli_window"]  # call, tiny

@@ -11,7 +11,7 @@ from transformers_bot.flops import forward_flops
 from transformers_bot.inventory import inventory_of, predict
 from transformers_bot.shapes import Shapes
 from transformers_bot.sizes import role_sizes
-from transformers_bot.suggesting import suggest
+from transformers_bot.suggest import suggest
 
 HEADS = {
     "bert": "BertForMaskedLM",
