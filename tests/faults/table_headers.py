@@ -144,8 +144,10 @@ TEXTS = {
     "a name of 1 MB": refused(
         named(b'"' + b"a" * 1_000_000 + b'"'), r"a tensor name of 1,000,000 bytes, b'a{40}'\.\.\."
     ),
-    "a name that is no UTF-8": refused(named(b'"\xff\xfe"'), r"has b'\"\\xff\\xfe\"' as a name"),
-    "a name with a bad escape": refused(named(b'"\\x"'), r"as a name"),
+    "a name that is no UTF-8": refused(named(b'"\xff\xfe"'), r"has b'\"\\xff\\xfe\"' as a text"),
+    "a name with a bad escape": refused(named(b'"\\x"'), "as a text"),
+    "a name with half a character": refused(named(b'"\\ud800"'), "as a text"),
+    "metadata with half a character": refused(header_text(b'{"__metadata__":{"a":"\\ud800"}}'), "as a text"),
     "a name with terminal commands": refused(
         named(b'"\\u001b[31mred\\u0007"'), r"holds 1 tensor without any element: '\\x1b\[31mred\\x07'"
     ),

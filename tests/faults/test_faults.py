@@ -26,6 +26,7 @@ ROWS = {
     for group, rows in (("header", HEADERS), ("folder", FOLDERS), ("weights", OTHERS), ("config", CONFIGS))
     for name, row in rows.items()
 }
+SAVED = ("config.json", "model.safetensors")  # what may be overwritten looks like a saved model
 LONGEST = 1_200  # characters of a message
 
 
@@ -58,13 +59,13 @@ def by_loading_as_it_is(folder: Path, keywords: dict) -> None:
 def by_resizing(folder: Path, keywords: dict) -> None:
     out = folder.parent / "out"
     out.mkdir()
-    (out / "kept").write_text("as it was")
+    for name in SAVED:
+        (out / name).write_text("as it was")
     try:
         transformers_bot.resize_checkpoint(str(folder), out, config={"n_layer": 4}, overwrite=True, **keywords)
     finally:
-        assert [path.name for path in folder.parent.iterdir() if path.name not in ("model", "outside")] == ["out"]
-        assert [path.name for path in out.iterdir()] == ["kept"]
-        assert (out / "kept").read_text() == "as it was"
+        assert sorted(path.name for path in folder.parent.iterdir()) == ["model", "out", "outside", "work"]
+        assert {path.name: path.read_text() for path in out.iterdir()} == dict.fromkeys(SAVED, "as it was")
 
 
 # What a config alone can show about sizes is the plan's business, not the files'.
@@ -96,7 +97,6 @@ def test_a_bad_input_is_named_and_nothing_else_is_touched(sources, place, monkey
     outside.mkdir(exist_ok=True)
     here.mkdir()
     monkeypatch.chdir(here)
-    here.rmdir()  # nothing can be written to where the process stands
     with nothing_opens(outside), watched() as seen, pytest.raises(row.error) as caught:
         CALLS[call](folder, row.keywords)
     assert type(caught.value) is row.error
@@ -104,6 +104,7 @@ def test_a_bad_input_is_named_and_nothing_else_is_touched(sources, place, monkey
     assert re.search(row.message, text), text
     assert text.isprintable()
     assert len(text) < LONGEST
+    assert list(here.iterdir()) == []
     assert seen.outside(folder, place / "out") == []
     assert seen.seconds < SECONDS
     assert seen.megabytes < MEGABYTES

@@ -160,12 +160,14 @@ class _Header:
         self.take(CLOSE, "'}'")
 
     def skip_metadata(self) -> None:
-        """Pass over an object of texts; its content is not used."""
+        """Pass over an object of texts; its content is not used, but must be what the library can read."""
         begin = self.place
-        for number, _ in enumerate(self.members()):
-            self.take(STRING, "a text in __metadata__")
+        for number, key in enumerate(self.members()):
+            value = self.take(STRING, "a text in __metadata__")
             if self.place - begin > MAX_METADATA or number >= MAX_TEXTS:
                 raise self.broken(f"at most {MAX_METADATA:,} bytes and {MAX_TEXTS:,} texts of __metadata__")
+            _text(self.path, key)
+            _text(self.path, value)
 
     def take(self, pattern: re.Pattern[bytes], wanted: str) -> bytes:
         """The text that a pattern matches here; the place moves behind it and behind spaces."""
@@ -190,10 +192,17 @@ def _name(path: Path, key: bytes) -> str:
             f"the header of {shown_path(path)} has a tensor name of {len(key) - 2:,} bytes, {key[1:41]!r}...; "
             f"{MAX_NAME:,} is the most a name can have. {AGAIN}"
         )
+    return _text(path, key)
+
+
+def _text(path: Path, quoted: bytes) -> str:
+    """A quoted text, decoded; half a surrogate pair is none, although Python's parser takes it."""
     try:
-        return str(json.loads(key))
+        text = str(json.loads(quoted))
+        text.encode()
     except ValueError as error:
-        raise BadCheckpoint(f"the header of {shown_path(path)} has {key[:40]!r} as a name. {AGAIN}") from error
+        raise BadCheckpoint(f"the header of {shown_path(path)} has {quoted[:40]!r} as a text. {AGAIN}") from error
+    return text
 
 
 def _tensor(path: Path, name: str, value: bytes) -> tuple[StoredTensor, int, int]:
