@@ -28,8 +28,3 @@ def tiny(tmp_path):
     folder = tmp_path / "tiny"
     tiny_config("gpt2", "GPT2LMHeadModel", layer=4, hidden=48, heads=6, ffn=192).save_pretrained(folder)
     return folder
-
-
-def assert_fits(text: str, columns: int = 80) -> None:
-    for line in text.splitlines():
-        assert len(line) <= columns, line

@@ -13,7 +13,6 @@ import termios
 import time
 
 import pytest
-from cli_window import assert_fits
 from families import FAMILIES, MAIN_HEADS
 
 import transformers_bot
@@ -26,6 +25,11 @@ from transformers_bot.table import render
 pytest_plugins = ["cli_window"]  # call, tiny
 COMMANDS = ("plan", "resize", "verify", "suggest", "inspect", "methods", "adapters", "demo")
 HELPS = [[], *([command] for command in COMMANDS), ["adapters", "check"]]
+
+
+def assert_fits(text: str, columns: int = 80) -> None:
+    for line in text.splitlines():
+        assert len(line) <= columns, line
 
 
 # -- help -----------------------------------------------------------------------------------------
