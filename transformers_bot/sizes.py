@@ -28,6 +28,12 @@ def role_sizes(adapter: Adapter, config: PreTrainedConfig, which: str) -> dict[s
     for entry in adapter.sizes.values():
         if isinstance(entry, str):
             _check_positive(entry, getattr(config, entry), which)
+    for name in ("image_size", "patch_size"):
+        value = getattr(config, name, 1)
+        if isinstance(value, (list, tuple)) and len(value) != 2:
+            raise BadSize(f"{name} is {value!r} in the {which} config; give one length, or height and width.")
+        for length in value if isinstance(value, (list, tuple)) else (value,):
+            _check_positive(name, length, which)
     _check_heads(adapter, config, which)
     sizes: dict[str, int | None] = {}
     for role, entry in adapter.sizes.items():
