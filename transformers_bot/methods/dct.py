@@ -1,5 +1,7 @@
 """The discrete cosine transform as a low-pass between any two lengths."""
 
+from functools import lru_cache
+
 import numpy as np
 
 
@@ -11,7 +13,10 @@ def dct(length: int) -> np.ndarray:
     return np.asarray(waves)
 
 
+@lru_cache(maxsize=8)  # a plan asks for the same lengths for every tensor
 def low_frequencies(source: int, target: int) -> np.ndarray:
     """The (target, source) matrix that keeps the frequencies both lengths have."""
     kept = min(source, target)
-    return np.asarray(dct(target)[:kept].T @ dct(source)[:kept])
+    matrix = np.asarray(dct(target)[:kept].T @ dct(source)[:kept])
+    matrix.flags.writeable = False
+    return matrix

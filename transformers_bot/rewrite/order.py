@@ -70,15 +70,17 @@ def _best_pairs(free: Tensor, count: int, split: int) -> list[tuple[int, int]]:
     if split:
         free[:split, :split] = free[split:, split:] = -torch.inf
     pairs: list[tuple[float, int, int]] = []
-    while bool((free > -torch.inf).any()):
+    units = torch.arange(len(free))  # those that the rows stand for
+    while len(units):
         best, nearest = free.max(dim=1)
         place = torch.arange(len(free))
         mutual = (nearest[nearest] == place) & (place < nearest) & (best > -torch.inf)
+        if not bool(mutual.any()):
+            break
         lower, upper = place[mutual], nearest[mutual]
-        pairs += zip((-best[mutual]).tolist(), lower.tolist(), upper.tolist(), strict=True)
-        gone = torch.cat([lower, upper])
-        free[gone] = -torch.inf
-        free[:, gone] = -torch.inf
+        pairs += zip((-best[mutual]).tolist(), units[lower].tolist(), units[upper].tolist(), strict=True)
+        left = torch.ones(len(free), dtype=torch.bool).index_fill_(0, torch.cat([lower, upper]), False)
+        units, free = units[left], free[left][:, left]
     return [(i, j) for _, i, j in sorted(pairs)[:count]]
 
 
