@@ -35,19 +35,7 @@ def role_sizes(adapter: Adapter, config: PreTrainedConfig, which: str) -> dict[s
         for length in value if isinstance(value, (list, tuple)) else (value,):
             _check_positive(name, length, which)
     _check_heads(adapter, config, which)
-    sizes: dict[str, int | None] = {}
-    for role, entry in adapter.sizes.items():
-        sizes[role] = _length(entry, config)
-        length = sizes[role]
-        if length is not None and length < 1:
-            raise BadSize(f"the {which} config leaves {length} entries for {role}: {_why_empty(adapter, role, config)}")
-        most = MAX_LAYERS if role == "layer" else MAX_LENGTH
-        if length is not None and length > most:
-            raise BadSize(
-                f"{config_field(adapter, role)} makes {length} entries for {role} in the {which} config; {most} is the "
-                "most this package plans for. Choose a smaller size."
-            )
-    return sizes
+    return {role: _length(adapter, role, config, which) for role in adapter.sizes}
 
 
 def rebuild(adapter: Adapter, config: PreTrainedConfig, overrides: dict[str, Any]) -> PreTrainedConfig:
@@ -117,10 +105,25 @@ def _by_field(config: PreTrainedConfig, known: dict[str, Any], overrides: dict[s
     return chosen
 
 
-def _length(entry: Any, config: PreTrainedConfig) -> int | None:
-    if isinstance(entry, str):
-        return int(getattr(config, entry))
-    return int(entry(config)) if callable(entry) else entry
+def _length(adapter: Adapter, role: str, config: PreTrainedConfig, which: str) -> int | None:
+    """The length of one role, None where only the tensor knows it."""
+    entry = adapter.sizes[role]
+    length = entry(config) if callable(entry) else getattr(config, entry) if isinstance(entry, str) else entry
+    if length is None:
+        return None
+    field = config_field(adapter, role)
+    if isinstance(length, bool) or not isinstance(length, Integral):
+        raise BadSize(f"{field} gives {length!r} entries for {role} in the {which} config; set it to a whole number.")
+    length = int(length)
+    if length < 1:
+        raise BadSize(f"the {which} config leaves {length} entries for {role}: {_why_empty(adapter, role, config)}")
+    most = MAX_LAYERS if role == "layer" else MAX_LENGTH
+    if length > most:
+        raise BadSize(
+            f"{field} makes {length} entries for {role} in the {which} config; {most} is the most this package plans "
+            "for. Choose a smaller size."
+        )
+    return length
 
 
 def _with_fields(config: PreTrainedConfig, fields: dict[str, Any]) -> Any:

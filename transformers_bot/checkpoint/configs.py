@@ -110,6 +110,9 @@ def check_config(fields: Mapping[str, Any], path: str | os.PathLike[str] = CONFI
     _check_implementations(where, fields)
     caps = {**dict.fromkeys(LAYER_FIELDS, MAX_LAYERS), **dict.fromkeys(LENGTH_FIELDS, MAX_LENGTH)}
     for name, most in {**caps, "num_labels": MAX_LABELS}.items():
+        # Lists are some families' lengths by layer, or height and width.
+        if isinstance(fields.get(name), (str, bool, dict)):
+            raise BadSize(f"{name} is {shown(fields[name])} in {where}; it must be a whole number. Correct it.")
         for value in _numbers(fields.get(name)):
             if value > most:
                 raise BadSize(f"{name} is {shown(value)} in {where}; no model has more than {most:,}. Correct it.")
