@@ -29,7 +29,7 @@ from .errors import BadOption
 from .inventory import inventory_of, rules_of
 from .keywords import FILES, HUB, picked
 from .maps import AxisMap, identity
-from .opening import _as_checked
+from .opening import as_checked
 from .recipe import TensorMap, apply
 from .sizes import role_sizes
 from .source import open_source
@@ -153,7 +153,7 @@ def inspect(source: str | os.PathLike[str], *, wavelet: str = "haar", **keywords
     sizes = role_sizes(adapter, config, "source")
     where = {key: value for key, value in picked(keywords, (*HUB, *FILES)).items() if key != "code_revision"}
     checkpoint = check_files(name, where, allow_pickle=bool(keywords.get("allow_pickle", False)))
-    opened = open_source(own_class(config), name, config, {**where, **_as_checked(checkpoint)}, checkpoint)
+    opened = open_source(own_class(config), name, config, {**where, **as_checked(checkpoint)}, checkpoint)
     inventory = inventory_of(opened.model)
     tensors = opened.model.state_dict()
     groups: dict[str, list[str]] = {}

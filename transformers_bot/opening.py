@@ -81,7 +81,7 @@ def open_resize(
     expected = plan_from_configs(source_config, wanted, own_class(source_config), model_class, words)
     hub = {key: value for key, value in words.hub.items() if key != "code_revision"}  # only configs take it
     checkpoint = check_files(name, {**hub, **words.files}, allow_pickle=words.allow_pickle)
-    given = {**hub, **words.files, **words.init, **_as_checked(checkpoint)}
+    given = {**hub, **words.files, **words.init, **as_checked(checkpoint)}
     opened = open_source(model_class, name, source_config, given, checkpoint)
     notes = [*checkpoint.notes, *_refuse_gaps(name, source_config, opened, words), *_refuse_nonfinite(opened, words)]
     config, plan, tensors = _plan_opened(model_class, opened, source_config, wanted, words)
@@ -91,7 +91,7 @@ def open_resize(
     return Resize(name, words, checkpoint, opened, model_class, config, plan, tensors)
 
 
-def _as_checked(checkpoint: Checkpoint) -> dict[str, object]:
+def as_checked(checkpoint: Checkpoint) -> dict[str, object]:
     """Keywords that keep transformers to the very files and commit that were checked."""
     safe = all(file.suffix == ".safetensors" for file in checkpoint.files)
     pinned: dict[str, object] = {"use_safetensors": safe} if safe else {"use_safetensors": False, "weights_only": True}

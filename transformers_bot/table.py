@@ -5,7 +5,8 @@ import re
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from .report_text import cut, printable
+from .report_text import cut, printable, size, wrapped
+from .report_text import shape as shape_of
 
 if TYPE_CHECKING:
     from .planner import Plan, Step
@@ -29,7 +30,7 @@ def render(plan: "Plan", width: int | None = None) -> str:
     head = f"{plan.source.model_class} -> {plan.target.model_class}, method {plan.method['method']}"
     if width is not None:
         head = textwrap.fill(head, width, subsequent_indent="  ")
-    sizes_and_totals = (_wrap(items, min(110, width or 110)) for items in (sizes, _totals(plan)))
+    sizes_and_totals = ("\n".join(wrapped(items, min(110, width or 110))) for items in (sizes, _totals(plan)))
     told = [f"warning: {printable(text)}" for text in plan.warnings]
     if width is not None:
         told = [textwrap.fill(text, width, subsequent_indent="  ") for text in told]
@@ -147,8 +148,8 @@ def _rows(plan: "Plan") -> list[Row]:
     groups: dict[tuple[str, ...], list[str]] = {}
     for step in plan.steps:
         stem, _, ending = _pattern(step.target).rpartition(".")
-        source = _shape(step.source_shape) if step.source_shape else "-"
-        key = (step.action, stem, source, _shape(step.shape), step.reason)
+        source = shape_of(step.source_shape) if step.source_shape else "-"
+        key = (step.action, stem, source, shape_of(step.shape), step.reason)
         groups.setdefault(key, []).append(step.target)
     rows = []
     for (action, stem, source, target, reason), members in groups.items():
@@ -168,7 +169,7 @@ def _dropped_rows(plan: "Plan") -> list[Row]:
     rows = []
     for (shown, reason), members in groups.items():
         shape = plan.source.shapes.get(members[0])
-        source = _shape(shape) if shape and len(members) == 1 else f"{len(members)} tensors"
+        source = shape_of(shape) if shape and len(members) == 1 else f"{len(members)} tensors"
         rows.append(("drop", _merged(shown, members), source, "-", reason))
     return rows
 
@@ -176,7 +177,7 @@ def _dropped_rows(plan: "Plan") -> list[Row]:
 def _totals(plan: "Plan") -> list[str]:
     return [
         f"parameters {_source_parameters(plan):,} -> {plan.parameters:,}",
-        f"bytes {in_bytes(_source_bytes(plan))} -> {in_bytes(_target_bytes(plan))}",
+        f"bytes {size(_source_bytes(plan))} -> {size(_target_bytes(plan))}",
         f"inherited {100 * plan.inherited:.1f} % of the target",
     ]
 
@@ -208,30 +209,3 @@ def _step_dict(step: "Step") -> dict[str, Any]:
 
 def _known(sizes: dict[str, int | None]) -> dict[str, int]:
     return {role: length for role, length in sizes.items() if length is not None}
-
-
-def _wrap(items: list[str], width: int) -> str:
-    lines, line = [], ""
-    for item in items:
-        if line and len(line) + len(item) + 3 > width:
-            lines.append(line)
-            line = ""
-        line = f"{line}   {item}" if line else item
-    return "\n".join([*lines, line])
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
-
-
-def in_bytes(count: float) -> str:
-    """A number of bytes in words.
-
-    >>> in_bytes(31_103_232)
-    '31 MB'
-    """
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"

@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from ..table import in_bytes
+from ..report_text import size
 from .options import add_adapter, add_hub, add_reading, add_source, hub_keywords, read_adapters
 from .terminal import fill, shown, table, width
 
@@ -58,7 +58,7 @@ def run(chosen: argparse.Namespace) -> int:
 def show(found: "Inspection", columns: int) -> str:
     sizes = [f"{role} {size}" for role, size in found.sizes.items() if size and role not in ("readout", "score")]
     dtypes = ", ".join(dict.fromkeys(stack.dtype for stack in found.stacks))
-    head = f"{found.model_class}: {found.parameters:,} parameters, {in_bytes(found.bytes)}, {dtypes}"
+    head = f"{found.model_class}: {found.parameters:,} parameters, {size(found.bytes)}, {dtypes}"
     kept = table([("energy kept by halving", *SHOWN, ""), *_grouped(found, _kept)], columns, right=range(1, 6))
     parts = [
         head,
@@ -98,7 +98,7 @@ def _grouped(found: "Inspection", cells: Any) -> list[Any]:
 
 def _tensor(stack: "Stack", name: str) -> tuple[str, ...]:
     axes = stack.axes.replace("~score", "head_dim").replace("score", "head_dim").replace("readout", "hidden")
-    return name, "x".join(map(str, stack.shape)), in_bytes(stack.bytes) if stack.parameters else "tied", axes
+    return name, "x".join(map(str, stack.shape)), size(stack.bytes) if stack.parameters else "tied", axes
 
 
 def _kept(stack: "Stack", name: str) -> tuple[str, ...]:

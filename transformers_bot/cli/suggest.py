@@ -6,7 +6,7 @@ import shlex
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from ..table import in_bytes
+from ..report_text import size
 from .options import add_adapter, add_hub, add_source, hub_keywords, read_adapters, target
 from .terminal import fill, table, width
 
@@ -76,7 +76,7 @@ def _row(number: int, one: "Suggestion") -> tuple[str, ...]:
         *sizes,
         _short(one.parameters),
         f"{100 * one.off:+.1f} %",
-        in_bytes(one.bytes),
+        size(one.bytes),
         f"{one.flops:.2f}x",
         f"{100 * one.inherited:.0f} %",
         "",
@@ -85,9 +85,9 @@ def _row(number: int, one: "Suggestion") -> tuple[str, ...]:
 
 def _short(count: int) -> str:
     """A number of parameters in three or four digits: 60.9M."""
-    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
-        if count >= size:
-            return f"{count / size:.{1 if count < 1000 * size else 0}f}{unit}"
+    for unit, unit_size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= unit_size:
+            return f"{count / unit_size:.{1 if count < 1000 * unit_size else 0}f}{unit}"
     return str(count)
 
 

@@ -1,9 +1,8 @@
 """BoT: wavelet low-pass over layers, rows and columns, in both directions.
 
-`gain="raw"` is the paper as written on its four modules (attention in, attention out, MLP in, MLP
-out): the orthonormal low band to shrink, the inverse transform with empty details to grow, on the
-layer axis and on both matrix axes. The paper leaves all other tensors open; here they take the
-consistent maps below, so that a norm weight of 1 stays 1.
+`gain="raw"` is the paper as written on its four modules (attention in, out, MLP in, out): the
+orthonormal low band to shrink, the inverse transform with empty details to grow, on all three axes.
+It leaves other tensors open; here they take the consistent maps, so that a norm weight of 1 stays 1.
 
 `gain="consistent"` (ours) makes the same transform keep the network's function. Every role gets a
 pair (R, C): R has unit gain on constants and is used where the role is written, C is its dual,
@@ -13,6 +12,8 @@ pair (R, C): R has unit gain on constants and is used where the role is written,
   by sqrt(g), shared as g^(-1/4) on R and g^(3/4) on C (C itself carries 1/g);
 * the stream in front of a tied output embedding is read with R, so it is written with C;
 * tensors that add onto the residual stream take C over depth, so the sum of updates is kept.
+
+Source: the BoT paper (CVPR 2026), section 3; gains and odd ratios are ours.
 """
 
 from collections.abc import Collection, Mapping
@@ -85,7 +86,7 @@ class BoT:
         return levers.Shrink(self.basis(task), self._is_flat(task), whole, groups, kept, rule == "strongest")
 
     def basis(self, task: Task) -> str:
-        """ "principal" where the stream is turned before it shrinks, else "plain"."""
+        """Where the stream is turned before it shrinks "principal", else "plain"."""
         return levers.basis_of(self.options, task, self.wavelet(task, "hidden"))
 
     def config_fields(self, task: Task, config: Any) -> dict[str, Any]:
@@ -95,8 +96,7 @@ class BoT:
         module = self.raw and rule.layered and rule.maps  # one of the paper's four, to be filtered as written
         maps = tuple(tuple(self._segment(task, segment, module) for segment in axis.segments) for axis in rule.axes)
         reads, undo, over_layers = reads_of(task, self.depth(task, module), rule, layer, name)
-        silent = all(one.weight == 0.0 for one in reads)
-        detail = None if silent else self._detail(task, rule, layer, name, module)
+        detail = None if all(one.weight == 0.0 for one in reads) else self._detail(task, rule, layer, name, module)
         over_axes = "" if is_identity(maps) else self._label(task, rule, module)
         notes = (over_layers, over_axes, f"{detail.kind} detail" if detail else "")
         return Recipe(reads, maps, detail, undo, ", ".join(filter(None, notes)))
