@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from .adapters import Adapter
 from .axes import Rule, Sizes, find_rule
@@ -52,7 +53,7 @@ def predict(
 ) -> Inventory:
     """The inventory that `model_class(config, **init)` would have; allocates nothing."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), no_init_weights():  # drawing numbers for nothing is most of the time
             # A copy: some classes write into the config they are given (GPT2DoubleHeadsModel).
             return inventory_of(model_class(copy.deepcopy(config), **(init or {})))
     except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:

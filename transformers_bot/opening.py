@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 from . import adapters, methods
 from .adapters import Adapter
-from .checkpoint import Checkpoint, check_files, find_nonfinite, nonfinite_message
+from .checkpoint import Checkpoint, check_amount, check_files, find_nonfinite, nonfinite_message
 from .classes import own_class
 from .errors import BadCheckpoint, BadWeights
 from .gaps import foreign_tensors, lost_tensors, optional_tensors
@@ -81,6 +81,7 @@ def open_resize(
     expected = plan_from_configs(source_config, wanted, own_class(source_config), model_class, words)
     hub = {key: value for key, value in words.hub.items() if key != "code_revision"}  # only configs take it
     checkpoint = check_files(name, {**hub, **words.files}, allow_pickle=words.allow_pickle)
+    check_amount(checkpoint, expected.source.shapes, expected.source.ties)
     given = {**hub, **words.files, **words.init, **as_checked(checkpoint)}
     opened = open_source(model_class, name, source_config, given, checkpoint)
     notes = [*checkpoint.notes, *_refuse_gaps(name, source_config, opened, words), *_refuse_nonfinite(opened, words)]

@@ -5,11 +5,10 @@ import os
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from . import adapters, checkpoint, configs, methods
-from .errors import BadCheckpoint, BadOption, IncompatibleModels
+from .errors import BadOption, IncompatibleModels
 from .inventory import predict
 from .keywords import Keywords
 from .options import BoTConfig
@@ -31,17 +30,7 @@ def read_config(source: str, hub: dict[str, Any], like: type[PreTrainedConfig] |
     local = os.path.exists(source)
     if not local and (source.startswith((".", "/", "~")) or source.count("/") > 1):
         raise FileNotFoundError(f"there is no folder or file {source!r}.")
-    checkpoint.source_config(source, hub)  # its file, before transformers builds a config of its fields
-    try:
-        fields, _ = PreTrainedConfig.get_config_dict(source, **hub)
-        reader = like if like is not None and "model_type" not in fields else AutoConfig
-        return reader.from_pretrained(source, **hub)
-    except (KeyError, TypeError, ValueError, StrictDataclassError) as error:
-        raise BadCheckpoint(f"the config of {source!r} cannot be used: {' '.join(str(error).split())}") from error
-    except OSError as error:
-        if local:
-            raise BadCheckpoint(f"the config of {source!r} cannot be read: {' '.join(str(error).split())}") from error
-        raise
+    return checkpoint.model_config(source, hub, like)
 
 
 def named_config(name: str, like: type[PreTrainedConfig] | None = None) -> PreTrainedConfig:
