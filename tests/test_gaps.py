@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from families import MAIN_HEADS, build, factory_for, resized_config, save
 from safetensors.torch import load_file, save_file
 
+import transformers_bot
 from transformers_bot import BadCheckpoint, BadWeights, BoTModel, BoTModelForCausalLM, BoTModelForMaskedLM
 
 SMALLER = {"layer": 1, "hidden": 6, "heads": 3, "ffn": 10}
@@ -155,3 +157,47 @@ def test_nan_becomes_zero_on_request(source, tmp_path):
     save_file(tensors, mended / "model.safetensors", metadata={"format": "pt"})
     expected, _ = resize(str(mended), config)
     assert all(torch.equal(x, expected.state_dict()[name]) for name, x in model.state_dict().items())
+
+
+@pytest.mark.parametrize("sizes", [{"hidden": 6}, {"hidden": 24, "heads": 6}, {"ffn": 10}, {"layer": 1}])
+def test_nan_goes_through_on_request(source, sizes):
+    folder, config = source("gpt2", "GPT2LMHeadModel", spoiled)
+    wanted = resized_config(config, **sizes)
+    model, info = BoTModelForCausalLM.from_pretrained(folder, config=wanted, output_loading_info=True, nonfinite="warn")
+    assert any("hold NaN or Inf" in text for text in info["report"].warnings)
+    assert bool(model.transformer.wpe.weight.isinf().any())
+
+
+# -- same sizes, and classes that are none --------------------------------------------------------
+
+
+def test_a_target_of_the_sources_sizes_is_checked_as_well(source):
+    folder, config = source("gpt2", "GPT2LMHeadModel", without("h.1.mlp.c_fc"))
+    with pytest.raises(BadCheckpoint, match="lacks 2 tensors of its own architecture"):
+        BoTModelForCausalLM.from_pretrained(folder, config=resized_config(config))
+
+
+def test_nan_of_a_target_of_the_sources_sizes_is_named(source):
+    folder, config = source("gpt2", "GPT2LMHeadModel", spoiled)
+    with pytest.raises(BadWeights, match="2 tensors hold NaN or Inf"):
+        BoTModelForCausalLM.from_pretrained(folder, config=resized_config(config))
+
+
+@pytest.mark.parametrize("name", ["set_seed", "Trainer", "GPT2PreTrainedModel", "AutoModel"])
+def test_only_a_model_is_taken_for_an_architecture(source, name, monkeypatch):
+    folder, _ = source("gpt2", "GPT2LMHeadModel", lambda _: None)
+    called = []
+    if name in ("set_seed", "Trainer"):
+        monkeypatch.setattr(transformers, name, lambda *given: called.append(given))
+    path = Path(folder) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"architectures": [name]}))
+    assert transformers_bot.plan(folder, n_embd=6).source.model_class == "GPT2Model"
+    assert not called
+
+
+def test_an_architecture_of_another_type_is_named(source):
+    folder, _ = source("gpt2", "GPT2LMHeadModel", lambda _: None)
+    path = Path(folder) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"architectures": ["BertModel"]}))
+    with pytest.raises(BadCheckpoint, match=r"architectures in config\.json names BertModel, which is no gpt2 model"):
+        transformers_bot.plan(folder, n_embd=6)

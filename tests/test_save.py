@@ -60,7 +60,7 @@ class TestWhatStandsThere:
         assert mode(tmp_path / "out") == 0o700
 
     def test_a_folder_with_files_is_refused(self, old):
-        with pytest.raises(SaveError, match=r"out exists and is not empty\..* overwrite=True \(--overwrite\)\."):
+        with pytest.raises(SaveError, match=r"out exists and is not empty\..* overwrite=True\."):
             save_number(old, 2)
         assert read_save(old) == 1
 
@@ -139,11 +139,12 @@ class TestPlacesRefused:
     @pytest.mark.parametrize(
         ("name", "message"),
         [
-            (".git/HEAD", r"it holds '\.git'\. overwrite=True \(--overwrite\) replaces saved models only\."),
+            (".git/HEAD", r"it holds '\.git'\. overwrite=True replaces saved models only\."),
             ("onnx/model.json", r"it holds 'onnx'\."),
             ("model.json/x", r"it holds 'model\.json'\."),
             ("train.py", r"it holds 'train\.py'\."),
             (".bashrc", r"it holds '\.bashrc'\."),
+            *((name, f"it holds '{name}'") for name in ("notes.txt", "results.json", "plot.png", "training_args.bin")),
         ],
     )
     def test_overwrite_deletes_saved_models_only(self, old, name, message):
@@ -153,7 +154,9 @@ class TestPlacesRefused:
             save_number(old, 2, overwrite=True)
         assert (old / name).read_text() == "mine"
 
-    @pytest.mark.parametrize(("names", "why"), [(["a.bin"], "no config.json"), (["config.json"], "no weights")])
+    @pytest.mark.parametrize(
+        ("names", "why"), [(["pytorch_model.bin"], "no config.json"), (["config.json"], "no weights")]
+    )
     def test_a_saved_model_has_a_config_and_weights(self, tmp_path, names, why):
         for name in names:
             (tmp_path / name).touch()

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 import transformers_bot
 from transformers_bot import (
+    BadCheckpoint,
     BadKeyword,
     BadOption,
     BadWeights,
@@ -249,3 +250,49 @@ def test_memory_is_bounded_by_the_largest_tensor_whatever_the_depth(tmp_path, si
     run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     peak = int(run.stdout.split()[-1])
     assert peak < bound, f"{peak / 2**20:.0f} MiB, allowed {bound / 2**20:.0f}"
+
+
+# -- what is refused early ------------------------------------------------------------------------
+
+
+def test_generation_settings_that_cannot_be_saved_are_refused_before_the_work(tmp_path):
+    source = Path(save(build("gpt2", "GPT2LMHeadModel").model, tmp_path / "source"))
+    (source / "generation_config.json").write_text('{"temperature": 0.5, "do_sample": false}')
+    with pytest.raises(BadCheckpoint, match=r"generation_config.json of .* contradicts itself.*generation_config="):
+        resize_checkpoint(source, tmp_path / "out", n_embd=6)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("keywords", [{"dtype": "float8_e4m3fn"}, {"allow_pickle": "no"}, {"strict": 1}])
+def test_values_that_are_none_are_named(saved, tmp_path, keywords):
+    source, _ = saved("gpt2", "GPT2LMHeadModel")
+    with pytest.raises(BadOption, match=f"{next(iter(keywords))} must be"):
+        resize_checkpoint(source, tmp_path / "out", n_embd=6, **keywords)
+
+
+def test_a_card_that_cannot_be_kept_is_named_before_the_work(saved, tmp_path):
+    source, _ = saved("gpt2", "GPT2LMHeadModel")
+    resize_checkpoint(source, tmp_path / "out", n_embd=6)
+    (tmp_path / "out/README.md").write_bytes(b"\xff\xfe my own")
+    with pytest.raises(SaveError, match="is not UTF-8"):
+        resize_checkpoint(source, tmp_path / "out", n_embd=24, overwrite=True)
+    (tmp_path / "out/README.md").write_text("my own words")
+    resize_checkpoint(source, tmp_path / "out", n_embd=24, overwrite=True)
+    assert "my own words" in (tmp_path / "out/README.md").read_text()
+
+
+def test_named_chat_templates_go_along(tmp_path):
+    source = Path(save(build("gpt2", "GPT2LMHeadModel").model, tmp_path / "source"))
+    with_tokenizer(source, 23)
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates/rag.jinja").write_text("{{ messages }}")
+    resize_checkpoint(source, tmp_path / "out", n_embd=6)
+    assert (tmp_path / "out/additional_chat_templates/rag.jinja").read_text() == "{{ messages }}"
+
+
+def test_what_was_said_of_the_tokenizer_is_in_the_report(tmp_path):
+    source = Path(save(build("gpt2", "GPT2LMHeadModel").model, tmp_path / "source"))
+    with_tokenizer(source, 23, longest=99)
+    report = resize_checkpoint(source, tmp_path / "out", n_embd=6)
+    assert any("allows 99 tokens, the model has 12 positions" in text for text in report.warnings)
+    assert transformers_bot.Report.load(tmp_path / "out").warnings == report.warnings

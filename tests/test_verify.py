@@ -9,7 +9,16 @@ from families import ALL_HEADS, MAIN_HEADS, build, factory_for, resize, resized_
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from transformers_bot import BadCheckpoint, BadOption, BoTModelForCausalLM, resize_checkpoint, verify
+from transformers_bot import (
+    BadCheckpoint,
+    BadKeyword,
+    BadOption,
+    BoTModelForCausalLM,
+    IncompatibleModels,
+    UnsafeCheckpoint,
+    resize_checkpoint,
+    verify,
+)
 
 SMALLER = {"layer": 1, "hidden": 6, "heads": 3, "ffn": 10}
 LARGER = {"layer": 3, "hidden": 24, "heads": 6, "ffn": 40}
@@ -155,3 +164,44 @@ def test_a_calibrated_result_is_not_recomputed_wrongly(tmp_path):
     with pytest.raises(BadOption, match="calibration batches"):
         verify(tmp_path / "out")
     assert BoTModelForCausalLM.from_pretrained(tmp_path / "out").config.n_embd == 6
+
+
+def test_a_local_source_that_has_moved_is_asked_for(saved, tmp_path, monkeypatch):
+    source, built = saved("gpt2", "GPT2LMHeadModel")
+    (tmp_path / "here").symlink_to(source)
+    monkeypatch.chdir(tmp_path)
+    resize_checkpoint("here", "out", resized_config(built.config, **SMALLER))
+    assert verify("out").equal
+    monkeypatch.chdir(tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match=r"the local folder 'here', which is not here: .*source="):
+        verify("../out")
+    assert verify("../out", source="../here").equal
+    with pytest.raises(FileNotFoundError, match="there is no folder 'nowhere'"):
+        verify("nowhere")
+
+
+def test_a_source_of_another_type_is_named(saved, result):
+    other, _ = saved("bert", "BertForPreTraining")
+    with pytest.raises(IncompatibleModels, match="the source is a bert model and the target config is gpt2"):
+        verify(result, source=other)
+
+
+def test_an_untied_head_is_found(result):
+    change_weights(result, lambda tensors: tensors.update({"lm_head.weight": torch.ones(23, 6, dtype=torch.float64)}))
+    assert any(line.startswith("lm_head.weight: tied to") for line in verify(result).differing)
+
+
+@pytest.mark.parametrize("change", [{"files": 3}, {"files": {"a": 3}}, {"seed_of_new_heads": "x"}])
+def test_a_damaged_record_is_named(result, change):
+    change_config(result, lambda fields: fields["transformers_bot"].update(change))
+    with pytest.raises(BadCheckpoint, match=r"the record of .* is damaged"):
+        verify(result)
+
+
+def test_a_record_does_not_open_pickles(result):
+    with pytest.raises(BadKeyword, match="verify has no keyword 'sorce'"):
+        verify(result, sorce="elsewhere")
+    change_config(result, lambda fields: fields["transformers_bot"].update(allow_pickle=True))
+    (result / "model.safetensors").rename(result / "pytorch_model.bin")
+    with pytest.raises(UnsafeCheckpoint, match="pickle"):
+        verify(result)

@@ -1,23 +1,35 @@
 """From a config to a model class, by transformers' own task mappings."""
 
-from typing import cast
+from typing import Any, cast
 
 import transformers
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 from .adapters import ADAPTERS
-from .errors import UnsupportedArchitecture
+from .errors import BadCheckpoint, UnsupportedArchitecture
 
 ModelClass = type[PreTrainedModel]
 
 
 def own_class(config: PreTrainedConfig) -> ModelClass:
-    """The class that a config names as its architecture, the base model if it names none."""
+    """The class that a config names as its architecture, the base model if it names none that transformers has.
+
+    Raises:
+        BadCheckpoint: a class of another model type.
+    """
     for name in config.architectures or []:
-        found = getattr(transformers, name, None)
-        if found is not None:
-            return cast(ModelClass, found)
+        # Anything may stand there: what is no model with a forward of its own is nobody's business.
+        found: Any = getattr(transformers, name, None) if isinstance(name, str) else None
+        is_model = isinstance(found, type) and issubclass(found, PreTrainedModel)
+        if not is_model or found.forward is nn.Module.forward:
+            continue
+        if found.config_class is not type(config):
+            raise BadCheckpoint(
+                f"architectures in config.json names {name}, which is no {config.model_type} model. Correct that field."
+            )
+        return cast(ModelClass, found)
     return class_in_mapping("MODEL_MAPPING", config, "plan")
 
 

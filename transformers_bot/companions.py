@@ -3,12 +3,13 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedConfig
 from transformers.utils import cached_file
+from transformers.utils.hub import list_repo_templates
 
 from .errors import IncompatibleModels, UnsafeCheckpoint
 from .source import quiet
@@ -28,11 +29,12 @@ TOKENIZER = (
     "chat_template.json",
 )
 PROCESSOR = ("preprocessor_config.json", "processor_config.json")
+TEMPLATES = "additional_chat_templates"  # named ones beside the default
 LARGEST = 256 * 2**20  # bytes; a tokenizer of a million entries has about a tenth of that
 
 
-def find(name: str, hub: Mapping[str, Any]) -> tuple[Path, ...]:
-    """Tokenizer and processor files of a source; those it does not have are left out.
+def find(name: str, hub: Mapping[str, Any]) -> dict[str, Path]:
+    """Tokenizer and processor files of a source by their names in it; those it does not have are left out.
 
     Args:
         name: hub id or folder.
@@ -49,21 +51,26 @@ def find(name: str, hub: Mapping[str, Any]) -> tuple[Path, ...]:
     }
     if os.path.isdir(name):
         folder = Path(name, keywords.get("subfolder") or "")
-        found = [folder / one for one in (*TOKENIZER, *PROCESSOR) if (folder / one).is_file()]
-        _refuse_outside(found, Path(name))
+        templates = [f"{TEMPLATES}/{path.name}" for path in sorted(folder.glob(f"{TEMPLATES}/*.jinja"))]
+        found = {one: folder / one for one in (*TOKENIZER, *PROCESSOR, *templates) if (folder / one).is_file()}
+        _refuse_outside(found.values(), Path(name))
     else:
-        paths = (cached_file(name, one, **keywords, **missing_is_fine) for one in (*TOKENIZER, *PROCESSOR))
-        found = [Path(path) for path in paths if path]
-    for file in found:
+        listing = {key: keywords[key] for key in ("revision", "cache_dir", "token") if key in keywords}
+        named = list_repo_templates(name, local_files_only=bool(keywords.get("local_files_only")), **listing)
+        templates = [f"{TEMPLATES}/{one}.jinja" for one in named]
+        every = (*TOKENIZER, *PROCESSOR, *templates)
+        paths = {one: cached_file(name, one, **keywords, **missing_is_fine) for one in every}
+        found = {one: Path(path) for one, path in paths.items() if path}
+    for file in found.values():
         if file.stat().st_size > LARGEST:
             raise UnsafeCheckpoint(
                 f"{file.name} of {name} has {file.stat().st_size:,} bytes, more than any tokenizer needs "
                 f"({LARGEST:,}). Pass tokenizer=False to leave it out."
             )
-    return tuple(found)
+    return found
 
 
-def carry(files: Sequence[Path], folder: Path, config: PreTrainedConfig) -> list[str]:
+def carry(files: Mapping[str, Path], folder: Path, config: PreTrainedConfig) -> list[str]:
     """Copy the files into `folder` and check them against the target.
 
     Returns:
@@ -72,14 +79,14 @@ def carry(files: Sequence[Path], folder: Path, config: PreTrainedConfig) -> list
     Raises:
         IncompatibleModels: a tokenizer with more entries than the model has embeddings.
     """
-    for file in files:
-        shutil.copyfile(file, folder / file.name)
-    names = {file.name for file in files}
-    said = _check_tokenizer(folder, config) if names & set(TOKENIZER) else []
-    return said + _check_images(folder, config) if "preprocessor_config.json" in names else said
+    for name, file in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, folder / name)
+    said = _check_tokenizer(folder, config) if set(files) & set(TOKENIZER) else []
+    return said + _check_images(folder, config) if PROCESSOR[0] in files else said
 
 
-def _refuse_outside(files: Sequence[Path], folder: Path) -> None:
+def _refuse_outside(files: Iterable[Path], folder: Path) -> None:
     """Links may lead around within the folder, or to the hub cache's blobs beside its snapshot."""
     roots = [folder.resolve()]
     if folder.resolve().parent.name == "snapshots":

@@ -145,6 +145,9 @@ def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset()) 
     method = keywords.get("method", "bot")
     if not isinstance(method, str):
         raise BadOption(f"method must be the name of a method, got {method!r}.")
+    for name in ("allow_pickle", "strict"):
+        if not isinstance(keywords.get(name, False), bool):
+            raise BadOption(f"{name} must be True or False, got {keywords[name]!r}.")
     nonfinite = keywords.get("nonfinite", "error")
     if nonfinite not in NONFINITE:
         raise BadOption(f"nonfinite must be one of {', '.join(map(repr, NONFINITE))}, got {nonfinite!r}.")

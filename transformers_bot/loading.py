@@ -1,6 +1,7 @@
 """From an open source to an ordinary transformers model: run the plan, hand the tensors over, sign the result."""
 
 import copy
+import os
 from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
@@ -112,6 +113,7 @@ def provenance(resize: Resize, hash_files: bool = False) -> dict[str, Any]:
     plan, words, source = resize.plan, resize.words, resize.opened.model.config
     return {
         "source": str(resize.name),
+        "local": os.path.isdir(resize.name),
         "revision": resize.checkpoint.revision or getattr(source, "_commit_hash", None) or words.hub.get("revision"),
         **{key: words.hub.get(key, words.files.get(key)) for key in ("subfolder", "variant")},
         "files": resize.checkpoint.hashes(compute=hash_files),

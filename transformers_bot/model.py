@@ -13,9 +13,11 @@ from .classes import class_in_mapping, own_class
 from .errors import BadKeyword, BadOption
 from .keywords import FILES, HUB, ONLY_RESIZING, Keywords, init_keywords, overrides_of, picked, sort_keywords
 from .loading import load_resized, logger
+from .opening import refuse_unsound
 from .options import BoTConfig
 from .planner import Plan
 from .sizes import differing_roles
+from .source import Source
 from .targets import plan_from_configs, read_config, sides, target_config
 
 ClassFor = Callable[[PreTrainedConfig], type[PreTrainedModel]]
@@ -103,7 +105,12 @@ class _BaseBoTModel:
                 plan_from_configs(source, wanted, own_class(source), cls.class_for(wanted), words)
             logger.info("source and target have the same sizes: nothing to resample")
             kept = {key: value for key, value in kwargs.items() if key not in words.overrides}
-            return cls._as_auto(name, **{**kept, "config": wanted})
+            model, info = cls._as_auto(name, **{**kept, "config": wanted, "output_loading_info": True})
+            if not words.target:  # what is placed, split or quantised by now is transformers' business
+                opened = Source(model, frozenset(info["missing_keys"]), tuple(info["unexpected_keys"]))
+                for sentence in refuse_unsound(name, source, opened, words):
+                    logger.warning(sentence)
+            return (model, info) if words.output_loading_info else model
         return load_resized(cls.class_for(wanted), name, source, wanted, words)
 
     @classmethod

@@ -3,6 +3,8 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -78,18 +80,31 @@ def open_resize(
         BadWeights: NaN or infinity in the source, unless `nonfinite` says otherwise.
         What `plan` raises.
     """
-    expected = plan_from_configs(source_config, wanted, own_class(source_config), model_class, words)
     hub = {key: value for key, value in words.hub.items() if key != "code_revision"}  # only configs take it
-    checkpoint = check_files(name, {**hub, **words.files}, allow_pickle=words.allow_pickle)
-    check_amount(checkpoint, expected.source.shapes, expected.source.ties)
+    sides(source_config, wanted, BoTConfig.from_any(words.bot_config))
+    # The plan of a damaged config can be a long one: files that are here are looked at first.
+    here = any(Path(name, words.hub.get("subfolder") or "").glob("*.safetensors"))
+    checkpoint = _checked(name, hub, source_config, words) if here else None
+    expected = plan_from_configs(source_config, wanted, own_class(source_config), model_class, words)
+    checkpoint = checkpoint or _checked(name, hub, source_config, words)
     given = {**hub, **words.files, **words.init, **as_checked(checkpoint)}
     opened = open_source(model_class, name, source_config, given, checkpoint)
-    notes = [*checkpoint.notes, *_refuse_gaps(name, source_config, opened, words), *_refuse_nonfinite(opened, words)]
-    config, plan, tensors = _plan_opened(model_class, opened, source_config, wanted, words)
+    spoiled = words.nonfinite == "warn" and words.calibration is None and bool(_nonfinite(opened))
+    notes = [*checkpoint.notes, *refuse_unsound(name, source_config, opened, words)]
+    config, plan, tensors = _plan_opened(model_class, opened, source_config, wanted, words, spoiled)
     _refuse_low_share(name, source_config, expected, plan, words.strict)
     plan = replace(plan, warnings=(*plan.warnings, *notes))
     logger.info("%s", plan)  # rendered only where it is shown
     return Resize(name, words, checkpoint, opened, model_class, config, plan, tensors)
+
+
+def _checked(name: str, hub: dict[str, Any], config: PreTrainedConfig, words: Keywords) -> Checkpoint:
+    """The source's files, and that they hold about as much as its config says; a folder's cost no download."""
+    checkpoint = check_files(name, {**hub, **words.files}, allow_pickle=words.allow_pickle)
+    with quiet():
+        own = predict(own_class(config), config)
+    check_amount(checkpoint, own.shapes, own.ties)
+    return checkpoint
 
 
 def as_checked(checkpoint: Checkpoint) -> dict[str, object]:
@@ -97,6 +112,11 @@ def as_checked(checkpoint: Checkpoint) -> dict[str, object]:
     safe = all(file.suffix == ".safetensors" for file in checkpoint.files)
     pinned: dict[str, object] = {"use_safetensors": safe} if safe else {"use_safetensors": False, "weights_only": True}
     return pinned | ({"revision": checkpoint.revision} if checkpoint.revision else {})
+
+
+def refuse_unsound(name: str, config: PreTrainedConfig, opened: Source, words: Keywords) -> list[str]:
+    """What an opened source lacks, has too much of, or holds instead of numbers: errors, or sentences."""
+    return [*_refuse_gaps(name, config, opened, words), *_refuse_nonfinite(opened, words)]
 
 
 def _refuse_gaps(name: str, config: PreTrainedConfig, opened: Source, words: Keywords) -> list[str]:
@@ -123,19 +143,24 @@ def _refuse_gaps(name: str, config: PreTrainedConfig, opened: Source, words: Key
 
 def _refuse_nonfinite(opened: Source, words: Keywords) -> list[str]:
     """NaN and infinity in the source: an error, a sentence, or zeros in their place."""
-    state = {n: x for n, x in opened.model.state_dict().items() if n not in opened.missing and x.is_floating_point()}
-    found = find_nonfinite(state)
+    found = _nonfinite(opened)
     if not found:
         return []
     message = nonfinite_message(found)
     if words.nonfinite == "error":
         raise BadWeights(f"{message}. Use a sound checkpoint, or pass nonfinite='zero' (or 'warn') to go on.")
     if words.nonfinite == "warn":
-        return [message]
+        return [f"{message}; shrinking neither turns the stream nor orders units by weights that are no numbers"]
     for name in found:
         stored = opened.model.get_parameter_or_buffer(name)
         stored.data = torch.nan_to_num(stored.data, nan=0.0, posinf=0.0, neginf=0.0)
     return [f"{message}; they were set to zero"]
+
+
+def _nonfinite(opened: Source) -> dict[str, tuple[int, ...]]:
+    """Tensors of the files that hold NaN or infinity -> where the first one stands."""
+    held = ((n, x) for n, x in opened.model.state_dict().items() if n not in opened.missing)
+    return find_nonfinite({n: x for n, x in held if x.is_floating_point() and not x.is_meta})
 
 
 def _refuse_low_share(name: str, config: PreTrainedConfig, expected: Plan, plan: Plan, strict: bool) -> None:
@@ -162,9 +187,12 @@ def _plan_opened(
     source_config: PreTrainedConfig,
     wanted: PreTrainedConfig,
     words: Keywords,
+    spoiled: bool = False,
 ) -> tuple[PreTrainedConfig, Plan, Mapping[str, torch.Tensor]]:
     """The config that fits the checkpoint's ties, the plan for the tensors it holds, and those tensors."""
     options = BoTConfig.from_any(words.bot_config)
+    if spoiled:  # no basis and no order can be found among NaN
+        options = replace(options, basis="plain", order="kept")
     before, after = sides(source_config, wanted, options)
     stored = stored_dtype(opened.model)
     tensors = inventory_of(opened.model)

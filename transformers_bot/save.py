@@ -17,6 +17,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,11 +28,14 @@ from .placing import FAILURES, UNKNOWN_CALL, move, remove, settle
 
 logger = logging.get_logger("transformers.bot")
 
-# What save_pretrained of models, tokenizers and processors leaves, and our report with its picture. A folder that
-# holds anything else is more than a saved model, and is never replaced.
-WEIGHTS = (".safetensors", ".bin")
-SUFFIXES = (*WEIGHTS, ".codes", ".jinja", ".json", ".md", ".model", ".png", ".spm", ".tiktoken", ".txt")
-NAMES = ("LICENSE", ".gitattributes", ".DS_Store", "additional_chat_templates")
+# What save_pretrained of models, tokenizers and processors leaves, and what we add. A folder that holds anything else
+# is more than a saved model, and is never replaced.
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+TOKENS = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab*.txt", "vocab*.json", "merges.txt")
+PIECES = ("tokenizer.model", "spiece.model", "sentencepiece*.model", "*.spm", "*.tiktoken", "bpe.codes")
+OTHERS = ("*config.json", "model*.index*.json", "pytorch_model*.index*.json", "chat_template.*", "README.md", "LICENSE")
+SAVED = (*WEIGHTS, *TOKENS, *PIECES, *OTHERS, "transfer_report.json", ".gitattributes", ".DS_Store")
+TEMPLATES = "additional_chat_templates"
 
 
 @contextmanager
@@ -142,10 +146,9 @@ def _check_replaceable(target: Path, overwrite: bool, keep: Sequence[Path]) -> N
             raise SaveError(f"{target} holds the source: {path} would be deleted. Choose another folder.")
     if not overwrite:
         raise SaveError(
-            f"{target} exists and is not empty. Choose another folder, or replace it as a whole with overwrite=True"
-            " (--overwrite)."
+            f"{target} exists and is not empty. Choose another folder, or replace it as a whole with overwrite=True."
         )
-    if foreign := [name for name in names if name not in NAMES and not _is_file(target / name, SUFFIXES)]:
+    if foreign := [name for name in names if name != TEMPLATES and not _is_file(target / name, SAVED)]:
         why = f"it holds {_some(foreign)}"
     elif "config.json" not in names:
         why = "it has no config.json"
@@ -154,13 +157,13 @@ def _check_replaceable(target: Path, overwrite: bool, keep: Sequence[Path]) -> N
     else:
         return
     raise SaveError(
-        f"{target} does not look like a saved model: {why}. overwrite=True (--overwrite) replaces saved models only."
+        f"{target} does not look like a saved model: {why}. overwrite=True replaces saved models only."
         " Choose another folder, or remove this one yourself."
     )
 
 
-def _is_file(path: Path, suffixes: tuple[str, ...]) -> bool:
-    return path.suffix in suffixes and not path.is_dir()
+def _is_file(path: Path, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(path.name, pattern) for pattern in patterns) and not path.is_dir()
 
 
 def _lies_in(path: Path, target: Path) -> bool:

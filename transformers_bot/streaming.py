@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers.utils import logging
 from . import card, companions, hub
 from .card_merge import read_metadata, split_card, update_card
 from .classes import own_class
-from .errors import BadKeyword, BadOption, PlanError, suggest
+from .errors import BadCheckpoint, BadKeyword, BadOption, PlanError, SaveError, suggest
 from .keywords import HUB, TARGET, picked
 from .loading import hand_over, provenance
 from .measure import Watch
@@ -33,7 +34,7 @@ from .targets import target_config
 
 logger = logging.get_logger("transformers.bot")
 CARD = "README.md"
-ROOM = 64 * 2**20  # bytes on the disk beside the weights: configs, report, card
+ROOM = 4 * 2**20  # bytes on the disk beside the weights: configs, report, card
 WORKSPACE = 64 * 2**20  # bytes of memory beside the tensors: the plan, filters, buffers of libraries
 
 
@@ -76,32 +77,59 @@ def resize_checkpoint(
             `revision`, `nonfinite`, `allow_pickle`, `strict`, ...; those that place a model in
             memory (`device_map`, `quantization_config`, ...) are refused.
 
-    Memory: beyond the source's mapped (evictable) pages, `memory_bound` bytes at most, whatever the
-    number of layers; with `calibration` also one float64 covariance for every fitted matrix.
+    Memory: beyond the source's mapped (evictable) pages, `memory_bound` bytes at most with the method
+    "bot", whatever the number of layers; with `calibration` also one float64 covariance for every fitted
+    matrix. "lemon" and "importance" hold more.
 
     Raises:
         SaveError: `out` exists, is being written by another process, or does not fit on the disk.
         What `BoTModel.from_pretrained` raises.
     """
     place = check_place(out, overwrite=overwrite)  # before anything is fetched
-    if (place / CARD).is_file():
-        read_metadata(split_card((place / CARD).read_text(encoding="utf-8"))[1])  # raises what merging would
+    before = _card_before(place / CARD)
     name = source_name(source)
     resize = _opened(name, config, task, kwargs)
     seed = BoTConfig.from_any(resize.words.bot_config).seed
     skeleton = skeleton_of(resize, seed)
+    _check_generation(name, skeleton)
     stored, shards = layout_of(resize, skeleton, max_shard_size)
     skeleton.config.transformers_bot = {**provenance(resize, hash_files=True), "seed_of_new_heads": seed}
-    files = companions.find(name, picked(kwargs, HUB)) if tokenizer else ()
-    needs = total_bytes(shards) + ROOM + sum(file.stat().st_size for file in files)
+    files = companions.find(name, picked(kwargs, HUB)) if tokenizer else {}
+    needs = total_bytes(shards) + ROOM + sum(file.stat().st_size for file in files.values())
     with whole_folder(out, overwrite=overwrite, needs=needs, keep=resize.checkpoint.files) as folder:
         warnings = companions.carry(files, folder, resize.config)
         watch = write_weights(folder, resize, skeleton, stored, shards)
         report = make_report(resize.plan, watch, skeleton.config.transformers_bot)
-        _write_side_files(folder, skeleton, report, resize, place / CARD)
-    for sentence in (*resize.plan.warnings, *warnings):
+        report = replace(report, warnings=(*report.warnings, *warnings))
+        _write_side_files(folder, skeleton, report, resize, before)
+    for sentence in report.warnings:
         logger.warning(sentence)
     return report
+
+
+def _card_before(path: Path) -> str:
+    """The card that is going to be replaced; raises now what could not be merged at the end."""
+    if not path.is_file():
+        return ""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SaveError(f"{path} is not UTF-8 ({error}), so its text could not be kept. Mend or move it.") from error
+    read_metadata(split_card(text)[1])
+    return text
+
+
+def _check_generation(name: str, skeleton: PreTrainedModel) -> None:
+    """Refuse settings that transformers would load and, at the very end, not save."""
+    if not skeleton.can_generate():
+        return
+    try:
+        skeleton.generation_config.validate(strict=True)
+    except ValueError as error:
+        raise BadCheckpoint(
+            f"the generation_config.json of {name} contradicts itself, and transformers does not save such: "
+            f"{' '.join(str(error).split())} Correct that file, or pass generation_config=."
+        ) from error
 
 
 def layout_of(
@@ -199,7 +227,7 @@ def _entries(resize: Resize, stored: dict[str, str]) -> list[Entry]:
 
 
 def _write_side_files(
-    folder: Path, skeleton: PreTrainedModel, report: Report, resize: Resize, replaced_card: Path
+    folder: Path, skeleton: PreTrainedModel, report: Report, resize: Resize, card_before: str
 ) -> None:
     """The configs as `save_pretrained` writes them, the report, and the card with what people wrote before."""
     skeleton.config.dtype = str(resize.dtype).removeprefix("torch.")
@@ -209,6 +237,5 @@ def _write_side_files(
         skeleton.generation_config.save_pretrained(folder)
     report.save(folder)
     text = card.model_card(skeleton.config, report, source_card=hub.source_card(resize.name, resize.words.hub))
-    if replaced_card.is_file():
-        text = update_card(replaced_card.read_text(encoding="utf-8"), text)
+    text = update_card(card_before, text) if card_before else text
     (folder / CARD).write_text(text, encoding="utf-8")

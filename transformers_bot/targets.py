@@ -14,7 +14,7 @@ from .keywords import Keywords
 from .options import BoTConfig
 from .planner import Plan, Side, make_plan
 from .sizes import check_supported, config_field, rebuild, role_sizes
-from .source import quiet
+from .source import FLOATS, quiet
 
 
 def read_config(source: str, hub: dict[str, Any], like: type[PreTrainedConfig] | None = None) -> PreTrainedConfig:
@@ -53,14 +53,19 @@ def target_config(source: PreTrainedConfig, words: Keywords) -> PreTrainedConfig
         wanted = named_config(words.config, type(source))
     else:
         wanted = copy.deepcopy(words.config)
+    check_same_type(source, wanted)
+    if wanted.architectures is None:
+        wanted.architectures = source.architectures
+    return wanted
+
+
+def check_same_type(source: PreTrainedConfig, wanted: PreTrainedConfig) -> None:
+    """Refuse to move weights between model types."""
     if wanted.model_type != source.model_type:
         raise IncompatibleModels(
             f"the source is a {source.model_type} model and the target config is {wanted.model_type}: weights move "
             "only between sizes of one model type. Use a config of the source's type."
         )
-    if wanted.architectures is None:
-        wanted.architectures = source.architectures
-    return wanted
 
 
 def sides(
@@ -106,6 +111,6 @@ def asked_dtype(asked: Any, wanted: PreTrainedConfig) -> torch.dtype | None:
         dtype = getattr(torch, dtype.removeprefix("torch."), dtype)
     if dtype is None:
         return None
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise BadOption(f"dtype must be a floating-point torch.dtype, its name, or 'auto', got {asked!r}.")
+    if not isinstance(dtype, torch.dtype) or dtype not in FLOATS.values():
+        raise BadOption(f"dtype must be float64, float32, bfloat16, float16 or 'auto', got {dtype!r}.")
     return dtype

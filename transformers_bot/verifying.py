@@ -12,17 +12,17 @@ from transformers import PreTrainedConfig
 
 from .checkpoint import Checkpoint, check_files
 from .classes import own_class
-from .errors import BadCheckpoint, BadOption
-from .keywords import init_keywords, sort_keywords
+from .errors import BadCheckpoint, BadKeyword, BadOption, suggest
+from .keywords import HUB, init_keywords, sort_keywords
 from .loading import provenance
 from .model import source_name
 from .opening import Resize, open_resize
 from .source import Source, open_source
 from .streaming import skeleton_of, tensors_of
-from .targets import read_config
+from .targets import check_same_type, read_config
 
 KEPT = ("method", "revision", "subfolder", "variant", "dtype", "ignore_mismatched_sizes", "nonfinite")
-SWITCHES = ("strict", "allow_pickle")
+SWITCHES = ("strict",)
 # Facts of the record that must come out again; versions, file hashes and what training adds may differ.
 FACTS = ("source_sizes", "target_sizes", "inherited", "config", "gain", "wavelet", "depth", "heads", "basis", "order")
 
@@ -70,8 +70,16 @@ class Verification:
         }
 
 
-def verify(folder: str | os.PathLike[str], source: str | os.PathLike[str] | None = None, **hub: Any) -> Verification:
+def verify(
+    folder: str | os.PathLike[str],
+    source: str | os.PathLike[str] | None = None,
+    *,
+    allow_pickle: bool = False,
+    **hub: Any,
+) -> Verification:
     """Whether a resized checkpoint is what its record says: the same source resized again, bit by bit.
+
+    Weights, sizes and the record are compared; the report, the card and tokenizer files are not.
 
     Example:
         >>> print(verify("gpt2-small"))                                              # doctest: +SKIP
@@ -80,9 +88,11 @@ def verify(folder: str | os.PathLike[str], source: str | os.PathLike[str] | None
     Args:
         folder: written by `resize_checkpoint`, or saved from `BoTModel.from_pretrained`.
         source: where the source is now, if not where the record says.
+        allow_pickle: read pickled weights, as tensors only, where the result was made of such.
         hub: hub keywords that the record does not hold (`token`, `cache_dir`, ...).
 
     Raises:
+        FileNotFoundError: no such folder, or a local source that is not where it was.
         BadCheckpoint: no checkpoint, or one without a record of ours.
         BadOption: a result that depends on data that it does not hold (calibration, a fitted operator).
         What `BoTModel.from_pretrained` raises where the source cannot be opened.
@@ -90,16 +100,22 @@ def verify(folder: str | os.PathLike[str], source: str | os.PathLike[str] | None
     Memory: as `resize_checkpoint`; both checkpoints stay on disk.
     """
     place = source_name(folder)
+    if not os.path.isdir(place):
+        raise FileNotFoundError(f"there is no folder {place!r} to verify.")
     config = read_config(place, {})
     record = _record(place, config)
-    words = _words(record, hub)
+    for name in set(hub) - set(HUB):
+        raise BadKeyword(f"verify has no keyword {name!r}.{suggest(name, HUB)}")
+    words = {**_words(record, hub), "allow_pickle": allow_pickle}
     target_class = own_class(config)
     keywords = sort_keywords(words, init_keywords(target_class))
-    name = source_name(source) if source is not None else record["source"]
+    name = source_name(source) if source is not None else _recorded_source(place, record)
+    origin = read_config(name, keywords.hub)
+    check_same_type(origin, config)
     wanted = copy.deepcopy(config)
     del wanted.transformers_bot
     wanted.dtype = None
-    resize = open_resize(target_class, name, read_config(name, keywords.hub), wanted, keywords)
+    resize = open_resize(target_class, name, origin, wanted, keywords)
     checked = check_files(place, {}, allow_pickle=keywords.allow_pickle)
     stored = open_source(target_class, place, config, {}, checked)
     seed = record.get("seed_of_new_heads")
@@ -123,10 +139,24 @@ def _record(place: str, config: PreTrainedConfig) -> dict[str, Any]:
             f"{place} has no record of a resize (transformers_bot in its config.json): only what resize_checkpoint or "
             "a BoTModel wrote can be verified."
         )
+    files, seed = record.get("files") or {}, record.get("seed_of_new_heads", 0)
+    named = isinstance(files, dict) and all(isinstance(text, str) for pair in files.items() for text in pair)
+    if not named or not isinstance(seed, int):
+        raise BadCheckpoint(f"the record of {place} is damaged: files {files!r}, seed_of_new_heads {seed!r}.")
     data = "calibration batches" if record.get("calibrated") else "the batches of fit()" if "fit" in record else None
     if data:
         raise BadOption(f"{place} was made with {data}, which are not stored with it: it cannot be recomputed.")
     return record
+
+
+def _recorded_source(place: str, record: Mapping[str, Any]) -> str:
+    """The source that the record names; a folder that is not here is not looked for on the Hub."""
+    name: str = record["source"]
+    if record.get("local") and not os.path.isdir(name):
+        raise FileNotFoundError(
+            f"{place} was made from the local folder {name!r}, which is not here: say where it is with source=."
+        )
+    return name
 
 
 def _words(record: Mapping[str, Any], hub: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,6 +190,10 @@ def _other_names(stored: Source, resize: Resize) -> Iterator[str]:
     tied = set(resize.plan.names("tie"))
     yield from (f"{name}: not in the result" for name in sorted(stored.missing - tied))
     yield from (f"{name}: in the result, but of no tensor of the model" for name in stored.unexpected)
+    state = stored.model.state_dict()
+    for name, holder in resize.plan.target.ties.items():
+        if name in tied and name not in stored.missing and not torch.equal(_bits(state[name]), _bits(state[holder])):
+            yield f"{name}: tied to {holder}, but another tensor in the result"
 
 
 def _other_tensors(state: Mapping[str, Tensor], resize: Resize, seed: int, skipped: set[str]) -> Iterator[str | None]:

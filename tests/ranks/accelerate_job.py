@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from families import make_inputs
-from jobs import HEADS, counted, record, target, whole_state
+from launched import HEADS, counted, record, target, whole_state
 from transformers.integrations import is_fsdp_enabled
 
 from transformers_bot import BoTModelForCausalLM, BoTModelForSequenceClassification

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from families import make_inputs, outputs
-from jobs import Job, accelerate_launch, assert_same_state, start, target, whole_state
+from launched import Job, accelerate_launch, assert_same_state, start, target, whole_state
 
 from transformers_bot import BoTModelForCausalLM, BoTModelForSequenceClassification
 

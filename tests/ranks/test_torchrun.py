@@ -3,7 +3,7 @@
 import pytest
 import torch
 from families import make_inputs, outputs
-from jobs import HEADS, Job, assert_same_state, start, target, torchrun, whole_state
+from launched import HEADS, Job, assert_same_state, start, target, torchrun, whole_state
 
 from transformers_bot import BoTModelForCausalLM, BoTModelForMaskedLM, BoTModelForSequenceClassification
 

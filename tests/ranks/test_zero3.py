@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from jobs import Job, assert_same_state, start, target, torchrun, whole_state
+from launched import Job, assert_same_state, start, target, torchrun, whole_state
 
 from transformers_bot import BoTModelForCausalLM, BoTModelForSequenceClassification, plan
 

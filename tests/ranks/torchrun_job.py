@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from families import make_inputs
-from jobs import HEADS, counted, record, target, whole_state
+from launched import HEADS, counted, record, target, whole_state
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForCausalLM
 from transformers.distributed import DistributedConfig

@@ -8,7 +8,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from families import make_inputs
-from jobs import HEADS, counted, record, target
+from launched import HEADS, counted, record, target
 from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments
 from transformers.integrations import HfDeepSpeedConfig, is_deepspeed_zero3_enabled

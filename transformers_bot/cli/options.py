@@ -75,7 +75,7 @@ def add_reading(parser: Any, result: bool = False) -> None:
         group.add_argument(
             "--nonfinite", metavar="CHOICE", help="weights that are NaN or infinity: error, warn or zero"
         )
-        text = "go on where the source lacks tensors, or has some that its model does not have"
+        text = "go on where the source lacks its own head, or has tensors that no model of its type has"
         group.add_argument("--no-strict", dest="strict", action="store_const", const=False, help=text)
 
 

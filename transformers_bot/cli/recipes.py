@@ -25,6 +25,7 @@ SETTINGS: dict[str, tuple[type, ...]] = {
     "allow_pickle": (bool,),
     "strict": (bool,),
     "overwrite": (bool,),
+    "tokenizer": (bool,),
 }
 WORDS = {str: "text", dict: "a table of fields", int: "a whole number", bool: "true or false"}
 LARGEST = 64_000  # bytes; a recipe has a few dozen lines

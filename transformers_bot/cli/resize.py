@@ -51,6 +51,13 @@ def add(commands: Any) -> None:
     output = parser.add_argument_group("the output")
     flag = argparse.BooleanOptionalAction
     output.add_argument("--overwrite", action=flag, help="replace OUT if it is there and was saved by a model library")
+    output.add_argument(
+        "--no-tokenizer",
+        dest="tokenizer",
+        action="store_const",
+        const=False,
+        help="leave the source's tokenizer and processor files out",
+    )
     output.add_argument("--max-shard-size", metavar="SIZE", help="largest weight file, such as 2GB")
     add_method(parser)
     add_reading(parser, result=True)

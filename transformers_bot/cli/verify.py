@@ -25,6 +25,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("folder", metavar="FOLDER", help="what `transformers-bot resize` wrote")
     parser.add_argument("--source", metavar="OTHER", help="where the source is now, if it has moved")
+    parser.add_argument("--allow-pickle", action="store_true", help="read .bin files, where it was made of such")
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
     add_adapter(parser)
     parser.set_defaults(run=run)
@@ -34,7 +35,7 @@ def run(chosen: argparse.Namespace) -> int:
     import transformers_bot as bot
 
     read_adapters(chosen)
-    found = bot.verify(chosen.folder, source=chosen.source)
+    found = bot.verify(chosen.folder, source=chosen.source, allow_pickle=chosen.allow_pickle)
     if chosen.json:
         print(json.dumps(found.to_dict(), indent=2))
     else:

@@ -28,7 +28,7 @@ def in_options(message: str) -> str:
     """
     message = re.sub(r"BoTConfig\(([^()]*)\)", r"\1", message)
     message = re.sub(r"bot_config=\{'(\w+)': \.\.\.\}", r"\1=", message)
-    message = message.replace("strict=False", "--no-strict")
+    message = message.replace("strict=False", "--no-strict").replace("tokenizer=False", "--no-tokenizer")
     message = message.replace("fields of the config to change", "--set FIELD=VALUE")
     quoted = r"""(?:'([^']*)'|"([^"]*)"|(True\b)|(\d+))"""
     message = re.sub(KEYWORD + quoted, _with_value, message)

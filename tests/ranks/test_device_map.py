@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 from families import MAIN_HEADS, assert_same_outputs, outputs, resize, resized_config
-from jobs import GROWN
+from launched import GROWN
 
 
 @pytest.fixture(params=MAIN_HEADS, ids=lambda pair: pair[1])

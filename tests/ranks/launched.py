@@ -102,7 +102,7 @@ def start(script: str, launcher: list[str], factory: pytest.TempPathFactory, **e
     base = factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     folder = shared / Path(script).stem
-    with FileLock(shared / "jobs.lock"):
+    with FileLock(shared / "launched.lock"):
         if not (folder / "done").exists():
             (folder / "tmp").mkdir(parents=True)
             make_sources(folder)
