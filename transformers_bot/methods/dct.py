@@ -17,6 +17,4 @@ def dct(length: int) -> np.ndarray:
 def low_frequencies(source: int, target: int) -> np.ndarray:
     """The (target, source) matrix that keeps the frequencies both lengths have."""
     kept = min(source, target)
-    matrix = np.asarray(dct(target)[:kept].T @ dct(source)[:kept])
-    matrix.flags.writeable = False
-    return matrix
+    return np.asarray(dct(target)[:kept].T @ dct(source)[:kept])
