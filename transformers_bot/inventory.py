@@ -12,6 +12,7 @@ from transformers.initialization import no_init_weights
 from .adapters import Adapter
 from .axes import Rule, Sizes, find_rule
 from .errors import BadOption, PlanError
+from .report_text import printable
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,9 @@ def predict(
             # A copy: some classes write into the config they are given (GPT2DoubleHeadsModel).
             return inventory_of(model_class(copy.deepcopy(config), **(init or {})))
     except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        said = printable(" ".join(str(error).split()))[:300].rstrip(".")  # it may quote the config at any length
         raise BadOption(
-            f"transformers cannot build {model_class.__name__} from this config: {type(error).__name__} {error}. "
+            f"transformers cannot build {model_class.__name__} from this config: {type(error).__name__} {said}. "
             "Correct that field of the config."
         ) from error
 
