@@ -38,6 +38,8 @@ OWN_FIELDS = {
 }
 OWN_FIELDS["deit"] = OWN_FIELDS["vit"]
 SIZES = {"layer": 2, "hidden": 12, "heads": 3, "ffn": 20}  # no two lengths of a layer alike
+SMALLER = {"layer": 1, "hidden": 6, "heads": 3, "ffn": 10}
+LARGER = {"layer": 3, "hidden": 24, "heads": 6, "ffn": 40}
 
 HEADS = {
     "bert": (

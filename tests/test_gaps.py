@@ -6,13 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from families import MAIN_HEADS, build, factory_for, resized_config, save
+from families import MAIN_HEADS, SMALLER, build, factory_for, resized_config, save
 from safetensors.torch import load_file, save_file
 
 import transformers_bot
 from transformers_bot import BadCheckpoint, BadWeights, BoTModel, BoTModelForCausalLM, BoTModelForMaskedLM
-
-SMALLER = {"layer": 1, "hidden": 6, "heads": 3, "ffn": 10}
 
 
 @pytest.fixture

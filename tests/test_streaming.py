@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import FAMILIES, MAIN_HEADS, build, factory_for, resized_config, save, tiny_config
+from families import FAMILIES, LARGER, MAIN_HEADS, SMALLER, build, factory_for, resized_config, save, tiny_config
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
@@ -24,8 +24,6 @@ from transformers_bot import (
     resize_checkpoint,
 )
 
-SMALLER = {"layer": 1, "hidden": 6, "heads": 3, "ffn": 10}
-LARGER = {"layer": 3, "hidden": 24, "heads": 6, "ffn": 40}
 OURS = ("transformers_bot",)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import ALL_HEADS, MAIN_HEADS, build, factory_for, resize, resized_config, save
+from families import ALL_HEADS, LARGER, MAIN_HEADS, SMALLER, build, factory_for, resize, resized_config, save
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -20,8 +20,6 @@ from transformers_bot import (
     verify,
 )
 
-SMALLER = {"layer": 1, "hidden": 6, "heads": 3, "ffn": 10}
-LARGER = {"layer": 3, "hidden": 24, "heads": 6, "ffn": 40}
 FACTORY_HEADS = [pair for pair in ALL_HEADS if pair[1] != "GPT2DoubleHeadsModel"]
 
 

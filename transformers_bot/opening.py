@@ -89,11 +89,11 @@ def open_resize(
     checkpoint = checkpoint or _checked(name, hub, source_config, words)
     given = {**hub, **words.files, **words.init, **as_checked(checkpoint)}
     opened = open_source(model_class, name, source_config, given, checkpoint)
-    spoiled = words.nonfinite == "warn" and words.calibration is None and bool(_nonfinite(opened))
-    notes = [*checkpoint.notes, *refuse_unsound(name, source_config, opened, words)]
+    gaps, odd = _refuse_gaps(name, source_config, opened, words), _refuse_nonfinite(opened, words)
+    spoiled = bool(odd) and words.nonfinite == "warn" and words.calibration is None
     config, plan, tensors = _plan_opened(model_class, opened, source_config, wanted, words, spoiled)
     _refuse_low_share(name, source_config, expected, plan, words.strict)
-    plan = replace(plan, warnings=(*plan.warnings, *notes))
+    plan = replace(plan, warnings=(*plan.warnings, *checkpoint.notes, *gaps, *odd))
     logger.info("%s", plan)  # rendered only where it is shown
     return Resize(name, words, checkpoint, opened, model_class, config, plan, tensors)
 
@@ -143,7 +143,8 @@ def _refuse_gaps(name: str, config: PreTrainedConfig, opened: Source, words: Key
 
 def _refuse_nonfinite(opened: Source, words: Keywords) -> list[str]:
     """NaN and infinity in the source: an error, a sentence, or zeros in their place."""
-    found = _nonfinite(opened)
+    held = ((n, x) for n, x in opened.model.state_dict().items() if n not in opened.missing)
+    found = find_nonfinite({n: x for n, x in held if x.is_floating_point() and not x.is_meta})
     if not found:
         return []
     message = nonfinite_message(found)
@@ -157,17 +158,13 @@ def _refuse_nonfinite(opened: Source, words: Keywords) -> list[str]:
     return [f"{message}; they were set to zero"]
 
 
-def _nonfinite(opened: Source) -> dict[str, tuple[int, ...]]:
-    """Tensors of the files that hold NaN or infinity -> where the first one stands."""
-    held = ((n, x) for n, x in opened.model.state_dict().items() if n not in opened.missing)
-    return find_nonfinite({n: x for n, x in held if x.is_floating_point() and not x.is_meta})
-
-
 def _refuse_low_share(name: str, config: PreTrainedConfig, expected: Plan, plan: Plan, strict: bool) -> None:
     """What the configs promise to inherit is inherited; a checkpoint that gives less lacks something."""
-    optional = optional_tensors(config)
     promised = set(expected.names("copy") + expected.names("resample"))
-    lost = [n for n in plan.names("fresh") if n in promised and plan.target.canonical(n) not in optional]
+    lost = [one for one in plan.names("fresh") if one in promised]
+    if lost:  # seldom: what is optional takes two more models of no weights to know
+        optional = optional_tensors(config)
+        lost = [one for one in lost if plan.target.canonical(one) not in optional]
     if lost and strict:
         raise BadCheckpoint(
             f"only {100 * plan.inherited:.1f} % of the target's parameters would come from {name}, its config promises "

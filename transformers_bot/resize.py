@@ -20,6 +20,8 @@ def run_plan(
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield (target name, tensor) for every tensor that the source provides.
 
+    A copy is the source's own tensor, also where several target tensors are copies of it.
+
     Args:
         plan: what to do.
         tensors: source name -> tensor; each is asked for only by the steps that read it.
@@ -31,7 +33,6 @@ def run_plan(
         BadWeights: with a watch, a result that is not finite although what it is made of is.
     """
     steps = [step for step in plan.steps if step.recipe is not None]
-    given: set[int] = set()
     known: Moments = {}
     tensors = watch.reading(tensors) if watch else tensors
     for step in logging.tqdm(steps, desc="Resampling weights", unit="tensor"):
@@ -39,9 +40,6 @@ def run_plan(
         out = _run_step(step, tensors, dtype, torch.device(device), known, trace)
         if watch:
             watch.made(step, out)
-        # Two layers copied from one source tensor must not become one shared parameter.
-        out = out.clone() if out.data_ptr() in given else out
-        given.add(out.data_ptr())
         yield step.target, out
 
 

@@ -17,7 +17,7 @@ from .opening import open_resize
 from .report import Report, make_report
 from .shards import total_bytes
 from .source import quiet
-from .streaming import ROOM, layout_of, skeleton_of, write_weights
+from .streaming import ROOM, layout_of, save_configs, skeleton_of, write_weights
 
 logger = logging.get_logger("transformers.bot")
 
@@ -93,9 +93,7 @@ def _write(
     try:
         folder.mkdir()
         watch = write_weights(folder, resize, skeleton, stored, shards)
-        skeleton.config.save_pretrained(folder)
-        if skeleton.can_generate():
-            skeleton.generation_config.save_pretrained(folder)
+        save_configs(folder, skeleton)
     except OSError as error:
         raise SaveError(f"the resized model could not be written to {folder}: {error}. {remedy}.") from error
     for sentence in resize.plan.warnings:

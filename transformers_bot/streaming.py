@@ -151,6 +151,13 @@ def write_weights(
     return watch
 
 
+def save_configs(folder: Path, skeleton: PreTrainedModel) -> None:
+    """config.json, and generation_config.json of a model that generates."""
+    skeleton.config.save_pretrained(folder)
+    if skeleton.can_generate():
+        skeleton.generation_config.save_pretrained(folder)
+
+
 def tensors_of(resize: Resize, skeleton: PreTrainedModel, watch: Watch | None = None) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the target's files: resampled ones as they are made, new ones from the skeleton."""
     for made in run_plan(resize.plan, resize.tensors, resize.dtype, watch=watch):
@@ -232,9 +239,7 @@ def _write_side_files(
     """The configs as `save_pretrained` writes them, the report, and the card with what people wrote before."""
     skeleton.config.dtype = str(resize.dtype).removeprefix("torch.")
     skeleton.config.architectures = [type(skeleton).__name__]
-    skeleton.config.save_pretrained(folder)
-    if skeleton.can_generate():
-        skeleton.generation_config.save_pretrained(folder)
+    save_configs(folder, skeleton)
     report.save(folder)
     text = card.model_card(skeleton.config, report, source_card=hub.source_card(resize.name, resize.words.hub))
     text = update_card(card_before, text) if card_before else text
