@@ -1,0 +1,125 @@
+"""The command line: which parts run, with what, and where their results go."""
+
+import argparse
+import importlib
+import json
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+PARTS = {"kernel": "speed_kernel", "end-to-end": "speed_end_to_end"}
+REPEATS = {"kernel": 5, "end-to-end": 3}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks of a part."""
+
+    quick: bool = False
+    repeats: int = 1
+    device: str = "cpu"
+    only: tuple[str, ...] = ()
+    resume: bool = False
+    full: bool = False
+    work: Path | None = None
+    keep: bool = False
+
+    def wants(self, key: str) -> bool:
+        """Whether a case is to be measured: all are, unless --only names parts of keys."""
+        return not self.only or any(text in key for text in self.only)
+
+
+def main(argv: list[str], description: str | None = None) -> int:
+    args = _parser(description).parse_args(argv)
+    out = args.out.resolve()
+    if args.part == "table":
+        return redraw(out, args.quick)
+    chosen = list(PARTS) if args.part == "all" else [args.part]
+    failures = [failure for part in chosen for failure in measure(part, args, out)]
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def measure(part: str, args: argparse.Namespace, out: Path) -> list[str]:
+    """Run one part and write its JSON and its table; what failed in it."""
+    import torch
+    from speed_store import SpeedStore
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    fields = ("quick", "device", "resume", "full", "work", "keep")
+    chosen = {name: getattr(args, name) for name in fields}
+    repeats = args.repeats or (1 if args.quick else REPEATS[part])
+    options = Options(repeats=repeats, only=tuple(args.only or ()), **chosen)
+    settings = {"quick": args.quick, "repeats": repeats, "device": args.device, "full": args.full}
+    path = result_path(out, part, args.quick)
+    store = SpeedStore(path, part, settings, keep=bool(args.only) or args.resume)
+    start = time.perf_counter()
+    failures: list[str] = importlib.import_module(PARTS[part]).run(store, options, _say)
+    store.write()
+    _say(f"{part}: {(time.perf_counter() - start) / 60:.1f} minutes, {path}")
+    draw(path)
+    return failures
+
+
+def result_path(out: Path, part: str, quick: bool) -> Path:
+    """Quick results have names of their own, so that they never replace real ones."""
+    return out / f"speed-{part}{'-quick' if quick else ''}.json"
+
+
+def draw(path: Path) -> Path:
+    """Write the table of a JSON beside it."""
+    from speed_tables import markdown
+
+    table = path.with_suffix(".md")
+    table.write_text(markdown(json.loads(path.read_text(encoding="utf-8"))), encoding="utf-8")
+    return table
+
+
+def redraw(out: Path, quick: bool) -> int:
+    found = [path for part in PARTS if (path := result_path(out, part, quick)).exists()]
+    if not found:
+        print(f"run.py: no speed-*.json in {out}; run a part first.", file=sys.stderr)
+        return 2
+    for path in found:
+        print(f"wrote {draw(path)}")
+    return 0
+
+
+def _parser(description: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="run.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    temporary = Path(tempfile.gettempdir()) / "transformers-bot-speed"
+    parser.add_argument("part", choices=[*PARTS, "all", "table"], nargs="?", default="all")
+    parser.add_argument("--quick", action="store_true", help="small sizes, one round; results are named ...-quick")
+    parser.add_argument("--repeats", type=_positive, help=f"rounds (default: {REPEATS}; 1 with --quick)")
+    parser.add_argument("--device", default="cpu", help="of kernel and gpu: cpu (default) or cuda")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--only", action="append", metavar="TEXT", help="only cases whose name has TEXT; others stay")
+    parser.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
+    parser.add_argument("--full", action="store_true", help="scale: also the default options at every size")
+    parser.add_argument("--work", type=Path, default=temporary, help="folder for checkpoints made on the fly")
+    parser.add_argument("--keep", action="store_true", help="keep these checkpoints for the next run")
+    parser.add_argument("--threads", type=_positive, help="of torch (default: torch's own)")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"needs a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _say(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+
+
+def as_json(options: Options) -> dict[str, Any]:
+    """The options as a record."""
+    return {**vars(options), "work": str(options.work)}
