@@ -16,10 +16,9 @@ import pytest
 from families import FAMILIES, MAIN_HEADS
 
 import transformers_bot
-from transformers_bot import cli, model
+from transformers_bot import cli, model, suggest
 from transformers_bot.cli.options import TASKS
 from transformers_bot.methods import METHODS
-from transformers_bot.suggest import suggest
 from transformers_bot.table import render
 
 pytest_plugins = ["cli_window"]  # call, tiny

@@ -5,13 +5,12 @@ import torch
 import transformers
 from families import FAMILIES, adapter_of, build, class_of, tiny_config
 
-from transformers_bot import BadOption, BadSize, configs, plan
+from transformers_bot import BadOption, BadSize, configs, plan, suggest
 from transformers_bot.amounts import read_bytes, read_number
 from transformers_bot.flops import forward_flops
 from transformers_bot.inventory import inventory_of, predict
 from transformers_bot.shapes import Shapes
 from transformers_bot.sizes import role_sizes
-from transformers_bot.suggest import suggest
 
 HEADS = {
     "bert": "BertForMaskedLM",

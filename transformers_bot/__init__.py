@@ -1,8 +1,13 @@
-"""Change the size of a trained transformer: smaller or larger, in one line, without training."""
+"""Change the size of a trained transformer: smaller or larger, in one line, without training.
 
-from .version import __version__  # noqa: I001
+Importing the package imports neither torch nor transformers: every other name is looked up in its
+module when it is first asked for.
+"""
 
-from . import adapters, configs, wavelets
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
 from .errors import (
     BadCheckpoint,
     BadKeyword,
@@ -18,28 +23,76 @@ from .errors import (
     UnsupportedArchitecture,
     UnsupportedCheckpoint,
 )
-from .fitting import fit
-from .patching import disable, enable, integration
-from .model import (
-    BoTModel,
-    BoTModelForCausalLM,
-    BoTModelForImageClassification,
-    BoTModelForMaskedImageModeling,
-    BoTModelForMaskedLM,
-    BoTModelForMultipleChoice,
-    BoTModelForNextSentencePrediction,
-    BoTModelForPreTraining,
-    BoTModelForQuestionAnswering,
-    BoTModelForSequenceClassification,
-    BoTModelForTokenClassification,
-    plan,
-)
-from .options import BoTConfig
-from .report import Report
-from .suggest import Suggestion, suggest
-from .streaming import memory_bound, resize_checkpoint
-from .verifying import Verification, verify
-from .hub import push_to_hub
+from .version import __version__
+
+if TYPE_CHECKING:  # for type checkers and editors; `_HOMES` says the same to Python
+    from . import adapters, configs, wavelets
+    from .fitting import fit
+    from .hub import push_to_hub
+    from .model import (
+        BoTModel,
+        BoTModelForCausalLM,
+        BoTModelForImageClassification,
+        BoTModelForMaskedImageModeling,
+        BoTModelForMaskedLM,
+        BoTModelForMultipleChoice,
+        BoTModelForNextSentencePrediction,
+        BoTModelForPreTraining,
+        BoTModelForQuestionAnswering,
+        BoTModelForSequenceClassification,
+        BoTModelForTokenClassification,
+        plan,
+    )
+    from .options import BoTConfig
+    from .patching import disable, enable, integration
+    from .report import Report
+    from .streaming import memory_bound, resize_checkpoint
+    from .suggesting import Suggestion, suggest
+    from .verifying import Verification, verify
+else:  # hidden from type checkers, for whom any name would exist
+
+    def __getattr__(name: str) -> Any:
+        if name in _HOMES:
+            found = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+        elif not name.startswith("_") and find_spec(f"{__name__}.{name}"):
+            found = import_module(f".{name}", __name__)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = found  # asked for once
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
+
+# public name -> the module that has it
+_HOMES = {
+    "BoTConfig": "options",
+    "BoTModel": "model",
+    "BoTModelForCausalLM": "model",
+    "BoTModelForImageClassification": "model",
+    "BoTModelForMaskedImageModeling": "model",
+    "BoTModelForMaskedLM": "model",
+    "BoTModelForMultipleChoice": "model",
+    "BoTModelForNextSentencePrediction": "model",
+    "BoTModelForPreTraining": "model",
+    "BoTModelForQuestionAnswering": "model",
+    "BoTModelForSequenceClassification": "model",
+    "BoTModelForTokenClassification": "model",
+    "Report": "report",
+    "Suggestion": "suggesting",
+    "Verification": "verifying",
+    "disable": "patching",
+    "enable": "patching",
+    "fit": "fitting",
+    "integration": "patching",
+    "memory_bound": "streaming",
+    "plan": "model",
+    "push_to_hub": "hub",
+    "resize_checkpoint": "streaming",
+    "suggest": "suggesting",
+    "verify": "verifying",
+}
 
 __all__ = [
     "BadCheckpoint",

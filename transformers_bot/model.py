@@ -1,32 +1,34 @@
-"""The factories: `BoTModel` and one class per task, in the manner of transformers' Auto classes."""
+"""The factories: `BoTModel` and one class per task, in the manner of transformers' Auto classes.
+
+What a call does is in `calls.py`, which the first call imports: it needs torch and transformers' models,
+and whoever only imports a factory should not wait for them.
+"""
 
 import os
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import transformers
-from transformers import PreTrainedConfig, PreTrainedModel
 
-from . import adapters, methods
-from .checkpoint import check_files
-from .classes import class_in_mapping, own_class
-from .errors import BadKeyword, BadOption
-from .keywords import FILES, HUB, ONLY_RESIZING, Keywords, init_keywords, overrides_of, picked, sort_keywords
-from .loading import load_resized, logger
-from .opening import refuse_unsound
-from .options import BoTConfig
-from .planner import Plan
-from .sizes import differing_roles
-from .source import Source
-from .targets import plan_from_configs, read_config, sides, target_config
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
-ClassFor = Callable[[PreTrainedConfig], type[PreTrainedModel]]
+    from .planner import Plan
+
+
+class _Auto:
+    """An Auto class of transformers as a class attribute, imported when it is asked for."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, _instance: object, _owner: type) -> Any:
+        return getattr(transformers, self.name)
 
 
 class _BaseBoTModel:
     """Common to all factories; each names its Auto class and the mapping from configs to classes."""
 
-    auto_class: ClassVar[Any]
+    auto_class: ClassVar[_Auto]
     mapping: ClassVar[str]
 
     def __init__(self, *_args: Any, **_kwargs: Any) -> None:
@@ -82,64 +84,34 @@ class _BaseBoTModel:
 
         Source: the BoT paper, section 3 and supplement A; gains and odd ratios are this package's.
         """
-        if any(isinstance(value, (PreTrainedConfig, dict)) for value in model_args):
-            raise BadKeyword("a config is taken by keyword only: pass the target as config=.")
-        as_it_is = kwargs.get("config") is None and not overrides_of(kwargs)
-        if as_it_is and kwargs.get("method") != methods.Scratch.name:
-            BoTConfig.from_any(kwargs.get("bot_config"))
-            return cls._as_auto(pretrained_model_name_or_path, *model_args, **kwargs)
-        if model_args:
-            raise BadKeyword("a resize takes keywords only: pass the target as config=.")
-        return cls._resized(source_name(pretrained_model_name_or_path), kwargs)
+        from . import calls  # torch, transformers' models and the methods: not before they are needed
 
-    @classmethod
-    def _resized(cls, name: str, kwargs: dict[str, Any]) -> Any:
-        source, words = read_call(name, kwargs, cls.class_for)
-        anew = words.method == methods.Scratch.name  # the source's weights are not wanted at any size
-        if words.config is None and not words.overrides and not anew:
-            return cls._as_auto(name, **kwargs)
-        wanted = target_config(source, words)
-        before, after = sides(source, wanted, BoTConfig.from_any(words.bot_config))
-        if not differing_roles(before, after) and not anew:
-            if source.num_labels != wanted.num_labels:  # a head of another size is refused here as elsewhere
-                plan_from_configs(source, wanted, own_class(source), cls.class_for(wanted), words)
-            logger.info("source and target have the same sizes: nothing to resample")
-            kept = {key: value for key, value in kwargs.items() if key not in words.overrides}
-            model, info = cls._as_auto(name, **{**kept, "config": wanted, "output_loading_info": True})
-            if not words.target:  # what is placed, split or quantised by now is transformers' business
-                opened = Source(model, frozenset(info["missing_keys"]), tuple(info["unexpected_keys"]))
-                for sentence in refuse_unsound(name, source, opened, words):
-                    logger.warning(sentence)
-            return (model, info) if words.output_loading_info else model
-        return load_resized(cls.class_for(wanted), name, source, wanted, words)
+        return calls.load(cls, pretrained_model_name_or_path, model_args, kwargs)
 
     @classmethod
     def plan(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str] | PreTrainedConfig, config: Any = None, **kwargs: Any
-    ) -> Plan:
+        cls,
+        pretrained_model_name_or_path: "str | os.PathLike[str] | PreTrainedConfig",
+        config: Any = None,
+        **kwargs: Any,
+    ) -> "Plan":
         """What `from_pretrained` with the same arguments would do to every tensor, without weights.
 
         See `transformers_bot.plan`; here the target class is this factory's.
         """
-        return plan_for(cls.class_for, pretrained_model_name_or_path, config, kwargs)
+        from . import calls  # as above
+
+        return calls.plan_for(cls.class_for, pretrained_model_name_or_path, config, kwargs)
 
     @classmethod
-    def _as_auto(cls, name: str | os.PathLike[str], *model_args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("calibration") is not None:
-            raise BadOption("calibration= is for shrinking, but the sizes are the source's own. Leave it out.")
-        if not any(kwargs.get(key) is not None for key in ("state_dict", "gguf_file")):
-            given = picked(kwargs, (*HUB, *FILES))
-            check_files(source_name(name), given, allow_pickle=bool(kwargs.get("allow_pickle")), resampled=False)
-        kept = {k: v for k, v in kwargs.items() if k not in ONLY_RESIZING}
-        return cls.auto_class.from_pretrained(name, *model_args, **kept)
-
-    @classmethod
-    def class_for(cls, config: PreTrainedConfig) -> type[PreTrainedModel]:
+    def class_for(cls, config: "PreTrainedConfig") -> "type[PreTrainedModel]":
         """The model class that the Auto class would choose for this config."""
+        from .classes import class_in_mapping  # as above
+
         return class_in_mapping(cls.mapping, config, cls.__name__)
 
 
-def plan(source: str | os.PathLike[str] | PreTrainedConfig, config: Any = None, **kwargs: Any) -> Plan:
+def plan(source: "str | os.PathLike[str] | PreTrainedConfig", config: Any = None, **kwargs: Any) -> "Plan":
     """What resizing `source` to `config` does to every tensor, from two configs and no weights.
 
     Print the result for a table, `.to_dict()` it for machines; `.steps`, `.dropped`, `.inherited`,
@@ -160,116 +132,85 @@ def plan(source: str | os.PathLike[str] | PreTrainedConfig, config: Any = None, 
     Raises:
         What `from_pretrained` raises for the same arguments, before any download of weights.
     """
-    return plan_for(own_class, source, config, kwargs)
+    from . import calls, classes  # as in the factories
 
-
-def source_name(source: Any) -> str:
-    """The hub id or folder of a source as a string; a model object or None is a `BadKeyword`."""
-    if isinstance(source, (str, os.PathLike)):
-        return os.fspath(source)
-    raise BadKeyword(
-        f"the source must be a hub id or a folder, got {type(source).__name__}; save a model in memory "
-        "with save_pretrained first."
-    )
-
-
-def plan_for(class_for: ClassFor, source: Any, config: Any, kwargs: dict[str, Any]) -> Plan:
-    """The plan for a target class chosen by `class_for`; see `plan`."""
-    given = {**kwargs, "config": config}
-    if not isinstance(source, PreTrainedConfig):
-        source_config, words = read_call(source_name(source), given, class_for)
-    else:
-        source_config, words = source, sort_keywords(given, init_keywords(class_for(source)))
-    wanted = target_config(source_config, words)
-    source_class = own_class(source_config) if source_config.architectures else class_for(source_config)
-    return plan_from_configs(source_config, wanted, source_class, class_for(wanted), words)
-
-
-def read_call(name: str, kwargs: dict[str, Any], class_for: ClassFor) -> tuple[PreTrainedConfig, Keywords]:
-    """The source's config, and the call's keywords sorted with the constructor's own set apart."""
-    config = kwargs.get("config")
-    like = type(config) if isinstance(config, PreTrainedConfig) else None
-    source = read_config(name, picked(kwargs, HUB), like)
-    adapters.get(source.model_type)
-    words = sort_keywords(kwargs, init_keywords(class_for(source)))
-    methods.get(words.method, BoTConfig.from_any(words.bot_config))
-    return source, words
+    return calls.plan_for(classes.own_class, source, config, kwargs)
 
 
 class BoTModel(_BaseBoTModel):
     """The base model without a head, like `AutoModel`."""
 
-    auto_class = transformers.AutoModel
+    auto_class = _Auto("AutoModel")
     mapping = "MODEL_MAPPING"
 
 
 class BoTModelForPreTraining(_BaseBoTModel):
     """With the heads used for pre-training, like `AutoModelForPreTraining`."""
 
-    auto_class = transformers.AutoModelForPreTraining
+    auto_class = _Auto("AutoModelForPreTraining")
     mapping = "MODEL_FOR_PRETRAINING_MAPPING"
 
 
 class BoTModelForCausalLM(_BaseBoTModel):
     """With a causal language-modelling head, like `AutoModelForCausalLM`."""
 
-    auto_class = transformers.AutoModelForCausalLM
+    auto_class = _Auto("AutoModelForCausalLM")
     mapping = "MODEL_FOR_CAUSAL_LM_MAPPING"
 
 
 class BoTModelForMaskedLM(_BaseBoTModel):
     """With a masked language-modelling head, like `AutoModelForMaskedLM`."""
 
-    auto_class = transformers.AutoModelForMaskedLM
+    auto_class = _Auto("AutoModelForMaskedLM")
     mapping = "MODEL_FOR_MASKED_LM_MAPPING"
 
 
 class BoTModelForNextSentencePrediction(_BaseBoTModel):
     """With a next-sentence head, like `AutoModelForNextSentencePrediction`."""
 
-    auto_class = transformers.AutoModelForNextSentencePrediction
+    auto_class = _Auto("AutoModelForNextSentencePrediction")
     mapping = "MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING"
 
 
 class BoTModelForSequenceClassification(_BaseBoTModel):
     """With a sequence-classification head, like `AutoModelForSequenceClassification`."""
 
-    auto_class = transformers.AutoModelForSequenceClassification
+    auto_class = _Auto("AutoModelForSequenceClassification")
     mapping = "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING"
 
 
 class BoTModelForTokenClassification(_BaseBoTModel):
     """With a token-classification head, like `AutoModelForTokenClassification`."""
 
-    auto_class = transformers.AutoModelForTokenClassification
+    auto_class = _Auto("AutoModelForTokenClassification")
     mapping = "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING"
 
 
 class BoTModelForQuestionAnswering(_BaseBoTModel):
     """With a span head, like `AutoModelForQuestionAnswering`."""
 
-    auto_class = transformers.AutoModelForQuestionAnswering
+    auto_class = _Auto("AutoModelForQuestionAnswering")
     mapping = "MODEL_FOR_QUESTION_ANSWERING_MAPPING"
 
 
 class BoTModelForMultipleChoice(_BaseBoTModel):
     """With a multiple-choice head, like `AutoModelForMultipleChoice`."""
 
-    auto_class = transformers.AutoModelForMultipleChoice
+    auto_class = _Auto("AutoModelForMultipleChoice")
     mapping = "MODEL_FOR_MULTIPLE_CHOICE_MAPPING"
 
 
 class BoTModelForImageClassification(_BaseBoTModel):
     """With an image-classification head, like `AutoModelForImageClassification`."""
 
-    auto_class = transformers.AutoModelForImageClassification
+    auto_class = _Auto("AutoModelForImageClassification")
     mapping = "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING"
 
 
 class BoTModelForMaskedImageModeling(_BaseBoTModel):
     """With a masked-image-modelling head, like `AutoModelForMaskedImageModeling`."""
 
-    auto_class = transformers.AutoModelForMaskedImageModeling
+    auto_class = _Auto("AutoModelForMaskedImageModeling")
     mapping = "MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING"
 
 

@@ -14,6 +14,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.utils import logging
 
 from . import card, companions, hub
+from .calls import read_call, source_name
 from .card_merge import read_metadata, split_card, update_card
 from .classes import own_class
 from .errors import BadCheckpoint, BadKeyword, BadOption, PlanError, SaveError, suggest
@@ -21,7 +22,7 @@ from .keywords import HUB, TARGET, picked
 from .loading import hand_over, provenance
 from .measure import Watch
 from .memory import release
-from .model import TASKS, read_call, source_name
+from .model import TASKS
 from .opening import Resize, open_resize
 from .options import BoTConfig
 from .planner import Plan

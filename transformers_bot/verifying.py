@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from .calls import source_name
 from .checkpoint import Checkpoint, check_files
 from .classes import own_class
 from .errors import BadCheckpoint, BadKeyword, BadOption, suggest
 from .keywords import HUB, init_keywords, sort_keywords
 from .loading import provenance
-from .model import source_name
 from .opening import Resize, open_resize
 from .source import Source, open_source
 from .streaming import skeleton_of, tensors_of

@@ -11,7 +11,7 @@ from .options import add_adapter, add_hub, add_source, hub_keywords, read_adapte
 from .terminal import fill, table, width
 
 if TYPE_CHECKING:
-    from ..suggest import Suggestion
+    from ..suggesting import Suggestion
 
 HEADING = ("", "layers", "width", "heads", "MLP", "parameters", "off", "weights", "FLOPs", "inherited", "")
 
@@ -49,7 +49,7 @@ def add(commands: Any) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    from ..suggest import suggest
+    from ..suggesting import suggest
 
     read_adapters(chosen)
     asked = {name: getattr(chosen, name) for name in ("params", "ratio", "memory", "dtype", "count")}

@@ -1,0 +1,104 @@
+"""What a call of a factory or of `plan` does. Apart from `model.py`, which is imported long before the first call."""
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from . import adapters, methods
+from .checkpoint import check_files
+from .classes import own_class
+from .errors import BadKeyword, BadOption
+from .keywords import FILES, HUB, ONLY_RESIZING, Keywords, init_keywords, overrides_of, picked, sort_keywords
+from .loading import load_resized, logger
+from .opening import refuse_unsound
+from .options import BoTConfig
+from .planner import Plan
+from .sizes import differing_roles
+from .source import Source
+from .targets import plan_from_configs, read_config, sides, target_config
+
+if TYPE_CHECKING:
+    from .model import _BaseBoTModel
+
+    Factory = type[_BaseBoTModel]
+
+ClassFor = Callable[[PreTrainedConfig], type[PreTrainedModel]]
+
+
+def load(factory: "Factory", name: str | os.PathLike[str], model_args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The model that `factory.from_pretrained` gives; see there."""
+    if any(isinstance(value, (PreTrainedConfig, dict)) for value in model_args):
+        raise BadKeyword("a config is taken by keyword only: pass the target as config=.")
+    as_it_is = kwargs.get("config") is None and not overrides_of(kwargs)
+    if as_it_is and kwargs.get("method") != methods.Scratch.name:
+        BoTConfig.from_any(kwargs.get("bot_config"))
+        return _as_auto(factory, name, *model_args, **kwargs)
+    if model_args:
+        raise BadKeyword("a resize takes keywords only: pass the target as config=.")
+    return _resized(factory, source_name(name), kwargs)
+
+
+def _resized(factory: "Factory", name: str, kwargs: dict[str, Any]) -> Any:
+    source, words = read_call(name, kwargs, factory.class_for)
+    anew = words.method == methods.Scratch.name  # the source's weights are not wanted at any size
+    if words.config is None and not words.overrides and not anew:
+        return _as_auto(factory, name, **kwargs)
+    wanted = target_config(source, words)
+    before, after = sides(source, wanted, BoTConfig.from_any(words.bot_config))
+    if not differing_roles(before, after) and not anew:
+        if source.num_labels != wanted.num_labels:  # a head of another size is refused here as elsewhere
+            plan_from_configs(source, wanted, own_class(source), factory.class_for(wanted), words)
+        logger.info("source and target have the same sizes: nothing to resample")
+        kept = {key: value for key, value in kwargs.items() if key not in words.overrides}
+        model, info = _as_auto(factory, name, **{**kept, "config": wanted, "output_loading_info": True})
+        if not words.target:  # what is placed, split or quantised by now is transformers' business
+            opened = Source(model, frozenset(info["missing_keys"]), tuple(info["unexpected_keys"]))
+            for sentence in refuse_unsound(name, source, opened, words):
+                logger.warning(sentence)
+        return (model, info) if words.output_loading_info else model
+    return load_resized(factory.class_for(wanted), name, source, wanted, words)
+
+
+def _as_auto(factory: "Factory", name: str | os.PathLike[str], *model_args: Any, **kwargs: Any) -> Any:
+    if kwargs.get("calibration") is not None:
+        raise BadOption("calibration= is for shrinking, but the sizes are the source's own. Leave it out.")
+    if not any(kwargs.get(key) is not None for key in ("state_dict", "gguf_file")):
+        given = picked(kwargs, (*HUB, *FILES))
+        check_files(source_name(name), given, allow_pickle=bool(kwargs.get("allow_pickle")), resampled=False)
+    kept = {k: v for k, v in kwargs.items() if k not in ONLY_RESIZING}
+    return factory.auto_class.from_pretrained(name, *model_args, **kept)
+
+
+def source_name(source: Any) -> str:
+    """The hub id or folder of a source as a string; a model object or None is a `BadKeyword`."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    raise BadKeyword(
+        f"the source must be a hub id or a folder, got {type(source).__name__}; save a model in memory "
+        "with save_pretrained first."
+    )
+
+
+def plan_for(class_for: ClassFor, source: Any, config: Any, kwargs: dict[str, Any]) -> Plan:
+    """The plan for a target class chosen by `class_for`; see `plan`."""
+    given = {**kwargs, "config": config}
+    if not isinstance(source, PreTrainedConfig):
+        source_config, words = read_call(source_name(source), given, class_for)
+    else:
+        source_config, words = source, sort_keywords(given, init_keywords(class_for(source)))
+    wanted = target_config(source_config, words)
+    source_class = own_class(source_config) if source_config.architectures else class_for(source_config)
+    return plan_from_configs(source_config, wanted, source_class, class_for(wanted), words)
+
+
+def read_call(name: str, kwargs: dict[str, Any], class_for: ClassFor) -> tuple[PreTrainedConfig, Keywords]:
+    """The source's config, and the call's keywords sorted with the constructor's own set apart."""
+    config = kwargs.get("config")
+    like = type(config) if isinstance(config, PreTrainedConfig) else None
+    source = read_config(name, picked(kwargs, HUB), like)
+    adapters.get(source.model_type)
+    words = sort_keywords(kwargs, init_keywords(class_for(source)))
+    methods.get(words.method, BoTConfig.from_any(words.bot_config))
+    return source, words
