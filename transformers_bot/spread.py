@@ -1,0 +1,40 @@
+"""What recipes measure and draw: moments of stacks, and seeded noise."""
+
+import hashlib
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from .memory import empty
+
+
+def moments(tensors: Iterable[Tensor]) -> tuple[float, float]:
+    """The mean and standard deviation of all entries together, one tensor at a time."""
+    count, total, squares = 0, 0.0, 0.0
+    for x in tensors:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        count += x.numel()
+        total += float(x.sum(dtype=torch.float64))
+        squares += float(x.square().sum(dtype=torch.float64))
+    mean = total / count
+    return mean, math.sqrt(max(0.0, squares / count - mean**2))
+
+
+def matched(x: Tensor, own: tuple[float, float], wanted: tuple[float, float]) -> Tensor:
+    # Below float32's resolution of the mean a spread is rounding: a constant stays a constant.
+    scale = wanted[1] / own[1] if own[1] > 1e-6 * abs(own[0]) else 0.0
+    return (x - own[0]) * scale + wanted[0]
+
+
+def drawn(kind: str, seed: str, like: Tensor) -> Tensor:
+    """Unit noise in the shape of `like`: "uniform" in [-1, 1] or "gaussian", the same for the same words of `seed`."""
+    generator = torch.Generator()
+    generator.manual_seed(int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=7).digest(), "big"))
+    made = empty(like.shape, torch.float32, "cpu")
+    if kind == "uniform":
+        made.uniform_(-1.0, 1.0, generator=generator)
+    else:
+        made.normal_(generator=generator)
+    return made.to(like.device, like.dtype)
