@@ -8,14 +8,13 @@ wavelet levels cost two short filters and never a dense m x n product. Maps that
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .kernels import Form, Stencil, apply_form, exact_products, form_of, product
-from .memory import empty
 
 # Beyond so many entries in a row one matrix product costs less than a gather for every entry.
 DENSE_TAPS = 32
@@ -148,7 +147,7 @@ class AxisMap:
             into = out if number == len(self.bands) else None
             if into is None:
                 shape = [band.target if axis == dim else length for axis, length in enumerate(x.shape)]
-                into = empty(shape, compute, x.device)
+                into = torch.empty(shape, dtype=compute, device=x.device)
             x = band.apply(x, dim, into, compute)
         return x
 
@@ -162,13 +161,18 @@ class AxisMap:
     def scaled(self, factor: float) -> "AxisMap":
         if factor == 1.0:
             return self
-        head = self.bands or identity_bands(self.source)
-        return AxisMap(self.source, self.target, (head[0].scaled(factor), *head[1:]))
+        return _scaled(self, factor)
 
     def dense(self) -> np.ndarray:
         """The map as a (target, source) matrix, for tests and for short axes such as depth."""
         eye = torch.eye(self.source, dtype=torch.float64)
         return self.apply(eye, dim=0).numpy()
+
+
+@lru_cache(maxsize=256)
+def _scaled(axis_map: AxisMap, factor: float) -> AxisMap:
+    head = axis_map.bands or identity_bands(axis_map.source)
+    return AxisMap(axis_map.source, axis_map.target, (head[0].scaled(factor), *head[1:]))
 
 
 def identity(length: int) -> AxisMap:
@@ -206,7 +210,7 @@ def apply_along(x: Tensor, maps: Mapping[int, AxisMap]) -> Tensor:
     shape = [maps[axis].target if axis in maps else length for axis, length in enumerate(x.shape)]
     if not maps:
         return x
-    out = empty(shape, x.dtype, x.device)
+    out = torch.empty(shape, dtype=x.dtype, device=x.device)
     inner = {axis - 1: one for axis, one in maps.items() if axis > 0}
     if x.device.type != "cpu" or 0 not in maps or not inner:
         return _one_after_another(x, maps, out, compute)
@@ -214,7 +218,7 @@ def apply_along(x: Tensor, maps: Mapping[int, AxisMap]) -> Tensor:
     if outer.target > outer.source:
         x = outer.apply(x, 0, compute=compute)
     else:
-        stacked = empty((outer.source, *shape[1:]), compute, x.device)
+        stacked = torch.empty((outer.source, *shape[1:]), dtype=compute, device=x.device)
     for part, into in zip(x, stacked, strict=True):
         _one_after_another(part, inner, into, compute)
     return stacked if stacked is out else outer.apply(stacked, 0, out, compute)

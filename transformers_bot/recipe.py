@@ -10,7 +10,6 @@ from torch import Tensor
 
 from .kernels import add_into
 from .maps import AxisMap
-from .memory import empty
 from .spread import drawn, matched, moments
 
 # One map per factor of a segment; an axis is one or more segments; a tensor has one entry per axis.
@@ -42,6 +41,10 @@ class Detail:
     seed: int
     name: str
     layer: int | None
+
+    def seed_of(self, layer: int | None) -> str:
+        """The words that seed the noise of a layer of this stack."""
+        return f"{self.seed}/{self.name}/{layer}"
 
 
 @dataclass(frozen=True)
@@ -153,10 +156,10 @@ def run(
     if recipe.detail is not None:
         stack = recipe.detail.stack
         spread = (_stack_moments(stack, read, known) if stack else moments([out]))[1] or moments([out])[1]
-        noise = _detail(recipe.detail, out) * (recipe.detail.scale * spread)
+        noise = _detail(recipe.detail, out).mul_(recipe.detail.scale * spread)
         if watch:
             watch.filled(noise)
-        out = out + noise
+        out = torch.add(out, noise, out=noise)  # `out` may be the source's own tensor
     if recipe.match:
         own = _mates_moments(recipe, read, out, known) if recipe.mates else moments([out])
         out = matched(out, own, _stack_moments(recipe.match, read, known))
@@ -214,7 +217,7 @@ def _weighted_sum(recipe: Recipe, inputs: Iterable[Tensor]) -> Tensor:
     one, x = next(pairs)
     if len(recipe.reads) == 1 and one.weight == 1.0:
         return x
-    total = empty(x.shape, torch.promote_types(x.dtype, torch.float32), x.device)
+    total = torch.empty_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
     add_into(total, x, one.weight, first=True)
     for one, x in pairs:
         add_into(total, x, one.weight, first=False)
@@ -234,7 +237,8 @@ def apply_axis(
         return x
     compute = compute or x.dtype
     ends = [math.prod(m.target for m in segment) for segment in segments]
-    out = empty((*x.shape[:dim], sum(ends), *x.shape[dim + 1 :]), dtype or compute, x.device)
+    shape = (*x.shape[:dim], sum(ends), *x.shape[dim + 1 :])
+    out = torch.empty(shape, dtype=dtype or compute, device=x.device)
     pieces = torch.split(x, [math.prod(m.source for m in segment) for segment in segments], dim)
     for number, (piece, into) in enumerate(zip(pieces, torch.split(out, ends, dim), strict=True)):
         segment = segments[number]
@@ -274,17 +278,13 @@ def _mate(recipe: Recipe, row: tuple[float, ...], read: Callable[[Read], Tensor]
 
 def _detail(detail: Detail, like: Tensor) -> Tensor:
     """Unit noise in the shape of `like`, less the part that the grown signal sees."""
-    own = _noise(detail, detail.layer, like)
+    own = drawn(detail.kind, detail.seed_of(detail.layer), like)
     seen = own
     if detail.layers:
         seen = torch.zeros_like(own)
         for layer, weight in detail.layers:
-            seen.add_(_noise(detail, layer, like), alpha=weight)
-    return own - apply(seen, detail.visible)
-
-
-def _noise(detail: Detail, layer: int | None, like: Tensor) -> Tensor:
-    return drawn(detail.kind, f"{detail.seed}/{detail.name}/{layer}", like)
+            seen.add_(drawn(detail.kind, detail.seed_of(layer), like), alpha=weight)
+    return own.sub_(apply(seen, detail.visible))
 
 
 def _unflattened(x: Tensor, dim: int, lengths: list[int]) -> Tensor:

@@ -1,25 +1,22 @@
 """What recipes measure and draw: moments of stacks, and seeded noise."""
 
 import hashlib
-import math
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from .memory import empty
+from .energy import Sums, sums
+
+PART = 1 << 21  # entries
 
 
 def moments(tensors: Iterable[Tensor]) -> tuple[float, float]:
     """The mean and standard deviation of all entries together, one tensor at a time."""
-    count, total, squares = 0, 0.0, 0.0
-    for x in tensors:
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        count += x.numel()
-        total += float(x.sum(dtype=torch.float64))
-        squares += float(x.square().sum(dtype=torch.float64))
-    mean = total / count
-    return mean, math.sqrt(max(0.0, squares / count - mean**2))
+    found = sum((sums(x) for x in tensors), Sums())
+    return found.total / found.count, found.std
 
 
 def matched(x: Tensor, own: tuple[float, float], wanted: tuple[float, float]) -> Tensor:
@@ -29,12 +26,22 @@ def matched(x: Tensor, own: tuple[float, float], wanted: tuple[float, float]) ->
 
 
 def drawn(kind: str, seed: str, like: Tensor) -> Tensor:
-    """Unit noise in the shape of `like`: "uniform" in [-1, 1] or "gaussian", the same for the same words of `seed`."""
+    """Unit noise in the shape of `like`: "uniform" in [-1, 1] or "gaussian", the same for the same words of `seed`.
+
+    Drawing takes one core; a large tensor is drawn in parts, each with a seed of its own, on all of them.
+    """
+    made = torch.empty(like.shape, dtype=torch.float32)
+    parts = torch.split(made.view(-1), PART) if made.numel() >= 2 * PART else (made,)
+    words = [seed, *(f"{seed}/{number}" for number in range(1, len(parts)))]
+    with ThreadPoolExecutor(min(len(parts), torch.get_num_threads())) as pool:
+        list(pool.map(partial(_draw, kind), words, parts))
+    return made.to(like.device, like.dtype)
+
+
+def _draw(kind: str, seed: str, out: Tensor) -> None:
     generator = torch.Generator()
     generator.manual_seed(int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=7).digest(), "big"))
-    made = empty(like.shape, torch.float32, "cpu")
     if kind == "uniform":
-        made.uniform_(-1.0, 1.0, generator=generator)
+        out.uniform_(-1.0, 1.0, generator=generator)
     else:
-        made.normal_(generator=generator)
-    return made.to(like.device, like.dtype)
+        out.normal_(generator=generator)
