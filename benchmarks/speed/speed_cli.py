@@ -8,7 +8,6 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 PARTS = {"kernel": "speed_kernel", "end-to-end": "speed_end_to_end"}
@@ -103,7 +102,11 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--only", action="append", metavar="TEXT", help="only cases whose name has TEXT; others stay")
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
-    parser.add_argument("--full", action="store_true", help="scale: also the default options at every size")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="also what takes long: ptwt with long filters, scale with the default options",
+    )
     parser.add_argument("--work", type=Path, default=temporary, help="folder for checkpoints made on the fly")
     parser.add_argument("--keep", action="store_true", help="keep these checkpoints for the next run")
     parser.add_argument("--threads", type=_positive, help="of torch (default: torch's own)")
@@ -118,8 +121,3 @@ def _positive(text: str) -> int:
 
 def _say(line: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
-
-
-def as_json(options: Options) -> dict[str, Any]:
-    """The options as a record."""
-    return {**vars(options), "work": str(options.work)}

@@ -70,7 +70,7 @@ def run(store: Any, options: Any, say: Callable[[str], None]) -> list[str]:
         if not options.wants(case.key) or (options.resume and store.has(case.key)):
             continue
         try:
-            store.add(case.key, forked(measured, case, options.device, options.repeats))
+            store.add(case.key, forked(measured, case, options.device, options.repeats, options.full))
         except WrongResult as error:
             failures.append(f"{case.key}: {error}")
             say(f"WRONG {failures[-1]}")
@@ -79,11 +79,11 @@ def run(store: Any, options: Any, say: Callable[[str], None]) -> list[str]:
     return failures
 
 
-def measured(case: Case, device_name: str, repeats: int) -> dict[str, Any]:
+def measured(case: Case, device_name: str, repeats: int, full: bool = False) -> dict[str, Any]:
     """Seconds of every subject in every round, after each result was found equal to the oracle's."""
     device = Device(device_name)
     x = stack(case).to(device.name)
-    subjects, notes = _subjects(x, case, device)
+    subjects, notes = _subjects(x, case, device, full)
     expected = rivals.oracle(x, case)
     first, errors = {}, {}
     for name, (call, as_ours) in subjects.items():
@@ -132,7 +132,7 @@ def ours(x: Tensor, case: Case) -> Tensor:
     return function(x, case.wavelet, level=case.level, axis=case.axes)
 
 
-def _subjects(x: Tensor, case: Case, device: Device) -> tuple[dict[str, Any], dict[str, str]]:
+def _subjects(x: Tensor, case: Case, device: Device, full: bool) -> tuple[dict[str, Any], dict[str, str]]:
     """name -> (call, what makes its result comparable; None for the yardsticks), and why one is missing."""
     whole = torch.zeros(case.large, dtype=x.dtype, device=x.device)
     copy = torch.ones_like(whole)
@@ -148,7 +148,7 @@ def _subjects(x: Tensor, case: Case, device: Device) -> tuple[dict[str, Any], di
         subjects |= {name: (call, torch.from_numpy) for name, call in rivals.pywt_subjects(x, case).items()}
     else:
         notes["pywt"] = "runs on a CPU, in float32 and float64"
-    reason = rivals.ptwt_refuses(case)
+    reason = rivals.ptwt_refuses(case, full)
     if reason is None:
         subjects["ptwt"] = rivals.ptwt_subject(x, case)
     else:

@@ -12,11 +12,20 @@ from typing import Any
 
 PERIOD = 0.005  # seconds between two looks at the memory
 STATUS = Path("/proc/self/status")
-READY = ["torch", "pywt", "transformers_bot"]  # imported once, by the server that forked processes come from
+READY = [  # imported once, by the server that forked processes come from
+    "pywt",
+    "transformers.modeling_utils",
+    *(f"transformers.models.{name}.modeling_{name}" for name in ("bert", "deit", "gpt2", "vit")),
+    "transformers_bot.model",
+    "transformers_bot.streaming",
+]
 
 
 def forked(function: Callable[..., Any], *args: Any) -> Any:
-    """The result of a call in a process of its own that has everything imported and has computed nothing yet."""
+    """The result of a call in a process of its own that has everything imported and has computed nothing yet.
+
+    It is forked from a server that has only imported: its memory is that of a new interpreter after the same imports.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(READY)
     return _alone(context, function, args)

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import speed_end_to_end_table as end_to_end
 from speed_figures import Spread, floor_seconds, ratio, spread
 
 Case = dict[str, Any]
@@ -87,8 +88,12 @@ def _kernel(data: dict[str, Any]) -> list[str]:
     return [*KERNEL_NOTES.splitlines(), "", *table(head, rows), "", 'Not compared ("-"):', "", *missing]
 
 
+def _end_to_end(data: dict[str, Any]) -> list[str]:
+    return [*end_to_end.NOTES.splitlines(), "", *table(end_to_end.HEAD, end_to_end.rows(data))]
+
+
 def _missing(case: Case) -> list[tuple[str, str]]:
     return list(case["notes"].items())
 
 
-BODIES = {"kernel": _kernel}
+BODIES = {"kernel": _kernel, "end-to-end": _end_to_end}
