@@ -95,6 +95,15 @@ def test_an_interrupt_is_said_in_one_line(call, tiny, monkeypatch):
     assert call("plan", tiny) == (130, "", "transformers-bot: interrupted.\n")
 
 
+def test_a_mistake_of_ours_keeps_its_traceback(call, tiny, monkeypatch):
+    def mistaken(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(transformers_bot.model, "plan", mistaken)
+    with pytest.raises(ZeroDivisionError):
+        call("plan", tiny)
+
+
 def test_a_name_cannot_steer_the_terminal(call):
     code, _, err = call("plan", "./no\x1b[31m\nwhere")
     assert code == 5
