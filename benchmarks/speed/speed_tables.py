@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import speed_end_to_end_table as end_to_end
+import speed_imports_table as imports
 from speed_figures import Spread, floor_seconds, ratio, spread
 
 Case = dict[str, Any]
@@ -92,8 +93,12 @@ def _end_to_end(data: dict[str, Any]) -> list[str]:
     return [*end_to_end.NOTES.splitlines(), "", *table(end_to_end.HEAD, end_to_end.rows(data))]
 
 
+def _imports(data: dict[str, Any]) -> list[str]:
+    return [*imports.NOTES.splitlines(), "", *table(imports.HEAD, imports.rows(data))]
+
+
 def _missing(case: Case) -> list[tuple[str, str]]:
     return list(case["notes"].items())
 
 
-BODIES = {"kernel": _kernel, "end-to-end": _end_to_end}
+BODIES = {"kernel": _kernel, "end-to-end": _end_to_end, "imports": _imports}
