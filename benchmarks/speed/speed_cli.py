@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-PARTS = {"kernel": "speed_kernel", "end-to-end": "speed_end_to_end", "imports": "speed_imports"}
-REPEATS = {"kernel": 5, "end-to-end": 3, "imports": 7}
+PARTS = {"kernel": "speed_kernel", "end-to-end": "speed_end_to_end", "scale": "speed_scale", "imports": "speed_imports"}
+REPEATS = {"kernel": 5, "end-to-end": 3, "scale": 3, "imports": 5}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 import speed_end_to_end_table as end_to_end
 import speed_imports_table as imports
+import speed_scale_table as scale
 from speed_figures import Spread, floor_seconds, ratio, spread
 
 Case = dict[str, Any]
@@ -97,8 +98,13 @@ def _imports(data: dict[str, Any]) -> list[str]:
     return [*imports.NOTES.splitlines(), "", *table(imports.HEAD, imports.rows(data))]
 
 
+def _scale(data: dict[str, Any]) -> list[str]:
+    lines = ["Seconds by gigabytes read and written, least squares over the sizes:", "", *scale.lines(data)]
+    return [*scale.NOTES.splitlines(), "", *table(scale.HEAD, scale.rows(data)), "", *lines]
+
+
 def _missing(case: Case) -> list[tuple[str, str]]:
     return list(case["notes"].items())
 
 
-BODIES = {"kernel": _kernel, "end-to-end": _end_to_end, "imports": _imports}
+BODIES = {"kernel": _kernel, "end-to-end": _end_to_end, "imports": _imports, "scale": _scale}
