@@ -11,7 +11,8 @@ from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 PARTS = {"kernel": "speed_kernel", "end-to-end": "speed_end_to_end", "scale": "speed_scale", "imports": "speed_imports"}
-REPEATS = {"kernel": 5, "end-to-end": 3, "scale": 3, "imports": 5}
+GPU = {"gpu": "speed_gpu"}
+REPEATS = {"kernel": 5, "end-to-end": 3, "scale": 3, "imports": 5, "gpu": 5}
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,34 @@ def main(argv: list[str], description: str | None = None) -> int:
     args = _parser(description).parse_args(argv)
     out = args.out.resolve()
     if args.part == "table":
-        return redraw(out, args.quick)
+        return redraw(out)
+    import torch
+
+    device = args.device or ("cuda" if args.part in GPU else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        print(f"run.py: torch finds no {device} here; --device cpu runs the same path on the CPU.", file=sys.stderr)
+        return 2
+    args.device = device
     chosen = list(PARTS) if args.part == "all" else [args.part]
-    failures = [failure for part in chosen for failure in measure(part, args, out)]
+    failures, measured = [], 0
+    try:
+        for part in chosen:
+            wrong, count = measure(part, args, out)
+            failures += wrong
+            measured += count
+    except KeyboardInterrupt:
+        print("run.py: interrupted; what is done is kept, and --resume goes on there.", file=sys.stderr)
+        return 130
+    if args.only and not measured and not failures and not args.resume:
+        print(f"run.py: no case of {', '.join(chosen)} has {' or '.join(args.only)} in its name.", file=sys.stderr)
+        return 2
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     return 1 if failures else 0
 
 
-def measure(part: str, args: argparse.Namespace, out: Path) -> list[str]:
-    """Run one part and write its JSON and its table; what failed in it."""
+def measure(part: str, args: argparse.Namespace, out: Path) -> tuple[list[str], int]:
+    """Run one part and write its JSON and its table; what failed in it, and how many cases were measured."""
     import torch
     from speed_store import SpeedStore
 
@@ -56,19 +75,20 @@ def measure(part: str, args: argparse.Namespace, out: Path) -> list[str]:
     repeats = args.repeats or (1 if args.quick else REPEATS[part])
     options = Options(repeats=repeats, only=tuple(args.only or ()), **chosen)
     settings = {"quick": args.quick, "repeats": repeats, "device": args.device, "full": args.full}
-    path = result_path(out, part, args.quick)
+    path = result_path(out, part, args.quick, args.device)
     store = SpeedStore(path, part, settings, keep=bool(args.only) or args.resume)
     start = time.perf_counter()
-    failures: list[str] = importlib.import_module(PARTS[part]).run(store, options, _say)
-    store.write()
+    failures: list[str] = importlib.import_module((PARTS | GPU)[part]).run(store, options, _say)
+    if store.measured:
+        draw(path)
     _say(f"{part}: {(time.perf_counter() - start) / 60:.1f} minutes, {path}")
-    draw(path)
-    return failures
+    return failures, store.measured
 
 
-def result_path(out: Path, part: str, quick: bool) -> Path:
-    """Quick results have names of their own, so that they never replace real ones."""
-    return out / f"speed-{part}{'-quick' if quick else ''}.json"
+def result_path(out: Path, part: str, quick: bool, device: str) -> Path:
+    """Quick results, and those of another device than a part's own, have names that never replace real ones."""
+    own = "cuda" if part in GPU else "cpu"
+    return out / f"speed-{part}{'' if device == own else f'-{device}'}{'-quick' if quick else ''}.json"
 
 
 def draw(path: Path) -> Path:
@@ -80,8 +100,9 @@ def draw(path: Path) -> Path:
     return table
 
 
-def redraw(out: Path, quick: bool) -> int:
-    found = [path for part in PARTS if (path := result_path(out, part, quick)).exists()]
+def redraw(out: Path) -> int:
+    """Write the tables of all results in a folder."""
+    found = sorted(out.glob("speed-*.json"))
     if not found:
         print(f"run.py: no speed-*.json in {out}; run a part first.", file=sys.stderr)
         return 2
@@ -95,10 +116,10 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
         prog="run.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     temporary = Path(tempfile.gettempdir()) / "transformers-bot-speed"
-    parser.add_argument("part", choices=[*PARTS, "all", "table"], nargs="?", default="all")
+    parser.add_argument("part", choices=[*PARTS, *GPU, "all", "table"], nargs="?", default="all")
     parser.add_argument("--quick", action="store_true", help="small sizes, one round; results are named ...-quick")
     parser.add_argument("--repeats", type=_positive, help=f"rounds (default: {REPEATS}; 1 with --quick)")
-    parser.add_argument("--device", default="cpu", help="of kernel and gpu: cpu (default) or cuda")
+    parser.add_argument("--device", help="of kernel (default: cpu) and gpu (default: cuda)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--only", action="append", metavar="TEXT", help="only cases whose name has TEXT; others stay")
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")

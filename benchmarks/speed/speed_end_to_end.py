@@ -85,12 +85,9 @@ def measured(source: str, target: str, head: str, folders: list[Path], repeats: 
 
 def loaded(folder: str, head: str, copied: bool) -> dict[str, Any]:
     """Costs of the Auto class's from_pretrained and of touching all it gives; `copied`: in memory of its own."""
-    import transformers
-
-    factory = getattr(transformers, f"AutoModel{head}")
 
     def load(name: str) -> Any:
-        model = factory.from_pretrained(name)
+        model = loaded_model(name, head)
         if copied:
             for parameter in model.parameters():
                 parameter.data = parameter.data.clone()
@@ -101,11 +98,22 @@ def loaded(folder: str, head: str, copied: bool) -> dict[str, Any]:
 
 def resized(folder: str, target: str, head: str, chosen: dict[str, Any]) -> dict[str, Any]:
     """Costs of our from_pretrained at the target's sizes and of touching all it gives."""
+    return _costs(folder, lambda name: resized_model(name, target, head, chosen))
+
+
+def loaded_model(folder: str, head: str, **placing: Any) -> Any:
+    """The source as it is, by the Auto class."""
+    import transformers
+
+    return getattr(transformers, f"AutoModel{head}").from_pretrained(folder, **placing)
+
+
+def resized_model(folder: str, target: str, head: str, chosen: dict[str, Any], **placing: Any) -> Any:
+    """The source at the target's sizes, by ours."""
     import transformers_bot
 
     factory = getattr(transformers_bot, f"BoTModel{head}")
-    config = pairs.Size(target).config()
-    return _costs(folder, lambda name: factory.from_pretrained(name, config=config, bot_config=chosen))
+    return factory.from_pretrained(folder, config=pairs.Size(target).config(), bot_config=chosen, **placing)
 
 
 def _costs(folder: str, load: Callable[[str], Any]) -> dict[str, Any]:

@@ -89,6 +89,7 @@ def read_and_write(source: Path, target_bytes: int, cached: bool) -> dict[str, f
             with open(out, "wb", buffering=0) as file:
                 while (left := target_bytes - file.tell()) > 0:
                     file.write(piece[: min(PIECE, left)])
+                os.fsync(file.fileno())  # as `resize_checkpoint` does
     finally:
         out.unlink(missing_ok=True)
     return meter.costs

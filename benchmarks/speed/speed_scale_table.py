@@ -9,7 +9,8 @@ Sharded GPT-2-shaped checkpoints in bfloat16, made on the fly, resized by `resiz
 and heads, each call in a process of its own, imports not counted; median [least, most]. Files were in the page cache
 where twice their bytes fitted into free memory, and had been written just before in any case.
 
-- "read and write" reads the source and writes as many bytes as the target has, and does nothing else.
+- "read and write" reads the source and writes as many bytes as the target has, waits until they are on the disk (as
+  `resize_checkpoint` does), and does nothing else.
 - seconds per GB: of the source's and the target's bytes together.
 - anonymous: most anonymous memory over that before the call; "bound" is what `memory_bound` promises.
 """
