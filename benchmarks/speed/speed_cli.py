@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import os
 import sys
 import tempfile
 import time
@@ -38,15 +39,26 @@ def main(argv: list[str], description: str | None = None) -> int:
     out = args.out.resolve()
     if args.part == "table":
         return redraw(out)
+    if args.device and args.part not in ("kernel", "gpu"):
+        print(f"run.py: --device is for kernel and gpu; {args.part} runs on the CPU. Leave it out.", file=sys.stderr)
+        return 2
+    if args.threads:  # before torch is imported, here and in the processes to come
+        os.environ["OMP_NUM_THREADS"] = str(args.threads)
     import torch
 
     device = args.device or ("cuda" if args.part in GPU else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if device not in ("cpu", "cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))) or (
+        device == "cuda" and not torch.cuda.is_available()
+    ):
         print(f"run.py: torch finds no {device} here; --device cpu runs the same path on the CPU.", file=sys.stderr)
         return 2
     args.device = device
-    chosen = list(PARTS) if args.part == "all" else [args.part]
-    failures, measured = [], 0
+    return _measure_all(list(PARTS) if args.part == "all" else [args.part], args, out)
+
+
+def _measure_all(chosen: list[str], args: argparse.Namespace, out: Path) -> int:
+    failures: list[str] = []
+    measured = 0
     try:
         for part in chosen:
             wrong, count = measure(part, args, out)
@@ -65,11 +77,8 @@ def main(argv: list[str], description: str | None = None) -> int:
 
 def measure(part: str, args: argparse.Namespace, out: Path) -> tuple[list[str], int]:
     """Run one part and write its JSON and its table; what failed in it, and how many cases were measured."""
-    import torch
     from speed_store import SpeedStore
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
     fields = ("quick", "device", "resume", "full", "work", "keep")
     chosen = {name: getattr(args, name) for name in fields}
     repeats = args.repeats or (1 if args.quick else REPEATS[part])

@@ -42,6 +42,7 @@ def run(store: Any, options: Any, say: Callable[[str], None]) -> list[str]:
             store.add(key, forked(function, *args))
             say(key)
         except WrongResult as error:
+            store.remove(key)
             failures.append(f"{key}: {error}")
             say(f"WRONG {failures[-1]}")
 

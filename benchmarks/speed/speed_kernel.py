@@ -72,6 +72,7 @@ def run(store: Any, options: Any, say: Callable[[str], None]) -> list[str]:
         try:
             store.add(case.key, forked(measured, case, options.device, options.repeats, options.full))
         except WrongResult as error:
+            store.remove(case.key)
             failures.append(f"{case.key}: {error}")
             say(f"WRONG {failures[-1]}")
             continue
