@@ -17,6 +17,7 @@ from transformers import PreTrainedConfig
 from .adapters import ADAPTERS
 from .card_merge import in_markers
 from .errors import UnsupportedArchitecture
+from .model import TASKS
 from .origin import base_model, hub_source, provenance_of
 from .sizes import config_field
 
@@ -155,12 +156,8 @@ def _size_fields(config: PreTrainedConfig, provenance: Mapping[str, Any]) -> dic
 
 def _task(config: PreTrainedConfig) -> tuple[str, str] | None:
     """The task and the Auto class that make this architecture; None where no Auto class does."""
-    from . import model
-    from .cli.options import TASKS  # the command line's names for them
-
     architecture = (config.architectures or [""])[0]
-    for task, name in TASKS.items():
-        factory = getattr(model, name)
+    for task, factory in TASKS.items():
         try:
             made = factory.class_for(config).__name__
         except UnsupportedArchitecture:

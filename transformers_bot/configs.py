@@ -6,7 +6,7 @@ is transformers' default of the model type.
 
 from typing import Any
 
-from transformers import BertConfig, DeiTConfig, GPT2Config, PreTrainedConfig, RobertaConfig
+from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from .errors import BadKeyword, BadOption, suggest
 
@@ -17,14 +17,6 @@ SIZES = {
     "roberta": ("small", "base"),
     "gpt2": ("small", "base"),
     "deit": ("tiny", "small", "base", "large"),
-}
-
-
-FAMILIES: dict[str, type[PreTrainedConfig]] = {
-    "bert": BertConfig,
-    "roberta": RobertaConfig,
-    "gpt2": GPT2Config,
-    "deit": DeiTConfig,
 }
 
 
@@ -51,11 +43,12 @@ def get(name: str, **overrides: Any) -> PreTrainedConfig:
     if name not in names():
         raise BadOption(f"unknown config {name!r}; known are {', '.join(names())}.{suggest(name, names())}")
     family, size = name.split("-")
-    _check_fields(FAMILIES[family], overrides)
+    config_class: type[PreTrainedConfig] = CONFIG_MAPPING[family]  # imports this family's module and no other
+    _check_fields(config_class, overrides)
     layers, hidden, heads = STRUCTURES[size]
     if family == "gpt2":  # Table 12; sequences of 1024
         fields: dict[str, Any] = {"n_layer": layers, "n_embd": hidden, "n_head": heads, "n_positions": 1024}
-        return GPT2Config(**{**fields, "vocab_size": 50257, **overrides})
+        return config_class(**{**fields, "vocab_size": 50257, **overrides})
     fields = {
         "num_hidden_layers": layers,
         "hidden_size": hidden,
@@ -63,12 +56,12 @@ def get(name: str, **overrides: Any) -> PreTrainedConfig:
         "intermediate_size": 4 * hidden,
     }
     if family == "deit":  # Table 6
-        return DeiTConfig(**{**fields, "image_size": 224, "patch_size": 16, **overrides})
+        return config_class(**{**fields, "image_size": 224, "patch_size": 16, **overrides})
     if family == "bert":  # Table 10; trained on sequences of 128, room for 512 as public BERTs have
-        return BertConfig(**{**fields, "vocab_size": 30522, "max_position_embeddings": 512, **overrides})
+        return config_class(**{**fields, "vocab_size": 30522, "max_position_embeddings": 512, **overrides})
     # Table 12; 512 positions after RoBERTa's two rows that are no text positions
     roberta = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
-    return RobertaConfig(**{**fields, **roberta, **overrides})
+    return config_class(**{**fields, **roberta, **overrides})
 
 
 def _check_fields(family: type[PreTrainedConfig], overrides: dict[str, Any]) -> None:

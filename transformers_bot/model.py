@@ -7,8 +7,6 @@ and whoever only imports a factory should not wait for them.
 import os
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import transformers
-
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -22,6 +20,8 @@ class _Auto:
         self.name = name
 
     def __get__(self, _instance: object, _owner: type) -> Any:
+        import transformers  # half a second that the names alone can do without
+
         return getattr(transformers, self.name)
 
 
@@ -214,7 +214,7 @@ class BoTModelForMaskedImageModeling(_BaseBoTModel):
     mapping = "MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING"
 
 
-# Names of tasks, as the command line and recipes have them.
+# Names of tasks, as the command line and recipes have them; without one the source's own architecture is taken.
 TASKS: dict[str, type[_BaseBoTModel]] = {
     "base": BoTModel,
     "causal-lm": BoTModelForCausalLM,

@@ -1,5 +1,6 @@
 """Fresh processes, and what a call costs in them: seconds, CPU seconds, memory."""
 
+import importlib
 import multiprocessing
 import os
 import resource
@@ -12,30 +13,38 @@ from typing import Any
 
 PERIOD = 0.005  # seconds between two looks at the memory
 STATUS = Path("/proc/self/status")
-READY = ["torch", "pywt", "transformers_bot"]  # imported once, by the server that forked processes come from
+READY = [  # imported once, by the server that forked processes come from
+    "pywt",
+    "transformers.modeling_utils",
+    *(f"transformers.models.{name}.modeling_{name}" for name in ("bert", "deit", "gpt2", "vit")),
+    "transformers_bot.calls",
+    "transformers_bot.streaming",
+    "transformers_bot.wavelets",
+]
 
 
 def forked(function: Callable[..., Any], *args: Any) -> Any:
-    """The result of a call in a process of its own that has everything imported and has computed nothing yet."""
+    """The result of a call in a process of its own that has everything imported and has computed nothing yet.
+
+    It is forked from a server that has only imported: its memory is that of a new interpreter after the same imports.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(READY)
-    return _alone(context, function, args)
-
-
-def spawned(function: Callable[..., Any], *args: Any) -> Any:
-    """The result of a call in a new interpreter: nothing is imported, no memory has been used and freed."""
-    return _alone(multiprocessing.get_context("spawn"), function, args)
-
-
-def _alone(context: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(function, *args).result()
+        return pool.submit(_ready, function, args).result()
+
+
+def _ready(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    for name in READY:  # nothing to do, unless the server did not find one: it does not complain
+        importlib.import_module(name)
+    return function(*args)
 
 
 class Meter:
     """Costs of the block it is around, as a dict in `costs`: seconds, and memory in bytes.
 
         wall, cpu        seconds; cpu is that of all threads
+        faults           pages of memory that were handed out or mapped meanwhile, each an interruption
         anonymous_peak   most anonymous memory (RssAnon) over that before the block, looked at every 5 ms
         anonymous_end    the same at its end
         rss_before       resident memory before the block, mapped files and libraries included
@@ -47,7 +56,7 @@ class Meter:
 
     def __enter__(self) -> "Meter":
         self.costs: dict[str, float] = {}
-        self._before = memory()
+        self._before, self._faults = memory(), faults()
         self._peak = self._before["RssAnon"]
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -57,13 +66,14 @@ class Meter:
 
     def __exit__(self, *_: object) -> None:
         wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
-        end = memory()["RssAnon"]
+        faulted, end = faults() - self._faults, memory()["RssAnon"]
         self._ended.set()
         self._thread.join()
         before = self._before["RssAnon"]
         self.costs = {
             "wall": wall,
             "cpu": cpu,
+            "faults": faulted,
             "anonymous_peak": max(self._peak, end) - before,
             "anonymous_end": end - before,
             "rss_before": self._before["VmRSS"],
@@ -80,6 +90,11 @@ def memory() -> dict[str, int]:
     lines = STATUS.read_text().splitlines()
     fields = dict(line.split(":", 1) for line in lines if ":" in line)
     return {name: int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "RssAnon")}
+
+
+def faults() -> int:
+    """Page faults of this process so far that needed no disk."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def read_through(folder: str | os.PathLike[str]) -> int:

@@ -13,8 +13,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
-
 from .. import errors
 from ..version import __version__
 from . import adapters, demo, inspect, methods, plan, resize, suggest, verify
@@ -34,7 +32,6 @@ EXIT_CODES: dict[type[Exception], int] = {
     errors.IncompatibleModels: UNSUPPORTED,
     errors.UnsupportedArchitecture: UNSUPPORTED,
     errors.PlanError: UNSUPPORTED,
-    StrictDataclassError: USAGE,  # a config field of the wrong type
     errors.BoTError: IO,  # whatever else we refuse: nothing could be fetched, or the place is taken
     OSError: IO,
 }
@@ -60,9 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader (head, less) has what it wanted; keep Python from complaining at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
-    except (errors.BoTError, StrictDataclassError, OSError) as error:
-        code = next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
-        return _complain(_placed(error, chosen), code)
+    except Exception as error:
+        known = _exit_code(error)
+        if known is None:
+            raise  # nobody's mistake but ours, whose traceback is wanted
+        return _complain(_placed(error, chosen), known)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -83,6 +82,14 @@ def build_parser() -> argparse.ArgumentParser:
     for add in COMMANDS:
         add(commands)
     return parser
+
+
+def _exit_code(error: Exception) -> int | None:
+    """The exit code of an error that a user can meet, None for any other."""
+    from huggingface_hub.errors import StrictDataclassError  # brings an HTTP client, which help can do without
+
+    kinds = {**EXIT_CODES, StrictDataclassError: USAGE}  # a config field of the wrong type
+    return next((code for kind, code in kinds.items() if isinstance(error, kind)), None)
 
 
 def _bars_only_in_a_terminal() -> None:

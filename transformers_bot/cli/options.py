@@ -5,24 +5,7 @@ import json
 import os
 from typing import Any
 
-from .. import errors
-from . import recipes
-
-# task -> factory; without a task the source's own architecture is taken.
-# As in model.TASKS, which takes seconds to import.
-TASKS = {
-    "base": "BoTModel",
-    "causal-lm": "BoTModelForCausalLM",
-    "masked-lm": "BoTModelForMaskedLM",
-    "pretraining": "BoTModelForPreTraining",
-    "next-sentence": "BoTModelForNextSentencePrediction",
-    "sequence-classification": "BoTModelForSequenceClassification",
-    "token-classification": "BoTModelForTokenClassification",
-    "question-answering": "BoTModelForQuestionAnswering",
-    "multiple-choice": "BoTModelForMultipleChoice",
-    "image-classification": "BoTModelForImageClassification",
-    "masked-image-modeling": "BoTModelForMaskedImageModeling",
-}
+from .. import errors, model
 
 # Options of BoTConfig; it checks the values itself and names the nearest one.
 BOT_OPTIONS = {
@@ -120,7 +103,8 @@ def add_target(parser: Any) -> None:
         help="set a field of the target's config; what is not set stays as in --config, or as in the source. May be "
         "repeated",
     )
-    group.add_argument("--task", choices=TASKS, metavar="TASK", help=f"the target's head: {', '.join(TASKS)}")
+    tasks = model.TASKS
+    group.add_argument("--task", choices=tasks, metavar="TASK", help=f"the target's head: {', '.join(tasks)}")
     group.add_argument(
         "--dtype", metavar="TYPE", help="of the result: float32, bfloat16, float16, or auto (the source's)"
     )
@@ -154,6 +138,8 @@ def settings(chosen: argparse.Namespace) -> dict[str, Any]:
         BadOption: a recipe that cannot be read, a pair without a value, or no source.
         BadKeyword: a recipe's setting that does not exist.
     """
+    from . import recipes  # reads YAML, which help can do without
+
     given = recipes.read(chosen.recipe) if chosen.recipe else {}
     for name in recipes.SETTINGS:
         value = getattr(chosen, name, None)
@@ -173,13 +159,12 @@ def required(given: dict[str, Any], name: str) -> str:
 
 def planner(task: str | None) -> Any:
     """The `plan` of a task's factory; without a task, of the source's own architecture."""
-    from .. import model
-
+    tasks = model.TASKS
     if task is None:
         return model.plan
-    if task not in TASKS:
-        raise errors.BadOption(f"task must be one of {', '.join(TASKS)}, got {task!r}.{errors.suggest(task, TASKS)}")
-    return model.TASKS[task].plan
+    if task not in tasks:
+        raise errors.BadOption(f"task must be one of {', '.join(tasks)}, got {task!r}.{errors.suggest(task, tasks)}")
+    return tasks[task].plan
 
 
 def _bot_options(chosen: argparse.Namespace) -> dict[str, Any]:
