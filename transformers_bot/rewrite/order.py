@@ -135,7 +135,7 @@ def gram_of(network: Network, role: str, layer: int | None, kept: Collection[int
                 total = total.to(wide)
                 scale = 1 / max(float(torch.linalg.vector_norm(units, dtype=wide)), TINY)
                 for part in torch.split(units, ENTRIES, dim=1):
-                    add_gram(total, part.to(wide) * scale)
+                    add_gram(total, (part.to(wide) * scale).contiguous())
     return mirrored(total)
 
 
