@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 
 import transformers_bot
 from transformers_bot import cli, configs, errors
@@ -93,6 +94,15 @@ def test_an_interrupt_is_said_in_one_line(call, tiny, monkeypatch):
 
     monkeypatch.setattr(transformers_bot.model, "plan", interrupted)
     assert call("plan", tiny) == (130, "", "transformers-bot: interrupted.\n")
+
+
+def test_a_field_that_transformers_refuses_is_a_mistake_in_the_call(call, tiny, monkeypatch):
+    def refused(*_, **__):
+        raise StrictDataclassFieldValidationError("n_layer", TypeError("expected int, got str"))
+
+    monkeypatch.setattr(transformers_bot.model, "plan", refused)
+    code, _, err = call("plan", tiny)
+    assert (code, "n_layer" in err) == (2, True)
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(call, tiny, monkeypatch):

@@ -2,6 +2,10 @@
 
     python benchmarks/speed/run.py kernel        # the low-pass of one stack against memcpy, pywt and ptwt
     python benchmarks/speed/run.py end-to-end    # from_pretrained against loading source and target
+    python benchmarks/speed/run.py scale         # streaming checkpoints of 0.1 to 7 billion parameters
+    python benchmarks/speed/run.py imports       # what importing costs over torch and transformers
+    python benchmarks/speed/run.py all           # these four; --quick for small sizes and one round
+    python benchmarks/speed/run.py gpu           # on a GPU: bandwidth, peak memory, equality with the CPU
     python benchmarks/speed/run.py table         # redraw the tables from the JSON
 
 Every case runs in a fresh process, several times; results go to benchmarks/results/speed-PART.json after every

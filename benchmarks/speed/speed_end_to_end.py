@@ -1,7 +1,9 @@
 """`from_pretrained` at another size against loading and touching the source and the target as they are.
 
 The baseline is what nobody can avoid: the Auto class's `from_pretrained` of the source and of the target (each from a
-folder of its own, in the stored dtype), and every byte of every parameter read. Ours is touched in the same way. All
+folder of its own, in the stored dtype), and every byte of every parameter read. Ours is touched in the same way. What
+transformers loads so stays mapped from the file; a third load copies it into memory of its own, where ours has to be.
+All
 files have been read just before, so that no disk is measured; imports are not counted. Every call is made in a process
 of its own.
 """
@@ -20,6 +22,9 @@ from speed_process import Meter, forked, read_through
 
 COPY = 64 * 2**20  # bytes of the copy that shows the machine's bandwidth
 MATMUL = 1024
+COPIED = "load target, copied"
+LOADS = ("load source", "load target", COPIED)
+SLOW = 60  # seconds: what takes longer is not repeated
 PLAIN = {"basis": "plain", "order": "kept"}
 SHRINK_OPTIONS: dict[str, dict[str, Any]] = {"default": {}, "plain": PLAIN}
 GROW_OPTIONS: dict[str, dict[str, Any]] = {"default": {}, "detail zero": {"detail": "zero"}}
@@ -55,14 +60,16 @@ def measured(source: str, target: str, head: str, folders: list[Path], repeats: 
     names = [str(folder) for folder in folders]
     grows = pairs.SIZES[target][3] > pairs.SIZES[source][3]
     rows = GROW_OPTIONS if grows else SHRINK_OPTIONS
-    costs: dict[str, list[Any]] = {name: [] for name in ("load source", "load target", *rows)}
+    costs: dict[str, list[Any]] = {name: [] for name in (*LOADS, *rows)}
     machine: dict[str, list[float]] = {"copy": [], "matmul": []}
     for _ in range(repeats):
         for name, seconds in forked(yardsticks).items():
             machine[name].append(seconds)
-        costs["load source"].append(forked(loaded, names[0], head))
-        costs["load target"].append(forked(loaded, names[1], head))
+        for label, folder in zip(LOADS, (names[0], names[1], names[1]), strict=True):
+            costs[label].append(forked(loaded, folder, head, label == COPIED))
         for label, chosen in rows.items():
+            if costs[label] and costs[label][0]["wall"] > SLOW:
+                continue
             costs[label].append(forked(resized, names[0], target, head, chosen))
     source_bytes, target_bytes = (costs[name][0]["bytes"] for name in ("load source", "load target"))
     return {
@@ -76,21 +83,37 @@ def measured(source: str, target: str, head: str, folders: list[Path], repeats: 
     }
 
 
-def loaded(folder: str, head: str) -> dict[str, Any]:
-    """Costs of the Auto class's from_pretrained and of touching all it gives."""
-    import transformers
+def loaded(folder: str, head: str, copied: bool) -> dict[str, Any]:
+    """Costs of the Auto class's from_pretrained and of touching all it gives; `copied`: in memory of its own."""
 
-    factory = getattr(transformers, f"AutoModel{head}")
-    return _costs(folder, factory.from_pretrained)
+    def load(name: str) -> Any:
+        model = loaded_model(name, head)
+        if copied:
+            for parameter in model.parameters():
+                parameter.data = parameter.data.clone()
+        return model
+
+    return _costs(folder, load)
 
 
 def resized(folder: str, target: str, head: str, chosen: dict[str, Any]) -> dict[str, Any]:
     """Costs of our from_pretrained at the target's sizes and of touching all it gives."""
+    return _costs(folder, lambda name: resized_model(name, target, head, chosen))
+
+
+def loaded_model(folder: str, head: str, **placing: Any) -> Any:
+    """The source as it is, by the Auto class."""
+    import transformers
+
+    return getattr(transformers, f"AutoModel{head}").from_pretrained(folder, **placing)
+
+
+def resized_model(folder: str, target: str, head: str, chosen: dict[str, Any], **placing: Any) -> Any:
+    """The source at the target's sizes, by ours."""
     import transformers_bot
 
     factory = getattr(transformers_bot, f"BoTModel{head}")
-    config = pairs.Size(target).config()
-    return _costs(folder, lambda name: factory.from_pretrained(name, config=config, bot_config=chosen))
+    return factory.from_pretrained(folder, config=pairs.Size(target).config(), bot_config=chosen, **placing)
 
 
 def _costs(folder: str, load: Callable[[str], Any]) -> dict[str, Any]:

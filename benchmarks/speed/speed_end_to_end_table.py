@@ -10,7 +10,8 @@ Seeded weights at the real sizes, float32; every call in a process of its own, f
 counted, every parameter of every result read once (that is in the seconds).
 
 - wall, CPU: seconds of ours. "of loading": over those of loading and touching the source plus the target with the Auto
-  class; the median, [least, most] of the rounds.
+  class; the median, [least, most] of the rounds. "of copying": the same with the target copied into memory of its own,
+  where a result that did not exist before has to be; what the Auto class loads stays mapped from its file.
 - anonymous: most anonymous memory over that before the call (RssAnon every 5 ms), and what of it is over the result's
   own bytes. max RSS also counts mapped pages of files and all libraries.
 - floor: reading the source and writing the target once at the bandwidth of `Tensor.copy_`; "to it": ours over that.
@@ -21,13 +22,23 @@ counted, every parameter of every result read once (that is in the seconds).
   noise; "detail zero" leaves them empty.
 """
 
-HEAD = ["pair", "options", "wall, s", "of loading", "CPU, s", "of loading's", "anonymous, MiB", "over result, MiB"]
+HEAD = [
+    "pair",
+    "options",
+    "wall, s",
+    "of loading",
+    "of copying",
+    "CPU, s",
+    "of loading's",
+    "anonymous, MiB",
+    "over result, MiB",
+]
 HEAD += ["max RSS, MiB", "floor, s", "to it", "sums, 1e9", "to them"]
 
 
-def totals(case: dict[str, Any], field: str) -> list[float]:
+def totals(case: dict[str, Any], field: str, target: str = "load target") -> list[float]:
     """Round by round: loading the source plus loading the target."""
-    pairs = zip(case["costs"]["load source"], case["costs"]["load target"], strict=True)
+    pairs = zip(case["costs"]["load source"], case["costs"][target], strict=True)
     return [source[field] + target[field] for source, target in pairs]
 
 
@@ -37,8 +48,9 @@ def ratios(case: dict[str, Any]) -> dict[str, dict[str, Any]]:
     for label in case["options"]:
         rounds = case["costs"][label]
         wall, cpu = (ratio([r[f] for r in rounds], totals(case, f)) for f in ("wall", "cpu"))
+        copied = ratio([r["wall"] for r in rounds], totals(case, "wall", "load target, copied"))
         over = spread([r["anonymous_peak"] - r["bytes"] for r in rounds]).median
-        found[label] = {"wall": wall, "cpu": cpu, "over": over}
+        found[label] = {"wall": wall, "copied": copied, "cpu": cpu, "over": over}
     return found
 
 
@@ -53,17 +65,17 @@ def rows(data: dict[str, Any]) -> list[list[str]]:
     made = []
     for key, case in data["cases"].items():
         found, (moving, adding) = ratios(case), floors(case)
-        for label in ("load source", "load target", *case["options"]):
+        for label in case["costs"]:
             rounds = case["costs"][label]
             wall, cpu, peak, rss = (_of(rounds, f) for f in ("wall", "cpu", "anonymous_peak", "rss_peak"))
-            compared = ["", ""]
+            compared = ["", "", ""]
             ends = ["", "", "", ""]
             if label in found:
-                compared = [str(found[label]["wall"]), str(found[label]["cpu"])]
+                compared = [str(found[label][name]) for name in ("wall", "copied", "cpu")]
                 ends = [short(moving), short(wall.median / moving), short(case["multiply_adds"] / 1e9)]
                 ends.append(short(wall.median / adding) if adding else "")
             over = spread([r["anonymous_peak"] - r["bytes"] for r in rounds]).median
-            cells = [key, label, str(wall), compared[0], str(cpu), compared[1]]
+            cells = [key, label, str(wall), *compared[:2], str(cpu), compared[2]]
             made.append([*cells, _mebi(peak.median), _mebi(over), _mebi(rss.median), *ends])
     return made
 

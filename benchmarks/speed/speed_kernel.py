@@ -72,6 +72,7 @@ def run(store: Any, options: Any, say: Callable[[str], None]) -> list[str]:
         try:
             store.add(case.key, forked(measured, case, options.device, options.repeats, options.full))
         except WrongResult as error:
+            store.remove(case.key)
             failures.append(f"{case.key}: {error}")
             say(f"WRONG {failures[-1]}")
             continue
@@ -160,23 +161,22 @@ def _as_is(x: Tensor) -> Tensor:
     return x
 
 
-def difference(name: str, got: Tensor, expected: Tensor, dtype: str) -> float:
+def difference(name: str, got: Tensor, expected: Tensor, dtype: str, judge: str = "PyWavelets in float64") -> float:
     """Largest difference as a share of the largest entry; more than rounding explains is `WrongResult`.
 
     Rounding: 32 units of the last place of the dtype that sums are made in, and one rounding to the dtype itself.
     """
     if got.shape != expected.shape:
-        raise WrongResult(f"{name} gives shape {tuple(got.shape)}, PyWavelets {tuple(expected.shape)}.")
+        raise WrongResult(f"{name} has shape {tuple(got.shape)}, that of {judge} is {tuple(expected.shape)}.")
     found = getattr(torch, dtype)
     if got.dtype != found:
         raise WrongResult(f"{name} gives {got.dtype} from {found}.")
     compute = torch.promote_types(found, torch.float32)
     allowed = 32 * torch.finfo(compute).eps + (torch.finfo(found).eps if found != compute else 0)
-    error = float((got.cpu().double() - expected).abs().max() / expected.abs().max())
+    largest = float(expected.abs().max())
+    error = float((got.cpu().double() - expected).abs().max()) / (largest or 1.0)
     if not error <= allowed:  # NaN, too
-        raise WrongResult(
-            f"{name} is {error:.2g} of the largest entry off PyWavelets in float64, {allowed:.2g} allowed."
-        )
+        raise WrongResult(f"{name} is {error:.2g} of the largest entry off {judge}, {allowed:.2g} allowed.")
     return error
 
 

@@ -8,14 +8,14 @@ from typing import Any
 SIZES: dict[str, tuple[str, str, int, int, int]] = {
     "gpt2": ("gpt2", "GPT2LMHeadModel", 12, 768, 12),
     "gpt2-medium": ("gpt2", "GPT2LMHeadModel", 24, 1024, 16),
-    "bert-base": ("bert", "BertForMaskedLM", 12, 768, 12),
-    "bert-large": ("bert", "BertForMaskedLM", 24, 1024, 16),
+    "bert-base": ("bert", "BertForPreTraining", 12, 768, 12),
+    "bert-large": ("bert", "BertForPreTraining", 24, 1024, 16),
     "vit-base": ("vit", "ViTForImageClassification", 12, 768, 12),
     "vit-large": ("vit", "ViTForImageClassification", 24, 1024, 16),
     "deit-small": ("deit", "DeiTForImageClassification", 12, 384, 6),
     "deit-base": ("deit", "DeiTForImageClassification", 12, 768, 12),
-    "bert-quick": ("bert", "BertForMaskedLM", 4, 128, 4),
-    "bert-quick-half": ("bert", "BertForMaskedLM", 2, 64, 2),
+    "bert-quick": ("bert", "BertForPreTraining", 4, 128, 4),
+    "bert-quick-half": ("bert", "BertForPreTraining", 2, 64, 2),
     "gpt2-quick": ("gpt2", "GPT2LMHeadModel", 4, 128, 4),
     "gpt2-quick-half": ("gpt2", "GPT2LMHeadModel", 2, 64, 2),
 }
@@ -30,7 +30,7 @@ PAIRS = (
 QUICK_PAIRS = (("gpt2-quick", "gpt2-quick-half"), ("bert-quick-half", "bert-quick"))
 HEADS = {
     "GPT2LMHeadModel": "ForCausalLM",
-    "BertForMaskedLM": "ForMaskedLM",
+    "BertForPreTraining": "ForPreTraining",
     "ViTForImageClassification": "ForImageClassification",
     "DeiTForImageClassification": "ForImageClassification",
 }

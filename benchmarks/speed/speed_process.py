@@ -1,5 +1,6 @@
 """Fresh processes, and what a call costs in them: seconds, CPU seconds, memory."""
 
+import importlib
 import multiprocessing
 import os
 import resource
@@ -16,8 +17,9 @@ READY = [  # imported once, by the server that forked processes come from
     "pywt",
     "transformers.modeling_utils",
     *(f"transformers.models.{name}.modeling_{name}" for name in ("bert", "deit", "gpt2", "vit")),
-    "transformers_bot.model",
+    "transformers_bot.calls",
     "transformers_bot.streaming",
+    "transformers_bot.wavelets",
 ]
 
 
@@ -28,17 +30,14 @@ def forked(function: Callable[..., Any], *args: Any) -> Any:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(READY)
-    return _alone(context, function, args)
-
-
-def spawned(function: Callable[..., Any], *args: Any) -> Any:
-    """The result of a call in a new interpreter: nothing is imported, no memory has been used and freed."""
-    return _alone(multiprocessing.get_context("spawn"), function, args)
-
-
-def _alone(context: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(function, *args).result()
+        return pool.submit(_ready, function, args).result()
+
+
+def _ready(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    for name in READY:  # nothing to do, unless the server did not find one: it does not complain
+        importlib.import_module(name)
+    return function(*args)
 
 
 class Meter:

@@ -17,10 +17,11 @@ class SpeedStore:
 
     Attributes:
         data: `part`, `machine`, `versions`, `date`, `settings` and `cases`.
+        measured: how many cases were added now.
     """
 
     def __init__(self, path: Path, part: str, settings: dict[str, Any], keep: bool = False) -> None:
-        self.path = path
+        self.path, self.measured = path, 0
         cases = json.loads(path.read_text(encoding="utf-8"))["cases"] if keep and path.exists() else {}
         self.data: dict[str, Any] = {"part": part, **facts(), "settings": settings, "cases": cases}
 
@@ -29,7 +30,13 @@ class SpeedStore:
 
     def add(self, key: str, case: dict[str, Any]) -> None:
         self.data["cases"][key] = {**case, "date": now()}
+        self.measured += 1
         self.write()
+
+    def remove(self, key: str) -> None:
+        """Forget what an earlier run found for a case that is wrong now."""
+        if self.data["cases"].pop(key, None) is not None:
+            self.write()
 
     def write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,9 @@ import math
 from typing import Any
 
 import speed_end_to_end_table as end_to_end
+import speed_gpu_table as gpu
+import speed_imports_table as imports
+import speed_scale_table as scale
 from speed_figures import Spread, floor_seconds, ratio, spread
 
 Case = dict[str, Any]
@@ -92,8 +95,23 @@ def _end_to_end(data: dict[str, Any]) -> list[str]:
     return [*end_to_end.NOTES.splitlines(), "", *table(end_to_end.HEAD, end_to_end.rows(data))]
 
 
+def _imports(data: dict[str, Any]) -> list[str]:
+    return [*imports.NOTES.splitlines(), "", *table(imports.HEAD, imports.rows(data))]
+
+
+def _scale(data: dict[str, Any]) -> list[str]:
+    lines = ["Seconds by gigabytes read and written, least squares over the sizes:", "", *scale.lines(data)]
+    return [*scale.NOTES.splitlines(), "", *table(scale.HEAD, scale.rows(data)), "", *lines]
+
+
+def _gpu(data: dict[str, Any]) -> list[str]:
+    stacks, models = table(gpu.STACK_HEAD, gpu.stack_rows(data)), table(gpu.MODEL_HEAD, gpu.model_rows(data))
+    devices = ", ".join(sorted({case["device"] for case in data["cases"].values()}))
+    return [f"Device: {devices}.", "", *gpu.NOTES.splitlines(), "", *stacks, "", *models]
+
+
 def _missing(case: Case) -> list[tuple[str, str]]:
     return list(case["notes"].items())
 
 
-BODIES = {"kernel": _kernel, "end-to-end": _end_to_end}
+BODIES = {"kernel": _kernel, "end-to-end": _end_to_end, "imports": _imports, "scale": _scale, "gpu": _gpu}
