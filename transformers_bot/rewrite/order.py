@@ -52,7 +52,7 @@ def similar_order(gram: Tensor, shapes: Sequence[Shape]) -> list[int]:
     for shape in sorted(needed, key=leaves):
         left, right = shape  # type: ignore[misc]  # a merge has two parts
         pool = units[left] if left == right else units[left] + units[right]
-        found = _best_pairs(_similarities(gram, pool), needed[shape], 0 if left == right else len(units[left]))
+        found = best_pairs(_similarities(gram, pool), needed[shape], 0 if left == right else len(units[left]))
         units[shape] = units.get(shape, []) + [pool[i] + pool[j] for i, j in found]
         taken = {id(pool[i]) for pair in found for i in pair}
         for part in {left, right}:
@@ -62,7 +62,7 @@ def similar_order(gram: Tensor, shapes: Sequence[Shape]) -> list[int]:
     return [i for shape in shapes for i in units[shape].pop(0)]
 
 
-def _best_pairs(free: Tensor, count: int, split: int) -> list[tuple[int, int]]:
+def best_pairs(free: Tensor, count: int, split: int) -> list[tuple[int, int]]:
     """The `count` best disjoint pairs, greedily; with `split`, of one before and one from it on.
 
     Pairs that are each other's nearest are what a greedy choice takes, whatever comes before them. Of
@@ -154,7 +154,7 @@ def matching_order(network: Network, role: str, first: int, layer: int) -> list[
     both = cross.new_zeros(2 * length, 2 * length)
     both[:length, length:] = (rows[:, None] * cross * columns).mul_(STEPS).round_()
     both[length:, :length] = both[:length, length:].T
-    pairs = dict(_best_pairs(both, length, length))
+    pairs = dict(best_pairs(both, length, length))
     return [pairs[unit] - length for unit in range(length)]
 
 
