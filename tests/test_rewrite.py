@@ -12,9 +12,10 @@ from networks import network_for, random_rotation, random_turn, rewritten, shuff
 from transformers_bot.maps import gather
 from transformers_bot.methods.levers import principal_pair
 from transformers_bot.methods.pairs import dual, group_sizes
+from transformers_bot.products import gram
 from transformers_bot.rewrite import fold_norms, order_heads, order_units, turn_stream
 from transformers_bot.rewrite.fold import is_foldable, norms
-from transformers_bot.rewrite.order import merge_shapes, similar_order, strongest_first
+from transformers_bot.rewrite.order import best_pairs, merge_shapes, similar_order, strongest_first
 from transformers_bot.rewrite.principal import basis
 from transformers_bot.wavelets import analysis_map
 
@@ -228,10 +229,36 @@ def test_planted_copies_become_neighbours_at_every_dyadic_ratio(source, target):
 
 def test_similar_order_is_a_permutation_of_any_units():
     drawn = torch.randn(13, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for gram in (drawn @ drawn.T, torch.zeros(13, 13, dtype=torch.float64), torch.ones(13, 13, dtype=torch.float64)):
+    for products in (drawn @ drawn.T, torch.zeros(13, 13, dtype=torch.float64), torch.ones(13, 13).double()):
         for target in range(1, 14):
-            assert sorted(similar_order(gram, merge_shapes(13, target))) == list(range(13))
+            assert sorted(similar_order(products, merge_shapes(13, target))) == list(range(13))
 
 
 def test_the_strongest_lead_and_the_weakest_join_the_strongest():
     assert strongest_first(torch.tensor([3.0, 9.0, 1.0, 7.0, 5.0]), [2, 2, 1]) == [1, 2, 3, 0, 4]
+
+
+@pytest.mark.parametrize("target", [450, 600, 700, 899])
+def test_planted_copies_are_found_in_float32(target):
+    counts = group_sizes(900, target).tolist()
+    generator = torch.Generator().manual_seed(target)
+    label = torch.repeat_interleave(torch.arange(target), torch.tensor(counts))
+    label = label[torch.randperm(900, generator=generator)]
+    vectors = torch.randn(target, 700, generator=generator)[label]
+    groups = torch.split(label[similar_order(gram(vectors), merge_shapes(900, target))], counts)
+    assert all(len(set(group.tolist())) == 1 for group in groups)
+
+
+@pytest.mark.parametrize("split", [0, 9])
+def test_pairs_are_those_of_a_greedy_choice(split):
+    drawn = torch.randn(20, 20, generator=torch.Generator().manual_seed(split))
+    similar = (drawn + drawn.T).mul_(4).round_()  # many ties
+    free = sorted(
+        (-float(similar[i, j]), i, j) for i in range(20) for j in range(i + 1, 20) if not split or i < split <= j
+    )
+    wanted: list[tuple[int, int]] = []
+    for _, i, j in free:
+        if not {i, j} & {k for pair in wanted for k in pair}:
+            wanted.append((i, j))
+    for count in (1, 4, 9):
+        assert best_pairs(similar.clone(), count, split) == wanted[:count]

@@ -1,6 +1,7 @@
 """What may be done to a source before BoT shrinks it, from options and sizes alone; `prepare` does it."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -88,6 +89,11 @@ def principal_pair(source: int, target: int, dyadic: Pair) -> Pair:
     """
     if source % target == 0 and (source // target).bit_count() == 1:
         return dyadic
+    return _cosines(source, target)
+
+
+@lru_cache(maxsize=8)  # a plan asks for the same lengths for every tensor
+def _cosines(source: int, target: int) -> Pair:
     low_pass = low_frequencies(source, target)
     gain = (target / source) ** 0.5
     maps = [AxisMap(source, target, (Matrix(low_pass * factor),)) for factor in (gain, 1 / gain)]

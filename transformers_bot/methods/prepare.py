@@ -6,7 +6,7 @@ so that shrinking undoes growing weight by weight.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 
@@ -73,7 +73,10 @@ def prepare(
     opened, scores = _looked(opened, task, shrink) if task.calibrated else (opened, {})
     merged, basis = replace(options, basis="plain", order="kept", depth="auto"), shrink.basis
     roles = ordered(options, task, shrink)
-    is_lossless = partial(_is_lossless, opened.network, pair=partial(pair_of, merged, replace(task, calibrated=False)))
+    layers = _strongest_layers(task, scores) if shrink.ranked else ()
+    shrink = replace(shrink, kept=layers or shrink.kept)
+    pair = partial(pair_of, merged, replace(task, calibrated=False))
+    is_lossless = partial(_is_lossless, opened.network, pair=pair, kept=shrink.kept)
     asked = dict.fromkeys([*roles, *(["hidden"] if basis == "principal" or _fits_stream(task) else [])])
     lossy = [role for role in asked if not is_lossless(role)]
     if options.basis == "auto" and "hidden" not in lossy:
@@ -87,8 +90,6 @@ def prepare(
             "Leave calibration= out, or these options at 'auto'."
         )
     strongest = frozenset(role for role in roles if role in picks)
-    layers = _strongest_layers(task, scores) if shrink.ranked else ()
-    shrink = replace(shrink, kept=layers or shrink.kept)
     _order(opened.network, task, shrink, roles, {role: _of(scores, role) for role in strongest}, is_lossless)
     order = "strongest" if picks else "similar" if roles else "kept"
     settled = replace(options, basis=_settled_basis(options, task, basis), order=order)
@@ -127,7 +128,7 @@ def _order(
         order_units(network, role, target, shrink.groups, shrink.kept)
         # Whole heads are picked, not merged: of copies any one will do, of others the strongest.
         if role == "heads" and shrink.whole and not is_lossless(role):
-            order_heads(network, counts, shrink.groups)
+            order_heads(network, counts, shrink.groups, shrink.kept)
 
 
 def _looked(opened: Opened, task: Task, shrink: Shrink) -> tuple[Opened, Scores]:
@@ -188,16 +189,23 @@ def _whole_axis(maps: Segment) -> AxisMap:
     return from_dense(reduce(np.kron, (one.dense() for one in maps)))
 
 
-def _is_lossless(network: Network, role: str, pair: Callable[[str], Pair]) -> bool:
+def _is_lossless(network: Network, role: str, pair: Callable[[str], Pair], kept: Collection[int] | None) -> bool:
     """Whether growing back what was shrunk gives every tensor that writes `role` again.
 
     Read axes are shrunk first: what they hold beyond what is written to them, such as the noise that
-    parts twins when growing, has no effect.
+    parts twins when growing, has no effect. Small tensors come first: most sources are seen to lose there.
+
+    Args:
+        kept: the layers that are read; None for all.
     """
     back = pair(role).produce.then(pair(role).consume.transposed())
-    for name, place in network.having(role):
-        if not any(f.role == role and not f.reads for axis in place.rule.axes for f in factors(axis)):
-            continue
+    writers = [
+        (name, place)
+        for name, place in network.having(role)
+        if (kept is None or place.layer is None or place.layer in kept)
+        and any(f.role == role and not f.reads for axis in place.rule.axes for f in factors(axis))
+    ]
+    for name, place in sorted(writers, key=lambda one: network.numel(one[0])):
         reads = {f.role: pair(f.role).consume for axis in place.rule.axes for f in factors(axis) if f.reads and f.role}
         seen = network.mapped(name, reads, {})
         again = network.mapped(name, reads, {role: back})

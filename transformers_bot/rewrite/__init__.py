@@ -26,7 +26,7 @@ from .fold import behind, fold_norms, norms
 from .moments import Moments, Seen, measured
 from .network import STREAM, Network, Place
 from .order import gram_of, head_strength, matching_order, merge_shapes, similar_order, strongest_first
-from .principal import basis, kept_shares, weight_moments
+from .principal import basis, estimated, kept_shares
 from .readers import MapsOf, match_norm_scale, refit_readers
 
 Batches = Iterable[Mapping[str, Any]]
@@ -73,15 +73,17 @@ def to_principal_basis(
     network = opened.network
     fold_norms(network)
     every = norms(network)
-    turn = basis(_mean_seen(opened, every, kept_layers), low_pass)
+    counted = [layer is None or kept_layers is None or layer in kept_layers for _, layer in every]
+    turn, shares = _turned(opened, every, counted, low_pass)
     kept = low_pass @ turn  # (target, source): P
-    shares = _shares(opened, every, kept)
-    weights = {(stem, layer): _weight(network, stem, layer) for stem, layer in every}
-    measured = [] if opened.seen is None else list(zip(every, _moments(opened, every), strict=True))
-    read = {name: _after(network, place, one) for place, one in measured for name in behind(network, *place)}
+    weights = {place: _weight(network, *place) for place in every}
+    seen = [] if opened.seen is None else list(zip(every, _seen(network, opened.seen, every), strict=True))
+    read = {name: _after(network, place, one) for place, one in seen for name in behind(network, *place)}
     turn_stream(network, turn)
-    for (place, gamma), share in zip(weights.items(), shares, strict=True):
-        match_norm(network, place, gamma, share, kept, low_pass)
+    squares = kept.square()
+    for place, share, counts in zip(every, shares, counted, strict=True):
+        if counts:
+            match_norm(network, place, squares @ weights[place], share, low_pass)
     return read
 
 
@@ -112,7 +114,7 @@ def turn_stream(network: Network, turn: Tensor) -> None:
 
 
 def match_norm(
-    network: Network, place: tuple[str, int | None], gamma: Tensor, share: Tensor, kept: Tensor, low_pass: Tensor
+    network: Network, place: tuple[str, int | None], diagonal: Tensor, share: Tensor, low_pass: Tensor
 ) -> None:
     """Give a norm the weight that its low-passed stream needs.
 
@@ -120,9 +122,12 @@ def match_norm(
     scales it to variance 1 again, so its weight carries rho. A weight gamma that could not be folded is
     P diag(gamma) P^T there, of which a norm can only have the diagonal. The low-pass with its gain of
     sqrt(m / n) on written axes turns the vector set here into exactly that.
+
+    Args:
+        diagonal: (target hidden,), of P diag(gamma) P^T.
+        share: rho^2.
     """
     target, source = low_pass.shape
-    diagonal = (kept.square() * gamma).sum(1)  # diag(P diag(gamma) P^T)
     weight = low_pass.T @ diagonal * share.sqrt() * (source / target) ** 0.5
     name = network.find(f"{place[0]}.weight", place[1])
     if name is not None:
@@ -138,10 +143,10 @@ def order_units(
     of one group are averaged later: their units are first matched to those of the group's first layer.
 
     Args:
-        kept: the layers by which hidden units are compared; None for all.
+        kept: the layers that are read: the others' units stay, and do not count for hidden ones; None for all.
     """
     shapes = merge_shapes(network.sizes[role] or 0, target)
-    every: Sequence[Sequence[int | None]] = groups or [[layer] for layer in network.layers]
+    every: Sequence[Sequence[int | None]] = groups or [[i] for i in network.layers if kept is None or i in kept]
     for group in [[None]] if role == "hidden" else every:
         for layer in group[1:]:
             _permute(network, role, matching_order(network, role, group[0] or 0, layer or 0), layer)
@@ -165,9 +170,13 @@ def order_by_strength(
         _permute(network, role, strongest_first(score, counts), layer)
 
 
-def order_heads(network: Network, counts: list[int], groups: Groups = ()) -> None:
-    """Let every group of heads, of which the first is kept, start with one of the strongest."""
-    for group in groups or [[layer] for layer in network.layers]:
+def order_heads(network: Network, counts: list[int], groups: Groups = (), kept: Collection[int] | None = None) -> None:
+    """Let every group of heads, of which the first is kept, start with one of the strongest.
+
+    Args:
+        kept: the layers that are read; None for all.
+    """
+    for group in groups or [[i] for i in network.layers if kept is None or i in kept]:
         strength = sum((head_strength(network, layer) for layer in group), torch.zeros(()))
         for layer in group:
             _permute(network, "heads", strongest_first(strength, counts), layer)
@@ -179,29 +188,26 @@ def _permute(network: Network, role: str, order: list[int], layer: int | None) -
         network.map_role(one, gather(order, len(order)), layer)
 
 
-def _moments(opened: Opened, every: list[tuple[str, int | None]]) -> Iterable[Moments]:
-    """Of what every norm normalises: measured, or else estimated one after the other."""
+def _turned(
+    opened: Opened, every: list[tuple[str, int | None]], counted: list[bool], low_pass: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """The turn Q for what these norms see on average; of every norm, the share of it that low-pass then keeps."""
     network = opened.network
     if opened.seen is None:
-        return weight_moments(network, _activation(opened.model.config))
-    return [opened.seen.norms[name] for name in _modules(network, every)]
+        activation = _activation(opened.model.config)
+        estimate = estimated(network, activation, counted)
+        turn = basis(estimate.second, low_pass)
+        return turn, list(kept_shares(network, activation, low_pass @ turn, estimate))
+    seconds = [one.uncentred().covariance for one in _seen(network, opened.seen, every)]
+    total = sum((one for one, counts in zip(seconds, counted, strict=True) if counts), torch.zeros(()))
+    turn = basis(total / sum(counted), low_pass)
+    kept = low_pass @ turn
+    return turn, [torch.trace(kept @ second @ kept.T).clamp_min(0) / len(second) for second in seconds]
 
 
-def _mean_seen(opened: Opened, every: list[tuple[str, int | None]], layers: Collection[int] | None) -> Tensor:
-    """Second moments of what norms of these layers (and outside of them) see, on average."""
-    total, count = torch.zeros(()), 0
-    for (_, layer), one in zip(every, _moments(opened, every), strict=True):
-        if layer is None or layers is None or layer in layers:
-            total, count = total + one.uncentred().covariance, count + 1
-    return total / count
-
-
-def _shares(opened: Opened, every: list[tuple[str, int | None]], kept: Tensor) -> list[Tensor]:
-    """The share of what every norm sees that `kept` keeps."""
-    if opened.seen is None:
-        return list(kept_shares(opened.network, _activation(opened.model.config), kept))
-    seconds = [one.uncentred().covariance for one in _moments(opened, every)]
-    return [torch.trace(kept @ second @ kept.T).clamp_min(0) / len(second) for second in seconds]
+def _seen(network: Network, seen: Seen, every: list[tuple[str, int | None]]) -> list[Moments]:
+    """What every norm normalises, as it was measured."""
+    return [seen.norms[name] for name in _modules(network, every)]
 
 
 def _modules(network: Network, places: list[tuple[str, int | None]]) -> list[str]:

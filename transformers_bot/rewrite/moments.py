@@ -21,7 +21,8 @@ class Moments:
 
     def add(self, mean: Tensor, covariance: Tensor) -> None:
         """Take in an independent summand."""
-        self.mean, self.covariance = self.mean + mean, self.covariance + covariance
+        self.mean = self.mean + mean
+        self.covariance.add_(covariance)
 
     def mapped(self, matrix: Tensor) -> "Moments":
         """Of `matrix @ x`."""
@@ -32,13 +33,18 @@ class Moments:
         second = self.covariance + torch.outer(self.mean, self.mean)
         return Moments(torch.zeros_like(self.mean), second, self.tokens)
 
+    @property
+    def size(self) -> Tensor:
+        """Trace of the second moments, after the mean over units is taken away."""
+        off = self.mean - self.mean.mean()
+        return self.covariance.trace() - self.covariance.sum() / len(off) + off.square().sum()
+
     def normalised(self) -> "Moments":
         """After a norm: without the mean over units, of variance 1 over units on average."""
-        length = len(self.mean)
         mean = self.mean - self.mean.mean()
+        scale = (self.size / len(mean)).clamp_min(1e-300)
         rows, columns = (self.covariance.mean(dim, keepdim=True) for dim in (1, 0))
         covariance = self.covariance - rows - columns + rows.mean()  # (I - 1 1^T / n) C (I - 1 1^T / n)
-        scale = ((covariance.trace() + mean.square().sum()) / length).clamp_min(1e-300)
         return Moments(mean / scale.sqrt(), covariance / scale, self.tokens)
 
 

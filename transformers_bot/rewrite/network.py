@@ -64,11 +64,15 @@ class Network(Mapping[str, Tensor]):
         self._edits: dict[str, tuple[Edit, ...]] = {}
         self._moves: list[tuple[str, int | None, AxisMap]] = []
         self._names = {(place.template, place.layer): name for name, place in places.items()}
+        self._of_layer: dict[int | None, list[tuple[str, Place]]] = {None: list(places.items())}
+        for name, place in places.items():
+            if place.layer is not None:
+                self._of_layer.setdefault(place.layer, []).append((name, place))
 
     def __getitem__(self, name: str) -> Tensor:
         x = self._tensors[name]
         edits = self._edits.get(name, ())
-        x = _aligned(x).to(torch.promote_types(x.dtype, torch.float32)) if edits else x
+        x = at_least_float32(_aligned(x)) if edits else x
         for edit in edits:
             x = edit(x)
         return x
@@ -122,10 +126,14 @@ class Network(Mapping[str, Tensor]):
         """The tensor of that name, None if the checkpoint has none."""
         return self._names.get((template, layer))
 
+    def numel(self, name: str) -> int:
+        """How many entries a tensor has, without computing it."""
+        return self._tensors[name].numel()
+
     def having(self, role: str, layer: int | None = None) -> Iterator[tuple[str, Place]]:
         """Tensors with an axis of `role`; with a layer given, only that layer's."""
-        for name, place in self.places.items():
-            if role in place.rule.roles and (layer is None or place.layer == layer):
+        for name, place in self._of_layer.get(layer, ()):
+            if role in place.rule.roles:
                 yield name, place
 
     def read_axis(self, name: str) -> int:
@@ -139,28 +147,17 @@ class Network(Mapping[str, Tensor]):
             for offset, factor in enumerate(segment):
                 if factor.role == role:
                     moved = piece.movedim(dim + offset, 0)
-                    yield factor, moved.reshape(len(moved), -1).double()
-
-    def pieces(self, name: str, role: str, length: int = 8192) -> Iterator[Iterator[Tensor]]:
-        """For every place of `role`, the tensor as (role, up to `length` of everything else) at a time.
-
-        In float64, as from `along`, of a vocabulary not all is held.
-        """
-        for segment, dim, piece in self._segments(name):
-            for offset, factor in enumerate(segment):
-                if factor.role == role:
-                    moved = piece.movedim(dim + offset, 0)
-                    yield (part.double() for part in torch.split(moved.reshape(len(moved), -1), length, dim=1))
+                    yield factor, moved.reshape(len(moved), -1)
 
     def units(self, name: str, role: str) -> Tensor:
-        """A tensor as (all entries of the segment with `role`, everything else), in float64.
+        """A tensor as (all entries of the segment with `role`, everything else), in float32 or better.
 
         Heads and head_dim stay one axis, heads first; of a fused q|k|v only the part with `role` comes.
         """
         for segment, dim, piece in self._segments(name):
             if role in [factor.role for factor in segment]:
                 flat = piece.flatten(dim, dim + len(segment) - 1).movedim(dim, 0)
-                return flat.reshape(len(flat), -1).double()
+                return at_least_float32(flat.reshape(len(flat), -1))
         raise LookupError(f"{name} has no axis of {role}")
 
     def writer(self, layer: int, role: str) -> tuple[Tensor, Tensor]:
@@ -169,7 +166,7 @@ class Network(Mapping[str, Tensor]):
             if place.rule.adds and place.rule.maps and role in place.rule.roles:
                 weight = self.units(name, role).T
                 bias = self.find(f"{place.stem}.bias", layer)
-                return weight, self[bias].double() if bias else weight.new_zeros(len(weight))
+                return weight, at_least_float32(self[bias]) if bias else weight.new_zeros(len(weight))
         raise LookupError(f"layer {layer} adds nothing of {role} to the stream")
 
     def reader(self, layer: int, role: str) -> tuple[Tensor, Tensor]:
@@ -211,6 +208,10 @@ class Network(Mapping[str, Tensor]):
 def _aligned(x: Tensor) -> Tensor:
     """Where a tensor lies in its file must not change the last bit of a product (BLAS looks at addresses)."""
     return x if x.data_ptr() % 64 == 0 else x.clone()
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def factors(axis: Axis) -> list[Factor]:

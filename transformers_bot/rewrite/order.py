@@ -12,12 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..products import add_gram, mirrored, product
 from ..wavelets import split_places
-from .network import Network
+from .network import Network, at_least_float32
 
 Shape = tuple["Shape", "Shape"] | tuple[()]  # a merge of two shapes, or a single unit
 UNIT: Shape = ()
 PIECE = 1024  # rows that are gathered at a time
+TINY = torch.finfo(torch.float32).tiny
+ENTRIES = 4096  # of a unit, that are multiplied at a time
+STEPS = 2**20  # between similarities of 0 and 1: what differs by less is equal
 
 
 def merge_shapes(source: int, target: int) -> list[Shape]:
@@ -48,7 +52,7 @@ def similar_order(gram: Tensor, shapes: Sequence[Shape]) -> list[int]:
     for shape in sorted(needed, key=leaves):
         left, right = shape  # type: ignore[misc]  # a merge has two parts
         pool = units[left] if left == right else units[left] + units[right]
-        found = _best_pairs(_cosine(gram, pool), needed[shape], 0 if left == right else len(units[left]))
+        found = best_pairs(_similarities(gram, pool), needed[shape], 0 if left == right else len(units[left]))
         units[shape] = units.get(shape, []) + [pool[i] + pool[j] for i, j in found]
         taken = {id(pool[i]) for pair in found for i in pair}
         for part in {left, right}:
@@ -58,83 +62,99 @@ def similar_order(gram: Tensor, shapes: Sequence[Shape]) -> list[int]:
     return [i for shape in shapes for i in units[shape].pop(0)]
 
 
-def _best_pairs(free: Tensor, count: int, split: int) -> list[tuple[int, int]]:
+def best_pairs(free: Tensor, count: int, split: int) -> list[tuple[int, int]]:
     """The `count` best disjoint pairs, greedily; with `split`, of one before and one from it on.
 
-    Pairs that are each other's nearest are what a greedy choice takes, whatever comes before them.
+    Pairs that are each other's nearest are what a greedy choice takes, whatever comes before them. Of
+    equals the first one counts as the nearest: the best row, if it is the first, then always has a mate.
 
     Args:
-        free: (unit, unit) similarities; the memory is used for what is still to be paired.
+        free: (unit, unit) similarities, symmetric to the last bit; the memory is used.
     """
     free.fill_diagonal_(-torch.inf)
     if split:
         free[:split, :split] = free[split:, split:] = -torch.inf
     pairs: list[tuple[float, int, int]] = []
-    units = torch.arange(len(free))  # those that the rows stand for
-    while len(units):
-        best, nearest = free.max(dim=1)
-        place = torch.arange(len(free))
+    place, gone = torch.arange(len(free)), torch.zeros(len(free), dtype=torch.bool)
+    best, nearest = free.max(dim=1)  # of equals, torch gives the first
+    while True:
         mutual = (nearest[nearest] == place) & (place < nearest) & (best > -torch.inf)
         if not bool(mutual.any()):
             break
         lower, upper = place[mutual], nearest[mutual]
-        pairs += zip((-best[mutual]).tolist(), units[lower].tolist(), units[upper].tolist(), strict=True)
-        left = torch.ones(len(free), dtype=torch.bool).index_fill_(0, torch.cat([lower, upper]), False)
-        units, free = units[left], free[left][:, left]
+        pairs += zip((-best[mutual]).tolist(), lower.tolist(), upper.tolist(), strict=True)
+        gone[lower] = gone[upper] = True
+        best[gone] = -torch.inf
+        ahead = -float(best.max())  # no pair to come is better than that
+        if sum(value < ahead for value, _, _ in pairs) >= count:
+            break
+        for rows in torch.split(place[gone[nearest] & ~gone], PIECE):
+            best[rows], nearest[rows] = free[rows].masked_fill_(gone, -torch.inf).max(dim=1)
     return [(i, j) for _, i, j in sorted(pairs)[:count]]
 
 
-def _cosine(gram: Tensor, groups: list[list[int]]) -> Tensor:
+def _similarities(gram: Tensor, groups: list[list[int]]) -> Tensor:
+    """Cosines of what groups of units do together, in steps of a millionth, so that rounding parts no twins."""
+    merged = _sums_over(_sums_over(gram, groups).T, groups)
+    if max(map(len, groups)) > 1:
+        merged = merged + merged.T  # sums in another order may differ in the last bit
+    elif merged.data_ptr() == gram.data_ptr():
+        merged = gram.clone()
+    scale = merged.diagonal().clamp_min(TINY).rsqrt()
+    for rows, own in zip(torch.split(merged, PIECE), torch.split(scale, PIECE), strict=True):
+        rows.mul_(own[:, None] * scale).mul_(STEPS).round_()
+    return merged
+
+
+def _sums_over(gram: Tensor, groups: list[list[int]]) -> Tensor:
+    """(group, unit): sums of rows."""
     flat = torch.tensor([unit for units in groups for unit in units])
+    if len(flat) == len(groups):  # single units
+        return gram if torch.equal(flat, torch.arange(len(gram))) else gram[flat]
     group = torch.tensor([row for row, units in enumerate(groups) for _ in units])
-    rows, merged = gram.new_zeros(len(groups), len(gram)), gram.new_zeros(len(groups), len(groups))
+    rows = gram.new_zeros(len(groups), gram.shape[1])
     for some in torch.split(torch.arange(len(flat)), PIECE):
         rows.index_add_(0, group[some], gram[flat[some]])
-    for some in torch.split(torch.arange(len(flat)), PIECE):
-        merged.index_add_(1, group[some], rows[:, flat[some]])
-    scale = merged.diagonal().clamp_min(1e-300).rsqrt()
-    return _earlier_first(merged.mul_(scale[:, None]).mul_(scale))
-
-
-def _earlier_first(similarity: Tensor) -> Tensor:
-    """Equal similarities (twins) must not leave every unit waiting for another: earlier ones come first."""
-    index = 1e-12 * torch.arange(len(similarity), dtype=similarity.dtype)
-    return similarity.sub_(index[:, None]).sub_(index)
+    return rows
 
 
 def gram_of(network: Network, role: str, layer: int | None, kept: Collection[int] | None = None) -> Tensor:
     """(unit, unit) inner products over all matrices that write or read a role, each of weight one.
 
+    In float32 (float64 of such a source), of which twins differ by less than `STEPS`.
+
     Args:
         kept: without a layer, those of which matrices count; None for all.
     """
     length = network.sizes[role] or 0
-    total = torch.zeros(length, length, dtype=torch.float64)
+    total = torch.zeros(length, length)
     for name, place in network.having(role, layer):
         if place.rule.maps and (kept is None or place.layer is None or place.layer in kept):
-            for parts in network.pieces(name, role):
-                one = torch.zeros_like(total)
-                for x in parts:
-                    one.addmm_(x, x.T)
-                total.add_(one, alpha=1 / max(float(one.trace()), 1e-300))
-    return total
+            for _, units in network.along(name, role):
+                wide = torch.promote_types(units.dtype, total.dtype)
+                total = total.to(wide)
+                scale = 1 / max(float(torch.linalg.vector_norm(units, dtype=wide)), TINY)
+                for part in torch.split(units, ENTRIES, dim=1):
+                    add_gram(total, (part.to(wide) * scale).contiguous())
+    return mirrored(total)
 
 
 def matching_order(network: Network, role: str, first: int, layer: int) -> list[int]:
     """The order in which a layer's units stand like the first layer's: each next to the most similar one."""
     length = network.sizes[role] or 0
-    cross = torch.zeros(length, length, dtype=torch.float64)
+    cross, squares = torch.zeros(length, length), torch.zeros(2, length, dtype=torch.float64)
     for name, place in network.having(role, layer):
         twin = network.find(place.template, first)
         if place.rule.maps and twin is not None:
-            for (_, mine), (_, theirs) in zip(network.along(name, role), network.along(twin, role), strict=True):
-                scale = mine.norm() * theirs.norm()
-                cross.addmm_(theirs / scale.clamp_min(1e-300), mine.T)  # (unit of the first, unit of this layer)
-    rows, columns = (gram_of(network, role, one).diagonal().clamp_min(1e-300).rsqrt() for one in (first, layer))
-    both = torch.zeros(2 * length, 2 * length, dtype=torch.float64)
-    both[:length, length:] = rows[:, None] * cross * columns
+            for (_, theirs), (_, mine) in zip(network.along(twin, role), network.along(name, role), strict=True):
+                theirs, mine = (at_least_float32(x / x.norm().clamp_min(TINY)) for x in (theirs, mine))
+                cross = cross + product(theirs, mine)  # (unit of the first, unit of this layer)
+                squares += torch.stack([theirs.square().sum(1), mine.square().sum(1)])
+    rows, columns = squares.clamp_min(1e-300).rsqrt().to(cross.dtype)
+    both = cross.new_zeros(2 * length, 2 * length)
+    both[:length, length:] = (rows[:, None] * cross * columns).mul_(STEPS).round_()
     both[length:, :length] = both[:length, length:].T
-    pairs = dict(_best_pairs(_earlier_first(both), length, length))
+    pairs = dict(best_pairs(both, length, length))
     return [pairs[unit] - length for unit in range(length)]
 
 
@@ -158,7 +178,8 @@ def head_strength(network: Network, layer: int) -> Tensor:
     heads = network.sizes["heads"] or 1
     outs = out[0].reshape(len(out[0]), heads, -1)  # (hidden, heads, head_dim)
     reads = values[0].reshape(heads, -1, values[0].shape[1])  # (heads, head_dim, hidden)
-    return torch.stack([(outs[:, i] @ reads[i]).norm() for i in range(heads)])
+    # |O V|^2 = tr(O^T O V V^T), of which both factors are small
+    return torch.stack([((outs[:, i].T @ outs[:, i]) * (reads[i] @ reads[i].T)).sum() for i in range(heads)]).sqrt()
 
 
 def _frozen(node: list) -> Shape:  # type: ignore[type-arg]

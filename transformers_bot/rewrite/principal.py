@@ -6,20 +6,21 @@ the mean direction (the norm subtracts the mean). `basis` picks the one in which
 P span the top eigenvectors of the stream's second moments, centred, and the mean direction.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..memory import release
+from ..products import add_gram, gram, mirrored, product
 from .moments import Moments
-from .network import Network
+from .network import Network, at_least_float32
 
 # Attention averages values over tokens, which takes away most of their variance: an assumption, not fitted.
 ATTENTION_SHARE = 0.25
+ENTRIES = 8192  # of a table, that are multiplied at a time
 NEIGHBOUR = 0.95  # correlation of neighbouring pixels
 
 
@@ -50,18 +51,50 @@ def weight_moments(network: Network, activation: Callable[[Tensor], Tensor]) -> 
     see a normal variable of the mean and variance that their weights give it.
 
     Yields:
-        Moments of the normalised stream: before each attention, before each MLP, at the end.
+        Moments of the stream before its norm: before each attention, before each MLP, at the end. They are
+        one and the same object, to which the next block is added afterwards.
     """
     stream = _embedded(network)
-    yield stream.normalised()
+    yield stream
     for block in _blocks(network, activation):
-        factor = block.factor()
-        stream.add(block.mean, factor @ factor.T)
-        yield stream.normalised()
+        stream.add(block.mean.double(), gram(block.factor()))
+        yield stream
 
 
-def kept_shares(network: Network, activation: Callable[[Tensor], Tensor], kept: Tensor) -> Iterator[Tensor]:
-    """Of what each norm sees, as `weight_moments` has it, the share of second moments that P keeps.
+@dataclass(frozen=True)
+class Estimate:
+    """What norms see of a stream, without a (hidden, hidden) matrix for every one of them.
+
+    Attributes:
+        second: (hidden, hidden) second moments of what they see, centred and normalised, on average.
+        embedded: moments of the stream in front of the first block.
+        sizes: of the stream before every norm, see `Moments.size`.
+    """
+
+    second: Tensor
+    embedded: Moments
+    sizes: tuple[Tensor, ...]
+
+
+def estimated(network: Network, activation: Callable[[Tensor], Tensor], counted: Sequence[bool]) -> Estimate:
+    """What the norms see by `weight_moments`; those that are `counted` are averaged."""
+    hidden, sizes = network.hidden, []
+    total, embedded = torch.zeros(hidden, hidden, dtype=torch.float64), None
+    for stream, counts in zip(weight_moments(network, activation), counted, strict=True):
+        embedded = embedded or Moments(stream.mean.clone(), stream.covariance.clone())
+        sizes.append(stream.size.clamp_min(1e-300))
+        if counts:
+            weight = hidden / float(sizes[-1]) / sum(counted)
+            total.add_(stream.covariance, alpha=weight).addr_(stream.mean, stream.mean, alpha=weight)
+    total -= total.mean(0)
+    total -= total.mean(1, keepdim=True)
+    return Estimate(total, embedded or Moments(total[0], total), tuple(sizes))
+
+
+def kept_shares(
+    network: Network, activation: Callable[[Tensor], Tensor], kept: Tensor, estimate: Estimate
+) -> Iterator[Tensor]:
+    """Of what each norm sees by this estimate, the share of second moments that P keeps.
 
     tr(P M P^T) / tr(M) of a sum of blocks B B^T is a sum of squares of P B: a second look at the weights
     instead of one (hidden, hidden) matrix held for every norm.
@@ -69,25 +102,16 @@ def kept_shares(network: Network, activation: Callable[[Tensor], Tensor], kept: 
     Args:
         kept: (target hidden, source hidden), orthonormal rows: P.
     """
-    hidden = network.hidden
     centred = kept - kept.mean(1, keepdim=True)  # P (I - 1 1^T / n)
-    stream = _embedded(network)
-    mean = stream.mean
-    inside = torch.trace(centred @ stream.covariance @ centred.T)
-    whole = torch.trace(stream.covariance) - stream.covariance.sum() / hidden
-    yield _share(centred, mean, inside, whole)
-    for block in _blocks(network, activation):
-        mean = mean + block.mean
-        inside = inside + block.factor(centred).square().sum()
-        factor = block.factor()
-        whole = whole + factor.square().sum() - factor.sum(0).square().sum() / hidden
-        yield _share(centred, mean, inside, whole)
-
-
-def _share(centred: Tensor, mean: Tensor, inside: Tensor, whole: Tensor) -> Tensor:
-    """With the squares of the means, of what is kept and of all."""
-    off = mean - mean.mean()
-    return (inside + (centred @ mean).square().sum()) / (whole + off.square().sum()).clamp_min(1e-300)
+    mean = estimate.embedded.mean
+    inside = ((centred @ estimate.embedded.covariance) * centred).sum()
+    blocks = _blocks(network, activation)
+    for number, size in enumerate(estimate.sizes):
+        if number:
+            block = next(blocks)
+            mean = mean + block.mean
+            inside = inside + block.factor(centred.to(block.left.dtype)).square().sum()
+        yield (inside + (centred @ mean).square().sum()) / size
 
 
 @dataclass(frozen=True)
@@ -100,8 +124,8 @@ class _Block:
 
     def factor(self, kept: Tensor | None = None) -> Tensor:
         """L R, with `kept` in front of it."""
-        left = self.left if kept is None else kept @ self.left
-        return left @ self.right if self.right.ndim == 2 else left * self.right
+        left = self.left if kept is None else product(kept, self.left.T)
+        return product(left, self.right.T) if self.right.ndim == 2 else left * self.right
 
 
 def _blocks(network: Network, activation: Callable[[Tensor], Tensor]) -> Iterator[_Block]:
@@ -119,19 +143,24 @@ def _embedded(network: Network) -> Moments:
             continue
         if place.rule.maps:  # (hidden, channel x row x column) of a patch
             for _, x in network.along(name, "hidden"):
-                stream.add(torch.zeros_like(stream.mean), x @ _pixels(network) @ x.T)
+                stream.add(torch.zeros_like(stream.mean), x.double() @ _pixels(network) @ x.double().T)
         else:
             stream.add(*_entries(network, name))
     return stream
 
 
 def _entries(network: Network, name: str) -> tuple[Tensor, Tensor]:
-    """Mean and covariance over the entries of a table, of which a piece at a time is held in float64."""
-    count, first, second = 0, torch.zeros(network.hidden, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    for x in chain.from_iterable(network.pieces(name, "hidden")):  # (hidden, entries)
-        count, first, second = count + x.shape[1], first + x.sum(1), second + x @ x.T
+    """Mean and covariance over the entries of a table."""
+    hidden = network.hidden
+    count, first = 0, torch.zeros(hidden, dtype=torch.float64)
+    second = torch.zeros(hidden, hidden, dtype=torch.float64)
+    for _, table in network.along(name, "hidden"):  # (hidden, entries)
+        for part in torch.split(table, ENTRIES, dim=1):
+            x = at_least_float32(part).contiguous()
+            count, first = count + x.shape[1], first + x.sum(1)
+            add_gram(second, x)
     mean = first / count
-    return mean, second / count - torch.outer(mean, mean)
+    return mean, mirrored(second).div_(count).sub_(torch.outer(mean, mean))
 
 
 def _pixels(network: Network) -> Tensor:
@@ -159,11 +188,11 @@ def _mlp(network: Network, layer: int, activation: Callable[[Tensor], Tensor]) -
     units, shift = network.reader(layer, "ffn")
     nodes, weights = (torch.from_numpy(x) for x in np.polynomial.hermite_e.hermegauss(16))
     weights = weights / weights.sum()
-    inputs = shift[:, None] + units.norm(dim=1)[:, None] * nodes  # (ffn, nodes)
+    inputs = shift[:, None] + units.norm(dim=1).double()[:, None] * nodes  # (ffn, nodes)
     outputs = activation(inputs)
     mean = outputs @ weights
     spread = ((outputs - mean[:, None]).square() @ weights).sqrt()
-    return _Block(out @ mean + bias, out, spread)
+    return _Block(out @ mean.to(out.dtype) + bias, out, spread.to(out.dtype))
 
 
 def _aligned(rows: Tensor, reference: Tensor) -> Tensor:
