@@ -6,7 +6,6 @@ every tap (`Taps`). Both run on a block of the tensor, upcast as it is read and 
 belongs, so that no copy of the whole tensor is made on the way.
 """
 
-import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -98,33 +97,6 @@ class Stencil:
             edge = out.new_empty([len(places) if axis == dim else n for axis, n in enumerate(out.shape)])
             wrapped.run(x, dim, edge)
             out.index_copy_(dim, _placed(places, x), edge)
-
-
-def product(matrix: Tensor, x: Tensor, dim: int, out: Tensor | None = None) -> Tensor:
-    """`matrix` (target, source) times axis `dim` of `x`, without a transposed copy of either."""
-    if x.dim() == 1:
-        return torch.mv(matrix, x, out=out)
-    if dim == x.dim() - 1:
-        return torch.matmul(x, matrix.T, out=out)
-    if dim == x.dim() - 2:
-        return torch.matmul(matrix, x, out=out)
-    made = torch.matmul(matrix, x.flatten(dim + 1))
-    made = made.view(*made.shape[:-1], *x.shape[dim + 1 :])
-    return made if out is None else out.copy_(made)
-
-
-@contextlib.contextmanager
-def exact_products() -> Iterator[None]:
-    """Products in full float32, whatever the caller allows its own (TF32, bfloat16)."""
-    allowed = torch.get_float32_matmul_precision()
-    if allowed == "highest":
-        yield
-        return
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(allowed)
 
 
 def _weighted_sum(parts: Sequence[Tensor], weights: Sequence[float], out: Tensor) -> None:

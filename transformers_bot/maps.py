@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .kernels import Form, Stencil, apply_form, exact_products, form_of, product
+from .kernels import Form, Stencil, apply_form, form_of
+from .products import along
 
 # Beyond so many entries in a row one matrix product costs less than a gather for every entry.
 DENSE_TAPS = 32
@@ -79,10 +80,7 @@ class Matrix:
     def apply(self, x: Tensor, dim: int, out: Tensor, compute: torch.dtype) -> Tensor:
         """Map axis `dim` of `x`, of length `source`, into `out`."""
         matrix = torch.from_numpy(np.ascontiguousarray(self.matrix)).to(x.device, compute)
-        with exact_products():
-            if out.dtype == compute:
-                return product(matrix, x.to(compute), dim, out)
-            return out.copy_(product(matrix, x.to(compute), dim))
+        return out.copy_(along(matrix, x.to(compute), dim))
 
     def transposed(self) -> "Matrix":
         return Matrix(self.matrix.T)
