@@ -10,6 +10,7 @@ from torch import Tensor
 from ..adapters import Adapter
 from ..axes import Axis, Factor, Rule
 from ..maps import AxisMap, identity
+from ..products import aligned
 from ..recipe import TensorMap, apply
 
 STREAM = ("hidden", "readout")  # the residual stream, before and after the norm of a tied output embedding
@@ -72,7 +73,7 @@ class Network(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         x = self._tensors[name]
         edits = self._edits.get(name, ())
-        x = at_least_float32(_aligned(x)) if edits else x
+        x = at_least_float32(aligned(x)) if edits else x
         for edit in edits:
             x = edit(x)
         return x
@@ -180,7 +181,7 @@ class Network(Mapping[str, Tensor]):
 
     def _segments(self, name: str) -> Iterator[tuple[tuple[Factor, ...], int, Tensor]]:
         """Every segment of every axis: its factors, where the first one stands, the tensor cut to it."""
-        x, place = _aligned(self[name]), self.places[name]
+        x, place = aligned(self[name]), self.places[name]
         for dim, axis in enumerate(place.rule.axes):
             start = 0
             for segment in axis.segments:
@@ -203,11 +204,6 @@ class Network(Mapping[str, Tensor]):
         """A factor's length; where only the tensor knows it, the axis is that factor alone."""
         known = factor.size if not factor.role else self.sizes[factor.role]
         return actual if known is None else known
-
-
-def _aligned(x: Tensor) -> Tensor:
-    """Where a tensor lies in its file must not change the last bit of a product (BLAS looks at addresses)."""
-    return x if x.data_ptr() % 64 == 0 else x.clone()
 
 
 def at_least_float32(x: Tensor) -> Tensor:
