@@ -24,7 +24,7 @@ from ..memory import release
 from .calibration import See
 from .fold import behind, fold_norms, norms
 from .moments import Moments, Seen, measured
-from .network import STREAM, Network, Place
+from .network import STREAM, Network, Place, aligned
 from .order import gram_of, head_strength, matching_order, merge_shapes, similar_order, strongest_first
 from .principal import basis, estimated, kept_shares
 from .readers import MapsOf, match_norm_scale, refit_readers
@@ -228,7 +228,7 @@ def _after(network: Network, place: tuple[str, int | None], seen: Moments) -> Mo
 
 
 def _weight(network: Network, stem: str, layer: int | None) -> Tensor:
-    return network[str(network.find(f"{stem}.weight", layer))].double()
+    return aligned(network[str(network.find(f"{stem}.weight", layer))]).double()
 
 
 __all__ = [

@@ -72,7 +72,7 @@ class Network(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         x = self._tensors[name]
         edits = self._edits.get(name, ())
-        x = at_least_float32(_aligned(x)) if edits else x
+        x = at_least_float32(aligned(x)) if edits else x
         for edit in edits:
             x = edit(x)
         return x
@@ -180,7 +180,7 @@ class Network(Mapping[str, Tensor]):
 
     def _segments(self, name: str) -> Iterator[tuple[tuple[Factor, ...], int, Tensor]]:
         """Every segment of every axis: its factors, where the first one stands, the tensor cut to it."""
-        x, place = _aligned(self[name]), self.places[name]
+        x, place = aligned(self[name]), self.places[name]
         for dim, axis in enumerate(place.rule.axes):
             start = 0
             for segment in axis.segments:
@@ -205,7 +205,7 @@ class Network(Mapping[str, Tensor]):
         return actual if known is None else known
 
 
-def _aligned(x: Tensor) -> Tensor:
+def aligned(x: Tensor) -> Tensor:
     """Where a tensor lies in its file must not change the last bit of a product (BLAS looks at addresses)."""
     return x if x.data_ptr() % 64 == 0 else x.clone()
 
