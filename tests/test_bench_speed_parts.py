@@ -119,6 +119,10 @@ def test_rounding_to_half_is_allowed_once():
     kernel.difference("ours", exact.bfloat16(), exact, "bfloat16")
     with pytest.raises(kernel.WrongResult, match=r"0\.0078 allowed"):
         kernel.difference("ours", (exact * 1.02).bfloat16(), exact, "bfloat16")
+    single = exact.float() + 60 * torch.finfo(torch.float32).eps * exact.abs().max()
+    kernel.difference("ptwt", single, exact, "float32", terms=18**3)
+    with pytest.raises(kernel.WrongResult, match=r"3\.9e-06 allowed"):
+        kernel.difference("ptwt", single.float(), exact, "float32")
     assert kernel.difference("ours", torch.zeros(3), torch.zeros(3).double(), "float32") == 0
 
 

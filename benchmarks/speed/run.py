@@ -10,7 +10,7 @@
 
 Every case runs in a fresh process, several times; results go to benchmarks/results/speed-PART.json after every
 case, with a table (.md) beside them. Exit status: 0 all ran, 1 a result was wrong or a case failed, 2 a mistake in
-the call.
+the call, 130 interrupted (--resume goes on).
 """
 
 import sys

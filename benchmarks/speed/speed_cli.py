@@ -127,7 +127,9 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
     temporary = Path(tempfile.gettempdir()) / "transformers-bot-speed"
     parser.add_argument("part", choices=[*PARTS, *GPU, "all", "table"], nargs="?", default="all")
     parser.add_argument("--quick", action="store_true", help="small sizes, one round; results are named ...-quick")
-    parser.add_argument("--repeats", type=_positive, help=f"rounds (default: {REPEATS}; 1 with --quick)")
+    parser.add_argument(
+        "--repeats", type=_positive, help="rounds (default: 5, of end-to-end and scale 3; 1 with --quick)"
+    )
     parser.add_argument("--device", help="of kernel (default: cpu) and gpu (default: cuda)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--only", action="append", metavar="TEXT", help="only cases whose name has TEXT; others stay")

@@ -18,7 +18,7 @@ from typing import Any
 
 import speed_pairs as pairs
 from speed_figures import resize_multiply_adds
-from speed_process import Meter, forked, read_through
+from speed_process import Meter, faults, forked, read_through
 
 COPY = 64 * 2**20  # bytes of the copy that shows the machine's bandwidth
 MATMUL = 1024
@@ -61,7 +61,7 @@ def measured(source: str, target: str, head: str, folders: list[Path], repeats: 
     grows = pairs.SIZES[target][3] > pairs.SIZES[source][3]
     rows = GROW_OPTIONS if grows else SHRINK_OPTIONS
     costs: dict[str, list[Any]] = {name: [] for name in (*LOADS, *rows)}
-    machine: dict[str, list[float]] = {"copy": [], "matmul": []}
+    machine: dict[str, list[float]] = {"copy": [], "matmul": [], "fault": []}
     for _ in range(repeats):
         for name, seconds in forked(yardsticks).items():
             machine[name].append(seconds)
@@ -145,7 +145,7 @@ def touch(model: Any) -> int:
 
 
 def yardsticks() -> dict[str, float]:
-    """Seconds of a copy of `COPY` bytes into touched memory, and of a float32 product, the best of five."""
+    """Seconds, the best of five: a copy of `COPY` bytes, a float32 product, and one fault of a page of memory."""
     import torch
     from speed_device import Device
 
@@ -154,7 +154,11 @@ def yardsticks() -> dict[str, float]:
     copy = torch.ones_like(whole)
     square = torch.ones(MATMUL, MATMUL)
     calls: dict[str, Callable[[], object]] = {"copy": lambda: copy.copy_(whole), "matmul": lambda: square @ square}
-    return {name: min(device.seconds(call) for _ in range(5)) for name, call in calls.items()}
+    best = {name: min(device.seconds(call) for _ in range(5)) for name, call in calls.items()}
+    before = faults()
+    fresh = [device.seconds(whole.clone) for _ in range(5)]
+    pages = (faults() - before) / len(fresh)
+    return {**best, "fault": max(0.0, min(fresh) - best["copy"]) / max(pages, 1.0)}
 
 
 def multiply_adds(folder: str, target: str, head: str) -> int:

@@ -17,6 +17,7 @@ counted, every parameter of every result read once (that is in the seconds).
 - floor: reading the source and writing the target once at the bandwidth of `Tensor.copy_`; "to it": ours over that.
 - sums: multiply-adds of the shortest low-pass (Haar) of all resampled tensors, one axis after the other, and ours over
   what they take at the rate of a 1024 x 1024 matrix product.
+- faults: seconds that the pages of memory which were handed out or mapped meanwhile take at what one costs here.
 - Shrinking, "default" also turns the residual stream to its principal part (GPT-2, ViT, DeiT) and puts similar units
   next to each other first; "plain" is `basis="plain", order="kept"`. Growing, "default" fills some detail bands with
   noise; "detail zero" leaves them empty.
@@ -33,7 +34,7 @@ HEAD = [
     "anonymous, MiB",
     "over result, MiB",
 ]
-HEAD += ["max RSS, MiB", "floor, s", "to it", "sums, 1e9", "to them"]
+HEAD += ["max RSS, MiB", "floor, s", "to it", "sums, 1e9", "to them", "faults, s"]
 
 
 def totals(case: dict[str, Any], field: str, target: str = "load target") -> list[float]:
@@ -76,7 +77,8 @@ def rows(data: dict[str, Any]) -> list[list[str]]:
                 ends.append(short(wall.median / adding) if adding else "")
             over = spread([r["anonymous_peak"] - r["bytes"] for r in rounds]).median
             cells = [key, label, str(wall), *compared[:2], str(cpu), compared[2]]
-            made.append([*cells, _mebi(peak.median), _mebi(over), _mebi(rss.median), *ends])
+            paged = _of(rounds, "faults").median * spread(case["machine"]["fault"]).median
+            made.append([*cells, _mebi(peak.median), _mebi(over), _mebi(rss.median), *ends, short(paged)])
     return made
 
 

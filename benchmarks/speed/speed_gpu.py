@@ -87,7 +87,7 @@ def measured_stack(case: Case, device_name: str, repeats: int) -> dict[str, Any]
     x = host.to(device.name)
     result = ours(x, case)
     record["peak"] = device.peak()
-    record["error"] = difference("ours", result, expected.double(), case.dtype, ON_CPU)
+    record["error"] = difference("ours", result, expected.double(), case.dtype, judge=ON_CPU)
     del result
     pinned = device.pinned(host)
     big = torch.zeros(case.large, dtype=x.dtype, device=x.device)
@@ -127,7 +127,7 @@ def measured_model(folder: Path, target: str, device_name: str, repeats: int) ->
     found = resized_model(str(folder), target, "", PLAIN, device_map=device.name)
     peak = device.peak()
     weights = _floats(found)
-    error = max(difference(name, w, expected[name].double(), _dtype(w), ON_CPU) for name, w in weights)
+    error = max(difference(name, w, expected[name].double(), _dtype(w), judge=ON_CPU) for name, w in weights)
     output = sum(w.nbytes for _, w in weights)
     del found, weights
     calls: dict[str, Callable[[], object]] = {

@@ -85,13 +85,14 @@ def measured(case: Case, device_name: str, repeats: int, full: bool = False) -> 
     device = Device(device_name)
     x = stack(case).to(device.name)
     subjects, notes = _subjects(x, case, device, full)
+    taps = taps_of(case)
     expected = rivals.oracle(x, case)
     first, errors = {}, {}
     for name, (call, as_ours) in subjects.items():
         results: list[Any] = []
         first[name] = device.seconds(lambda c=call, r=results: r.append(c()))
         if as_ours is not None:
-            errors[name] = difference(name, as_ours(results.pop()), expected, case.dtype)
+            errors[name] = difference(name, as_ours(results.pop()), expected, case.dtype, terms=taps ** len(case.axes))
     seconds: dict[str, list[float]] = {name: [] for name in subjects}
     for turn in range(repeats):
         for name, (call, _) in subjects.items():
@@ -99,7 +100,6 @@ def measured(case: Case, device_name: str, repeats: int, full: bool = False) -> 
                 seconds[name].append(device.seconds(call, calls=20 if device.is_cuda else 1))
             elif turn == 0:
                 seconds[name].append(first[name])
-    taps = taps_of(case)
     multiply_adds = low_pass_multiply_adds(case.large, case.axes, case.level, taps)
     shapes = {"small": list(case.small), "itemsize": x.element_size(), "taps": taps, "multiply_adds": multiply_adds}
     return {
@@ -161,10 +161,13 @@ def _as_is(x: Tensor) -> Tensor:
     return x
 
 
-def difference(name: str, got: Tensor, expected: Tensor, dtype: str, judge: str = "PyWavelets in float64") -> float:
+def difference(
+    name: str, got: Tensor, expected: Tensor, dtype: str, terms: int = 1, judge: str = "PyWavelets in float64"
+) -> float:
     """Largest difference as a share of the largest entry; more than rounding explains is `WrongResult`.
 
-    Rounding: 32 units of the last place of the dtype that sums are made in, and one rounding to the dtype itself.
+    Rounding: 32 units of the last place of the dtype that sums are made in, as many more as the square root of the
+    terms of one sum (their errors are of either sign), and one rounding to the dtype itself.
     """
     if got.shape != expected.shape:
         raise WrongResult(f"{name} has shape {tuple(got.shape)}, that of {judge} is {tuple(expected.shape)}.")
@@ -172,7 +175,7 @@ def difference(name: str, got: Tensor, expected: Tensor, dtype: str, judge: str 
     if got.dtype != found:
         raise WrongResult(f"{name} gives {got.dtype} from {found}.")
     compute = torch.promote_types(found, torch.float32)
-    allowed = 32 * torch.finfo(compute).eps + (torch.finfo(found).eps if found != compute else 0)
+    allowed = (32 + terms**0.5) * torch.finfo(compute).eps + (torch.finfo(found).eps if found != compute else 0)
     largest = float(expected.abs().max())
     error = float((got.cpu().double() - expected).abs().max()) / (largest or 1.0)
     if not error <= allowed:  # NaN, too

@@ -44,6 +44,7 @@ class Meter:
     """Costs of the block it is around, as a dict in `costs`: seconds, and memory in bytes.
 
         wall, cpu        seconds; cpu is that of all threads
+        faults           pages of memory that were handed out or mapped meanwhile, each an interruption
         anonymous_peak   most anonymous memory (RssAnon) over that before the block, looked at every 5 ms
         anonymous_end    the same at its end
         rss_before       resident memory before the block, mapped files and libraries included
@@ -55,7 +56,7 @@ class Meter:
 
     def __enter__(self) -> "Meter":
         self.costs: dict[str, float] = {}
-        self._before = memory()
+        self._before, self._faults = memory(), faults()
         self._peak = self._before["RssAnon"]
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -65,13 +66,14 @@ class Meter:
 
     def __exit__(self, *_: object) -> None:
         wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
-        end = memory()["RssAnon"]
+        faulted, end = faults() - self._faults, memory()["RssAnon"]
         self._ended.set()
         self._thread.join()
         before = self._before["RssAnon"]
         self.costs = {
             "wall": wall,
             "cpu": cpu,
+            "faults": faulted,
             "anonymous_peak": max(self._peak, end) - before,
             "anonymous_end": end - before,
             "rss_before": self._before["VmRSS"],
@@ -88,6 +90,11 @@ def memory() -> dict[str, int]:
     lines = STATUS.read_text().splitlines()
     fields = dict(line.split(":", 1) for line in lines if ":" in line)
     return {name: int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "RssAnon")}
+
+
+def faults() -> int:
+    """Page faults of this process so far that needed no disk."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def read_through(folder: str | os.PathLike[str]) -> int:
