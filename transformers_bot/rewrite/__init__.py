@@ -21,6 +21,7 @@ from transformers.activations import ACT2FN
 from ..axes import Factor
 from ..maps import AxisMap, Matrix, gather
 from ..memory import release
+from ..products import aligned
 from .calibration import See
 from .fold import behind, fold_norms, norms
 from .moments import Moments, Seen, measured
@@ -228,7 +229,7 @@ def _after(network: Network, place: tuple[str, int | None], seen: Moments) -> Mo
 
 
 def _weight(network: Network, stem: str, layer: int | None) -> Tensor:
-    return network[str(network.find(f"{stem}.weight", layer))].double()
+    return aligned(network[str(network.find(f"{stem}.weight", layer))]).double()
 
 
 __all__ = [

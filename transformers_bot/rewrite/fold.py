@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from ..memory import release
-from .network import Network
+from ..products import aligned
+from .network import Network, at_least_float32
 
 DEAD = 1e-3  # relative; beta / gamma would drown what the other channels carry
 
@@ -57,13 +58,13 @@ def _fold(network: Network, stem: str, layer: int | None) -> None:
         return
     readers = _readers(network, stem, layer)
     biased = all(bias for _, bias in readers)
-    gamma, beta = (network[name].to(torch.promote_types(network[name].dtype, torch.float32)) for name in (scale, shift))
+    gamma, beta = (at_least_float32(aligned(network[name])) for name in (scale, shift))
     # Of a dead channel only beta is left, which needs a bias to move to: without one it stays in the norm.
     folded = gamma if biased else torch.where(gamma.abs() > DEAD * gamma.abs().mean(), gamma, 1.0)
     for weight, bias in readers:
         dim = network.read_axis(weight)
         if biased and bias is not None:
-            seen = torch.tensordot(network[weight].to(beta.dtype), beta, dims=([dim], [0]))
+            seen = torch.tensordot(aligned(network[weight]).to(beta.dtype), beta, dims=([dim], [0]))
             network.edit(bias, lambda x, seen=seen: x + seen.reshape(x.shape))  # type: ignore[misc]
         network.edit(weight, lambda x, dim=dim: x * _column(folded, dim, x.dim()))  # type: ignore[misc]
     network.edit(scale, torch.ones_like if biased else lambda x: x / folded)
