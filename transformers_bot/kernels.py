@@ -1,9 +1,13 @@
 """How a banded map runs along one tensor axis: in blocks that stay in a core's cache.
 
-A band says which source entries each target entry reads. Where its rows repeat with a short period (a
-wavelet's level, every third unit) it is a few sums of strided views (`Stencil`), else a gather for
-every tap (`Taps`). Both run on a block of the tensor, upcast as it is read and written where it
-belongs, so that no copy of the whole tensor is made on the way.
+A band says which source entries each target entry reads. How that is done fast its indices tell:
+
+    Stencil   rows repeat with a short period (a wavelet's level, every third unit): sums of strided views
+    Windows   long filters, or an axis hardly longer than they are: small dense products
+    Taps      anything else: a gather for every tap
+
+Each runs on a block of the tensor, upcast as it is read and written where it belongs, so that no copy
+of the whole tensor is made on the way.
 """
 
 import math
@@ -15,8 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = 1 << 20  # entries: larger ones leave the cache, in smaller ones the calls take longer than the sums
+from .products import aligned, exact_products
+
+BLOCK = 1 << 22  # entries: larger ones leave the cache, in smaller ones the calls take longer than the sums
 PERIODS = 16  # target entries after which a stencil's rows may at latest repeat
+LONG = 24  # taps from which small dense products beat sums of views
+NEAR = 3  # taps up to which strided views are read as they are, rather than parted into contiguous ones
+WINDOW = 32  # target entries of one dense product
 
 
 class Form(Protocol):
@@ -51,8 +60,13 @@ def add_into(total: Tensor, x: Tensor, weight: float, first: bool) -> None:
 
 
 def form_of(index: np.ndarray, weight: np.ndarray, source: int) -> Form:
-    """The faster form of a band, from (target, taps) indices and weights."""
-    return _stencil(index, weight, source) or Taps(index, weight)
+    """The fastest form of a band, from (target, taps) indices and weights."""
+    taps = index.shape[1]
+    is_dense = taps > NEAR and source < 2 * taps
+    stencil = _stencil(index, weight, source) if taps < LONG and not is_dense else None
+    if stencil is not None:
+        return stencil
+    return Windows(index, weight) if is_dense or (taps >= LONG and _is_local(index, source)) else Taps(index, weight)
 
 
 @dataclass(frozen=True)
@@ -88,15 +102,64 @@ class Stencil:
 
     def run(self, x: Tensor, dim: int, out: Tensor) -> None:
         low, high = self.inside
+        parted = self._parted(x, dim)
         for phase, taps in enumerate(self.phases):
             into = _strided(out, dim, self.period * low + phase, self.period, high - low)
-            parts = [_strided(x, dim, self.step * low + offset, self.step, high - low) for offset, _ in taps]
-            _weighted_sum(parts, [weight for _, weight in taps], into)
+            parts = [self._read(parted, dim, self.step * low + offset, high - low) for offset, _ in taps]
+            weights = [weight for _, weight in taps]
+            if len(parts) > NEAR and self.period > 1 and dim == x.dim() - 1:
+                made = torch.empty(into.shape, dtype=out.dtype, device=out.device)
+                _weighted_sum(parts, weights, made)
+                into.copy_(made)
+            else:
+                _weighted_sum(parts, weights, into)
         places, wrapped = self.edges
         if len(places):
             edge = out.new_empty([len(places) if axis == dim else n for axis, n in enumerate(out.shape)])
             wrapped.run(x, dim, edge)
             out.index_copy_(dim, _placed(places, x), edge)
+
+    def _parted(self, x: Tensor, dim: int) -> list[Tensor]:
+        """Every `step`-th entry from each place on: along the last axis contiguous, where they are read often."""
+        if self.step == 1 or dim < x.dim() - 1 or max(map(len, self.phases)) <= NEAR:
+            return [x]
+        return [x[..., place :: self.step].contiguous() for place in range(self.step)]
+
+    def _read(self, parted: list[Tensor], dim: int, start: int, count: int) -> Tensor:
+        if len(parted) == 1:
+            return _strided(parted[0], dim, start, self.step, count)
+        return _strided(parted[start % self.step], dim, start // self.step, 1, count)
+
+
+class Windows:
+    """Every `WINDOW` target entries are a dense matrix times the few source entries that any of them reads."""
+
+    def __init__(self, index: np.ndarray, weight: np.ndarray) -> None:
+        self._taps = Taps(index, weight)
+        self._parts = [_window(index[i : i + WINDOW], weight[i : i + WINDOW]) for i in range(0, len(index), WINDOW)]
+
+    def run(self, x: Tensor, dim: int, out: Tensor) -> None:
+        # Entries that a row does not read have weight 0 here, which an Inf or NaN would not heed.
+        if not math.isfinite(float(x.sum())):
+            return self._taps.run(x, dim, out)
+        x, start = aligned(x.contiguous()), 0
+        with exact_products(x.device):
+            for columns, matrix in self._parts:
+                first, count = int(columns[0]), len(columns)
+                near = int(columns[-1]) - first == count - 1
+                read = x.narrow(dim, first, count) if near else x.index_select(dim, _placed(columns, x))
+                factor, into = _placed(matrix, x).to(x.dtype), out.narrow(dim, start, len(matrix))
+                if dim == x.dim() - 1 > 0:
+                    torch.matmul(read, factor.T, out=into)
+                elif dim == x.dim() - 2:
+                    torch.matmul(factor, read, out=into)
+                elif x.dim() == 1:
+                    torch.mv(factor, read, out=into)
+                else:
+                    made = torch.matmul(factor, read.flatten(dim + 1))
+                    into.copy_(made.view(into.shape))
+                start += len(matrix)
+        return None
 
 
 def _weighted_sum(parts: Sequence[Tensor], weights: Sequence[float], out: Tensor) -> None:
@@ -174,3 +237,18 @@ def _made(
     )
     outside = np.flatnonzero((np.arange(len(index)) < period * low) | (np.arange(len(index)) >= period * high))
     return Stencil(period, step, phases, (low, high), (outside, Taps(index[outside], weight[outside])))
+
+
+def _is_local(index: np.ndarray, source: int) -> bool:
+    """Whether neighbours read neighbours, around the axis: a window has few more entries than it is used for."""
+    step = max(1.0, source / len(index))
+    widest = max(len(np.unique(index[i : i + WINDOW])) for i in range(0, len(index), WINDOW))
+    return bool(widest <= min(source, 2 * step * WINDOW + 2 * index.shape[1]))
+
+
+def _window(index: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The source entries that some rows read, and the rows as a matrix over these entries."""
+    columns, place = np.unique(index, return_inverse=True)
+    matrix = np.zeros((len(index), len(columns)))
+    np.add.at(matrix, (np.arange(len(index))[:, None], place.reshape(index.shape)), weight)
+    return columns, matrix
