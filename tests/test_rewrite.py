@@ -231,7 +231,7 @@ def test_similar_order_is_a_permutation_of_any_units():
     drawn = torch.randn(13, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for products in (drawn @ drawn.T, torch.zeros(13, 13, dtype=torch.float64), torch.ones(13, 13).double()):
         for target in range(1, 14):
-            assert sorted(similar_order(products, merge_shapes(13, target))) == list(range(13))
+            assert sorted(similar_order(products.clone(), merge_shapes(13, target))) == list(range(13))
 
 
 def test_the_strongest_lead_and_the_weakest_join_the_strongest():

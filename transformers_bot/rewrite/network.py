@@ -115,6 +115,12 @@ class Network(Mapping[str, Tensor]):
     # -- looking --------------------------------------------------------------------------------
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of what is computed on tensors: float32, or float64 where a tensor is."""
+        wide = any(x.dtype == torch.float64 for x in self._tensors.values())
+        return torch.float64 if wide else torch.float32
+
+    @property
     def hidden(self) -> int:
         return self.sizes["hidden"] or 0
 
