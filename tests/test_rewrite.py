@@ -249,6 +249,15 @@ def test_planted_copies_are_found_in_float32(target):
     assert all(len(set(group.tolist())) == 1 for group in groups)
 
 
+@pytest.mark.parametrize("dead", [1, 4, 300, 599, 600])
+def test_dead_units_are_merged_with_each_other(dead):
+    vectors = torch.randn(600, 50, generator=torch.Generator().manual_seed(dead))
+    vectors[torch.randperm(600, generator=torch.Generator().manual_seed(dead))[:dead]] = 0
+    pairs = torch.tensor(similar_order(gram(vectors), merge_shapes(600, 300))).view(-1, 2)
+    zero = (vectors == 0).all(1)[pairs].sum(1)  # (pair,): how many are dead
+    assert int((zero == 2).sum()) == dead // 2
+
+
 @pytest.mark.parametrize("split", [0, 9])
 def test_pairs_are_those_of_a_greedy_choice(split):
     drawn = torch.randn(20, 20, generator=torch.Generator().manual_seed(split))

@@ -19,7 +19,7 @@ from .network import Network, at_least_float32
 Shape = tuple["Shape", "Shape"] | tuple[()]  # a merge of two shapes, or a single unit
 UNIT: Shape = ()
 PIECE = 256  # rows that are gathered at a time
-TINY = torch.finfo(torch.float32).tiny
+TINY = 1e-30  # of a norm or its square: what is smaller is dead; its inverse squared is finite in float32
 ENTRIES = 4096  # of a unit, that are multiplied at a time
 STEPS = 2**20  # between similarities of 0 and 1: what differs by less is equal
 
@@ -108,6 +108,10 @@ def _similarities(gram: Tensor, groups: list[list[int]]) -> Tensor:
     scale = merged.diagonal().clamp_min(TINY).rsqrt()
     for rows, own in zip(torch.split(merged, PIECE), torch.split(scale, PIECE), strict=True):
         rows.mul_((own[:, None] * scale).mul_(STEPS)).round_()
+    # Dead units are alike: each is a copy of one other, rather than all of them waiting for the first one.
+    dead = (scale >= TINY**-0.5).nonzero().flatten()
+    one, other = dead[: len(dead) // 2 * 2].view(-1, 2).T
+    merged[one, other] = merged[other, one] = STEPS
     return merged
 
 
