@@ -161,6 +161,20 @@ def test_reordering_units_keeps_the_outputs(family, head, role):
     assert_kept(built, network)
 
 
+def test_layers_with_dead_units_are_matched_in_float32():
+    built = build("gpt2", "GPT2LMHeadModel", layer=2)
+    built.model.float()
+    with torch.no_grad():
+        for block, dead in zip(built.model.transformer.h, ([0, 3], [1, 2, 19]), strict=True):
+            block.mlp.c_fc.weight[:, dead] = block.mlp.c_fc.bias[dead] = block.mlp.c_proj.weight[dead] = 0.0
+    network = network_for(built.model)
+    order_units(network, "ffn", 10, groups=[[0, 1]])
+    for layer, block in enumerate(built.model.transformer.h):
+        units, before = network[f"transformer.h.{layer}.mlp.c_fc.weight"], block.mlp.c_fc.weight
+        assert not torch.equal(units, before)
+        assert sorted(units.T.tolist()) == sorted(before.T.tolist())
+
+
 @each_family
 def test_reordering_heads_by_strength_keeps_the_outputs(family, head):
     built = build(family, head, heads=4)

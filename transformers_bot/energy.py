@@ -24,7 +24,7 @@ from .maps import AxisMap, Band, from_dense
 ROUNDING = 1e-9  # beside a Gram matrix's largest entry: what a product of filters misses zero by
 FADED = 1e-7  # beside a matrix's largest entry: what no figure of the report shows
 SMALL = 1 << 16  # entries: up to here sums are taken in float64
-ROW, BLOCK = 1 << 10, 1 << 18  # entries of a row and of a block
+ROW, BLOCK = 1 << 10, 1 << 20  # entries of a row and of a block
 
 
 @dataclass(frozen=True)
@@ -152,12 +152,15 @@ class Stretches:
 
     def __init__(self) -> None:
         self._known: dict[bytes, Stretch] = {}
+        self._same: dict[AxisMap, Stretch] = {}  # by the object, which most tensors share
 
     def of(self, axis_map: AxisMap) -> Stretch:
-        key = _digest(axis_map)
-        if key not in self._known:
-            self._known[key] = _stretch(axis_map)
-        return self._known[key]
+        if axis_map not in self._same:
+            key = _digest(axis_map)
+            if key not in self._known:
+                self._known[key] = _stretch(axis_map)
+            self._same[axis_map] = self._known[key]
+        return self._same[axis_map]
 
 
 def _stretch(axis_map: AxisMap) -> Stretch:

@@ -14,6 +14,7 @@ from . import hub, ranks
 from .errors import PlanError
 from .keywords import Keywords
 from .measure import Watch
+from .memory import Releasing
 from .opening import Resize, open_resize
 from .planner import Plan
 from .report import Report, make_report
@@ -52,9 +53,11 @@ def _apart(results: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
     """All results; two layers copied from one source tensor must not become one shared parameter."""
     apart: dict[str, Tensor] = {}
     given: set[int] = set()
+    releasing = Releasing()
     for name, tensor in results:
         apart[name] = tensor.clone() if tensor.data_ptr() in given else tensor
         given.add(apart[name].data_ptr())
+        releasing.made(tensor.nbytes)
     return apart
 
 

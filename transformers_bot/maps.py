@@ -6,13 +6,16 @@ wavelet levels cost two short filters and never a dense m x n product. Maps that
 (`Matrix`) are multiplied as such.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from .kernels import Form, Stencil, apply_form, form_of
+from .products import along
 
 # Beyond so many entries in a row one matrix product costs less than a gather for every entry.
 DENSE_TAPS = 32
@@ -34,18 +37,15 @@ class Band:
     def target(self) -> int:
         return len(self.index)
 
-    def apply(self, x: Tensor, dim: int) -> Tensor:
-        """Map axis `dim` of `x`, of length `source`, to length `target`, in the dtype of `x`."""
-        index = torch.from_numpy(self.index).to(x.device)
-        if self.is_gather:
-            return x.index_select(dim, index[:, 0])
-        column = [1] * x.dim()
-        column[dim] = self.target
-        weight = torch.from_numpy(self.weight).to(x.device, x.dtype)
-        out = x.index_select(dim, index[:, 0]).mul_(weight[:, 0].view(column))
-        for tap in range(1, index.shape[1]):
-            out.addcmul_(x.index_select(dim, index[:, tap]), weight[:, tap].view(column))
-        return out
+    def apply(self, x: Tensor, dim: int, out: Tensor, compute: torch.dtype) -> Tensor:
+        """Map axis `dim` of `x`, of length `source`, into `out`."""
+        if self.is_gather and not isinstance(self._form, Stencil) and x.dtype == out.dtype:
+            return torch.index_select(x, dim, torch.from_numpy(self.index[:, 0]).to(x.device), out=out)
+        return apply_form(self._form, x, dim, out, compute)
+
+    @cached_property
+    def _form(self) -> Form:
+        return form_of(self.index, self.weight, self.source)
 
     @cached_property
     def is_gather(self) -> bool:
@@ -77,11 +77,10 @@ class Matrix:
 
     is_gather = False
 
-    def apply(self, x: Tensor, dim: int) -> Tensor:
-        """Map axis `dim` of `x`, of length `source`, to length `target`, in the dtype of `x`."""
-        matrix = torch.from_numpy(np.ascontiguousarray(self.matrix)).to(x.device, x.dtype)
-        product: Tensor = torch.tensordot(matrix, x, dims=([1], [dim]))
-        return product.movedim(0, dim)
+    def apply(self, x: Tensor, dim: int, out: Tensor, compute: torch.dtype) -> Tensor:
+        """Map axis `dim` of `x`, of length `source`, into `out`."""
+        matrix = torch.from_numpy(np.ascontiguousarray(self.matrix)).to(x.device, compute)
+        return out.copy_(along(matrix, x.to(compute), dim))
 
     def transposed(self) -> "Matrix":
         return Matrix(self.matrix.T)
@@ -130,12 +129,24 @@ class AxisMap:
     def is_identity(self) -> bool:
         return not self.bands
 
-    def apply(self, x: Tensor, dim: int) -> Tensor:
-        """Map axis `dim` of `x` from length `source` to `target`; keeps dtype and device."""
+    def apply(self, x: Tensor, dim: int, out: Tensor | None = None, compute: torch.dtype | None = None) -> Tensor:
+        """Map axis `dim` of `x` from length `source` to `target`; keeps dtype and device.
+
+        Args:
+            out: where the result goes, in any dtype; made where it is not given, in `compute`.
+            compute: the dtype that is computed in; None for that of `x`.
+        """
         if x.shape[dim] != self.source:
             raise ValueError(f"axis {dim} has length {x.shape[dim]}, the map expects {self.source}")
-        for band in self.bands:
-            x = band.apply(x, dim)
+        if not self.bands:
+            return x if out is None else out.copy_(x)
+        dim, compute = dim % x.dim(), compute or x.dtype
+        for number, band in enumerate(self.bands, 1):
+            into = out if number == len(self.bands) else None
+            if into is None:
+                shape = [band.target if axis == dim else length for axis, length in enumerate(x.shape)]
+                into = torch.empty(shape, dtype=compute, device=x.device)
+            x = band.apply(x, dim, into, compute)
         return x
 
     def then(self, other: "AxisMap") -> "AxisMap":
@@ -148,13 +159,18 @@ class AxisMap:
     def scaled(self, factor: float) -> "AxisMap":
         if factor == 1.0:
             return self
-        head = self.bands or identity_bands(self.source)
-        return AxisMap(self.source, self.target, (head[0].scaled(factor), *head[1:]))
+        return _scaled(self, factor)
 
     def dense(self) -> np.ndarray:
         """The map as a (target, source) matrix, for tests and for short axes such as depth."""
         eye = torch.eye(self.source, dtype=torch.float64)
         return self.apply(eye, dim=0).numpy()
+
+
+@lru_cache(maxsize=256)
+def _scaled(axis_map: AxisMap, factor: float) -> AxisMap:
+    head = axis_map.bands or identity_bands(axis_map.source)
+    return AxisMap(axis_map.source, axis_map.target, (head[0].scaled(factor), *head[1:]))
 
 
 def identity(length: int) -> AxisMap:
@@ -178,3 +194,36 @@ def from_dense(matrix: np.ndarray) -> AxisMap:
     if len(rows) and np.bincount(rows).max() > DENSE_TAPS:
         return AxisMap(source, target, (Matrix(np.asarray(matrix, dtype=np.float64)),))
     return AxisMap(source, target, (banded(rows, columns, matrix[rows, columns], target, source),))
+
+
+def apply_along(x: Tensor, maps: Mapping[int, AxisMap]) -> Tensor:
+    """Map several axes of `x`, computed in float32 or better, returned in its dtype.
+
+    What is stacked along the first axis is mapped one after another, so that what lies between two axes
+    stays small: before the first axis shrinks, after it has grown. Within them the axes that shrink
+    most go first.
+    """
+    maps = {axis: one for axis, one in maps.items() if not one.is_identity}
+    compute = torch.promote_types(x.dtype, torch.float32)
+    shape = [maps[axis].target if axis in maps else length for axis, length in enumerate(x.shape)]
+    if not maps:
+        return x
+    out = torch.empty(shape, dtype=x.dtype, device=x.device)
+    inner = {axis - 1: one for axis, one in maps.items() if axis > 0}
+    if x.device.type != "cpu" or 0 not in maps or not inner:
+        return _one_after_another(x, maps, out, compute)
+    outer, stacked = maps[0], out
+    if outer.target > outer.source:
+        x = outer.apply(x, 0, compute=compute)
+    else:
+        stacked = torch.empty((outer.source, *shape[1:]), dtype=compute, device=x.device)
+    for part, into in zip(x, stacked, strict=True):
+        _one_after_another(part, inner, into, compute)
+    return stacked if stacked is out else outer.apply(stacked, 0, out, compute)
+
+
+def _one_after_another(x: Tensor, maps: Mapping[int, AxisMap], out: Tensor, compute: torch.dtype) -> Tensor:
+    order = sorted(sorted(maps), key=lambda axis: maps[axis].target / maps[axis].source)
+    for axis in order:
+        x = maps[axis].apply(x, axis, out if axis == order[-1] else None, compute)
+    return x

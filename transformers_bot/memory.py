@@ -4,12 +4,28 @@ import ctypes
 import functools
 from collections.abc import Callable
 
+EVERY = 64 << 20  # bytes
+
 
 def release() -> None:
     """Return freed memory to the system where the C library is glibc; elsewhere nothing needs to be done."""
     trim = _trim()
     if trim is not None:
         trim(0)
+
+
+class Releasing:
+    """Gives freed memory back after every `every` bytes of results: doing so after each would take its time."""
+
+    def __init__(self, every: int = EVERY) -> None:
+        self._every, self._since = every, 0
+
+    def made(self, size: int) -> None:
+        """A result of `size` bytes was made."""
+        self._since += size
+        if self._since >= self._every:
+            release()
+            self._since = 0
 
 
 @functools.cache

@@ -4,20 +4,68 @@ torch multiplies float32 matrices with MKL, which leaves the wide vector units o
 unused: one core of an AMD Zen 5 does 90 GFlop/s with it and 180 with oneDNN, copies counted.
 """
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 LEAF = 512  # units whose products with each other are computed both ways, rather than half and mirrored
+PIECE = 4096  # rows that are packed at a time
 SMALL = 2**20  # multiply-adds below which copies would outweigh the product
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """`a @ b.T` of two matrices of one dtype, in that dtype."""
-    if a.dtype == torch.float32 and a.device.type == "cpu" and len(a) * b.numel() >= SMALL and _has_mkldnn():
-        made: Tensor = functional.linear(_packed(a), _packed(b)).to_dense()
+    """`a @ b.T` of two matrices of one dtype, in that dtype and in its full precision."""
+    with exact_products(a.device):
+        if not _by_mkldnn(a, b):
+            return aligned(a) @ aligned(b).T
+        made = a.new_empty(len(a), len(b))
+        packed = _packed(b)
+        for rows, into in zip(torch.split(a, PIECE), torch.split(made, PIECE), strict=True):
+            into.copy_(functional.linear(_packed(rows), packed).to_dense())
         return made
-    return a @ b.T
+
+
+def aligned(x: Tensor) -> Tensor:
+    """Where a tensor lies in its file must not change the last bit of a product (BLAS looks at addresses)."""
+    return x if x.data_ptr() % 64 == 0 else x.clone()
+
+
+def along(matrix: Tensor, x: Tensor, dim: int) -> Tensor:
+    """`matrix` (target, source) times axis `dim` of `x`, in the dtype of both."""
+    if dim == x.dim() - 1:
+        return product(x.reshape(-1, x.shape[-1]), matrix).view(*x.shape[:-1], len(matrix))
+    moved = x.movedim(dim, 0)
+    made = product(matrix, moved.reshape(len(moved), -1).T).view(len(matrix), *moved.shape[1:])
+    return made.movedim(0, dim)
+
+
+@contextlib.contextmanager
+def exact_products(device: torch.device) -> Iterator[None]:
+    """Products of float32 matrices in full precision, whatever the caller allows its own (TF32, bfloat16)."""
+    backends: Any = torch.backends
+    holder = getattr(backends.cuda if device.type == "cuda" else backends.mkldnn, "matmul", None)
+    # Before torch 2.9 one setting was for all devices; read since, it refuses to speak for settings of one.
+    holder = holder if hasattr(holder, "fp32_precision") else None
+    before = holder.fp32_precision if holder else torch.get_float32_matmul_precision()
+    if before in ("ieee", "none", "highest"):
+        yield
+        return
+    _allow(holder, "ieee" if holder else "highest")
+    try:
+        yield
+    finally:
+        _allow(holder, before)
+
+
+def _allow(holder: Any, precision: str) -> None:
+    if holder is None:
+        torch.set_float32_matmul_precision(precision)
+    else:
+        holder.fp32_precision = precision
 
 
 def add_gram(total: Tensor, x: Tensor) -> None:
@@ -53,5 +101,7 @@ def _packed(x: Tensor) -> Tensor:
     return x.detach().contiguous().to_mkldnn()
 
 
-def _has_mkldnn() -> bool:
+def _by_mkldnn(a: Tensor, b: Tensor) -> bool:
+    if a.dtype != torch.float32 or a.device.type != "cpu" or len(a) * b.numel() < SMALL:
+        return False
     return bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)  # type: ignore[no-untyped-call]

@@ -1,6 +1,5 @@
 """How one target tensor is computed: layers summed with weights, then a map along every axis."""
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -9,7 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .kernels import add_into
 from .maps import AxisMap
+from .spread import drawn, matched, moments
 
 # One map per factor of a segment; an axis is one or more segments; a tensor has one entry per axis.
 Segment = tuple[AxisMap, ...]
@@ -40,6 +41,10 @@ class Detail:
     seed: int
     name: str
     layer: int | None
+
+    def seed_of(self, layer: int | None) -> str:
+        """The words that seed the noise of a layer of this stack."""
+        return f"{self.seed}/{self.name}/{layer}"
 
 
 @dataclass(frozen=True)
@@ -139,24 +144,25 @@ def run(
     known = {} if known is None else known
     if recipe.is_copy:
         return read(recipe.reads[0]).to(device, dtype)
-    stored = (read(one).to(device) for one in recipe.reads)  # one at a time: a sum holds two tensors
-    inputs = (x.to(torch.promote_types(torch.promote_types(x.dtype, dtype), torch.float32)) for x in stored)
-    signal = undo_norm(*inputs)[recipe.undo] if recipe.undo else _weighted_sum(recipe, inputs)
+    inputs = (_on(read(one), device) for one in recipe.reads)  # one at a time: a sum holds two tensors
+    signal = _undone(recipe.undo, inputs) if recipe.undo else _weighted_sum(recipe, inputs)
     if watch:
         watch.summed(signal)
-    out = apply(signal, recipe.maps, watch)
+    compute = torch.promote_types(torch.promote_types(signal.dtype, dtype), torch.float32)
+    is_last = recipe.detail is None and not recipe.plus and not recipe.match
+    out = apply(signal, recipe.maps, watch, compute, dtype if is_last else compute)
     for other in recipe.plus:
         out = out + run(other, read, out.dtype, device, known)
     if recipe.detail is not None:
         stack = recipe.detail.stack
-        spread = (_stack_moments(stack, read, known) if stack else _moments([out]))[1] or _moments([out])[1]
-        noise = _detail(recipe.detail, out) * (recipe.detail.scale * spread)
+        spread = (_stack_moments(stack, read, known) if stack else moments([out]))[1] or moments([out])[1]
+        noise = _detail(recipe.detail, out).mul_(recipe.detail.scale * spread)
         if watch:
             watch.filled(noise)
-        out = out + noise
+        out = torch.add(out, noise, out=noise)  # `out` may be the source's own tensor
     if recipe.match:
-        own = _mates_moments(recipe, read, out, known) if recipe.mates else _moments([out])
-        out = _matched(out, own, _stack_moments(recipe.match, read, known))
+        own = _mates_moments(recipe, read, out, known) if recipe.mates else moments([out])
+        out = matched(out, own, _stack_moments(recipe.match, read, known))
     return out.to(dtype).contiguous()
 
 
@@ -180,43 +186,79 @@ def undo_norm(weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
     }
 
 
-def apply(x: Tensor, maps: TensorMap, watch: Watcher | None = None) -> Tensor:
-    """Map every axis of `x`; axes that shrink most go first, so that the later ones move less."""
-    order = sorted(range(len(maps)), key=lambda dim: _length(maps[dim], "target") / _length(maps[dim], "source"))
+def apply(
+    x: Tensor,
+    maps: TensorMap,
+    watch: Watcher | None = None,
+    compute: torch.dtype | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Map every axis of `x`; axes that shrink most go first, so that the later ones move less.
+
+    Args:
+        compute: the dtype that is computed in; None for that of `x`.
+        dtype: of the result; None for `compute`.
+    """
+    compute = compute or x.dtype
+    dims = [dim for dim, axis in enumerate(maps) if not all(m.is_identity for one in axis for m in one)]
+    order = sorted(dims, key=lambda dim: _length(maps[dim], "target") / _length(maps[dim], "source"))
     for dim in order:
-        x = apply_axis(x, dim, maps[dim], watch)
-    return x
+        x = apply_axis(x, dim, maps[dim], watch, compute, dtype if dim == order[-1] else None)
+    return x if order else x.to(dtype or compute)
+
+
+def _undone(part: str, inputs: Iterable[Tensor]) -> Tensor:
+    return undo_norm(*(x.to(torch.promote_types(x.dtype, torch.float32)) for x in inputs))[part]
 
 
 def _weighted_sum(recipe: Recipe, inputs: Iterable[Tensor]) -> Tensor:
+    """In float32 or better where anything is summed; a single tensor is left as it is stored."""
     pairs = zip(recipe.reads, inputs, strict=True)
     one, x = next(pairs)
-    total = x if one.weight == 1.0 else x * one.weight
+    if len(recipe.reads) == 1 and one.weight == 1.0:
+        return x
+    total = torch.empty_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
+    add_into(total, x, one.weight, first=True)
     for one, x in pairs:
-        total = total.add(x, alpha=one.weight)
+        add_into(total, x, one.weight, first=False)
     return total
 
 
-def apply_axis(x: Tensor, dim: int, segments: tuple[Segment, ...], watch: Watcher | None = None) -> Tensor:
-    """Map every segment of one axis, factor by factor."""
+def apply_axis(
+    x: Tensor,
+    dim: int,
+    segments: tuple[Segment, ...],
+    watch: Watcher | None = None,
+    compute: torch.dtype | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Map every segment of one axis, factor by factor; the dtypes are those of `apply`."""
     if all(m.is_identity for segment in segments for m in segment):
         return x
-    lengths = [math.prod(m.source for m in segment) for segment in segments]
-    pieces = []
-    for number, (piece, segment) in enumerate(zip(torch.split(x, lengths, dim), segments, strict=True)):
-        piece = piece.reshape(*piece.shape[:dim], *(m.source for m in segment), *piece.shape[dim + 1 :])
+    compute = compute or x.dtype
+    ends = [math.prod(m.target for m in segment) for segment in segments]
+    shape = (*x.shape[:dim], sum(ends), *x.shape[dim + 1 :])
+    out = torch.empty(shape, dtype=dtype or compute, device=x.device)
+    pieces = torch.split(x, [math.prod(m.source for m in segment) for segment in segments], dim)
+    for number, (piece, into) in enumerate(zip(pieces, torch.split(out, ends, dim), strict=True)):
+        segment = segments[number]
+        piece = _unflattened(piece, dim, [m.source for m in segment])
+        into = _unflattened(into, dim, [m.target for m in segment])
+        changed = [offset for offset, m in enumerate(segment) if not m.is_identity]
         for offset, axis_map in enumerate(segment):
-            mapped = axis_map.apply(piece, dim + offset)
+            is_last = bool(changed) and offset == changed[-1]
+            mapped = axis_map.apply(piece, dim + offset, into if is_last else None, compute)
             if watch:
                 watch.mapped(dim, segments, (number, offset), piece, mapped)
             piece = mapped
-        pieces.append(piece.flatten(dim, dim + len(segment) - 1))
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)
+        if not changed:
+            into.copy_(piece)
+    return out
 
 
 def _stack_moments(stack: tuple[Read, ...], read: Callable[[Read], Tensor], known: Moments) -> tuple[float, float]:
     if stack not in known:
-        known[stack] = _moments(read(one) for one in stack)
+        known[stack] = moments(read(one) for one in stack)
     return known[stack]
 
 
@@ -224,7 +266,7 @@ def _mates_moments(recipe: Recipe, read: Callable[[Read], Tensor], like: Tensor,
     """The mean and spread of a whole resized stack, made once for all of its layers."""
     key: tuple[Read | str, ...] = ("resized", *recipe.match)
     if key not in known:
-        known[key] = _moments(_mate(recipe, row, read, like) for row in recipe.mates)
+        known[key] = moments(_mate(recipe, row, read, like) for row in recipe.mates)
     return known[key]
 
 
@@ -234,43 +276,24 @@ def _mate(recipe: Recipe, row: tuple[float, ...], read: Callable[[Read], Tensor]
     return apply(_weighted_sum(replace(recipe, reads=weighted), inputs), recipe.maps)
 
 
-def _moments(tensors: Iterable[Tensor]) -> tuple[float, float]:
-    """The mean and standard deviation of all entries together, one tensor at a time."""
-    count, total, squares = 0, 0.0, 0.0
-    for x in tensors:
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        count += x.numel()
-        total += float(x.sum(dtype=torch.float64))
-        squares += float(x.square().sum(dtype=torch.float64))
-    mean = total / count
-    return mean, math.sqrt(max(0.0, squares / count - mean**2))
-
-
-def _matched(x: Tensor, own: tuple[float, float], wanted: tuple[float, float]) -> Tensor:
-    # Below float32's resolution of the mean a spread is rounding: a constant stays a constant.
-    scale = wanted[1] / own[1] if own[1] > 1e-6 * abs(own[0]) else 0.0
-    return (x - own[0]) * scale + wanted[0]
-
-
 def _detail(detail: Detail, like: Tensor) -> Tensor:
     """Unit noise in the shape of `like`, less the part that the grown signal sees."""
-    own = _noise(detail, detail.layer, like)
+    own = drawn(detail.kind, detail.seed_of(detail.layer), like)
     seen = own
     if detail.layers:
         seen = torch.zeros_like(own)
         for layer, weight in detail.layers:
-            seen.add_(_noise(detail, layer, like), alpha=weight)
-    return own - apply(seen, detail.visible)
+            seen.add_(drawn(detail.kind, detail.seed_of(layer), like), alpha=weight)
+    return own.sub_(apply(seen, detail.visible))
 
 
-def _noise(detail: Detail, layer: int | None, like: Tensor) -> Tensor:
-    text = f"{detail.seed}/{detail.name}/{layer}".encode()
-    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "big"))
-    if detail.kind == "uniform":
-        drawn = torch.rand(like.shape, generator=generator) * 2 - 1
-    else:
-        drawn = torch.randn(like.shape, generator=generator)
-    return drawn.to(like.device, like.dtype)
+def _unflattened(x: Tensor, dim: int, lengths: list[int]) -> Tensor:
+    """A view in which an axis is several."""
+    return x.view(*x.shape[:dim], *lengths, *x.shape[dim + 1 :]) if len(lengths) > 1 else x
+
+
+def _on(x: Tensor, device: torch.device) -> Tensor:
+    return x.to(device, non_blocking=device.type == "cuda")
 
 
 def _length(axis: tuple[Segment, ...], side: str) -> int:

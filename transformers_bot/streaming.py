@@ -21,7 +21,7 @@ from .errors import BadCheckpoint, BadKeyword, BadOption, PlanError, SaveError, 
 from .keywords import HUB, TARGET, picked
 from .loading import hand_over, provenance
 from .measure import Watch
-from .memory import release
+from .memory import Releasing
 from .model import TASKS
 from .opening import Resize, open_resize
 from .options import BoTConfig
@@ -161,10 +161,12 @@ def save_configs(folder: Path, skeleton: PreTrainedModel) -> None:
 
 def tensors_of(resize: Resize, skeleton: PreTrainedModel, watch: Watch | None = None) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the target's files: resampled ones as they are made, new ones from the skeleton."""
+    releasing = Releasing()
     for made in run_plan(resize.plan, resize.tensors, resize.dtype, watch=watch):
+        size = made[1].nbytes
         yield made
         del made
-        release()
+        releasing.made(size)
     state = skeleton.state_dict()
     yield from ((name, state[name]) for name in resize.plan.names("fresh"))
 

@@ -20,15 +20,15 @@ supplement A of the BoT paper (eqs. 5 and 6).
 """
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 import pywt
-import torch
 from torch import Tensor
 
 from .errors import BadOption, BadSize, suggest
-from .maps import AxisMap, Band, banded
+from .maps import AxisMap, Band, apply_along, banded
 
 SQRT2 = math.sqrt(2.0)
 MAX_LENGTH = 2**31  # of one axis: beyond it only a mistyped level leads
@@ -47,8 +47,10 @@ def check_name(name: object) -> str:
     raise BadOption(f"unknown wavelet {name!r}: it is none of PyWavelets' discrete wavelets.{hint}")
 
 
-def analysis(x: Tensor, wavelet: str = "haar", level: int = 1, axis: int = -1) -> Tensor:
+def analysis(x: Tensor, wavelet: str = "haar", level: int = 1, axis: int | Sequence[int] = -1) -> Tensor:
     """The low band of `x` after `level` wavelet analyses along `axis`: its length over 2**level.
+
+    Over several axes it is the band that is low on all of them, such as a stack of layers (layer, row, column).
 
     Example:
         >>> (analysis(torch.ones(4), "db2") / 2**0.5).round(decimals=4)
@@ -58,26 +60,29 @@ def analysis(x: Tensor, wavelet: str = "haar", level: int = 1, axis: int = -1) -
         x: a floating-point tensor on any device; computed in float32 or better, returned in its dtype.
         wavelet: a discrete PyWavelets wavelet.
         level: how often to halve the axis; 0 returns `x`.
-        axis: the axis to halve.
+        axis: the axis to halve, or several.
 
     Raises:
         BadOption: unknown wavelet, or an axis that `x` does not have.
         BadSize: the axis length is no multiple of 2**level.
 
-    Equal to `pywt.dwt(x, wavelet, mode="periodization", axis=axis)[0]` at level 1 (supplement eq. 5).
+    Equal to `pywt.dwt(x, wavelet, mode="periodization", axis=axis)[0]` at level 1 (supplement eq. 5), for
+    several axes to the band `a...a` of `pywt.dwtn(x, wavelet, mode="periodization", axes=axis)`.
     """
-    axis = _check_call(x, level, axis)
-    length = x.shape[axis]
-    if length % 2**level or length < 2**level:
-        deepest = (length & -length).bit_length() - 1 if length else 0
-        raise BadSize(
-            f"{level} levels of analysis need an axis length that is a multiple of {2**level}, but axis {axis} "
-            f"of shape {tuple(x.shape)} has {length}; at most level {deepest} is possible."
-        )
-    return _apply_in_float(x, analysis_map(length, length >> level, wavelet, unit_dc=False), axis)
+    maps = {}
+    for one in _check_call(x, level, axis):
+        length = x.shape[one]
+        if length % 2**level or length < 2**level:
+            deepest = (length & -length).bit_length() - 1 if length else 0
+            raise BadSize(
+                f"{level} levels of analysis need an axis length that is a multiple of {2**level}, but axis {one} "
+                f"of shape {tuple(x.shape)} has {length}; at most level {deepest} is possible."
+            )
+        maps[one] = analysis_map(length, length >> level, wavelet, unit_dc=False)
+    return apply_along(x, maps)
 
 
-def synthesis(x: Tensor, wavelet: str = "haar", level: int = 1, axis: int = -1) -> Tensor:
+def synthesis(x: Tensor, wavelet: str = "haar", level: int = 1, axis: int | Sequence[int] = -1) -> Tensor:
     """The signal whose low band is `x` and whose detail bands are empty: its length times 2**level.
 
     Example:
@@ -87,13 +92,17 @@ def synthesis(x: Tensor, wavelet: str = "haar", level: int = 1, axis: int = -1) 
     Arguments, dtype, device and errors are those of `analysis`. Equal to
     `pywt.idwt(x, None, wavelet, mode="periodization", axis=axis)` at level 1 (supplement eq. 6).
     """
-    axis = _check_call(x, level, axis)
-    length = x.shape[axis]
-    if length < 1:
-        raise BadSize(f"axis {axis} of shape {tuple(x.shape)} is empty; synthesis needs at least one entry.")
-    if level > 40 or length << level > MAX_LENGTH:
-        raise BadSize(f"{level} levels of synthesis on {length} entries exceed {MAX_LENGTH} entries; use fewer levels.")
-    return _apply_in_float(x, synthesis_map(length, length << level, wavelet, unit_dc=False), axis)
+    maps = {}
+    for one in _check_call(x, level, axis):
+        length = x.shape[one]
+        if length < 1:
+            raise BadSize(f"axis {one} of shape {tuple(x.shape)} is empty; synthesis needs at least one entry.")
+        if level > 40 or length << level > MAX_LENGTH:
+            raise BadSize(
+                f"{level} levels of synthesis on {length} entries exceed {MAX_LENGTH} entries; use fewer levels."
+            )
+        maps[one] = synthesis_map(length, length << level, wavelet, unit_dc=False)
+    return apply_along(x, maps)
 
 
 @lru_cache(maxsize=256)
@@ -184,19 +193,17 @@ def _filter_band(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, targ
     return banded(rows, columns, values, target, source)
 
 
-def _apply_in_float(x: Tensor, low_pass: AxisMap, axis: int) -> Tensor:
-    if low_pass.is_identity:
-        return x
-    compute = torch.promote_types(x.dtype, torch.float32)
-    return low_pass.apply(x.to(compute), axis).to(x.dtype)
-
-
-def _check_call(x: Tensor, level: int, axis: int) -> int:
+def _check_call(x: Tensor, level: int, axis: int | Sequence[int]) -> list[int]:
+    """The axes, counted from the first."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise BadOption(f"wavelets need a floating-point torch tensor, got {got}; convert it first.")
     if isinstance(level, bool) or not isinstance(level, int) or level < 0:
         raise BadOption(f"level must be a whole number of at least 0, got {level!r}.")
-    if not -x.dim() <= axis < x.dim():
-        raise BadOption(f"axis {axis} is not one of the {x.dim()} axes of shape {tuple(x.shape)}.")
-    return axis % x.dim()
+    axes = [axis] if isinstance(axis, int) else list(axis)
+    for one in axes:
+        if not -x.dim() <= one < x.dim():
+            raise BadOption(f"axis {one} is not one of the {x.dim()} axes of shape {tuple(x.shape)}.")
+    if len({one % x.dim() for one in axes}) < len(axes):
+        raise BadOption(f"axes {axes} of shape {tuple(x.shape)} name one axis twice; use level for several levels.")
+    return [one % x.dim() for one in axes]

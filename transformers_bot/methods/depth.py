@@ -9,7 +9,7 @@ from ..axes import Rule
 from ..errors import BadOption
 from ..recipe import Read
 from .base import Task
-from .pairs import Pair
+from .pairs import Pair, remembered
 
 GROWS = ("wavelet", "repeat", "identity")
 SHRINKS = ("wavelet", "first", "even", "strongest")
@@ -60,18 +60,27 @@ def check_direction(rule: str, source: int, target: int) -> None:
         raise BadOption(f"depth={rule!r} cannot {verb} {source} layers to {target}; use one of {choices}.")
 
 
+@remembered
+def unchanged(length: int) -> Depth:
+    """Every layer as it is."""
+    return Depth(np.eye(length), np.eye(length))
+
+
+@remembered
 def filtered(pair: Pair, label: str, share_updates: bool) -> Depth:
     """Low-pass over layers. Sharing keeps the sum of updates: written with C instead of R."""
     layers = pair.produce.dense()
     return Depth(layers, pair.consume.dense() if share_updates else layers, label)
 
 
+@remembered
 def repeated(source: int, target: int) -> Depth:
     """Every layer several times in a row, each copy with its share of the layer's update."""
     layers = _rows(np.arange(target) * source // target, source)
     return Depth(layers, layers / layers.sum(0), "layers repeated")
 
 
+@remembered
 def identity_blocks(source: int, target: int) -> Depth:
     """New layers with zero output matrices, spread over the gaps between source layers.
 
@@ -85,12 +94,14 @@ def identity_blocks(source: int, target: int) -> Depth:
     return Depth(layers, layers * np.isin(np.arange(target), real)[:, None], "identity blocks")
 
 
+@remembered
 def stacked(source: int, target: int) -> Depth:
     """The whole stack of layers again on top of itself (StackBERT, G_stack): layer l mod source."""
     layers = _rows(np.arange(target) % source, source)
     return Depth(layers, layers, "layers stacked")
 
 
+@remembered
 def stacked_from_top(source: int, target: int) -> Depth:
     """Whole stacks first, the rest filled with the top layers once more (bert2BERT)."""
     whole, rest = divmod(target, source)
@@ -98,12 +109,14 @@ def stacked_from_top(source: int, target: int) -> Depth:
     return Depth(layers, layers, "layers stacked, then the top ones")
 
 
+@remembered
 def interpolated(source: int, target: int) -> Depth:
     """Every layer several times in a row, each copy with the whole of the layer's update."""
     layers = _rows(np.arange(target) * source // target, source)
     return Depth(layers, layers, "layers interpolated")
 
 
+@remembered
 def upscaled(source: int, target: int) -> Depth:
     """The first half of the target is the source's lower end, the second half its upper end (SOLAR)."""
     upper = target // 2
@@ -111,12 +124,14 @@ def upscaled(source: int, target: int) -> Depth:
     return Depth(layers, layers, "lower and upper layers")
 
 
+@remembered
 def chosen_layers(source: int, layers: Sequence[int]) -> Depth:
     """These layers of the source, unchanged."""
     rows = _rows(np.asarray(layers), source)
     return Depth(rows, rows, f"strongest layers ({', '.join(map(str, layers))})")
 
 
+@remembered
 def picked(source: int, target: int, rule: str) -> Depth:
     """The first layers, or evenly spread ones from the first to the last; none is changed.
 

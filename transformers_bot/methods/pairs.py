@@ -1,6 +1,7 @@
 """Pairs of maps for one role: how it is resized where it is written and where it is read."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -29,11 +30,11 @@ class Pair:
 
     def reached(self) -> AxisMap:
         """Projection of a read axis onto what the grown signal reaches, C R^T; all of it if not grown."""
-        return self.produce.transposed().then(self.consume) if self.grows else identity(self.produce.target)
+        return _there_and_back(self.produce, self.consume) if self.grows else identity(self.produce.target)
 
     def low_band(self) -> AxisMap:
         """Projection onto what analysis takes for the low band, R C^T; all of it if not grown."""
-        return self.consume.transposed().then(self.produce) if self.grows else identity(self.produce.target)
+        return _there_and_back(self.consume, self.produce) if self.grows else identity(self.produce.target)
 
     @property
     def makes_twins(self) -> bool:
@@ -41,10 +42,21 @@ class Pair:
         return self.grows and all(band.is_gather for band in self.produce.bands)
 
 
+# Every tensor with an axis of some role asks for the same maps, and what is found out about a map stays with it.
+remembered = lru_cache(maxsize=256)
+
+
+@remembered
+def _there_and_back(one: AxisMap, other: AxisMap) -> AxisMap:
+    return one.transposed().then(other)
+
+
+@remembered
 def kept(length: int) -> Pair:
     return Pair(identity(length), identity(length))
 
 
+@remembered
 def dual(source: int, target: int, wavelet: str) -> Pair:
     """(R, C) of unit gain and dual: synthesis and the adjoint of analysis, or the other way round."""
     if target > source:
@@ -54,6 +66,7 @@ def dual(source: int, target: int, wavelet: str) -> Pair:
     return Pair(produce, adjoint.transposed(), wavelet)
 
 
+@remembered
 def raw(source: int, target: int, wavelet: str) -> Pair:
     """The orthonormal transform on either side, as the paper applies it (eqs. 1, 5 and 6)."""
     low_pass = synthesis_map if target > source else analysis_map
@@ -77,6 +90,7 @@ def group_sizes(large: int, small: int) -> np.ndarray:
     return np.asarray(np.full(small, large // small) + split_places(small, large % small))
 
 
+@remembered
 def whole_units(source: int, target: int) -> Pair:
     """Copy or pick units without ever mixing two.
 
@@ -94,6 +108,7 @@ def whole_units(source: int, target: int) -> Pair:
     return Pair(gather(first, source), copies.transposed(), "picked")
 
 
+@remembered
 def picked_units(source: int, target: int) -> Pair:
     """Pick the units that `whole_units` picks, for readers that are fitted to them alone."""
     counts = group_sizes(source, target)

@@ -20,11 +20,11 @@ from transformers.activations import ACT2FN
 from ..axes import Factor
 from ..maps import AxisMap, Matrix, gather
 from ..memory import release
-from ..products import mirrored
+from ..products import aligned, mirrored
 from .calibration import See
 from .fold import behind, fold_norms, norms
 from .moments import Moments, Seen, measured
-from .network import STREAM, Network, Place, aligned
+from .network import STREAM, Network, Place
 from .order import add_grams, head_strength, matching_order, merge_shapes, similar_order, strongest_first
 from .principal import basis, estimated, kept_shares
 from .readers import MapsOf, match_norm_scale, refit_readers

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from ..memory import release
-from .network import Network, aligned, at_least_float32
+from ..products import aligned
+from .network import Network, at_least_float32
 
 DEAD = 1e-3  # relative; beta / gamma would drown what the other channels carry
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from ..adapters import Adapter
 from ..axes import Axis, Factor, Rule
 from ..maps import AxisMap, identity
+from ..products import aligned
 from ..recipe import TensorMap, apply
 
 STREAM = ("hidden", "readout")  # the residual stream, before and after the norm of a tied output embedding
@@ -114,9 +116,9 @@ class Network(Mapping[str, Tensor]):
 
     # -- looking --------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def dtype(self) -> torch.dtype:
-        """Of what is computed on tensors: float32, or float64 where a tensor is."""
+        """Of what is computed from tensors: float32, or float64 where one is."""
         wide = any(x.dtype == torch.float64 for x in self._tensors.values())
         return torch.float64 if wide else torch.float32
 
@@ -156,14 +158,14 @@ class Network(Mapping[str, Tensor]):
                     yield factor, moved.reshape(len(moved), -1)
 
     def units(self, name: str, role: str) -> Tensor:
-        """A tensor as (all entries of the segment with `role`, everything else), in float32 or better.
+        """A tensor as (all entries of the segment with `role`, everything else), in `dtype`.
 
         Heads and head_dim stay one axis, heads first; of a fused q|k|v only the part with `role` comes.
         """
         for segment, dim, piece in self._segments(name):
             if role in [factor.role for factor in segment]:
                 flat = piece.flatten(dim, dim + len(segment) - 1).movedim(dim, 0)
-                return at_least_float32(flat.reshape(len(flat), -1))
+                return flat.reshape(len(flat), -1).to(self.dtype)
         raise LookupError(f"{name} has no axis of {role}")
 
     def writer(self, layer: int, role: str) -> tuple[Tensor, Tensor]:
@@ -172,7 +174,7 @@ class Network(Mapping[str, Tensor]):
             if place.rule.adds and place.rule.maps and role in place.rule.roles:
                 weight = self.units(name, role).T
                 bias = self.find(f"{place.stem}.bias", layer)
-                return weight, at_least_float32(self[bias]) if bias else weight.new_zeros(len(weight))
+                return weight, self[bias].to(self.dtype) if bias else weight.new_zeros(len(weight))
         raise LookupError(f"layer {layer} adds nothing of {role} to the stream")
 
     def reader(self, layer: int, role: str) -> tuple[Tensor, Tensor]:
@@ -209,11 +211,6 @@ class Network(Mapping[str, Tensor]):
         """A factor's length; where only the tensor knows it, the axis is that factor alone."""
         known = factor.size if not factor.role else self.sizes[factor.role]
         return actual if known is None else known
-
-
-def aligned(x: Tensor) -> Tensor:
-    """Where a tensor lies in its file must not change the last bit of a product (BLAS looks at addresses)."""
-    return x if x.data_ptr() % 64 == 0 else x.clone()
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..products import add_gram, product
 from ..wavelets import split_places
-from .network import Network, at_least_float32
+from .network import Network
 
 Shape = tuple["Shape", "Shape"] | tuple[()]  # a merge of two shapes, or a single unit
 UNIT: Shape = ()
@@ -145,15 +145,15 @@ def add_grams(
 def matching_order(network: Network, role: str, first: int, layer: int) -> list[int]:
     """The order in which a layer's units stand like the first layer's: each next to the most similar one."""
     length = network.sizes[role] or 0
-    cross, squares = torch.zeros(length, length), torch.zeros(2, length, dtype=torch.float64)
+    cross, squares = torch.zeros(length, length, dtype=network.dtype), torch.zeros(2, length, dtype=torch.float64)
     for name, place in network.having(role, layer):
         twin = network.find(place.template, first)
         if place.rule.maps and twin is not None:
             for (_, theirs), (_, mine) in zip(network.along(twin, role), network.along(name, role), strict=True):
-                theirs, mine = (at_least_float32(x / x.norm().clamp_min(TINY)) for x in (theirs, mine))
-                cross = cross + product(theirs, mine)  # (unit of the first, unit of this layer)
+                theirs, mine = (x.to(network.dtype) / max(float(x.norm()), TINY) for x in (theirs, mine))
+                cross += product(theirs, mine)  # (unit of the first, unit of this layer)
                 squares += torch.stack([theirs.square().sum(1), mine.square().sum(1)])
-    rows, columns = squares.clamp_min(1e-300).rsqrt().to(cross.dtype)
+    rows, columns = squares.clamp_min(TINY).rsqrt().to(cross.dtype)
     both = cross.new_zeros(2 * length, 2 * length)
     both[:length, length:] = (rows[:, None] * cross * columns).mul_(STEPS).round_()
     both[length:, :length] = both[:length, length:].T

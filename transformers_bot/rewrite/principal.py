@@ -16,7 +16,7 @@ from torch import Tensor
 from ..memory import release
 from ..products import add_gram, gram, mirrored, product
 from .moments import Moments
-from .network import Network, at_least_float32
+from .network import Network
 
 # Attention averages values over tokens, which takes away most of their variance: an assumption, not fitted.
 ATTENTION_SHARE = 0.25
@@ -163,7 +163,7 @@ def _entries(network: Network, name: str) -> tuple[Tensor, Tensor]:
     second = torch.zeros(hidden, hidden, dtype=torch.float64)
     for _, table in network.along(name, "hidden"):  # (hidden, entries)
         for part in torch.split(table, ENTRIES, dim=1):
-            x = at_least_float32(part).contiguous()
+            x = part.to(network.dtype).contiguous()
             count, first = count + x.shape[1], first + x.sum(1)
             add_gram(second, x)
     mean = first / count
