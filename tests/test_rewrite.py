@@ -161,6 +161,20 @@ def test_reordering_units_keeps_the_outputs(family, head, role):
     assert_kept(built, network)
 
 
+def test_layers_with_dead_units_are_matched_in_float32():
+    built = build("gpt2", "GPT2LMHeadModel", layer=2)
+    built.model.float()
+    with torch.no_grad():
+        for block, dead in zip(built.model.transformer.h, ([0, 3], [1, 2, 19]), strict=True):
+            block.mlp.c_fc.weight[:, dead] = block.mlp.c_fc.bias[dead] = block.mlp.c_proj.weight[dead] = 0.0
+    network = network_for(built.model)
+    order_units(network, "ffn", 10, groups=[[0, 1]])
+    for layer, block in enumerate(built.model.transformer.h):
+        units, before = network[f"transformer.h.{layer}.mlp.c_fc.weight"], block.mlp.c_fc.weight
+        assert not torch.equal(units, before)
+        assert sorted(units.T.tolist()) == sorted(before.T.tolist())
+
+
 @each_family
 def test_reordering_heads_by_strength_keeps_the_outputs(family, head):
     built = build(family, head, heads=4)
@@ -231,7 +245,7 @@ def test_similar_order_is_a_permutation_of_any_units():
     drawn = torch.randn(13, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for products in (drawn @ drawn.T, torch.zeros(13, 13, dtype=torch.float64), torch.ones(13, 13).double()):
         for target in range(1, 14):
-            assert sorted(similar_order(products, merge_shapes(13, target))) == list(range(13))
+            assert sorted(similar_order(products.clone(), merge_shapes(13, target))) == list(range(13))
 
 
 def test_the_strongest_lead_and_the_weakest_join_the_strongest():
@@ -247,6 +261,15 @@ def test_planted_copies_are_found_in_float32(target):
     vectors = torch.randn(target, 700, generator=generator)[label]
     groups = torch.split(label[similar_order(gram(vectors), merge_shapes(900, target))], counts)
     assert all(len(set(group.tolist())) == 1 for group in groups)
+
+
+@pytest.mark.parametrize("dead", [1, 4, 300, 599, 600])
+def test_dead_units_are_merged_with_each_other(dead):
+    vectors = torch.randn(600, 50, generator=torch.Generator().manual_seed(dead))
+    vectors[torch.randperm(600, generator=torch.Generator().manual_seed(dead))[:dead]] = 0
+    pairs = torch.tensor(similar_order(gram(vectors), merge_shapes(600, 300))).view(-1, 2)
+    zero = (vectors == 0).all(1)[pairs].sum(1)  # (pair,): how many are dead
+    assert int((zero == 2).sum()) == dead // 2
 
 
 @pytest.mark.parametrize("split", [0, 9])

@@ -55,7 +55,7 @@ def assert_moments(moments: torch.Tensor) -> None:
 def test_estimated_moments_are_moments_of_every_norm(family, head, activation):
     network = network_for(build(family, head, layer=3).model)
     fold_norms(network)
-    estimated = shares(one.normalised() for one in weight_moments(network, ACT2FN[activation]))
+    estimated = shares(one.normalised() for one, _ in weight_moments(network, ACT2FN[activation]))
     assert len(estimated) == 7
     for moments in estimated:
         assert_moments(moments)
@@ -67,7 +67,7 @@ def test_a_stream_of_embeddings_alone_has_the_moments_of_all_tokens_at_all_posit
     fold_norms(network)
     body = built.model.transformer
     every = body.wte.weight.detach()[:, None] + body.wpe.weight.detach()[None]  # (token, position, hidden)
-    estimated = shares(one.normalised() for one in weight_moments(network, ACT2FN["gelu_new"]))
+    estimated = shares(one.normalised() for one, _ in weight_moments(network, ACT2FN["gelu_new"]))
     for moments in estimated:
         torch.testing.assert_close(moments, second_moments(every.flatten(0, 1)), rtol=0, atol=1e-12)
     batch = {"input_ids": torch.arange(23)[:, None].expand(23, 12)}
@@ -93,7 +93,7 @@ def test_the_moments_of_mlp_units_are_those_of_normal_inputs(activation):
     drawn = torch.randn(100_000, 20, generator=generator, dtype=torch.float64)
     units = ACT2FN[activation](network["transformer.h.0.mlp.c_fc.bias"] + spread * drawn)
     added = units @ block.mlp.c_proj.weight.detach() + block.mlp.c_proj.bias.detach()
-    estimated = shares(one.normalised() for one in weight_moments(network, ACT2FN[activation]))[-1]
+    estimated = shares(one.normalised() for one, _ in weight_moments(network, ACT2FN[activation]))[-1]
     assert_moments(estimated)
     assert float((estimated - second_moments(added)).norm()) < 0.02 * float(estimated.norm())
 
@@ -102,7 +102,7 @@ def test_attention_adds_a_quarter_of_its_values_variance():
     built = build("gpt2", "GPT2LMHeadModel", layer=1, **UNTIED)
     network = network_for(built.model)
     fold_norms(network)
-    before, after, _ = shares(one.normalised() for one in weight_moments(network, ACT2FN["gelu_new"]))
+    before, after, _ = shares(one.normalised() for one, _ in weight_moments(network, ACT2FN["gelu_new"]))
     body, attention = built.model.transformer, "transformer.h.0.attn"
     every = (body.wte.weight.detach()[:, None] + body.wpe.weight.detach()[None]).flatten(0, 1)
     out = network[f"{attention}.c_proj.weight"].T
@@ -123,7 +123,7 @@ def test_norms_carry_the_share_of_the_stream_that_is_kept():
     fold_norms(folded)
     pair = principal_pair(12, 5, dual(12, 5, "haar"))
     low_pass = torch.from_numpy(pair.produce.dense()) * (12 / 5) ** 0.5
-    moments = shares(one.normalised() for one in weight_moments(folded, ACT2FN["gelu_new"]))
+    moments = shares(one.normalised() for one, _ in weight_moments(folded, ACT2FN["gelu_new"]))
     kept = low_pass @ basis(torch.stack(moments).mean(0), low_pass)
     to_principal_basis(Opened(turned, built.model), low_pass)
     kept_shares = [float(torch.trace(kept @ seen @ kept.T)) for seen in moments]

@@ -93,7 +93,7 @@ def mirrored(total: Tensor) -> Tensor:
 def gram(x: Tensor) -> Tensor:
     """`x @ x.T`, symmetric to the last bit."""
     total = x.new_zeros(len(x), len(x))
-    add_gram(total, x)
+    add_gram(total, x.contiguous())
     return mirrored(total)
 
 

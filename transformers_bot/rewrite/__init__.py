@@ -11,7 +11,6 @@ its principal components to cut it.
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import Any
 
 import torch
@@ -21,12 +20,12 @@ from transformers.activations import ACT2FN
 from ..axes import Factor
 from ..maps import AxisMap, Matrix, gather
 from ..memory import release
-from ..products import aligned
+from ..products import aligned, mirrored
 from .calibration import See
 from .fold import behind, fold_norms, norms
 from .moments import Moments, Seen, measured
 from .network import STREAM, Network, Place
-from .order import gram_of, head_strength, matching_order, merge_shapes, similar_order, strongest_first
+from .order import add_grams, head_strength, matching_order, merge_shapes, similar_order, strongest_first
 from .principal import basis, estimated, kept_shares
 from .readers import MapsOf, match_norm_scale, refit_readers
 
@@ -146,14 +145,17 @@ def order_units(
     Args:
         kept: the layers that are read: the others' units stay, and do not count for hidden ones; None for all.
     """
-    shapes = merge_shapes(network.sizes[role] or 0, target)
+    length = network.sizes[role] or 0
+    shapes = merge_shapes(length, target)
     every: Sequence[Sequence[int | None]] = groups or [[i] for i in network.layers if kept is None or i in kept]
+    gram = torch.empty(length, length, dtype=network.dtype)  # the same memory for all of them
     for group in [[None]] if role == "hidden" else every:
         for layer in group[1:]:
             _permute(network, role, matching_order(network, role, group[0] or 0, layer or 0), layer)
-        gram = reduce(Tensor.add_, (gram_of(network, role, layer, kept) for layer in group))
-        order = similar_order(gram, shapes)
-        del gram
+        gram.zero_()
+        for layer in group:
+            add_grams(gram, network, role, layer, kept)
+        order = similar_order(mirrored(gram), shapes)
         for layer in group:
             _permute(network, role, order, layer)
         release()
@@ -198,7 +200,7 @@ def _turned(
         activation = _activation(opened.model.config)
         estimate = estimated(network, activation, counted)
         turn = basis(estimate.second, low_pass)
-        return turn, list(kept_shares(network, activation, low_pass @ turn, estimate))
+        return turn, list(kept_shares(network, low_pass @ turn, estimate))
     seconds = [one.uncentred().covariance for one in _seen(network, opened.seen, every)]
     total = sum((one for one, counts in zip(seconds, counted, strict=True) if counts), torch.zeros(()))
     turn = basis(total / sum(counted), low_pass)

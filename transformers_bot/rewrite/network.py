@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -115,6 +116,12 @@ class Network(Mapping[str, Tensor]):
 
     # -- looking --------------------------------------------------------------------------------
 
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """Of what is computed from tensors: float32, or float64 where one is."""
+        wide = any(x.dtype == torch.float64 for x in self._tensors.values())
+        return torch.float64 if wide else torch.float32
+
     @property
     def hidden(self) -> int:
         return self.sizes["hidden"] or 0
@@ -151,14 +158,14 @@ class Network(Mapping[str, Tensor]):
                     yield factor, moved.reshape(len(moved), -1)
 
     def units(self, name: str, role: str) -> Tensor:
-        """A tensor as (all entries of the segment with `role`, everything else), in float32 or better.
+        """A tensor as (all entries of the segment with `role`, everything else), in `dtype`.
 
         Heads and head_dim stay one axis, heads first; of a fused q|k|v only the part with `role` comes.
         """
         for segment, dim, piece in self._segments(name):
             if role in [factor.role for factor in segment]:
                 flat = piece.flatten(dim, dim + len(segment) - 1).movedim(dim, 0)
-                return at_least_float32(flat.reshape(len(flat), -1))
+                return flat.reshape(len(flat), -1).to(self.dtype)
         raise LookupError(f"{name} has no axis of {role}")
 
     def writer(self, layer: int, role: str) -> tuple[Tensor, Tensor]:
@@ -167,7 +174,7 @@ class Network(Mapping[str, Tensor]):
             if place.rule.adds and place.rule.maps and role in place.rule.roles:
                 weight = self.units(name, role).T
                 bias = self.find(f"{place.stem}.bias", layer)
-                return weight, at_least_float32(self[bias]) if bias else weight.new_zeros(len(weight))
+                return weight, self[bias].to(self.dtype) if bias else weight.new_zeros(len(weight))
         raise LookupError(f"layer {layer} adds nothing of {role} to the stream")
 
     def reader(self, layer: int, role: str) -> tuple[Tensor, Tensor]:

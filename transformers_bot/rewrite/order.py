@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..products import add_gram, mirrored, product
+from ..products import add_gram, product
 from ..wavelets import split_places
-from .network import Network, at_least_float32
+from .network import Network
 
 Shape = tuple["Shape", "Shape"] | tuple[()]  # a merge of two shapes, or a single unit
 UNIT: Shape = ()
-PIECE = 1024  # rows that are gathered at a time
-TINY = torch.finfo(torch.float32).tiny
+PIECE = 256  # rows that are gathered at a time
+TINY = 1e-30  # of a norm or its square: what is smaller is dead; its inverse squared is finite in float32
 ENTRIES = 4096  # of a unit, that are multiplied at a time
 STEPS = 2**20  # between similarities of 0 and 1: what differs by less is equal
 
@@ -44,15 +44,18 @@ def similar_order(gram: Tensor, shapes: Sequence[Shape]) -> list[int]:
     """An order of units in which each shape merges similar ones.
 
     Args:
-        gram: (unit, unit) inner products of what units do; a merged unit does the sum.
+        gram: (unit, unit) inner products of what units do; a merged unit does the sum. Symmetric to the
+            last bit; the memory is used.
         shapes: of `merge_shapes`.
     """
     units: dict[Shape, list[list[int]]] = {UNIT: [[i] for i in range(len(gram))]}
     needed = Counter(node for shape in shapes for node in _merges(shape))
-    for shape in sorted(needed, key=leaves):
+    steps = sorted(needed, key=leaves)
+    for shape in steps:
         left, right = shape  # type: ignore[misc]  # a merge has two parts
         pool = units[left] if left == right else units[left] + units[right]
-        found = best_pairs(_similarities(gram, pool), needed[shape], 0 if left == right else len(units[left]))
+        similar = _similarities(gram if shape is steps[-1] else gram.clone(), pool)
+        found = best_pairs(similar, needed[shape], 0 if left == right else len(units[left]))
         units[shape] = units.get(shape, []) + [pool[i] + pool[j] for i, j in found]
         taken = {id(pool[i]) for pair in found for i in pair}
         for part in {left, right}:
@@ -94,23 +97,27 @@ def best_pairs(free: Tensor, count: int, split: int) -> list[tuple[int, int]]:
 
 
 def _similarities(gram: Tensor, groups: list[list[int]]) -> Tensor:
-    """Cosines of what groups of units do together, in steps of a millionth, so that rounding parts no twins."""
-    merged = _sums_over(_sums_over(gram, groups).T, groups)
-    if max(map(len, groups)) > 1:
+    """Cosines of what groups of units do together, in steps of a millionth, so that rounding parts no twins.
+
+    Of single units in their own order they take the place of the gram.
+    """
+    merged = gram
+    if groups != [[unit] for unit in range(len(gram))]:
+        merged = _sums_over(_sums_over(gram, groups).T, groups)
         merged = merged + merged.T  # sums in another order may differ in the last bit
-    elif merged.data_ptr() == gram.data_ptr():
-        merged = gram.clone()
     scale = merged.diagonal().clamp_min(TINY).rsqrt()
     for rows, own in zip(torch.split(merged, PIECE), torch.split(scale, PIECE), strict=True):
-        rows.mul_(own[:, None] * scale).mul_(STEPS).round_()
+        rows.mul_((own[:, None] * scale).mul_(STEPS)).round_()
+    # Dead units are alike: each is a copy of one other, rather than all of them waiting for the first one.
+    dead = (scale >= TINY**-0.5).nonzero().flatten()
+    one, other = dead[: len(dead) // 2 * 2].view(-1, 2).T
+    merged[one, other] = merged[other, one] = STEPS
     return merged
 
 
 def _sums_over(gram: Tensor, groups: list[list[int]]) -> Tensor:
     """(group, unit): sums of rows."""
     flat = torch.tensor([unit for units in groups for unit in units])
-    if len(flat) == len(groups):  # single units
-        return gram if torch.equal(flat, torch.arange(len(gram))) else gram[flat]
     group = torch.tensor([row for row, units in enumerate(groups) for _ in units])
     rows = gram.new_zeros(len(groups), gram.shape[1])
     for some in torch.split(torch.arange(len(flat)), PIECE):
@@ -118,39 +125,35 @@ def _sums_over(gram: Tensor, groups: list[list[int]]) -> Tensor:
     return rows
 
 
-def gram_of(network: Network, role: str, layer: int | None, kept: Collection[int] | None = None) -> Tensor:
-    """(unit, unit) inner products over all matrices that write or read a role, each of weight one.
-
-    In float32 (float64 of such a source), of which twins differ by less than `STEPS`.
+def add_grams(
+    total: Tensor, network: Network, role: str, layer: int | None, kept: Collection[int] | None = None
+) -> None:
+    """Add (unit, unit) inner products over all matrices that write or read a role, each of weight one.
 
     Args:
+        total: what they are added to, on and above the diagonal. Rounding parts twins by less than `STEPS`.
         kept: without a layer, those of which matrices count; None for all.
     """
-    length = network.sizes[role] or 0
-    total = torch.zeros(length, length)
     for name, place in network.having(role, layer):
         if place.rule.maps and (kept is None or place.layer is None or place.layer in kept):
             for _, units in network.along(name, role):
-                wide = torch.promote_types(units.dtype, total.dtype)
-                total = total.to(wide)
-                scale = 1 / max(float(torch.linalg.vector_norm(units, dtype=wide)), TINY)
+                scale = 1 / max(float(torch.linalg.vector_norm(units, dtype=total.dtype)), TINY)
                 for part in torch.split(units, ENTRIES, dim=1):
-                    add_gram(total, (part.to(wide) * scale).contiguous())
-    return mirrored(total)
+                    add_gram(total, (part.to(total.dtype) * scale).contiguous())
 
 
 def matching_order(network: Network, role: str, first: int, layer: int) -> list[int]:
     """The order in which a layer's units stand like the first layer's: each next to the most similar one."""
     length = network.sizes[role] or 0
-    cross, squares = torch.zeros(length, length), torch.zeros(2, length, dtype=torch.float64)
+    cross, squares = torch.zeros(length, length, dtype=network.dtype), torch.zeros(2, length, dtype=torch.float64)
     for name, place in network.having(role, layer):
         twin = network.find(place.template, first)
         if place.rule.maps and twin is not None:
             for (_, theirs), (_, mine) in zip(network.along(twin, role), network.along(name, role), strict=True):
-                theirs, mine = (at_least_float32(x / x.norm().clamp_min(TINY)) for x in (theirs, mine))
-                cross = cross + product(theirs, mine)  # (unit of the first, unit of this layer)
+                theirs, mine = (x.to(network.dtype) / max(float(x.norm()), TINY) for x in (theirs, mine))
+                cross += product(theirs, mine)  # (unit of the first, unit of this layer)
                 squares += torch.stack([theirs.square().sum(1), mine.square().sum(1)])
-    rows, columns = squares.clamp_min(1e-300).rsqrt().to(cross.dtype)
+    rows, columns = squares.clamp_min(TINY).rsqrt().to(cross.dtype)
     both = cross.new_zeros(2 * length, 2 * length)
     both[:length, length:] = (rows[:, None] * cross * columns).mul_(STEPS).round_()
     both[length:, :length] = both[:length, length:].T

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..memory import release
 from ..products import add_gram, gram, mirrored, product
 from .moments import Moments
-from .network import Network, at_least_float32
+from .network import Network
 
 # Attention averages values over tokens, which takes away most of their variance: an assumption, not fitted.
 ATTENTION_SHARE = 0.25
@@ -44,21 +44,25 @@ def basis(moments: Tensor, low_pass: Tensor) -> Tensor:
     return turned
 
 
-def weight_moments(network: Network, activation: Callable[[Tensor], Tensor]) -> Iterator[Moments]:
+def weight_moments(
+    network: Network, activation: Callable[[Tensor], Tensor]
+) -> Iterator[tuple[Moments, "_Block | None"]]:
     """What every norm of a folded pre-norm network sees, estimated from the weights alone.
 
     Tokens and positions count alike, a norm's output has variance 1 in every direction, MLP units
     see a normal variable of the mean and variance that their weights give it.
 
     Yields:
-        Moments of the stream before its norm: before each attention, before each MLP, at the end. They are
-        one and the same object, to which the next block is added afterwards.
+        Moments of the stream before its norm, and the block that was added last: before each attention,
+        before each MLP, at the end. The moments are one and the same object, to which the next block is added.
     """
     stream = _embedded(network)
-    yield stream
-    for block in _blocks(network, activation):
-        stream.add(block.mean.double(), gram(block.factor()))
-        yield stream
+    yield stream, None
+    for layer in network.layers:
+        for block in (_attention(network, layer), _mlp(network, layer, activation)):
+            stream.add(block.mean.double(), gram(block.factor()))
+            yield stream, block
+        release()
 
 
 @dataclass(frozen=True)
@@ -67,33 +71,40 @@ class Estimate:
 
     Attributes:
         second: (hidden, hidden) second moments of what they see, centred and normalised, on average.
-        embedded: moments of the stream in front of the first block.
+        embedded: covariance of the stream in front of the first block.
+        means: (hidden,) of the stream before every norm.
         sizes: of the stream before every norm, see `Moments.size`.
+        spreads: (ffn,) of every layer: of what MLP units give.
     """
 
     second: Tensor
-    embedded: Moments
-    sizes: tuple[Tensor, ...]
+    embedded: Tensor
+    means: Sequence[Tensor]
+    sizes: Sequence[float]
+    spreads: Sequence[Tensor]
 
 
 def estimated(network: Network, activation: Callable[[Tensor], Tensor], counted: Sequence[bool]) -> Estimate:
     """What the norms see by `weight_moments`; those that are `counted` are averaged."""
-    hidden, sizes = network.hidden, []
-    total, embedded = torch.zeros(hidden, hidden, dtype=torch.float64), None
-    for stream, counts in zip(weight_moments(network, activation), counted, strict=True):
-        embedded = embedded or Moments(stream.mean.clone(), stream.covariance.clone())
-        sizes.append(stream.size.clamp_min(1e-300))
+    hidden = network.hidden
+    total, embedded = torch.zeros(2, hidden, hidden, dtype=torch.float64)
+    means, sizes, spreads = [], [], []
+    for (stream, block), counts in zip(weight_moments(network, activation), counted, strict=True):
+        if block is None:
+            embedded.copy_(stream.covariance)
+        elif block.right.ndim == 1:
+            spreads.append(block.right)
+        means.append(stream.mean)
+        sizes.append(max(float(stream.size), 1e-300))
         if counts:
-            weight = hidden / float(sizes[-1]) / sum(counted)
+            weight = hidden / sizes[-1] / sum(counted)
             total.add_(stream.covariance, alpha=weight).addr_(stream.mean, stream.mean, alpha=weight)
     total -= total.mean(0)
     total -= total.mean(1, keepdim=True)
-    return Estimate(total, embedded or Moments(total[0], total), tuple(sizes))
+    return Estimate(total, embedded, means, sizes, spreads)
 
 
-def kept_shares(
-    network: Network, activation: Callable[[Tensor], Tensor], kept: Tensor, estimate: Estimate
-) -> Iterator[Tensor]:
+def kept_shares(network: Network, kept: Tensor, estimate: Estimate) -> Iterator[Tensor]:
     """Of what each norm sees by this estimate, the share of second moments that P keeps.
 
     tr(P M P^T) / tr(M) of a sum of blocks B B^T is a sum of squares of P B: a second look at the weights
@@ -103,15 +114,18 @@ def kept_shares(
         kept: (target hidden, source hidden), orthonormal rows: P.
     """
     centred = kept - kept.mean(1, keepdim=True)  # P (I - 1 1^T / n)
-    mean = estimate.embedded.mean
-    inside = ((centred @ estimate.embedded.covariance) * centred).sum()
-    blocks = _blocks(network, activation)
-    for number, size in enumerate(estimate.sizes):
-        if number:
-            block = next(blocks)
-            mean = mean + block.mean
-            inside = inside + block.factor(centred.to(block.left.dtype)).square().sum()
-        yield (inside + (centred @ mean).square().sum()) / size
+    inside = ((centred @ estimate.embedded) * centred).sum()
+    left = iter([(centred @ mean).square().sum() for mean in estimate.means])
+    sizes, centred = iter(estimate.sizes), centred.to(network.dtype)
+    yield (inside + next(left)) / next(sizes)
+    for layer, spread in zip(network.layers, estimate.spreads, strict=True):
+        for factor in (
+            _attention(network, layer).factor(centred),
+            product(centred, network.writer(layer, "ffn")[0].T) * spread,
+        ):
+            inside = inside + factor.square().sum()
+            yield (inside + next(left)) / next(sizes)
+        release()
 
 
 @dataclass(frozen=True)
@@ -126,13 +140,6 @@ class _Block:
         """L R, with `kept` in front of it."""
         left = self.left if kept is None else product(kept, self.left.T)
         return product(left, self.right.T) if self.right.ndim == 2 else left * self.right
-
-
-def _blocks(network: Network, activation: Callable[[Tensor], Tensor]) -> Iterator[_Block]:
-    for layer in network.layers:
-        yield _attention(network, layer)
-        yield _mlp(network, layer, activation)
-        release()
 
 
 def _embedded(network: Network) -> Moments:
@@ -156,7 +163,7 @@ def _entries(network: Network, name: str) -> tuple[Tensor, Tensor]:
     second = torch.zeros(hidden, hidden, dtype=torch.float64)
     for _, table in network.along(name, "hidden"):  # (hidden, entries)
         for part in torch.split(table, ENTRIES, dim=1):
-            x = at_least_float32(part).contiguous()
+            x = part.to(network.dtype).contiguous()
             count, first = count + x.shape[1], first + x.sum(1)
             add_gram(second, x)
     mean = first / count
@@ -188,7 +195,7 @@ def _mlp(network: Network, layer: int, activation: Callable[[Tensor], Tensor]) -
     units, shift = network.reader(layer, "ffn")
     nodes, weights = (torch.from_numpy(x) for x in np.polynomial.hermite_e.hermegauss(16))
     weights = weights / weights.sum()
-    inputs = shift[:, None] + units.norm(dim=1).double()[:, None] * nodes  # (ffn, nodes)
+    inputs = shift[:, None] + units.square().sum(1).sqrt().double()[:, None] * nodes  # (ffn, nodes)
     outputs = activation(inputs)
     mean = outputs @ weights
     spread = ((outputs - mean[:, None]).square() @ weights).sqrt()
