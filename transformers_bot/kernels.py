@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .products import aligned, exact_products
 
-BLOCK = 1 << 22  # entries: larger ones leave the cache, in smaller ones the calls take longer than the sums
+BLOCK = 1 << 21  # entries: larger ones leave the cache, in smaller ones the calls take longer than the sums
 PERIODS = 16  # target entries after which a stencil's rows may at latest repeat
 LONG = 24  # taps from which small dense products beat sums of views
 NEAR = 3  # taps up to which strided views are read as they are, rather than parted into contiguous ones

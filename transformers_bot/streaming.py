@@ -36,6 +36,7 @@ from .targets import target_config
 logger = logging.get_logger("transformers.bot")
 CARD = "README.md"
 ROOM = 4 * 2**20  # bytes on the disk beside the weights: configs, report, card
+LITTLE = 4 * 2**20  # bytes of results after which freed memory is given back
 WORKSPACE = 64 * 2**20  # bytes of memory beside the tensors: the plan, filters, buffers of libraries
 
 
@@ -161,7 +162,7 @@ def save_configs(folder: Path, skeleton: PreTrainedModel) -> None:
 
 def tensors_of(resize: Resize, skeleton: PreTrainedModel, watch: Watch | None = None) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the target's files: resampled ones as they are made, new ones from the skeleton."""
-    releasing = Releasing()
+    releasing = Releasing(LITTLE)
     for made in run_plan(resize.plan, resize.tensors, resize.dtype, watch=watch):
         size = made[1].nbytes
         yield made
