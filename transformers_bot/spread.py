@@ -2,15 +2,11 @@
 
 import hashlib
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from .energy import Sums, sums
-
-PART = 1 << 21  # entries
 
 
 def moments(tensors: Iterable[Tensor]) -> tuple[float, float]:
@@ -26,22 +22,12 @@ def matched(x: Tensor, own: tuple[float, float], wanted: tuple[float, float]) ->
 
 
 def drawn(kind: str, seed: str, like: Tensor) -> Tensor:
-    """Unit noise in the shape of `like`: "uniform" in [-1, 1] or "gaussian", the same for the same words of `seed`.
-
-    Drawing takes one core; a large tensor is drawn in parts, each with a seed of its own, on all of them.
-    """
-    made = torch.empty(like.shape, dtype=torch.float32)
-    parts = torch.split(made.view(-1), PART) if made.numel() >= 2 * PART else (made,)
-    words = [seed, *(f"{seed}/{number}" for number in range(1, len(parts)))]
-    with ThreadPoolExecutor(min(len(parts), torch.get_num_threads())) as pool:
-        list(pool.map(partial(_draw, kind), words, parts))
-    return made.to(like.device, like.dtype)
-
-
-def _draw(kind: str, seed: str, out: Tensor) -> None:
+    """Unit noise in the shape of `like`: "uniform" in [-1, 1] or "gaussian", the same for the same words of `seed`."""
     generator = torch.Generator()
     generator.manual_seed(int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=7).digest(), "big"))
+    made = torch.empty(like.shape, dtype=torch.float32)
     if kind == "uniform":
-        out.uniform_(-1.0, 1.0, generator=generator)
+        made.uniform_(-1.0, 1.0, generator=generator)
     else:
-        out.normal_(generator=generator)
+        made.normal_(generator=generator)
+    return made.to(like.device, like.dtype)
