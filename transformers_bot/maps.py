@@ -80,7 +80,9 @@ class Matrix:
     def apply(self, x: Tensor, dim: int, out: Tensor, compute: torch.dtype) -> Tensor:
         """Map axis `dim` of `x`, of length `source`, into `out`."""
         matrix = torch.from_numpy(np.ascontiguousarray(self.matrix)).to(x.device, compute)
-        return out.copy_(along(matrix, x.to(compute), dim))
+        if out.dtype == compute:
+            return along(matrix, x.to(compute), dim, out)
+        return out.copy_(along(matrix, x.to(compute), dim, torch.empty_like(out, dtype=compute)))
 
     def transposed(self) -> "Matrix":
         return Matrix(self.matrix.T)

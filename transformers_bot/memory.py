@@ -4,7 +4,7 @@ import ctypes
 import functools
 from collections.abc import Callable
 
-EVERY = 128 << 20  # bytes
+EVERY = 32 << 20  # bytes
 
 
 def release() -> None:

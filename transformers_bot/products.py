@@ -17,16 +17,16 @@ PIECE = 4096  # rows that are packed at a time
 SMALL = 2**20  # multiply-adds below which copies would outweigh the product
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
+def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     """`a @ b.T` of two matrices of one dtype, in that dtype and in its full precision."""
+    out = a.new_empty(len(a), len(b)) if out is None else out
     with exact_products(a.device):
         if not _by_mkldnn(a, b):
-            return aligned(a) @ aligned(b).T
-        made = a.new_empty(len(a), len(b))
+            return torch.matmul(aligned(a), aligned(b).T, out=out)
         packed = _packed(b)
-        for rows, into in zip(torch.split(a, PIECE), torch.split(made, PIECE), strict=True):
+        for rows, into in zip(torch.split(a, PIECE), torch.split(out, PIECE), strict=True):
             into.copy_(functional.linear(_packed(rows), packed).to_dense())
-        return made
+        return out
 
 
 def aligned(x: Tensor) -> Tensor:
@@ -34,13 +34,16 @@ def aligned(x: Tensor) -> Tensor:
     return x if x.data_ptr() % 64 == 0 else x.clone()
 
 
-def along(matrix: Tensor, x: Tensor, dim: int) -> Tensor:
-    """`matrix` (target, source) times axis `dim` of `x`, in the dtype of both."""
+def along(matrix: Tensor, x: Tensor, dim: int, out: Tensor) -> Tensor:
+    """`matrix` (target, source) times axis `dim` of `x` into `out`, in the dtype of all three."""
+    target, source = matrix.shape
     if dim == x.dim() - 1:
-        return product(x.reshape(-1, x.shape[-1]), matrix).view(*x.shape[:-1], len(matrix))
+        flat, into = x.reshape(-1, source), out if out.is_contiguous() else torch.empty_like(out)
+        product(flat, matrix, into.view(-1, target))
+        return out if into is out else out.copy_(into)
     moved = x.movedim(dim, 0)
-    made = product(matrix, moved.reshape(len(moved), -1).T).view(len(matrix), *moved.shape[1:])
-    return made.movedim(0, dim)
+    made = product(matrix, moved.reshape(source, -1).T)
+    return out.copy_(made.view(target, *moved.shape[1:]).movedim(0, dim))
 
 
 @contextlib.contextmanager
