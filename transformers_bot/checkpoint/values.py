@@ -55,7 +55,8 @@ def _first(tensor: Tensor) -> tuple[int, ...] | None:
 def _total(block: Tensor) -> Tensor:
     """One number or several that are not finite if any entry is not."""
     if block.dtype in HALVES and block.is_contiguous() and block.numel() % ROW == 0:
-        return torch.linalg.vector_norm(block.view(-1, ROW), dim=1)
+        norms: Tensor = torch.linalg.vector_norm(block.view(-1, ROW), dim=1)
+        return norms
     # float8 has no sum of its own; float16 would overflow at 65504.
     return block.to(torch.float32).sum() if block.element_size() < 4 else block.sum()
 
