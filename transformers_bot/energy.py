@@ -70,8 +70,11 @@ def sums(x: Tensor) -> Sums:
 
 def _row_sums(rows: Tensor, dtype: torch.dtype) -> Sums:
     totals, norms = [], []
-    for block in _blocks(rows):
-        block = block.to(dtype)
+    blocks, buffer = _blocks(rows), None
+    for block in blocks:
+        if block.dtype != dtype:  # a new block each time would be new pages of memory each time
+            buffer = torch.empty_like(blocks[0], dtype=dtype) if buffer is None else buffer
+            block = buffer[: len(block)].copy_(block)
         totals.append(block.sum(dim=1))
         norms.append(torch.linalg.vector_norm(block, dim=1))
     return Sums(rows.numel(), float(_joined(totals).sum()), float(_joined(norms).square().sum()))

@@ -91,7 +91,8 @@ def open_resize(
     opened = open_source(model_class, name, source_config, given, checkpoint)
     gaps, odd = _refuse_gaps(name, source_config, opened, words), _refuse_nonfinite(opened, words)
     spoiled = bool(odd) and words.nonfinite == "warn" and words.calibration is None
-    config, plan, tensors = _plan_opened(model_class, opened, source_config, wanted, words, spoiled)
+    planned = Side(wanted, expected.target_sizes, expected.target, expected.dtypes[1])
+    config, plan, tensors = _plan_opened(model_class, opened, source_config, planned, words, spoiled)
     _refuse_low_share(name, source_config, expected, plan, words.strict)
     plan = replace(plan, warnings=(*plan.warnings, *checkpoint.notes, *gaps, *odd))
     logger.info("%s", plan)  # rendered only where it is shown
@@ -182,7 +183,7 @@ def _plan_opened(
     model_class: type[PreTrainedModel],
     opened: Source,
     source_config: PreTrainedConfig,
-    wanted: PreTrainedConfig,
+    target: Side,
     words: Keywords,
     spoiled: bool = False,
 ) -> tuple[PreTrainedConfig, Plan, Mapping[str, torch.Tensor]]:
@@ -190,14 +191,13 @@ def _plan_opened(
     options = BoTConfig.from_any(words.bot_config)
     if spoiled:  # no basis and no order can be found among NaN
         options = replace(options, basis="plain", order="kept")
-    before, after = sides(source_config, wanted, options)
+    before, after = sides(source_config, target.config, options)
     stored = stored_dtype(opened.model)
     tensors = inventory_of(opened.model)
     source = Side(opened.model.config, before, tensors, stored, opened.missing, opened.unexpected)
+    target = replace(target, sizes=after, dtype=asked_dtype(words.dtype, target.config) or stored)
     with quiet():
-        dtype = asked_dtype(words.dtype, wanted) or stored
-        target = Side(wanted, after, predict(model_class, wanted, words.init), dtype)
-        wanted, target = _settle_ties(model_class, wanted, source, target, words)
+        target = _settle_ties(model_class, source, target, words)
     adapter = adapters.get(source_config.model_type)
     task = task_of(adapter, source, target, words.calibration is not None)
     method = methods.get(words.method, options)
@@ -236,12 +236,10 @@ def _with_method_fields(task: Task, method: Method, source: Side, target: Side) 
     return wanted
 
 
-def _settle_ties(
-    model_class: type[PreTrainedModel], wanted: PreTrainedConfig, source: Side, target: Side, words: Keywords
-) -> tuple[PreTrainedConfig, Side]:
+def _settle_ties(model_class: type[PreTrainedModel], source: Side, target: Side, words: Keywords) -> Side:
     """An output embedding that the checkpoint holds apart, although its config ties it, stays apart."""
     if not getattr(source.config, "tie_word_embeddings", False) or source.held.isdisjoint(target.inventory.ties):
-        return wanted, target
-    wanted = copy.deepcopy(wanted)
+        return target
+    wanted = copy.deepcopy(target.config)
     wanted.tie_word_embeddings = False
-    return wanted, Side(wanted, target.sizes, predict(model_class, wanted, words.init), target.dtype)
+    return Side(wanted, target.sizes, predict(model_class, wanted, words.init), target.dtype)

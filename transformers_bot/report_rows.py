@@ -91,12 +91,16 @@ class Depths:
         self.before, self.after = before, after
         self._weights: dict[str, np.ndarray] = {}  # template -> (target layer, source layer)
         self._read: dict[str, set[int]] = {}
+        self._ranks: dict[bytes, int] = {}  # weights -> rank: most stacks are made of the same layers
+        self._full: dict[str, bool] = {}
         for step in plan.steps:
             layer = watch.rules[step.target][1]
             if step.recipe is None or layer is None:
                 continue
             template = watch.templates[step.target]
-            row = self._weights.setdefault(template, np.zeros((after, before)))[layer]
+            if template not in self._weights:
+                self._weights[template] = np.zeros((after, before))
+            row = self._weights[template][layer]
             for recipe in (step.recipe, *step.recipe.plus):
                 for one in recipe.reads:
                     if one.layer is None or not one.weight:
@@ -111,8 +115,17 @@ class Depths:
 
     def loses_nothing(self, template: str) -> bool:
         """Whether the source's layers can be had back from the target's: as many independent sums as layers."""
-        weights = self._weights.get(template)
-        return weights is not None and int(np.linalg.matrix_rank(weights)) == self.before
+        if template not in self._full:
+            self._full[template] = self._has_all(self._weights.get(template))
+        return self._full[template]
+
+    def _has_all(self, weights: np.ndarray | None) -> bool:
+        if weights is None or self.after < self.before:
+            return False
+        key = weights.tobytes()
+        if key not in self._ranks:
+            self._ranks[key] = int(np.linalg.matrix_rank(weights))
+        return self._ranks[key] == self.before
 
     @property
     def gain(self) -> float:

@@ -16,6 +16,7 @@ from transformers.utils import logging
 from . import card, companions, hub
 from .calls import read_call, source_name
 from .card_merge import read_metadata, split_card, update_card
+from .checkpoint import Hashing
 from .classes import own_class
 from .errors import BadCheckpoint, BadKeyword, BadOption, PlanError, SaveError, suggest
 from .keywords import HUB, TARGET, picked
@@ -95,12 +96,14 @@ def resize_checkpoint(
     skeleton = skeleton_of(resize, seed)
     _check_generation(name, skeleton)
     stored, shards = layout_of(resize, skeleton, max_shard_size)
-    skeleton.config.transformers_bot = {**provenance(resize, hash_files=True), "seed_of_new_heads": seed}
     files = companions.find(name, picked(kwargs, HUB)) if tokenizer else {}
     needs = total_bytes(shards) + ROOM + sum(file.stat().st_size for file in files.values())
-    with whole_folder(out, overwrite=overwrite, needs=needs, keep=resize.checkpoint.files) as folder:
+    writing = whole_folder(out, overwrite=overwrite, needs=needs, keep=resize.checkpoint.files)
+    with writing as folder, Hashing(resize.checkpoint) as hashing:
         warnings = companions.carry(files, folder, resize.config)
         watch = write_weights(folder, resize, skeleton, stored, shards)
+        record = {**provenance(resize), "files": hashing.result(), "seed_of_new_heads": seed}
+        skeleton.config.transformers_bot = record
         report = make_report(resize.plan, watch, skeleton.config.transformers_bot)
         report = replace(report, warnings=(*report.warnings, *warnings))
         _write_side_files(folder, skeleton, report, resize, before)

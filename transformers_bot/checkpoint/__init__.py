@@ -3,6 +3,7 @@
 from .amounts import check_amount
 from .checking import Checkpoint, check_files
 from .configs import check_config, source_config
+from .hashing import Hashing
 from .headers import StoredTensor, read_header
 from .jsons import read_json
 from .paths import clean, shown, shown_path
@@ -11,6 +12,7 @@ from .values import find_nonfinite, nonfinite_message
 
 __all__ = [
     "Checkpoint",
+    "Hashing",
     "StoredTensor",
     "check_amount",
     "check_config",

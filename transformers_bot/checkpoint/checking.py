@@ -1,10 +1,10 @@
 """`check_files`: everything that can be known of a source's files before one weight is read."""
 
-import hashlib
 import json
 import math
 import re
 import shlex
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,10 +19,11 @@ from transformers.utils.hub import extract_commit_hash
 from ..errors import BadCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
 from .configs import source_config
 from .files import Choice, candidates, choose, explicit_name, find_shards, finder, is_folder, no_weights, notes_of
+from .hashing import sha256
 from .headers import StoredTensor, read_header
 from .index import check_agreement, read_index
 from .jsons import read_json
-from .paths import Folder, clean, count, listed, opened, shown_path
+from .paths import Folder, clean, count, listed, shown_path
 from .pickles import read_pickle
 from .quantised import FLOATS, check_not_quantised
 
@@ -58,12 +59,13 @@ class Checkpoint:
         """Weights and index by their names in the folder."""
         return {path.relative_to(self.folder).as_posix(): path for path in (*self.files, *filter(None, [self.index]))}
 
-    def hashes(self, compute: bool) -> dict[str, str]:
+    def hashes(self, compute: bool, stopped: threading.Event | None = None) -> dict[str, str]:
         """File name -> SHA-256 of its content, weights and index.
 
         Args:
             compute: read files whose hash is not known. A blob in the hub's cache is named by its
                 hash, which costs nothing; only those are given when off.
+            stopped: ends the reading when set, by a `CancelledError`.
         """
         found = {}
         for name, path in self.named.items():
@@ -71,9 +73,7 @@ class Checkpoint:
             if SHA256.fullmatch(blob):
                 found[name] = blob
             elif compute:
-                with opened(path) as (stream, _):
-                    digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
-                found[name] = digest
+                found[name] = sha256(path, stopped)
         return found
 
 

@@ -8,13 +8,15 @@ from torch import Tensor
 from .paths import shown
 
 BLOCK = 1 << 22  # elements looked at together: at most 32 MB of temporaries (float64 of one block)
+ROW = 1 << 10
+HALVES = (torch.bfloat16, torch.float16)  # their norms are summed up in float32 without a copy
 NAMED = 10
 
 
 def find_nonfinite(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Name -> index of the first NaN or infinity, for every tensor that holds one.
 
-    A sum is NaN or infinite wherever a term is, and costs a block of memory traffic and nothing
+    A sum, or a norm, is NaN or infinite wherever a term is, and costs a block of memory traffic and nothing
     else; since honest terms may overflow it too, only suspect blocks are looked at term by term.
 
     Example:
@@ -40,9 +42,7 @@ def _first(tensor: Tensor) -> tuple[int, ...] | None:
     if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.is_meta:
         return None
     for offset, block in _blocks(tensor.detach()):
-        # float8 has no sum of its own; float16 would overflow at 65504.
-        total = block.to(torch.float32).sum() if block.element_size() < 4 else block.sum()
-        if bool(torch.isfinite(total)):
+        if bool(torch.isfinite(_total(block)).all()):
             continue
         bad = ~torch.isfinite(block.to(torch.float32) if block.element_size() == 1 else block)
         place = int(bad.flatten().to(torch.uint8).argmax())
@@ -50,6 +50,15 @@ def _first(tensor: Tensor) -> tuple[int, ...] | None:
             inside = [int(index) for index in torch.unravel_index(torch.tensor(place), block.shape)]
             return _shifted(offset, inside)
     return None
+
+
+def _total(block: Tensor) -> Tensor:
+    """One number or several that are not finite if any entry is not."""
+    if block.dtype in HALVES and block.is_contiguous() and block.numel() % ROW == 0:
+        norms: Tensor = torch.linalg.vector_norm(block.view(-1, ROW), dim=1)
+        return norms
+    # float8 has no sum of its own; float16 would overflow at 65504.
+    return block.to(torch.float32).sum() if block.element_size() < 4 else block.sum()
 
 
 def _shifted(offset: tuple[int, ...], inside: list[int]) -> tuple[int, ...]:

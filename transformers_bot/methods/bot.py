@@ -92,7 +92,7 @@ class BoT:
     def _shrink(self, task: Task) -> levers.Shrink:
         rule, whole = self.depth_rule(task), self.heads == "whole"
         groups = levers.averaged_layers(task, rule, self.wavelet(task, "layer"))
-        kept = tuple(np.flatnonzero(self.depth(task).layers.any(0)).tolist())
+        kept = self.depth(task).read
         return levers.Shrink(self.basis(task), self._is_flat(task), whole, groups, kept, rule == "strongest")
 
     def basis(self, task: Task) -> str:

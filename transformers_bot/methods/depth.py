@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -28,6 +29,11 @@ class Depth:
     layers: np.ndarray
     updates: np.ndarray
     label: str = ""
+
+    @cached_property
+    def read(self) -> tuple[int, ...]:
+        """The source layers that any target layer is made of."""
+        return tuple(np.flatnonzero(self.layers.any(0)).tolist())
 
     def is_new(self, layer: int) -> bool:
         """Whether a target layer is an identity block, which adds nothing to the stream."""

@@ -1,0 +1,66 @@
+"""SHA-256 of files, also in a thread of its own beside what else is done."""
+
+import hashlib
+import threading
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from .paths import opened
+
+if TYPE_CHECKING:
+    from .checking import Checkpoint
+
+PIECE = 1 << 20  # bytes: read and hashed while a core's cache holds them; hashlib lets other threads run meanwhile
+
+
+def sha256(path: Path, stopped: threading.Event | None = None) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits.
+
+    Args:
+        stopped: ends it after the current piece when set.
+
+    Raises:
+        BadCheckpoint: the file cannot be read.
+        CancelledError: `stopped` was set before the end.
+    """
+    digest, piece = hashlib.sha256(), memoryview(bytearray(PIECE))
+    with opened(path) as (stream, _):
+        while count := stream.readinto(piece):  # type: ignore[attr-defined]
+            if stopped is not None and stopped.is_set():
+                raise CancelledError
+            digest.update(piece[:count])
+    return digest.hexdigest()
+
+
+class Hashing:
+    """Hashes the files of a checkpoint in a thread while the block runs; a block that raises does not wait for it.
+
+    Example:
+        with Hashing(checkpoint) as hashing:
+            ...  # resize
+            hashes = hashing.result()
+    """
+
+    def __init__(self, checkpoint: "Checkpoint") -> None:
+        self._checkpoint, self._stopped = checkpoint, threading.Event()
+        self._pool = ThreadPoolExecutor(1, "sha256")
+
+    def __enter__(self) -> "Hashing":
+        self._hashes = self._pool.submit(self._checkpoint.hashes, True, self._stopped)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        self._pool.shutdown()
+
+    def result(self) -> dict[str, str]:
+        """What `Checkpoint.hashes` gives, when all files are read.
+
+        Raises:
+            BadCheckpoint: a file cannot be read.
+        """
+        return self._hashes.result()
