@@ -71,9 +71,9 @@ def sums(x: Tensor) -> Sums:
 def _row_sums(rows: Tensor, dtype: torch.dtype) -> Sums:
     totals, norms = [], []
     for block in _blocks(rows):
-        block = block.to(dtype)
-        totals.append(block.sum(dim=1))
-        norms.append(torch.linalg.vector_norm(block, dim=1))
+        block = block.to(dtype) if block.device.type == "cpu" else block  # a GPU upcasts as it reads
+        totals.append(block.sum(dim=1, dtype=dtype))
+        norms.append(torch.linalg.vector_norm(block, dim=1, dtype=dtype))
     return Sums(rows.numel(), float(_joined(totals).sum()), float(_joined(norms).square().sum()))
 
 

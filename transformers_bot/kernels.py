@@ -3,12 +3,14 @@
 A band says which source entries each target entry reads. Where its rows repeat with a short period (a
 wavelet's level, every third unit) it is a few sums of strided views (`Stencil`), else a gather for
 every tap (`Taps`). Both run on a block of the tensor, upcast as it is read and written where it
-belongs, so that no copy of the whole tensor is made on the way.
+belongs, so that no copy of the whole tensor is made on the way. A GPU takes the tensor whole, because
+every block would be launches of its own, and upcasts in the kernels that read it.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -22,15 +24,20 @@ PERIODS = 16  # target entries after which a stencil's rows may at latest repeat
 class Form(Protocol):
     """One way to run a band."""
 
+    @property
+    def copies(self) -> bool:
+        """Whether every target entry is a source entry as it is, for which no dtype to compute in is needed."""
+
     def run(self, x: Tensor, dim: int, out: Tensor) -> None:
-        """Map axis `dim` of a block into `out`, which has its dtype."""
+        """Map axis `dim` of a block into `out`, which has its dtype or a wider one."""
 
 
 def apply_form(form: Form, x: Tensor, dim: int, out: Tensor, compute: torch.dtype) -> Tensor:
     """Map axis `dim` of `x` into `out`, block by block, whatever the dtypes of the two."""
-    for cut in blocks(x.shape, out.shape, dim) if x.device.type == "cpu" else [()]:
-        part, into = x[cut].to(compute), out[cut]
-        if into.dtype == compute:
+    in_blocks = x.device.type == "cpu"
+    for cut in blocks(x.shape, out.shape, dim) if in_blocks else [()]:
+        part, into = x[cut].to(compute) if in_blocks else x, out[cut]
+        if into.dtype == compute or (form.copies and not in_blocks):
             form.run(part, dim, into)
         else:
             made = torch.empty(into.shape, dtype=compute, device=x.device)
@@ -41,13 +48,14 @@ def apply_form(form: Form, x: Tensor, dim: int, out: Tensor, compute: torch.dtyp
 
 def add_into(total: Tensor, x: Tensor, weight: float, first: bool) -> None:
     """Add `weight * x` to `total` in the dtype of `total`; the first summand is set."""
-    for cut in blocks(x.shape, x.shape) if x.device.type == "cpu" else [()]:
+    in_blocks = x.device.type == "cpu"
+    for cut in blocks(x.shape, x.shape) if in_blocks else [()]:
         if first:
             total[cut].copy_(x[cut])
             if weight != 1.0:
                 total[cut].mul_(weight)
         else:
-            total[cut].add_(x[cut].to(total.dtype), alpha=weight)
+            total[cut].add_(x[cut].to(total.dtype) if in_blocks else x, alpha=weight)
 
 
 def form_of(index: np.ndarray, weight: np.ndarray, source: int) -> Form:
@@ -55,15 +63,17 @@ def form_of(index: np.ndarray, weight: np.ndarray, source: int) -> Form:
     return _stencil(index, weight, source) or Taps(index, weight)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Taps:
     """Entry i of the target is the sum over t of weight[i, t] times source entry index[i, t]."""
 
     index: np.ndarray  # (target, taps)
     weight: np.ndarray  # (target, taps)
 
+    copies = False
+
     def run(self, x: Tensor, dim: int, out: Tensor) -> None:
-        index, weight = _placed(self.index, x), _placed(self.weight, x).to(x.dtype)
+        index, weight = placed(self, "index", x.device), placed(self, "weight", x.device, out.dtype)
         column = [1] * x.dim()
         column[dim] = len(index)
         torch.mul(x.index_select(dim, index[:, 0]), weight[:, 0].view(column), out=out)
@@ -71,43 +81,60 @@ class Taps:
             out.addcmul_(x.index_select(dim, index[:, tap]), weight[:, tap].view(column))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stencil:
     """Target entry `period * i + r` sums, over the taps of phase r, weight times source entry `step * i + offset`.
 
     Attributes:
         inside: the rows i for which no tap leaves the axis; those before and after wrap around it.
-        edges: these others, as (target entries, their taps).
+        places: the target entries of these others.
+        edges: their taps.
     """
 
     period: int
     step: int
     phases: tuple[tuple[tuple[int, float], ...], ...]
     inside: tuple[int, int]
-    edges: tuple[np.ndarray, Taps]
+    places: np.ndarray
+    edges: Taps
+
+    @property
+    def copies(self) -> bool:
+        return not len(self.places) and all(len(taps) == 1 and taps[0][1] == 1.0 for taps in self.phases)
 
     def run(self, x: Tensor, dim: int, out: Tensor) -> None:
-        low, high = self.inside
-        for phase, taps in enumerate(self.phases):
-            into = _strided(out, dim, self.period * low + phase, self.period, high - low)
-            parts = [_strided(x, dim, self.step * low + offset, self.step, high - low) for offset, _ in taps]
+        low, rows = self.inside[0], self.inside[1] - self.inside[0]
+        alike = self.period > 1 and len(set(self.phases)) == 1 and x.device.type != "cpu"
+        for phase, taps in enumerate(self.phases[:1] if alike else self.phases):
+            into = _strided(out, dim, self.period * low + phase, self.period, rows)
+            parts = [_strided(x, dim, self.step * low + offset, self.step, rows) for offset, _ in taps]
+            if alike:  # one launch writes the entries of all phases, which lie side by side
+                into = out.narrow(dim, self.period * low, self.period * rows).unflatten(dim, (rows, self.period))
+                parts = [part.unsqueeze(dim + 1).expand_as(into) for part in parts]
             _weighted_sum(parts, [weight for _, weight in taps], into)
-        places, wrapped = self.edges
-        if len(places):
-            edge = out.new_empty([len(places) if axis == dim else n for axis, n in enumerate(out.shape)])
-            wrapped.run(x, dim, edge)
-            out.index_copy_(dim, _placed(places, x), edge)
+        if len(self.places):
+            edge = out.new_empty([len(self.places) if axis == dim else n for axis, n in enumerate(out.shape)])
+            self.edges.run(x, dim, edge)
+            out.index_copy_(dim, placed(self, "places", x.device), edge)
 
 
 def _weighted_sum(parts: Sequence[Tensor], weights: Sequence[float], out: Tensor) -> None:
+    """In the dtype of `out`: what is computed from narrower tensors alone would be rounded to theirs."""
+    is_narrower = parts[0].dtype != out.dtype
     if len(parts) == 1 and weights[0] == 1.0:
         out.copy_(parts[0])
     elif len(parts) == 2 and weights[0] == weights[1]:
-        torch.add(parts[0], parts[1], out=out)
+        if is_narrower:
+            out.copy_(parts[0]).add_(parts[1])
+        else:
+            torch.add(parts[0], parts[1], out=out)
         if weights[0] != 1.0:
             out.mul_(weights[0])
     else:
-        torch.mul(parts[0], weights[0], out=out)
+        if is_narrower:
+            out.copy_(parts[0]).mul_(weights[0])
+        else:
+            torch.mul(parts[0], weights[0], out=out)
         for part, weight in zip(parts[1:], weights[1:], strict=True):
             out.add_(part, alpha=weight)
 
@@ -135,8 +162,21 @@ def _strided(x: Tensor, dim: int, start: int, step: int, count: int) -> Tensor:
     return x[tuple(cut)]
 
 
-def _placed(array: np.ndarray, like: Tensor) -> Tensor:
-    return torch.from_numpy(array).to(like.device)
+def placed(owner: Hashable, field: str, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """An array that a map holds, as a tensor; copied to a GPU once, because such a copy waits for all it has to do."""
+    if device.type == "cpu":
+        return torch.from_numpy(np.ascontiguousarray(getattr(owner, field))).to(dtype=dtype)
+    return _copied(owner, field, device, dtype)
+
+
+def forget_placed() -> None:
+    """Let go what `placed` has left on devices."""
+    _copied.cache_clear()
+
+
+@lru_cache(maxsize=64)
+def _copied(owner: Hashable, field: str, device: torch.device, dtype: torch.dtype | None) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(getattr(owner, field))).to(device=device, dtype=dtype)
 
 
 def _stencil(index: np.ndarray, weight: np.ndarray, source: int) -> Stencil | None:
@@ -173,4 +213,4 @@ def _made(
         for phase in zip(offset, taps, real, strict=True)
     )
     outside = np.flatnonzero((np.arange(len(index)) < period * low) | (np.arange(len(index)) >= period * high))
-    return Stencil(period, step, phases, (low, high), (outside, Taps(index[outside], weight[outside])))
+    return Stencil(period, step, phases, (low, high), outside, Taps(index[outside], weight[outside]))

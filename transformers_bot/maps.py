@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .kernels import Form, Stencil, apply_form, form_of
+from .kernels import Form, Stencil, apply_form, form_of, placed
 from .products import along
 
 # Beyond so many entries in a row one matrix product costs less than a gather for every entry.
@@ -40,7 +40,7 @@ class Band:
     def apply(self, x: Tensor, dim: int, out: Tensor, compute: torch.dtype) -> Tensor:
         """Map axis `dim` of `x`, of length `source`, into `out`."""
         if self.is_gather and not isinstance(self._form, Stencil) and x.dtype == out.dtype:
-            return torch.index_select(x, dim, torch.from_numpy(self.index[:, 0]).to(x.device), out=out)
+            return torch.index_select(x, dim, placed(self, "index", x.device)[:, 0], out=out)
         return apply_form(self._form, x, dim, out, compute)
 
     @cached_property
@@ -79,8 +79,7 @@ class Matrix:
 
     def apply(self, x: Tensor, dim: int, out: Tensor, compute: torch.dtype) -> Tensor:
         """Map axis `dim` of `x`, of length `source`, into `out`."""
-        matrix = torch.from_numpy(np.ascontiguousarray(self.matrix)).to(x.device, compute)
-        return out.copy_(along(matrix, x.to(compute), dim))
+        return out.copy_(along(placed(self, "matrix", x.device, compute), x.to(compute), dim))
 
     def transposed(self) -> "Matrix":
         return Matrix(self.matrix.T)
