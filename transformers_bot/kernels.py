@@ -109,7 +109,8 @@ class Stencil:
             into = _strided(out, dim, self.period * low + phase, self.period, rows)
             parts = [_strided(x, dim, self.step * low + offset, self.step, rows) for offset, _ in taps]
             if alike:  # one launch writes the entries of all phases, which lie side by side
-                into = out.narrow(dim, self.period * low, self.period * rows).unflatten(dim, (rows, self.period))
+                into = out.narrow(dim, self.period * low, self.period * rows)
+                into = torch.unflatten(into, dim, (rows, self.period))
                 parts = [part.unsqueeze(dim + 1).expand_as(into) for part in parts]
             _weighted_sum(parts, [weight for _, weight in taps], into)
         if len(self.places):
