@@ -72,11 +72,12 @@ def _row_sums(rows: Tensor, dtype: torch.dtype) -> Sums:
     totals, norms = [], []
     blocks, buffer = _blocks(rows), None
     for block in blocks:
-        if block.dtype != dtype:  # a new block each time would be new pages of memory each time
+        if block.dtype != dtype and block.device.type == "cpu":
+            # A new block each time would be new pages of memory each time.
             buffer = torch.empty_like(blocks[0], dtype=dtype) if buffer is None else buffer
             block = buffer[: len(block)].copy_(block)
-        totals.append(block.sum(dim=1))
-        norms.append(torch.linalg.vector_norm(block, dim=1))
+        totals.append(block.sum(dim=1, dtype=dtype))
+        norms.append(torch.linalg.vector_norm(block, dim=1, dtype=dtype))
     return Sums(rows.numel(), float(_joined(totals).sum()), float(_joined(norms).square().sum()))
 
 

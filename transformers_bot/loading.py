@@ -2,16 +2,18 @@
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from . import hub, ranks
 from .errors import PlanError
+from .gpu import Arriving, Entry, gpu_for
 from .keywords import Keywords
 from .measure import Watch
 from .memory import Releasing
@@ -40,8 +42,12 @@ def load_resized(
         return load_shared(model_class, name, source_config, wanted, words)
     resize = open_resize(model_class, name, source_config, wanted, words)
     watch = Watch(resize.plan, resize.adapter)
-    resized = _apart(run_plan(resize.plan, resize.tensors, resize.dtype, watch=watch))
-    model, info = hand_over(resize, resized)
+    gpu = gpu_for(words.target, resize.config)
+    if gpu is None:
+        model, info = hand_over(resize, _apart(run_plan(resize.plan, resize.tensors, resize.dtype, watch=watch)))
+    else:
+        with Arriving(run_plan(resize.plan, resize.tensors, resize.dtype, gpu, watch), gpu) as arriving:
+            model, info = hand_over(resize, arriving.entries(_computed(resize.plan)), gpu)
     report = make_report(resize.plan, watch, model.config.transformers_bot)
     hub.attach(model, report, resize.checkpoint.named)
     for sentence in resize.plan.warnings:
@@ -61,20 +67,29 @@ def _apart(results: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
     return apart
 
 
-def hand_over(resize: Resize, resized: dict[str, Tensor]) -> tuple[PreTrainedModel, dict[str, Any]]:
+def _computed(plan: Plan) -> list[str]:
+    return [step.target for step in plan.steps if step.recipe is not None]
+
+
+def hand_over(
+    resize: Resize, resized: Mapping[str, Tensor | Entry], gpu: torch.device | None = None
+) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Let transformers build the target: it ties, casts, places, quantises and initialises new heads.
 
     Args:
         resized: target name -> tensor, for every step that computes one.
+        gpu: on which the whole target is to lie, where that is so.
     """
     words, opened = resize.words, resize.opened
     keywords = {**words.target, **words.init}
     if resize.model_class.can_generate() and "generation_config" not in keywords:
         keywords["generation_config"] = copy.deepcopy(getattr(opened.model, "generation_config", None))
-    if keywords.get("device_map") is not None:
+    if gpu is not None:
+        keywords["device_map"] = {"": gpu}  # with its number: "cuda" alone would be another one in another thread
+    elif keywords.get("device_map") is not None:
         # Under its own name too: where a tensor goes to disk, transformers finds those tied to it only so.
         ties = resize.plan.target.ties.items()
-        resized = resized | {name: resized[held] for name, held in ties if held in resized}
+        resized = {**resized, **{name: resized[held] for name, held in ties if held in resized}}
     with quiet():
         model, info = resize.model_class.from_pretrained(
             None, config=resize.config, state_dict=resized, dtype=resize.dtype, output_loading_info=True, **keywords

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .kernels import Form, Stencil, apply_form, form_of
+from .forms import Stencil, form_of
+from .kernels import Form, apply_form, placed
 from .products import along
 
 # Beyond so many entries in a row one matrix product costs less than a gather for every entry.
@@ -40,7 +41,7 @@ class Band:
     def apply(self, x: Tensor, dim: int, out: Tensor, compute: torch.dtype) -> Tensor:
         """Map axis `dim` of `x`, of length `source`, into `out`."""
         if self.is_gather and not isinstance(self._form, Stencil) and x.dtype == out.dtype:
-            return torch.index_select(x, dim, torch.from_numpy(self.index[:, 0]).to(x.device), out=out)
+            return torch.index_select(x, dim, placed(self, "index", x.device)[:, 0], out=out)
         return apply_form(self._form, x, dim, out, compute)
 
     @cached_property
@@ -79,7 +80,7 @@ class Matrix:
 
     def apply(self, x: Tensor, dim: int, out: Tensor, compute: torch.dtype) -> Tensor:
         """Map axis `dim` of `x`, of length `source`, into `out`."""
-        matrix = torch.from_numpy(np.ascontiguousarray(self.matrix)).to(x.device, compute)
+        matrix = placed(self, "matrix", x.device, compute)
         if out.dtype == compute:
             return along(matrix, x.to(compute), dim, out)
         return out.copy_(along(matrix, x.to(compute), dim, torch.empty_like(out, dtype=compute)))

@@ -144,7 +144,7 @@ def run(
     known = {} if known is None else known
     if recipe.is_copy:
         return read(recipe.reads[0]).to(device, dtype)
-    inputs = (_on(read(one), device) for one in recipe.reads)  # one at a time: a sum holds two tensors
+    inputs = (read(one).to(device) for one in recipe.reads)  # one at a time: a sum holds two tensors
     signal = _undone(recipe.undo, inputs) if recipe.undo else _weighted_sum(recipe, inputs)
     if watch:
         watch.summed(signal)
@@ -290,10 +290,6 @@ def _detail(detail: Detail, like: Tensor) -> Tensor:
 def _unflattened(x: Tensor, dim: int, lengths: list[int]) -> Tensor:
     """A view in which an axis is several."""
     return x.view(*x.shape[:dim], *lengths, *x.shape[dim + 1 :]) if len(lengths) > 1 else x
-
-
-def _on(x: Tensor, device: torch.device) -> Tensor:
-    return x.to(device, non_blocking=device.type == "cuda")
 
 
 def _length(axis: tuple[Segment, ...], side: str) -> int:

@@ -1,14 +1,18 @@
 """Runs a plan tensor by tensor: memory is the result plus one tensor's temporaries."""
 
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Generator, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 from transformers.utils import logging
 
+from .kernels import forget_placed
 from .measure import Watch
 from .planner import Plan, Step
 from .recipe import Moments, Watcher, run
+from .rewrite import Network
+from .transfer import CudaEngine, Sent
 
 
 def run_plan(
@@ -17,7 +21,7 @@ def run_plan(
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
     watch: Watch | None = None,
-) -> Iterator[tuple[str, Tensor]]:
+) -> Generator[tuple[str, Tensor], None, None]:
     """Yield (target name, tensor) for every tensor that the source provides.
 
     A copy is the source's own tensor, also where several target tensors are copies of it.
@@ -33,14 +37,48 @@ def run_plan(
         BadWeights: with a watch, a result that is not finite although what it is made of is.
     """
     steps = [step for step in plan.steps if step.recipe is not None]
+    # Made here and not by the first `next`: whoever asks for that may have switched bars off by then.
+    bar = logging.tqdm(steps, desc="Resampling weights", unit="tensor")
+    return _run_steps(bar, _order(steps), tensors, dtype, torch.device(device), watch)
+
+
+def _run_steps(
+    steps: Iterable[Step],
+    order: list[str],
+    tensors: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    device: torch.device,
+    watch: Watch | None,
+) -> Generator[tuple[str, Tensor], None, None]:
     known: Moments = {}
-    tensors = watch.reading(tensors) if watch else tensors
-    for step in logging.tqdm(steps, desc="Resampling weights", unit="tensor"):
-        trace = watch.following(step) if watch else None
-        out = _run_step(step, tensors, dtype, torch.device(device), known, trace)
-        if watch:
-            watch.made(step, out)
-        yield step.target, out
+    with _on(device, tensors, order) as there:
+        there = watch.reading(there) if watch else there
+        for step in steps:
+            trace = watch.following(step) if watch else None
+            out = _run_step(step, there, dtype, device, known, trace)
+            if watch:
+                watch.made(step, out)
+            yield step.target, out
+
+
+@contextlib.contextmanager
+def _on(device: torch.device, tensors: Mapping[str, Tensor], order: list[str]) -> Iterator[Mapping[str, Tensor]]:
+    """The same tensors on the device; what is rewritten is sent as it is stored and rewritten there."""
+    if device.type != "cuda":
+        yield tensors
+        return
+    stored = tensors.stored if isinstance(tensors, Network) else tensors
+    with Sent(stored, CudaEngine(device), order) as sent:
+        try:
+            yield tensors.over(sent) if isinstance(tensors, Network) else sent
+        finally:
+            forget_placed()
+
+
+def _order(steps: list[Step]) -> list[str]:
+    """The names that steps read, in that order."""
+    recipes = ((step, one) for step in steps if step.recipe for one in (step.recipe, *step.recipe.plus))
+    return [step.reads[one] for step, recipe in recipes for one in recipe.reads]
 
 
 def _run_step(

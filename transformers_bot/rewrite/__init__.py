@@ -131,7 +131,7 @@ def match_norm(
     weight = low_pass.T @ diagonal * share.sqrt() * (source / target) ** 0.5
     name = network.find(f"{place[0]}.weight", place[1])
     if name is not None:
-        network.edit(name, lambda x: weight.to(x.dtype))
+        network.edit(name, lambda x: weight.to(x))
 
 
 def order_units(

@@ -65,10 +65,10 @@ def _fold(network: Network, stem: str, layer: int | None) -> None:
         dim = network.read_axis(weight)
         if biased and bias is not None:
             seen = torch.tensordot(aligned(network[weight]).to(beta.dtype), beta, dims=([dim], [0]))
-            network.edit(bias, lambda x, seen=seen: x + seen.reshape(x.shape))  # type: ignore[misc]
-        network.edit(weight, lambda x, dim=dim: x * _column(folded, dim, x.dim()))  # type: ignore[misc]
-    network.edit(scale, torch.ones_like if biased else lambda x: x / folded)
-    network.edit(shift, torch.zeros_like if biased else lambda x: x / folded)
+            network.edit(bias, lambda x, seen=seen: x + seen.reshape(x.shape).to(x.device))  # type: ignore[misc]
+        network.edit(weight, lambda x, dim=dim: x * _column(folded, dim, x.dim()).to(x.device))  # type: ignore[misc]
+    network.edit(scale, torch.ones_like if biased else lambda x: x / folded.to(x.device))
+    network.edit(shift, torch.zeros_like if biased else lambda x: x / folded.to(x.device))
 
 
 def _column(vector: Tensor, dim: int, dims: int) -> Tensor:

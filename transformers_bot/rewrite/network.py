@@ -1,5 +1,6 @@
 """A source's tensors with the meaning of their axes, to be rewritten as a whole before a resize."""
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -84,6 +85,17 @@ class Network(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._tensors)
+
+    @property
+    def stored(self) -> Mapping[str, Tensor]:
+        """The tensors without the edits."""
+        return self._tensors
+
+    def over(self, tensors: Mapping[str, Tensor]) -> "Network":
+        """The edits noted so far over the same tensors in another place, where they are then computed."""
+        other = copy.copy(self)
+        other._tensors, other._edits = tensors, dict(self._edits)
+        return other
 
     # -- edits ----------------------------------------------------------------------------------
 

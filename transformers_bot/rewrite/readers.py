@@ -66,7 +66,7 @@ def refit_readers(network: Network, seen: Mapping[str, Moments], maps_of: MapsOf
         if bias is not None:
             shift = torch.tensordot(network[name].double(), lost, dims=([dim], [0]))
             for one in network.names_of(bias):
-                network.edit(one, lambda x, shift=shift: x + shift.reshape(x.shape).to(x.dtype))  # type: ignore[misc]
+                network.edit(one, lambda x, shift=shift: x + shift.reshape(x.shape).to(x))  # type: ignore[misc]
         if name not in network.tied:
             network.edit(name, lambda x, through=through, dim=dim: through.apply(x, dim))  # type: ignore[misc]
 
@@ -84,7 +84,7 @@ def match_norm_scale(network: Network, place: tuple[str, int | None], seen: Mome
     scale, shift = (network.find(f"{place[0]}.{part}", place[1]) for part in ("weight", "bias"))
     if scale is not None and shift is not None:
         gamma = network[scale]
-        network.edit(shift, lambda x: x + mean * gamma.to(x.dtype))
+        network.edit(shift, lambda x: x + mean * gamma.to(x))
         network.edit(scale, lambda x: x * rho)
 
 
