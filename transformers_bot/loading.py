@@ -121,11 +121,10 @@ def _check_complete(plan: Plan, info: dict[str, Any]) -> None:
         )
 
 
-def provenance(resize: Resize, hash_files: bool = False) -> dict[str, Any]:
+def provenance(resize: Resize) -> dict[str, Any]:
     """What made this model, in JSON types: it is saved in `config.json` and survives a reload.
 
-    Args:
-        hash_files: read the source's files for their SHA-256 where it is not known from the hub's cache.
+    The files' SHA-256 are those that the hub's cache knows; others cost reading the files.
     """
     shown = ("layer", "hidden", "heads", "ffn")
     plan, words, source = resize.plan, resize.words, resize.opened.model.config
@@ -134,7 +133,7 @@ def provenance(resize: Resize, hash_files: bool = False) -> dict[str, Any]:
         "local": os.path.isdir(resize.name),
         "revision": resize.checkpoint.revision or getattr(source, "_commit_hash", None) or words.hub.get("revision"),
         **{key: words.hub.get(key, words.files.get(key)) for key in ("subfolder", "variant")},
-        "files": resize.checkpoint.hashes(compute=hash_files),
+        "files": resize.checkpoint.hashes(compute=False),
         "source_sizes": {role: plan.source_sizes[role] for role in shown},
         "target_sizes": {role: plan.target_sizes[role] for role in shown},
         "inherited": round(plan.inherited, 6),

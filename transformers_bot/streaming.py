@@ -22,7 +22,7 @@ from .errors import BadCheckpoint, BadKeyword, BadOption, PlanError, SaveError, 
 from .keywords import HUB, TARGET, picked
 from .loading import hand_over, provenance
 from .measure import Watch
-from .memory import Releasing
+from .memory import EVERY, Releasing
 from .model import TASKS
 from .opening import Resize, open_resize
 from .options import BoTConfig
@@ -37,7 +37,6 @@ from .targets import target_config
 logger = logging.get_logger("transformers.bot")
 CARD = "README.md"
 ROOM = 4 * 2**20  # bytes on the disk beside the weights: configs, report, card
-LITTLE = 4 * 2**20  # bytes of results after which freed memory is given back
 WORKSPACE = 64 * 2**20  # bytes of memory beside the tensors: the plan, filters, buffers of libraries
 
 
@@ -165,7 +164,8 @@ def save_configs(folder: Path, skeleton: PreTrainedModel) -> None:
 
 def tensors_of(resize: Resize, skeleton: PreTrainedModel, watch: Watch | None = None) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the target's files: resampled ones as they are made, new ones from the skeleton."""
-    releasing = Releasing(LITTLE)
+    # What glibc keeps counts against `memory_bound`, which is small where every tensor is.
+    releasing = Releasing(min(EVERY, _largest(resize.plan)))
     for made in run_plan(resize.plan, resize.tensors, resize.dtype, watch=watch):
         size = made[1].nbytes
         yield made
@@ -200,10 +200,14 @@ def memory_bound(plan: Plan, workspace: int = WORKSPACE) -> int:
     temporary), and where units are ordered or the stream is turned, six float64 matrices over the
     widest of these axes. None of it grows with the number of layers.
     """
-    largest = max(math.prod(shape) for shape in (*plan.source.shapes.values(), *plan.target.shapes.values()))
     shrinks = any(plan.target_sizes[role] != plan.source_sizes[role] for role in ("hidden", "ffn", "heads"))
     widest = max(plan.source_sizes[role] or 0 for role in ("hidden", "ffn"))
-    return 4 * 4 * largest + (6 * 8 * widest**2 if shrinks else 0) + workspace
+    return 4 * 4 * _largest(plan) + (6 * 8 * widest**2 if shrinks else 0) + workspace
+
+
+def _largest(plan: Plan) -> int:
+    """The elements of the largest tensor of both sides."""
+    return max(math.prod(shape) for shape in (*plan.source.shapes.values(), *plan.target.shapes.values()))
 
 
 def _opened(name: str, config: Any, task: str | None, kwargs: dict[str, Any]) -> Resize:
