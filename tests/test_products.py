@@ -1,5 +1,9 @@
 """Products of large matrices: the same numbers as torch's, and grams that are symmetric to the last bit."""
 
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import pytest
 import torch
 
@@ -53,3 +57,64 @@ def test_a_gram_in_pieces_adds_up():
         add_gram(total, part)
     torch.testing.assert_close(mirrored(total), x.double() @ x.double().T, rtol=1e-5, atol=1e-4)
     assert torch.equal(total, total.T)
+
+
+CPU = torch.device("cpu")
+
+
+@contextlib.contextmanager
+def allowed(precision: str):
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def setting() -> str:
+    return torch.backends.mkldnn.matmul.fp32_precision
+
+
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_a_product_is_exact_whatever_is_allowed(precision):
+    a, b = drawn(300, 1000), drawn(200, 1000)
+    exact = product(a, b)
+    with allowed(precision):
+        before = setting()
+        assert torch.equal(product(a, b), exact)
+        with pytest.raises(RuntimeError):
+            product(a, drawn(200, 999))
+        assert setting() == before
+
+
+def test_the_setting_holds_until_the_last_thread_leaves():
+    together = Barrier(2)
+
+    def leaves() -> None:
+        with products.exact_products(CPU):
+            together.wait()
+
+    def stays() -> str:
+        with products.exact_products(CPU):
+            together.wait()
+            gone.result()
+            return setting()
+
+    with allowed("medium"), ThreadPoolExecutor(2) as pool:
+        before = setting()
+        gone = pool.submit(leaves)
+        assert pool.submit(stays).result() in ("ieee", "none")
+        assert setting() == before
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2])
+@pytest.mark.parametrize("permuted", [False, True])
+def test_along_an_axis_it_is_the_tensor_product(dim, permuted):
+    shape, matrix = [3, 4, 5], drawn(7, [3, 4, 5][dim], dtype=torch.float64)
+    x = drawn(*shape, dtype=torch.float64)
+    expected = torch.tensordot(matrix, x, dims=([1], [dim])).movedim(0, dim)
+    out = torch.empty(expected.shape, dtype=x.dtype)
+    out = out.movedim(0, -1).contiguous().movedim(-1, 0) if permuted else out
+    assert products.along(matrix, x, dim, out) is out
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)

@@ -118,8 +118,9 @@ class Windows:
         self._windows = [_window(index[i : i + WINDOW], weight[i : i + WINDOW]) for i in range(0, len(index), WINDOW)]
 
     def run(self, x: Tensor, dim: int, out: Tensor) -> None:
-        # Entries that a row does not read have weight 0 here, which an Inf or NaN would not heed.
-        if not math.isfinite(float(x.sum())):
+        # Entries that a row does not read have weight 0 here, which an Inf or NaN would not heed; and asking
+        # a GPU whether there are any would wait for all it has to do.
+        if x.device.type != "cpu" or not math.isfinite(float(x.sum())):
             return self._taps.run(x, dim, out)
         x, start = aligned(x.to(out.dtype).contiguous()), 0
         with exact_products(x.device):
@@ -127,7 +128,9 @@ class Windows:
                 read = one.read(x, dim)
                 factor = placed(one, "matrix", x.device, x.dtype)
                 into = out.narrow(dim, start, len(factor))
-                if dim == x.dim() - 1 > 0:
+                if dim == x.dim() - 1 > 1:  # torch folds leading axes, which `into` may not lie for
+                    into.copy_(torch.matmul(read, factor.T))
+                elif dim == x.dim() - 1 > 0:
                     torch.matmul(read, factor.T, out=into)
                 elif dim == x.dim() - 2:
                     torch.matmul(factor, read, out=into)

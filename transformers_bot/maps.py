@@ -133,7 +133,7 @@ class AxisMap:
         return not self.bands
 
     def apply(self, x: Tensor, dim: int, out: Tensor | None = None, compute: torch.dtype | None = None) -> Tensor:
-        """Map axis `dim` of `x` from length `source` to `target`; keeps dtype and device.
+        """Map axis `dim` of `x` from length `source` to `target`; an identity gives `x` itself.
 
         Args:
             out: where the result goes, in any dtype; made where it is not given, in `compute`.
@@ -162,7 +162,7 @@ class AxisMap:
     def scaled(self, factor: float) -> "AxisMap":
         if factor == 1.0:
             return self
-        return _scaled(self, factor)
+        return (_scaled if all(isinstance(band, Band) for band in self.bands) else _scaled.__wrapped__)(self, factor)
 
     def dense(self) -> np.ndarray:
         """The map as a (target, source) matrix, for tests and for short axes such as depth."""

@@ -5,6 +5,7 @@ unused: one core of an AMD Zen 5 does 90 GFlop/s with it and 180 with oneDNN, co
 """
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch.nn import functional
 
 LEAF = 512  # units whose products with each other are computed both ways, rather than half and mirrored
 PIECE = 4096  # rows that are packed at a time
+_LOCK = threading.Lock()
+_INSIDE: dict[str, tuple[int, str]] = {}  # kind of device -> how many are inside, and what was set before
 SMALL = 2**20  # multiply-adds below which copies would outweigh the product
 
 
@@ -38,7 +41,7 @@ def along(matrix: Tensor, x: Tensor, dim: int, out: Tensor) -> Tensor:
     """`matrix` (target, source) times axis `dim` of `x` into `out`, in the dtype of all three."""
     target, source = matrix.shape
     if dim == x.dim() - 1:
-        flat, into = x.reshape(-1, source), out if out.is_contiguous() else torch.empty_like(out)
+        flat, into = x.reshape(-1, source), out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype)
         product(flat, matrix, into.view(-1, target))
         return out if into is out else out.copy_(into)
     moved = x.movedim(dim, 0)
@@ -48,27 +51,48 @@ def along(matrix: Tensor, x: Tensor, dim: int, out: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def exact_products(device: torch.device) -> Iterator[None]:
-    """Products of float32 matrices in full precision, whatever the caller allows its own (TF32, bfloat16)."""
-    backends: Any = torch.backends
-    holder = getattr(backends.cuda if device.type == "cuda" else backends.mkldnn, "matmul", None)
-    # Before torch 2.9 one setting was for all devices; read since, it refuses to speak for settings of one.
-    holder = holder if hasattr(holder, "fp32_precision") else None
-    before = holder.fp32_precision if holder else torch.get_float32_matmul_precision()
-    if before in ("ieee", "none", "highest"):
-        yield
-        return
-    _allow(holder, "ieee" if holder else "highest")
+    """Products of float32 matrices in full precision, whatever the caller allows its own (TF32, bfloat16).
+
+    The setting is one for all threads: the first that comes in makes it, the last that leaves takes it back.
+    """
+    kind = "cuda" if device.type == "cuda" else "mkldnn"
+    with _LOCK:
+        inside, before = _INSIDE.get(kind, (0, ""))
+        _INSIDE[kind] = (inside + 1, before if inside else _made_exact(kind))
     try:
         yield
     finally:
-        _allow(holder, before)
+        with _LOCK:
+            inside, before = _INSIDE[kind]
+            _INSIDE[kind] = (inside - 1, before)
+            if inside == 1 and before:
+                _allow(kind, before)
 
 
-def _allow(holder: Any, precision: str) -> None:
+def _made_exact(kind: str) -> str:
+    """Ask for full precision; what was asked for before, empty where it was that."""
+    holder = _holder(kind)
+    before: str = holder.fp32_precision if holder else torch.get_float32_matmul_precision()
+    if before in ("ieee", "none", "highest"):
+        return ""
+    _allow(kind, "ieee" if holder else "highest")
+    return before
+
+
+def _allow(kind: str, precision: str) -> None:
+    holder = _holder(kind)
     if holder is None:
         torch.set_float32_matmul_precision(precision)
-    else:
+        return
+    holder.fp32_precision = "none"  # what is asked for all devices then holds for this one
+    if holder.fp32_precision != precision:
         holder.fp32_precision = precision
+
+
+def _holder(kind: str) -> Any:
+    """Where one device's setting is; None before torch 2.9, which has one for all."""
+    found = getattr(getattr(torch.backends, kind), "matmul", None)
+    return found if hasattr(found, "fp32_precision") else None
 
 
 def add_gram(total: Tensor, x: Tensor) -> None:

@@ -145,11 +145,15 @@ def run(
     if recipe.is_copy:
         return read(recipe.reads[0]).to(device, dtype)
     inputs = (read(one).to(device) for one in recipe.reads)  # one at a time: a sum holds two tensors
-    signal = _undone(recipe.undo, inputs) if recipe.undo else _weighted_sum(recipe, inputs)
+    if recipe.undo:
+        signal = undo_norm(*(x.to(_computed(x.dtype, dtype)) for x in inputs))[recipe.undo]
+    else:
+        signal = _weighted_sum(recipe, inputs, dtype)
     if watch:
         watch.summed(signal)
-    compute = torch.promote_types(torch.promote_types(signal.dtype, dtype), torch.float32)
-    is_last = recipe.detail is None and not recipe.plus and not recipe.match
+    compute = _computed(signal.dtype, dtype)
+    # What is measured is not rounded yet: norm weights that are all alike are rounded all alike.
+    is_last = recipe.detail is None and not recipe.plus and not recipe.match and watch is None
     out = apply(signal, recipe.maps, watch, compute, dtype if is_last else compute)
     for other in recipe.plus:
         out = out + run(other, read, out.dtype, device, known)
@@ -207,19 +211,20 @@ def apply(
     return x if order else x.to(dtype or compute)
 
 
-def _undone(part: str, inputs: Iterable[Tensor]) -> Tensor:
-    return undo_norm(*(x.to(torch.promote_types(x.dtype, torch.float32)) for x in inputs))[part]
+def _computed(stored: torch.dtype, dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(torch.promote_types(stored, dtype), torch.float32)
 
 
-def _weighted_sum(recipe: Recipe, inputs: Iterable[Tensor]) -> Tensor:
+def _weighted_sum(recipe: Recipe, inputs: Iterable[Tensor], dtype: torch.dtype) -> Tensor:
     """In float32 or better where anything is summed; a single tensor is left as it is stored."""
     pairs = zip(recipe.reads, inputs, strict=True)
     one, x = next(pairs)
     if len(recipe.reads) == 1 and one.weight == 1.0:
         return x
-    total = torch.empty_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
+    total = torch.empty_like(x, dtype=_computed(x.dtype, dtype))
     add_into(total, x, one.weight, first=True)
     for one, x in pairs:
+        total = total.to(_computed(x.dtype, total.dtype))
         add_into(total, x, one.weight, first=False)
     return total
 
@@ -273,7 +278,7 @@ def _mates_moments(recipe: Recipe, read: Callable[[Read], Tensor], like: Tensor,
 def _mate(recipe: Recipe, row: tuple[float, ...], read: Callable[[Read], Tensor], like: Tensor) -> Tensor:
     weighted = tuple(replace(one, weight=weight) for one, weight in zip(recipe.match, row, strict=True))
     inputs = (read(one).to(like.device, like.dtype) for one in recipe.match)
-    return apply(_weighted_sum(replace(recipe, reads=weighted), inputs), recipe.maps)
+    return apply(_weighted_sum(replace(recipe, reads=weighted), inputs, like.dtype), recipe.maps)
 
 
 def _detail(detail: Detail, like: Tensor) -> Tensor:

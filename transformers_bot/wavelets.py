@@ -20,6 +20,7 @@ supplement A of the BoT paper (eqs. 5 and 6).
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -53,11 +54,15 @@ def analysis(x: Tensor, wavelet: str = "haar", level: int = 1, axis: int | Seque
     Over several axes it is the band that is low on all of them, such as a stack of layers (layer, row, column).
 
     Example:
+        >>> import torch
         >>> (analysis(torch.ones(4), "db2") / 2**0.5).round(decimals=4)
         tensor([1., 1.])
+        >>> analysis(torch.ones(12, 8, 4), axis=(0, 1, 2)).shape
+        torch.Size([6, 4, 2])
 
     Args:
-        x: a floating-point tensor on any device; computed in float32 or better, returned in its dtype.
+        x: a floating-point tensor on any device; computed in float32 or better, returned in its dtype. No
+            gradient flows through.
         wavelet: a discrete PyWavelets wavelet.
         level: how often to halve the axis; 0 returns `x`.
         axis: the axis to halve, or several.
@@ -79,18 +84,20 @@ def analysis(x: Tensor, wavelet: str = "haar", level: int = 1, axis: int | Seque
                 f"of shape {tuple(x.shape)} has {length}; at most level {deepest} is possible."
             )
         maps[one] = analysis_map(length, length >> level, wavelet, unit_dc=False)
-    return apply_along(x, maps)
+    return apply_along(x.detach(), maps)
 
 
 def synthesis(x: Tensor, wavelet: str = "haar", level: int = 1, axis: int | Sequence[int] = -1) -> Tensor:
     """The signal whose low band is `x` and whose detail bands are empty: its length times 2**level.
 
     Example:
+        >>> import torch
         >>> (synthesis(torch.tensor([1.0, 2.0]), "haar") * 2**0.5).round(decimals=4)
         tensor([1., 1., 2., 2.])
 
     Arguments, dtype, device and errors are those of `analysis`. Equal to
-    `pywt.idwt(x, None, wavelet, mode="periodization", axis=axis)` at level 1 (supplement eq. 6).
+    `pywt.idwt(x, None, wavelet, mode="periodization", axis=axis)` at level 1 (supplement eq. 6), over several
+    axes to one after the other.
     """
     maps = {}
     for one in _check_call(x, level, axis):
@@ -102,7 +109,7 @@ def synthesis(x: Tensor, wavelet: str = "haar", level: int = 1, axis: int | Sequ
                 f"{level} levels of synthesis on {length} entries exceed {MAX_LENGTH} entries; use fewer levels."
             )
         maps[one] = synthesis_map(length, length << level, wavelet, unit_dc=False)
-    return apply_along(x, maps)
+    return apply_along(x.detach(), maps)
 
 
 @lru_cache(maxsize=256)
@@ -200,10 +207,17 @@ def _check_call(x: Tensor, level: int, axis: int | Sequence[int]) -> list[int]:
         raise BadOption(f"wavelets need a floating-point torch tensor, got {got}; convert it first.")
     if isinstance(level, bool) or not isinstance(level, int) or level < 0:
         raise BadOption(f"level must be a whole number of at least 0, got {level!r}.")
-    axes = [axis] if isinstance(axis, int) else list(axis)
-    for one in axes:
-        if not -x.dim() <= one < x.dim():
-            raise BadOption(f"axis {one} is not one of the {x.dim()} axes of shape {tuple(x.shape)}.")
-    if len({one % x.dim() for one in axes}) < len(axes):
-        raise BadOption(f"axes {axes} of shape {tuple(x.shape)} name one axis twice; use level for several levels.")
-    return [one % x.dim() for one in axes]
+    axes = [_axis(one, x) for one in (axis if isinstance(axis, Sequence) and not isinstance(axis, str) else [axis])]
+    if len(set(axes)) < len(axes):
+        raise BadOption(f"axes {axis} of shape {tuple(x.shape)} name one axis twice; use level for several levels.")
+    return axes
+
+
+def _axis(axis: object, x: Tensor) -> int:
+    try:
+        one = -1 - x.dim() if isinstance(axis, bool) else operator.index(axis)  # type: ignore[arg-type]
+    except TypeError:
+        one = -1 - x.dim()
+    if not -x.dim() <= one < x.dim():
+        raise BadOption(f"axis {axis!r} is not one of the {x.dim()} axes of shape {tuple(x.shape)}.")
+    return one % x.dim()

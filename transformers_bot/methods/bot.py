@@ -31,17 +31,7 @@ from ..rewrite import Opened, fit_to_low_pass
 from ..rewrite.network import STREAM
 from . import levers, pairs
 from .base import Task
-from .depth import (
-    Depth,
-    check_direction,
-    chosen_layers,
-    filtered,
-    identity_blocks,
-    picked,
-    reads_of,
-    repeated,
-    unchanged,
-)
+from .depth import Depth, check_direction, chosen_layers, filtered, identity_blocks, picked, reads_of, repeated
 from .grids import interpolation, periodic
 from .pairs import Pair
 from .paper import paper_wavelet
@@ -186,7 +176,7 @@ class BoT:
         """Which layers make up which, at the task's layer counts."""
         source, target = task.lengths("layer")
         if source == target:
-            return unchanged(source)
+            return Depth.unchanged(source)
         rule = self.depth_rule(task)
         if rule == "wavelet":
             wavelet = self.wavelet(task, "layer")

@@ -35,6 +35,12 @@ class Depth:
         """The source layers that any target layer is made of."""
         return tuple(np.flatnonzero(self.layers.any(0)).tolist())
 
+    @staticmethod
+    @remembered
+    def unchanged(length: int) -> "Depth":
+        """Every layer as it is."""
+        return Depth(np.eye(length), np.eye(length))
+
     def is_new(self, layer: int) -> bool:
         """Whether a target layer is an identity block, which adds nothing to the stream."""
         return not self.updates[layer].any()
@@ -64,12 +70,6 @@ def check_direction(rule: str, source: int, target: int) -> None:
     if rule not in allowed:
         choices = ", ".join(repr(name) for name in allowed)
         raise BadOption(f"depth={rule!r} cannot {verb} {source} layers to {target}; use one of {choices}.")
-
-
-@remembered
-def unchanged(length: int) -> Depth:
-    """Every layer as it is."""
-    return Depth(np.eye(length), np.eye(length))
 
 
 @remembered

@@ -14,7 +14,7 @@ from ..rewrite import Groups, merge_shapes
 from ..rewrite.order import leaves
 from .base import Task
 from .dct import low_frequencies
-from .pairs import Pair, remembered
+from .pairs import Pair
 
 UNITS = ("hidden", "ffn", "heads")
 
@@ -81,7 +81,6 @@ def ordered(options: BoTConfig, task: Task, shrink: Shrink) -> list[str]:
     return [role for role in shrinking if wanted and not (role == "hidden" and shrink.basis == "principal")]
 
 
-@remembered
 def principal_pair(source: int, target: int, dyadic: Pair) -> Pair:
     """The low-pass that the principal basis is turned to: the wavelet's where whole levels fit, else a DCT's.
 

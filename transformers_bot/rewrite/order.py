@@ -150,7 +150,7 @@ def matching_order(network: Network, role: str, first: int, layer: int) -> list[
         twin = network.find(place.template, first)
         if place.rule.maps and twin is not None:
             for (_, theirs), (_, mine) in zip(network.along(twin, role), network.along(name, role), strict=True):
-                theirs, mine = (x.to(network.dtype) / max(float(x.norm()), TINY) for x in (theirs, mine))
+                theirs, mine = (_unit(x.to(network.dtype)) for x in (theirs, mine))
                 cross += product(theirs, mine)  # (unit of the first, unit of this layer)
                 squares += torch.stack([theirs.square().sum(1), mine.square().sum(1)])
     rows, columns = squares.clamp_min(TINY).rsqrt().to(cross.dtype)
@@ -175,6 +175,10 @@ def strongest_first(strength: Tensor, counts: Sequence[int]) -> list[int]:
     return order
 
 
+def _unit(x: Tensor) -> Tensor:
+    return x / max(float(x.norm()), TINY)
+
+
 def head_strength(network: Network, layer: int) -> Tensor:
     """Per head, the size of what it can write: the norm of `W_o W_v`."""
     out, values = network.writer(layer, "head_dim"), network.reader(layer, "head_dim")
@@ -182,7 +186,8 @@ def head_strength(network: Network, layer: int) -> Tensor:
     outs = out[0].reshape(len(out[0]), heads, -1)  # (hidden, heads, head_dim)
     reads = values[0].reshape(heads, -1, values[0].shape[1])  # (heads, head_dim, hidden)
     # |O V|^2 = tr(O^T O V V^T), of which both factors are small
-    return torch.stack([((outs[:, i].T @ outs[:, i]) * (reads[i] @ reads[i].T)).sum() for i in range(heads)]).sqrt()
+    squares = [product(outs[:, i].T, outs[:, i].T) * product(reads[i], reads[i]) for i in range(heads)]
+    return torch.stack([one.sum() for one in squares]).clamp_min(0).sqrt()  # what writes nothing may round to less
 
 
 def _frozen(node: list) -> Shape:  # type: ignore[type-arg]

@@ -187,7 +187,7 @@ def _pixels(network: Network) -> Tensor:
 def _attention(network: Network, layer: int) -> _Block:
     out, bias = network.writer(layer, "head_dim")  # (hidden, heads * head_dim), (hidden,)
     values, shift = network.reader(layer, "head_dim")  # (heads * head_dim, hidden), (heads * head_dim,)
-    return _Block(out @ shift + bias, out, ATTENTION_SHARE**0.5 * values)
+    return _Block(product(out, shift[None])[:, 0] + bias, out, ATTENTION_SHARE**0.5 * values)
 
 
 def _mlp(network: Network, layer: int, activation: Callable[[Tensor], Tensor]) -> _Block:
@@ -199,7 +199,7 @@ def _mlp(network: Network, layer: int, activation: Callable[[Tensor], Tensor]) -
     outputs = activation(inputs)
     mean = outputs @ weights
     spread = ((outputs - mean[:, None]).square() @ weights).sqrt()
-    return _Block(out @ mean.to(out.dtype) + bias, out, spread.to(out.dtype))
+    return _Block(product(out, mean.to(out.dtype)[None])[:, 0] + bias, out, spread.to(out.dtype))
 
 
 def _aligned(rows: Tensor, reference: Tensor) -> Tensor:
