@@ -119,8 +119,7 @@ class Watcher(Protocol):
         """This noise is added for the detail bands."""
 
 
-# Mean and standard deviation of stacks that were measured already.
-Moments = dict[tuple["Read | str", ...], tuple[float, float]]
+Moments = dict[tuple["Read | str", ...], tuple[float, float]]  # mean and spread of stacks measured already
 
 
 def run(
@@ -152,9 +151,9 @@ def run(
     if watch:
         watch.summed(signal)
     compute = _computed(signal.dtype, dtype)
-    # What is measured is not rounded yet: norm weights that are all alike are rounded all alike.
-    is_last = recipe.detail is None and not recipe.plus and not recipe.match and watch is None
-    out = apply(signal, recipe.maps, watch, compute, dtype if is_last else compute)
+    # What goes on, or is measured (norm weights that are alike are rounded alike), is not rounded yet.
+    goes_on = recipe.detail or recipe.plus or recipe.match or watch
+    out = apply(signal, recipe.maps, watch, compute, compute if goes_on else dtype)
     for other in recipe.plus:
         out = out + run(other, read, out.dtype, device, known)
     if recipe.detail is not None:
