@@ -19,6 +19,8 @@ from torch import Tensor
 
 MODE = "periodization"
 PTWT_MOST = {"analysis": 1e12, "synthesis": 1e11}  # multiply-adds: more of them take minutes a call
+PTWT_MEMORY = 8e9  # bytes
+FLOAT64 = 8  # bytes
 PTWT_FULL = 1e13  # more of them take hours
 DETAILS = ("aad", "ada", "add", "daa", "dad", "dda", "ddd")
 
@@ -80,6 +82,9 @@ def ptwt_refuses(case: Any, full: bool = False) -> str | None:
     if not has_ptwt():
         return "not installed (pip install ptwt)"
     work = ptwt_multiply_adds(case.large, pywt.Wavelet(case.wavelet).dec_len)
+    unfolded = work / 8 * FLOAT64  # torch copies what a filter reads for every place, where oneDNN has no such type
+    if case.dtype == "float64" and unfolded > PTWT_MEMORY:
+        return f"torch's float64 convolution would take {unfolded / 1e9:.0f} GB of memory"
     if work > PTWT_FULL:
         return f"a call takes {work:.0e} multiply-adds, which is hours"
     if work > PTWT_MOST[case.direction] and not full:
