@@ -70,6 +70,7 @@ def test_all_ways_of_pywt_agree(direction, level):
 def test_ptwt_is_left_out_with_the_reason(monkeypatch):
     assert "hours" in rivals.ptwt_refuses(kernel.Case("dmey", "analysis"), full=True)
     assert "--full" in rivals.ptwt_refuses(kernel.Case("bior6.8", "synthesis"))
+    assert "395 GB of memory" in rivals.ptwt_refuses(kernel.Case("bior6.8", "analysis", dtype="float64"))
     assert "one level on all axes" in rivals.ptwt_refuses(kernel.Case("haar", "analysis", level=2))
     monkeypatch.setattr(rivals, "has_ptwt", lambda: False)
     assert "pip install ptwt" in rivals.ptwt_refuses(kernel.Case("haar", "analysis"))
