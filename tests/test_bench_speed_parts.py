@@ -68,6 +68,7 @@ def test_all_ways_of_pywt_agree(direction, level):
 
 
 def test_ptwt_is_left_out_with_the_reason(monkeypatch):
+    monkeypatch.setattr(rivals, "has_ptwt", lambda: True)
     assert "hours" in rivals.ptwt_refuses(kernel.Case("dmey", "analysis"), full=True)
     assert "--full" in rivals.ptwt_refuses(kernel.Case("bior6.8", "synthesis"))
     assert "395 GB of memory" in rivals.ptwt_refuses(kernel.Case("bior6.8", "analysis", dtype="float64"))

@@ -24,7 +24,7 @@ from .maps import AxisMap, Band, from_dense
 ROUNDING = 1e-9  # beside a Gram matrix's largest entry: what a product of filters misses zero by
 FADED = 1e-7  # beside a matrix's largest entry: what no figure of the report shows
 SMALL = 1 << 16  # entries: up to here sums are taken in float64
-ROW, BLOCK = 1 << 10, 1 << 20  # entries of a row and of a block
+ROW, BLOCK = 1 << 10, 1 << 18  # entries of a row and of a block
 
 
 @dataclass(frozen=True)

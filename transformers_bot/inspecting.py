@@ -30,12 +30,14 @@ from .inventory import inventory_of, rules_of
 from .keywords import FILES, HUB, picked
 from .maps import AxisMap, identity
 from .opening import as_checked
+from .memory import Releasing
 from .recipe import TensorMap, apply
 from .sizes import role_sizes
 from .source import open_source
 from .targets import read_config
 from .wavelets import analysis_map, check_name
 
+LITTLE = 4 << 20  # bytes of tensors after which freed memory is given back
 ROLES = ("hidden", "ffn", "heads", "head_dim")
 # Roles that number the same entries as another one: queries and keys share head_dim's, a readout is the stream.
 SAME = {"readout": "hidden", "pooler": "hidden", "score": "head_dim"}
@@ -210,8 +212,10 @@ class _Reader:
             tuple(tuple(self._map(factor, role) for factor in segment) for segment in axis.segments)
             for axis in self.rule.axes
         )
+        releasing = Releasing(LITTLE)
         for x in self.tensors:
             yield energy(apply(_floats(x), maps))
+            releasing.made(x.nbytes)
 
     def _map(self, factor: Factor, role: str) -> AxisMap:
         length = factor.length(self.sizes)
