@@ -179,4 +179,4 @@ def test_memory_is_that_of_a_few_tensors(tmp_path):
     command = [sys.executable, "-c", SAMPLED, small, source]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     largest = 512 * 2048 * 4 / 1e3  # kB
-    assert int(done.stdout) < 5 * largest + 8_000
+    assert int(done.stdout) < 5 * largest + 16_000  # beside tensors the buffers of every thread

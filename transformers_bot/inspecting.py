@@ -29,8 +29,8 @@ from .errors import BadOption
 from .inventory import inventory_of, rules_of
 from .keywords import FILES, HUB, picked
 from .maps import AxisMap, identity
-from .opening import as_checked
 from .memory import Releasing
+from .opening import as_checked
 from .recipe import TensorMap, apply
 from .sizes import role_sizes
 from .source import open_source
