@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .kernels import at_least_float32
 from .maps import AxisMap, Band, from_dense
 
 ROUNDING = 1e-9  # beside a Gram matrix's largest entry: what a product of filters misses zero by
@@ -95,7 +96,7 @@ def energy(x: Tensor, weights: Mapping[int, Tensor] | None = None) -> float:
         return scale * _uneven_energy(x, uneven)
     flat = flat.reshape(-1)
     rows = flat[: x.numel() // ROW * ROW].view(-1, ROW)
-    norms = [torch.linalg.vector_norm(_computed(block), dim=1) for block in _blocks(rows)]
+    norms = [torch.linalg.vector_norm(at_least_float32(block), dim=1) for block in _blocks(rows)]
     return scale * (float(_joined(norms).square().sum()) + sums(flat[rows.numel() :]).squares)
 
 
@@ -103,11 +104,11 @@ def _uneven_energy(x: Tensor, weights: Mapping[int, Tensor]) -> float:
     """Entries are weighted along the last axis, then their norms along the others."""
     if x.dim() == 1:
         x, weights = x[None], {1: weights[0]}
-    factors = {axis: one.sqrt().to(x.device, _computed(x[:0]).dtype) for axis, one in weights.items()}
+    factors = {axis: one.sqrt().to(x.device, at_least_float32(x[:0]).dtype) for axis, one in weights.items()}
     last = factors.pop(x.dim() - 1, None)
     found, start = [], 0
     for block in _blocks(x):
-        norms = torch.linalg.vector_norm(_computed(block if last is None else block * last), dim=-1)
+        norms = torch.linalg.vector_norm(at_least_float32(block if last is None else block * last), dim=-1)
         for axis, factor in factors.items():
             own = factor[start : start + len(block)] if axis == 0 else factor
             norms = norms * own.view([-1 if dim == axis else 1 for dim in range(norms.dim())])
@@ -120,10 +121,6 @@ def _blocks(x: Tensor) -> tuple[Tensor, ...]:
     """`x` cut along its first axis, so that a block stays in a core's cache; whole on other devices."""
     length = BLOCK * len(x) // max(1, x.numel()) if x.device.type == "cpu" else len(x)
     return torch.split(x, max(1, length))
-
-
-def _computed(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

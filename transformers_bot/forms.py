@@ -122,7 +122,7 @@ class Windows:
         # a GPU whether there are any would wait for all it has to do.
         if x.device.type != "cpu" or not math.isfinite(float(x.sum())):
             return self._taps.run(x, dim, out)
-        x, start = aligned(x.to(out.dtype).contiguous()), 0
+        x, start = aligned(x.contiguous()), 0
         with exact_products(x.device):
             for one in self._windows:
                 read = one.read(x, dim)

@@ -54,6 +54,11 @@ def add_into(total: Tensor, x: Tensor, weight: float, first: bool) -> None:
             total[cut].add_(x[cut].to(total.dtype) if in_blocks else x, alpha=weight)
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """What is computed with instead of `x`: itself, unless its dtype is narrower."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def blocks(source: Sequence[int], target: Sequence[int], dim: int = -1) -> Iterator[tuple[slice, ...]]:
     """Cuts along the axes other than `dim`, the first ones first, until a block is small enough."""
     sizes = [max(pair) for pair in zip(source, target, strict=True)]

@@ -18,7 +18,6 @@ from .errors import BadCheckpoint, BadWeights
 from .gaps import foreign_tensors, lost_tensors, optional_tensors
 from .inventory import inventory_of, predict, rules_of
 from .keywords import Keywords
-from .memory import release
 from .methods import Method, Task
 from .options import BoTConfig
 from .planner import Plan, Side, make_plan, task_of
@@ -205,7 +204,6 @@ def _plan_opened(
     method.check(task)
     network = network_of(adapter, source, opened.model.state_dict(), target if task.tied else None)
     method, prepared = method.prepare(task, Opened(network, opened.model, words.calibration))
-    release()  # of what a search for basis and order has used
     wanted = _with_method_fields(task, method, source, target)
     return (
         wanted,

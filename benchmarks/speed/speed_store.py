@@ -5,9 +5,12 @@ import importlib.metadata
 import json
 import os
 import platform
-import tempfile
+import sys
 from pathlib import Path
 from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # what all benchmarks share lies beside their folders
+from json_file import write_json
 
 PACKAGES = ("torch", "transformers", "pywavelets", "ptwt", "transformers-bot")
 
@@ -39,17 +42,7 @@ class SpeedStore:
             self.write()
 
     def write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, staged = tempfile.mkstemp(dir=self.path.parent, prefix=".speed-", suffix=".json")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(self.data, file, indent=1, allow_nan=False)
-                file.write("\n")
-            os.chmod(staged, 0o644)
-            os.replace(staged, self.path)
-        except BaseException:
-            Path(staged).unlink(missing_ok=True)
-            raise
+        write_json(self.path, self.data)
 
 
 def facts() -> dict[str, Any]:

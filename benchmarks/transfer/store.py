@@ -1,14 +1,16 @@
 """The results of a suite in one JSON file, written whole after every run."""
 
 import json
-import os
-import tempfile
+import sys
 from pathlib import Path
 from typing import Any
 
 from suite import Run, Suite, possible_runs
 
 import transformers_bot
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # what all benchmarks share lies beside their folders
+from json_file import write_json
 
 DONE, REFUSED, FAILED = "done", "refused", "failed"
 
@@ -53,17 +55,7 @@ class Store:
         self.write()
 
     def write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, staged = tempfile.mkstemp(dir=self.path.parent, prefix=".results-", suffix=".json")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(self.data, file, indent=1, allow_nan=False)
-                file.write("\n")
-            os.chmod(staged, 0o644)
-            os.replace(staged, self.path)
-        except BaseException:
-            Path(staged).unlink(missing_ok=True)
-            raise
+        write_json(self.path, self.data)
 
 
 def final(outcome: dict[str, Any], metric: str) -> float:

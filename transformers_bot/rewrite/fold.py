@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
+from ..kernels import at_least_float32
 from ..memory import release
 from ..products import aligned
-from .network import Network, at_least_float32
+from .network import Network
 
 DEAD = 1e-3  # relative; beta / gamma would drown what the other channels carry
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..adapters import Adapter
 from ..axes import Axis, Factor, Rule
+from ..kernels import at_least_float32
 from ..maps import AxisMap, identity
 from ..products import aligned
 from ..recipe import TensorMap, apply
@@ -223,10 +224,6 @@ class Network(Mapping[str, Tensor]):
         """A factor's length; where only the tensor knows it, the axis is that factor alone."""
         known = factor.size if not factor.role else self.sizes[factor.role]
         return actual if known is None else known
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def factors(axis: Axis) -> list[Factor]:
