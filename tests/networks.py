@@ -7,9 +7,11 @@ from families import Built, adapter_of
 from transformers import PreTrainedModel
 
 from transformers_bot.inventory import inventory_of
+from transformers_bot.maps import AxisMap, Matrix
 from transformers_bot.opening import network_of
 from transformers_bot.planner import Side
 from transformers_bot.rewrite import Network
+from transformers_bot.rewrite.network import STREAM
 from transformers_bot.sizes import role_sizes
 
 
@@ -35,6 +37,12 @@ def dropped_blocks(built: Built) -> Built:
             if "c_proj" in name:
                 parameter.zero_()
     return built
+
+
+def turn_stream(network: Network, turn: torch.Tensor) -> None:
+    """Turn the residual stream by an orthogonal matrix."""
+    for role in STREAM:
+        network.map_role(role, AxisMap(network.hidden, network.hidden, (Matrix(turn.numpy()),)))
 
 
 def random_turn(length: int, seed: int = 0) -> torch.Tensor:

@@ -16,11 +16,11 @@ from families import (
     resized_config,
     save,
 )
-from networks import network_for, random_turn, rewritten, shuffled
+from networks import network_for, random_turn, rewritten, shuffled, turn_stream
 
 from transformers_bot import BadOption
 from transformers_bot.maps import gather
-from transformers_bot.rewrite import fold_norms, turn_stream
+from transformers_bot.rewrite import fold_norms
 
 UNTIED = {"tie_word_embeddings": False}
 HEAD = dict(MAIN_HEADS)

@@ -37,7 +37,7 @@ def test_a_product_of_views_is_that_of_their_copies():
 def test_without_onednn_a_product_is_the_same_up_to_rounding(monkeypatch):
     a, b = drawn(200, 300), drawn(150, 300)
     made = product(a, b)
-    monkeypatch.setattr(products, "_by_mkldnn", lambda *_: False)
+    monkeypatch.setattr(products, "_by_onednn", lambda *_: False)
     torch.testing.assert_close(product(a, b), made, rtol=1e-5, atol=1e-4)
 
 

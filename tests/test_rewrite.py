@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from families import MAIN_HEADS, assert_same_outputs, build, outputs
-from networks import network_for, random_rotation, random_turn, rewritten, shuffled
+from networks import network_for, random_rotation, random_turn, rewritten, shuffled, turn_stream
 
 from transformers_bot.maps import gather
 from transformers_bot.methods.levers import principal_pair
 from transformers_bot.methods.pairs import dual, group_sizes
 from transformers_bot.products import gram
-from transformers_bot.rewrite import fold_norms, order_heads, order_units, turn_stream
+from transformers_bot.rewrite import fold_norms, order_heads, order_units
 from transformers_bot.rewrite.fold import is_foldable, norms
 from transformers_bot.rewrite.order import best_pairs, merge_shapes, similar_order, strongest_first
 from transformers_bot.rewrite.principal import basis
@@ -137,13 +137,14 @@ def test_the_low_pass_of_the_basis_keeps_the_principal_directions(source, target
     eye, constant = torch.eye(source, dtype=torch.float64), torch.ones(source, dtype=torch.float64) * source**-0.5
     drawn = torch.randn(source, 40, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     moments = drawn @ drawn.T
-    turn = basis(moments, low_pass)
-    torch.testing.assert_close(turn @ turn.T, eye, rtol=0, atol=1e-10)
-    torch.testing.assert_close(turn @ constant, constant, rtol=0, atol=1e-10)
+    kept, dropped = basis(moments, low_pass)
+    assert kept.shape == (target, source)
+    frame = torch.cat([kept, dropped])
+    torch.testing.assert_close(frame @ frame.T, eye, rtol=0, atol=1e-10)
+    torch.testing.assert_close(kept @ constant, low_pass @ constant, rtol=0, atol=1e-10)
     centring = eye - torch.outer(constant, constant)
     _, vectors = torch.linalg.eigh(centring @ moments @ centring)
     top = torch.cat([constant[:, None], vectors[:, source - target + 1 :]], dim=1)
-    kept = low_pass @ turn
     torch.testing.assert_close(kept.T @ kept, top @ top.T, rtol=0, atol=1e-9)
 
 

@@ -4,17 +4,18 @@ import copy
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 
+import numpy as np
 import pytest
 import torch
 from families import build
-from networks import dropped_blocks, network_for, random_turn, shuffled
+from networks import dropped_blocks, network_for, random_turn, shuffled, turn_stream
 from transformers.activations import ACT2FN
 
 from transformers_bot import BadOption
 from transformers_bot.maps import gather
-from transformers_bot.methods.levers import principal_pair
+from transformers_bot.methods.levers import dense_pair, principal_pair
 from transformers_bot.methods.pairs import dual
-from transformers_bot.rewrite import Network, Opened, fold_norms, order_units, to_principal_basis, turn_stream
+from transformers_bot.rewrite import Network, Opened, fold_norms, order_units, to_principal_basis
 from transformers_bot.rewrite.fold import norms
 from transformers_bot.rewrite.moments import Moments, measured
 from transformers_bot.rewrite.principal import basis, weight_moments
@@ -117,20 +118,22 @@ def test_attention_adds_a_quarter_of_its_values_variance():
     torch.testing.assert_close(before, second_moments(every), rtol=0, atol=1e-12)
 
 
-def test_norms_carry_the_share_of_the_stream_that_is_kept():
+@pytest.mark.parametrize("target", [3, 5, 6, 9, 11])
+def test_norms_carry_the_share_of_the_stream_that_is_kept(target):
     built = build("gpt2", "GPT2LMHeadModel", **UNTIED)
     folded, turned = network_for(built.model), network_for(built.model)
     fold_norms(folded)
-    pair = principal_pair(12, 5, dual(12, 5, "haar"))
-    low_pass = torch.from_numpy(pair.produce.dense()) * (12 / 5) ** 0.5
+    pair = principal_pair(12, target, dual(12, target, "haar"))
+    low_pass = torch.from_numpy(pair.produce.dense()) * (12 / target) ** 0.5
     moments = shares(one.normalised() for one, _ in weight_moments(folded, ACT2FN["gelu_new"]))
-    kept = low_pass @ basis(torch.stack(moments).mean(0), low_pass)
-    to_principal_basis(Opened(turned, built.model), low_pass)
+    kept, _ = basis(torch.stack(moments).mean(0), low_pass)
+    stream = dense_pair(to_principal_basis(Opened(turned, built.model), low_pass)[0].numpy(), "")
+    np.testing.assert_allclose(stream.produce.dense(), kept.numpy() * (target / 12) ** 0.5, rtol=0, atol=1e-12)
     kept_shares = [float(torch.trace(kept @ seen @ kept.T)) for seen in moments]
-    assert 0.1 < min(kept_shares) < max(kept_shares) < 0.9
+    assert 0.1 < min(kept_shares) < max(kept_shares) < 1
     for (stem, layer), share in zip(norms(turned), kept_shares, strict=True):
-        weight = pair.produce.apply(turned[turned.find(f"{stem}.weight", layer)], 0)
-        torch.testing.assert_close(weight, torch.full((5,), share**0.5, dtype=torch.float64), rtol=0, atol=1e-9)
+        weight = stream.produce.apply(turned[turned.find(f"{stem}.weight", layer)], 0)
+        torch.testing.assert_close(weight, torch.full((target,), share**0.5, dtype=torch.float64), rtol=0, atol=1e-9)
 
 
 # -- measured on batches --------------------------------------------------------------------------

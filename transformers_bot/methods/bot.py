@@ -120,7 +120,8 @@ class BoT:
             return pairs.whole_units(source, target)
         pair = pairs.low_pass(source, target, self.wavelet(task, FOLLOWS.get(role, role)), module)
         if role in STREAM and self.basis(task) == "principal":
-            pair = levers.principal_pair(source, target, pair)
+            found = self.prepared.stream if self.prepared else None
+            pair = found or levers.principal_pair(source, target, pair)
         return pair.swapped() if role == "readout" and task.tied else pair
 
     def wavelet(self, task: Task, role: str) -> str:

@@ -93,10 +93,15 @@ def principal_pair(source: int, target: int, dyadic: Pair) -> Pair:
 
 @lru_cache(maxsize=8)  # a plan asks for the same lengths for every tensor
 def _cosines(source: int, target: int) -> Pair:
-    low_pass = low_frequencies(source, target)
+    return dense_pair(low_frequencies(source, target), "dct")
+
+
+def dense_pair(low_pass: np.ndarray, label: str) -> Pair:
+    """The pair of a (target, source) low-pass with orthonormal rows: R has unit gain on constants, C is its dual."""
+    target, source = low_pass.shape
     gain = (target / source) ** 0.5
     maps = [AxisMap(source, target, (Matrix(low_pass * factor),)) for factor in (gain, 1 / gain)]
-    return Pair(maps[0], maps[1], "dct")
+    return Pair(maps[0], maps[1], label)
 
 
 def picks_strongest(options: BoTConfig, task: Task, shrink: Shrink) -> bool:

@@ -26,7 +26,7 @@ from ..rewrite.moments import Moments
 from ..rewrite.network import Network, factors
 from ..rewrite.readers import input_axis
 from .base import Task
-from .levers import Shrink, ordered, picked_roles
+from .levers import Shrink, dense_pair, ordered, picked_roles
 from .pairs import Pair, group_sizes
 from .unit_scores import Scores, from_tallies, watching
 
@@ -48,6 +48,7 @@ class Prepared:
         ordered: roles whose units were put in another order; `strongest` of them are picked whole.
         layers: the layers that are kept, where they were ranked.
         known: name of a matrix -> moments of what it reads, where turning the stream has shown them.
+        stream: the maps of the residual stream, where it is turned to its principal basis.
     """
 
     options: BoTConfig
@@ -56,6 +57,7 @@ class Prepared:
     strongest: frozenset[str] = frozenset()
     layers: tuple[int, ...] = ()
     known: Mapping[str, Moments] = field(default_factory=dict)
+    stream: Pair | None = None
 
 
 def prepare(
@@ -76,7 +78,8 @@ def prepare(
     layers = _strongest_layers(task, scores) if shrink.ranked else ()
     shrink = replace(shrink, kept=layers or shrink.kept)
     pair = partial(pair_of, merged, replace(task, calibrated=False))
-    is_lossless = partial(_is_lossless, opened.network, pair=pair, kept=shrink.kept)
+    unfolded = opened.network.over(opened.network.stored)  # where orders are found; moving units commutes with folding
+    is_lossless = partial(_is_lossless, unfolded, pair=pair, kept=shrink.kept)
     asked = dict.fromkeys([*roles, *(["hidden"] if basis == "principal" or _fits_stream(task) else [])])
     lossy = [role for role in asked if not is_lossless(role)]
     if options.basis == "auto" and "hidden" not in lossy:
@@ -90,16 +93,18 @@ def prepare(
             "Leave calibration= out, or these options at 'auto'."
         )
     strongest = frozenset(role for role in roles if role in picks)
-    _order(opened.network, task, shrink, roles, {role: _of(scores, role) for role in strongest}, is_lossless)
+    _order(unfolded, task, shrink, roles, {role: _of(scores, role) for role in strongest}, is_lossless)
     order = "strongest" if picks else "similar" if roles else "kept"
     settled = replace(options, basis=_settled_basis(options, task, basis), order=order)
     made = Prepared(settled, opened, tuple(roles), strongest, layers)
-    if basis != "principal":
-        return made
-    source, target = task.lengths("hidden")
-    turned = replace(merged, basis="principal")
-    low_pass = pair_of(turned, replace(task, calibrated=False), "hidden").produce.dense() * (source / target) ** 0.5
-    return replace(made, known=to_principal_basis(opened, torch.from_numpy(low_pass), shrink.kept))
+    if basis == "principal":
+        source, target = task.lengths("hidden")
+        wavelet = pair_of(replace(merged, basis="principal"), replace(task, calibrated=False), "hidden")
+        low_pass = torch.from_numpy(wavelet.produce.dense() * (source / target) ** 0.5)
+        principal, known = to_principal_basis(opened, low_pass, shrink.kept)
+        made = replace(made, known=known, stream=dense_pair(principal.numpy(), wavelet.label))
+    opened.network.follow(unfolded)
+    return made
 
 
 def _fits_stream(task: Task) -> bool:

@@ -1,9 +1,10 @@
 """Rewriting a source into an equivalent one that a low-pass shrinks with less loss.
 
 Three steps, each with the law that the network's outputs stay: norms are folded (`fold`), units are
-put in another order (`order`), the residual stream is turned into another basis (`principal`). A
-fourth, `match_norm`, then sets the norms to what the low-pass leaves of the stream. Where the source
-may run on a few batches, a fifth, `fit_to_low_pass`, fits every matrix to what is left of its input.
+put in another order (`order`), the residual stream is turned into another basis (`principal`), which is
+one product with the low-pass that follows. A fourth, `match_norm`, then sets the norms to what the
+low-pass leaves of the stream. Where the source may run on a few batches, a fifth, `fit_to_low_pass`,
+fits every matrix to what is left of its input.
 
 The paper has none of it; Ashkboos et al., "SliceGPT" (arXiv 2401.15024), rotates a pre-norm stream to
 its principal components to cut it.
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from ..axes import Factor
-from ..maps import AxisMap, Matrix, gather
+from ..maps import gather
 from ..memory import release
 from ..products import aligned, mirrored
 from .calibration import See
@@ -59,8 +60,8 @@ def look(opened: Opened, matrices: Iterable[str], also: Iterable[tuple[str, See]
 
 def to_principal_basis(
     opened: Opened, low_pass: Tensor, kept_layers: Collection[int] | None = None
-) -> dict[str, Moments]:
-    """Fold the norms, turn the stream so that `low_pass` keeps its principal part, and match the norms.
+) -> tuple[Tensor, dict[str, Moments]]:
+    """Fold the norms, find what turns the stream and low-passes it, and match the norms to that.
 
     Args:
         opened: of a pre-norm architecture.
@@ -68,23 +69,22 @@ def to_principal_basis(
         kept_layers: whose norms say what the stream carries; None for all.
 
     Returns:
-        What every matrix behind a folded norm reads, before the turn.
+        P (target hidden, source hidden), which takes the place of the low-pass and keeps the principal part,
+        and what every matrix behind a folded norm reads.
     """
     network = opened.network
     fold_norms(network)
     every = norms(network)
     counted = [layer is None or kept_layers is None or layer in kept_layers for _, layer in every]
-    turn, shares = _turned(opened, every, counted, low_pass)
-    kept = low_pass @ turn  # (target, source): P
+    kept, shares = _principal(opened, every, counted, low_pass)
     weights = {place: _weight(network, *place) for place in every}
     seen = [] if opened.seen is None else list(zip(every, _seen(network, opened.seen, every), strict=True))
     read = {name: _after(network, place, one) for place, one in seen for name in behind(network, *place)}
-    turn_stream(network, turn)
     squares = kept.square()
     for place, share, counts in zip(every, shares, counted, strict=True):
         if counts:
-            match_norm(network, place, squares @ weights[place], share, low_pass)
-    return read
+            match_norm(network, place, squares @ weights[place], share, kept)
+    return kept, read
 
 
 def fit_to_low_pass(opened: Opened, maps_of: MapsOf, known: Mapping[str, Moments], norms_too: bool) -> None:
@@ -106,19 +106,10 @@ def fit_to_low_pass(opened: Opened, maps_of: MapsOf, known: Mapping[str, Moments
             match_norm_scale(network, place, seen.norms[name], kept)
 
 
-def turn_stream(network: Network, turn: Tensor) -> None:
-    """Turn the residual stream by an orthogonal matrix that keeps the constant vector."""
-    axis_map = AxisMap(network.hidden, network.hidden, (Matrix(turn.numpy()),))
-    for role in STREAM:
-        network.map_role(role, axis_map)
-
-
-def match_norm(
-    network: Network, place: tuple[str, int | None], diagonal: Tensor, share: Tensor, low_pass: Tensor
-) -> None:
+def match_norm(network: Network, place: tuple[str, int | None], diagonal: Tensor, share: Tensor, kept: Tensor) -> None:
     """Give a norm the weight that its low-passed stream needs.
 
-    Of a stream with second moments M the low-pass keeps the share rho^2 = tr(P M P^T) / tr(M); a norm
+    Of a stream with second moments M the low-pass P keeps the share rho^2 = tr(P M P^T) / tr(M); a norm
     scales it to variance 1 again, so its weight carries rho. A weight gamma that could not be folded is
     P diag(gamma) P^T there, of which a norm can only have the diagonal. The low-pass with its gain of
     sqrt(m / n) on written axes turns the vector set here into exactly that.
@@ -126,9 +117,10 @@ def match_norm(
     Args:
         diagonal: (target hidden,), of P diag(gamma) P^T.
         share: rho^2.
+        kept: (target hidden, source hidden), orthonormal rows: P.
     """
-    target, source = low_pass.shape
-    weight = low_pass.T @ diagonal * share.sqrt() * (source / target) ** 0.5
+    target, source = kept.shape
+    weight = kept.T @ diagonal * share.sqrt() * (source / target) ** 0.5
     name = network.find(f"{place[0]}.weight", place[1])
     if name is not None:
         network.edit(name, lambda x: weight.to(x))
@@ -191,21 +183,20 @@ def _permute(network: Network, role: str, order: list[int], layer: int | None) -
         network.map_role(one, gather(order, len(order)), layer)
 
 
-def _turned(
+def _principal(
     opened: Opened, every: list[tuple[str, int | None]], counted: list[bool], low_pass: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """The turn Q for what these norms see on average; of every norm, the share of it that low-pass then keeps."""
+    """P for what these norms see on average; of every norm, the share of it that P keeps."""
     network = opened.network
     if opened.seen is None:
         activation = _activation(opened.model.config)
         estimate = estimated(network, activation, counted)
-        turn = basis(estimate.second, low_pass)
-        return turn, list(kept_shares(network, low_pass @ turn, estimate))
+        kept, dropped = basis(estimate.second, low_pass)
+        return kept, list(kept_shares(network, kept, dropped, estimate))
     seconds = [one.uncentred().covariance for one in _seen(network, opened.seen, every)]
     total = sum((one for one, counts in zip(seconds, counted, strict=True) if counts), torch.zeros(()))
-    turn = basis(total / sum(counted), low_pass)
-    kept = low_pass @ turn
-    return turn, [torch.trace(kept @ second @ kept.T).clamp_min(0) / len(second) for second in seconds]
+    kept, _ = basis(total / sum(counted), low_pass)
+    return kept, [torch.trace(kept @ second @ kept.T).clamp_min(0) / len(second) for second in seconds]
 
 
 def _seen(network: Network, seen: Seen, every: list[tuple[str, int | None]]) -> list[Moments]:

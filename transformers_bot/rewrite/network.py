@@ -95,7 +95,7 @@ class Network(Mapping[str, Tensor]):
     def over(self, tensors: Mapping[str, Tensor]) -> "Network":
         """The edits noted so far over the same tensors in another place, where they are then computed."""
         other = copy.copy(self)
-        other._tensors, other._edits = tensors, dict(self._edits)
+        other._tensors, other._edits, other._moves = tensors, dict(self._edits), list(self._moves)
         return other
 
     # -- edits ----------------------------------------------------------------------------------
@@ -118,6 +118,11 @@ class Network(Mapping[str, Tensor]):
         for name, place in self.having(role, layer):
             maps = self._maps(place.rule, {role: axis_map}, {role: axis_map})
             self.edit(name, lambda x, maps=maps: apply(x, maps))  # type: ignore[misc]
+
+    def follow(self, other: "Network") -> None:
+        """Note what `map_role` has done to another one, on top of one's own edits."""
+        for role, layer, axis_map in other._moves:
+            self.map_role(role, axis_map, layer)
 
     def moved(self, role: str, layer: int | None) -> AxisMap:
         """What `map_role` has made of an axis so far: from the stored order or basis to the present one."""

@@ -1,9 +1,10 @@
 """The principal basis: the residual stream turned so that low-pass keeps what it carries most.
 
 A pre-norm network whose norms are folded computes the same in every basis of its stream that keeps
-the mean direction (the norm subtracts the mean). `basis` picks the one in which a given low-pass `A`
-(m x n, orthonormal rows, `A 1/sqrt(n) = 1/sqrt(m)`) keeps the principal subspace: `A Q = P`, the rows of
-P span the top eigenvectors of the stream's second moments, centred, and the mean direction.
+the mean direction (the norm subtracts the mean). Of all turns Q, one that a given low-pass `A` follows
+(m x n, orthonormal rows, `A 1/sqrt(n) = 1/sqrt(m)`) keeps the principal subspace if `A Q = P`: the rows of
+P span the top eigenvectors of the stream's second moments, centred, and the mean direction. The turn and
+the low-pass are one product, so P is all that `basis` finds, and nothing is ever turned.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +25,10 @@ ENTRIES = 8192  # of a table, that are multiplied at a time
 NEIGHBOUR = 0.95  # correlation of neighbouring pixels
 
 
-def basis(moments: Tensor, low_pass: Tensor) -> Tensor:
-    """The orthogonal Q (n x n) with `low_pass @ Q` spanning the mean and the principal directions.
+def basis(moments: Tensor, low_pass: Tensor) -> tuple[Tensor, Tensor]:
+    """P (m x n), which spans the mean and the principal directions, and the n - m directions it leaves out.
+
+    Of the frames of that span P is the one nearest to the low-pass; it maps the constant vector as that does.
 
     Args:
         moments: (n, n) second moments of the stream, in float64.
@@ -38,10 +41,7 @@ def basis(moments: Tensor, low_pass: Tensor) -> Tensor:
     _, vectors = torch.linalg.eigh(centred)
     # The mean direction comes first; among the eigenvectors it is one of value 0, which QR then skips.
     frame, _ = torch.linalg.qr(torch.cat([mean, vectors.flip(1)], dim=1))  # (source, source), by falling energy
-    kept = _aligned(frame[:, :target].T, low_pass)  # (target, source): P
-    complete, _ = torch.linalg.qr(low_pass.T, mode="complete")
-    turned: Tensor = low_pass.T @ kept + complete[:, target:] @ frame[:, target:].T
-    return turned
+    return _aligned(frame[:, :target].T, low_pass), frame[:, target:].T.contiguous()
 
 
 def weight_moments(
@@ -104,16 +104,23 @@ def estimated(network: Network, activation: Callable[[Tensor], Tensor], counted:
     return Estimate(total, embedded, means, sizes, spreads)
 
 
-def kept_shares(network: Network, kept: Tensor, estimate: Estimate) -> Iterator[Tensor]:
+def kept_shares(network: Network, kept: Tensor, dropped: Tensor, estimate: Estimate) -> Iterator[Tensor]:
     """Of what each norm sees by this estimate, the share of second moments that P keeps.
 
-    tr(P M P^T) / tr(M) of a sum of blocks B B^T is a sum of squares of P B: a second look at the weights
-    instead of one (hidden, hidden) matrix held for every norm.
-
     Args:
-        kept: (target hidden, source hidden), orthonormal rows: P.
+        kept, dropped: of `basis`: (target hidden, source hidden) and what completes it.
     """
-    centred = kept - kept.mean(1, keepdim=True)  # P (I - 1 1^T / n)
+    if len(kept) <= len(dropped):
+        yield from _shares(network, kept, estimate)
+    else:
+        yield from (1 - share for share in _shares(network, dropped, estimate))
+
+
+def _shares(network: Network, rows: Tensor, estimate: Estimate) -> Iterator[Tensor]:
+    """tr(P M P^T) / tr(M) of a sum of blocks B B^T is a sum of squares of P B: a second look at the weights
+    instead of one (hidden, hidden) matrix held for every norm.
+    """
+    centred = rows - rows.mean(1, keepdim=True)  # P (I - 1 1^T / n)
     inside = ((centred @ estimate.embedded) * centred).sum()
     left = iter([(centred @ mean).square().sum() for mean in estimate.means])
     sizes, centred = iter(estimate.sizes), centred.to(network.dtype)
