@@ -15,13 +15,13 @@ def release() -> None:
 
 
 class Releasing:
-    """Gives freed memory back after every `every` bytes of results: doing so after each would take its time."""
+    """Gives freed memory back after every `every` bytes of tensors: doing so after each would take its time."""
 
     def __init__(self, every: int = EVERY) -> None:
         self._every, self._since = every, 0
 
     def made(self, size: int) -> None:
-        """A result of `size` bytes was made."""
+        """A tensor of `size` bytes was made, or read and done with."""
         self._since += size
         if self._since >= self._every:
             release()

@@ -17,7 +17,6 @@ from torch import Tensor
 from ..axes import Factor
 from ..errors import BadOption
 from ..maps import AxisMap, from_dense, identity
-from ..memory import release
 from ..options import BoTConfig
 from ..recipe import Segment
 from ..rewrite import Opened, look, order_by_strength, order_heads, order_units, to_principal_basis
@@ -216,5 +215,4 @@ def _is_lossless(network: Network, role: str, pair: Callable[[str], Pair], kept:
         again = network.mapped(name, reads, {role: back})
         if float((again - seen).norm()) > LOSSLESS * float(seen.norm()):
             return False
-        release()
     return True

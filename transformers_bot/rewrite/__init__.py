@@ -20,7 +20,6 @@ from transformers.activations import ACT2FN
 
 from ..axes import Factor
 from ..maps import gather
-from ..memory import release
 from ..products import aligned, mirrored
 from .calibration import See
 from .fold import behind, fold_norms, norms
@@ -150,7 +149,6 @@ def order_units(
         order = similar_order(mirrored(gram), shapes)
         for layer in group:
             _permute(network, role, order, layer)
-        release()
 
 
 def order_by_strength(
@@ -175,7 +173,6 @@ def order_heads(network: Network, counts: list[int], groups: Groups = (), kept: 
         strength = sum((head_strength(network, layer) for layer in group), torch.zeros(()))
         for layer in group:
             _permute(network, "heads", strongest_first(strength, counts), layer)
-        release()
 
 
 def _permute(network: Network, role: str, order: list[int], layer: int | None) -> None:

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from ..kernels import at_least_float32
-from ..memory import release
 from ..products import aligned
 from .network import Network
 
@@ -21,7 +20,6 @@ def fold_norms(network: Network) -> None:
     for stem, layer in norms(network):
         if is_foldable(network, stem, layer):
             _fold(network, stem, layer)
-            release()
 
 
 def norms(network: Network) -> list[tuple[str, int | None]]:

@@ -13,11 +13,13 @@ from ..adapters import Adapter
 from ..axes import Axis, Factor, Rule
 from ..kernels import at_least_float32
 from ..maps import AxisMap, identity
+from ..memory import Releasing
 from ..products import aligned
 from ..recipe import TensorMap, apply
 
 STREAM = ("hidden", "readout")  # the residual stream, before and after the norm of a tied output embedding
 Edit = Callable[[Tensor], Tensor]
+LOOKED = 1 << 28  # bytes of tensors that are looked at before freed memory is given back
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Network(Mapping[str, Tensor]):
         self._tensors = tensors
         self._edits: dict[str, tuple[Edit, ...]] = {}
         self._moves: list[tuple[str, int | None, AxisMap]] = []
+        self._releasing = Releasing(LOOKED)
         self._names = {(place.template, place.layer): name for name, place in places.items()}
         self._of_layer: dict[int | None, list[tuple[str, Place]]] = {None: list(places.items())}
         for name, place in places.items():
@@ -75,6 +78,7 @@ class Network(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         x = self._tensors[name]
+        self._releasing.made(x.nbytes)
         edits = self._edits.get(name, ())
         x = at_least_float32(aligned(x)) if edits else x
         for edit in edits:

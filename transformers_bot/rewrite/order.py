@@ -139,7 +139,8 @@ def add_grams(
             for _, units in network.along(name, role):
                 scale = 1 / max(float(torch.linalg.vector_norm(units, dtype=total.dtype)), TINY)
                 for part in torch.split(units, ENTRIES, dim=1):
-                    add_gram(total, (part.to(total.dtype) * scale).contiguous())
+                    rows = torch.empty(part.shape, dtype=total.dtype)
+                    add_gram(total, torch.mul(part.to(total.dtype), scale, out=rows))
 
 
 def matching_order(network: Network, role: str, first: int, layer: int) -> list[int]:

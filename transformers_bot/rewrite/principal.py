@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..memory import release
 from ..products import add_gram, gram, mirrored, product
 from .moments import Moments
 from .network import Network
@@ -62,7 +61,6 @@ def weight_moments(
         for block in (_attention(network, layer), _mlp(network, layer, activation)):
             stream.add(block.mean.double(), gram(block.factor()))
             yield stream, block
-        release()
 
 
 @dataclass(frozen=True)
@@ -132,7 +130,6 @@ def _shares(network: Network, rows: Tensor, estimate: Estimate) -> Iterator[Tens
         ):
             inside = inside + factor.square().sum()
             yield (inside + next(left)) / next(sizes)
-        release()
 
 
 @dataclass(frozen=True)
@@ -146,7 +143,9 @@ class _Block:
     def factor(self, kept: Tensor | None = None) -> Tensor:
         """L R, with `kept` in front of it."""
         left = self.left if kept is None else product(kept, self.left.T)
-        return product(left, self.right.T) if self.right.ndim == 2 else left * self.right
+        if self.right.ndim == 2:
+            return product(left, self.right.T)
+        return torch.mul(left, self.right, out=left.new_empty(left.shape))  # in rows, however `left` lies
 
 
 def _embedded(network: Network) -> Moments:
@@ -202,7 +201,7 @@ def _mlp(network: Network, layer: int, activation: Callable[[Tensor], Tensor]) -
     units, shift = network.reader(layer, "ffn")
     nodes, weights = (torch.from_numpy(x) for x in np.polynomial.hermite_e.hermegauss(16))
     weights = weights / weights.sum()
-    inputs = shift[:, None] + units.square().sum(1).sqrt().double()[:, None] * nodes  # (ffn, nodes)
+    inputs = shift[:, None] + torch.linalg.vector_norm(units, dim=1).double()[:, None] * nodes  # (ffn, nodes)
     outputs = activation(inputs)
     mean = outputs @ weights
     spread = ((outputs - mean[:, None]).square() @ weights).sqrt()
