@@ -34,6 +34,17 @@ def test_a_product_of_views_is_that_of_their_copies():
     assert torch.equal(product(a, b), product(a.contiguous(), b.contiguous()))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("offset", [1, 2, 5, 8])
+def test_where_a_tensor_lies_does_not_change_a_bit(offset, dtype):
+    a, b = drawn(200, 300, dtype=dtype), drawn(150, 300, dtype=dtype)
+    elsewhere = torch.empty(a.numel() + offset, dtype=dtype)[offset:].view(a.shape).copy_(a)
+    assert elsewhere.data_ptr() % 64 != a.data_ptr() % 64 or offset * a.element_size() % 64 == 0
+    assert torch.equal(product(elsewhere, b), product(a, b))
+    assert torch.equal(product(b, elsewhere), product(b, a))
+    assert torch.equal(gram(elsewhere), gram(a))
+
+
 def test_without_onednn_a_product_is_the_same_up_to_rounding(monkeypatch):
     a, b = drawn(200, 300), drawn(150, 300)
     made = product(a, b)

@@ -77,10 +77,9 @@ def prepare(
     layers = _strongest_layers(task, scores) if shrink.ranked else ()
     shrink = replace(shrink, kept=layers or shrink.kept)
     pair = partial(pair_of, merged, replace(task, calibrated=False))
-    unfolded = opened.network.over(opened.network.stored)  # where orders are found; moving units commutes with folding
-    is_lossless = partial(_is_lossless, unfolded, pair=pair, kept=shrink.kept)
+    is_lossless = partial(_is_lossless, pair=pair, kept=shrink.kept)
     asked = dict.fromkeys([*roles, *(["hidden"] if basis == "principal" or _fits_stream(task) else [])])
-    lossy = [role for role in asked if not is_lossless(role)]
+    lossy = [role for role in asked if not is_lossless(opened.network, role)]
     if options.basis == "auto" and "hidden" not in lossy:
         basis = "plain"
     if options.order in ("auto", "strongest"):
@@ -92,7 +91,8 @@ def prepare(
             "Leave calibration= out, or these options at 'auto'."
         )
     strongest = frozenset(role for role in roles if role in picks)
-    _order(unfolded, task, shrink, roles, {role: _of(scores, role) for role in strongest}, is_lossless)
+    strengths = {role: _of(scores, role) for role in strongest}
+    in_order = [_ordered(opened.network, task, shrink, role, strengths.get(role), is_lossless) for role in roles]
     order = "strongest" if picks else "similar" if roles else "kept"
     settled = replace(options, basis=_settled_basis(options, task, basis), order=order)
     made = Prepared(settled, opened, tuple(roles), strongest, layers)
@@ -102,7 +102,8 @@ def prepare(
         low_pass = torch.from_numpy(wavelet.produce.dense() * (source / target) ** 0.5)
         principal, known = to_principal_basis(opened, low_pass, shrink.kept)
         made = replace(made, known=known, stream=dense_pair(principal.numpy(), wavelet.label))
-    opened.network.follow(unfolded)
+    for one in in_order:
+        opened.network.follow(one)
     return made
 
 
@@ -115,24 +116,26 @@ def _settled_basis(options: BoTConfig, task: Task, basis: str) -> str:
     return "auto" if options.basis == "auto" and basis == "plain" and _fits_stream(task) else basis
 
 
-def _order(
+def _ordered(
     network: Network,
     task: Task,
     shrink: Shrink,
-    roles: list[str],
-    strengths: Mapping[str, Mapping[int | None, Tensor]],
-    is_lossless: Callable[[str], bool],
-) -> None:
-    for role in roles:
-        source, target = task.lengths(role)
-        counts = group_sizes(source, target).tolist()
-        if role in strengths:
-            order_by_strength(network, role, counts, strengths[role])
-            continue
-        order_units(network, role, target, shrink.groups, shrink.kept)
-        # Whole heads are picked, not merged: of copies any one will do, of others the strongest.
-        if role == "heads" and shrink.whole and not is_lossless(role):
-            order_heads(network, counts, shrink.groups, shrink.kept)
+    role: str,
+    strength: Mapping[int | None, Tensor] | None,
+    is_lossless: Callable[[Network, str], bool],
+) -> Network:
+    """The source as it is, but for the order of one role's units; the orders of all roles commute."""
+    source, target = task.lengths(role)
+    counts = group_sizes(source, target).tolist()
+    network = network.over(network.stored)
+    if strength is not None:
+        order_by_strength(network, role, counts, strength)
+        return network
+    order_units(network, role, target, shrink.groups, shrink.kept)
+    # Whole heads are picked, not merged: of copies any one will do, of others the strongest.
+    if role == "heads" and shrink.whole and not is_lossless(network, role):
+        order_heads(network, counts, shrink.groups, shrink.kept)
+    return network
 
 
 def _looked(opened: Opened, task: Task, shrink: Shrink) -> tuple[Opened, Scores]:

@@ -219,7 +219,7 @@ def _after(network: Network, place: tuple[str, int | None], seen: Moments) -> Mo
 
 
 def _weight(network: Network, stem: str, layer: int | None) -> Tensor:
-    return aligned(network[str(network.find(f"{stem}.weight", layer))]).double()
+    return aligned(network[str(network.find(f"{stem}.weight", layer))].double())
 
 
 __all__ = [

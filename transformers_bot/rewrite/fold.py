@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import at_least_float32
-from ..products import aligned
+from ..products import product
 from .network import Network
 
 DEAD = 1e-3  # relative; beta / gamma would drown what the other channels carry
@@ -57,13 +57,14 @@ def _fold(network: Network, stem: str, layer: int | None) -> None:
         return
     readers = _readers(network, stem, layer)
     biased = all(bias for _, bias in readers)
-    gamma, beta = (at_least_float32(aligned(network[name])) for name in (scale, shift))
+    gamma, beta = (at_least_float32(network[name]) for name in (scale, shift))
     # Of a dead channel only beta is left, which needs a bias to move to: without one it stays in the norm.
     folded = gamma if biased else torch.where(gamma.abs() > DEAD * gamma.abs().mean(), gamma, 1.0)
     for weight, bias in readers:
         dim = network.read_axis(weight)
         if biased and bias is not None:
-            seen = torch.tensordot(aligned(network[weight]).to(beta.dtype), beta, dims=([dim], [0]))
+            rows = network[weight].to(beta.dtype).movedim(dim, -1).reshape(-1, len(beta))  # (everything else, hidden)
+            seen = product(beta[None], rows)[0]
             network.edit(bias, lambda x, seen=seen: x + seen.reshape(x.shape).to(x.device))  # type: ignore[misc]
         network.edit(weight, lambda x, dim=dim: x * _column(folded, dim, x.dim()).to(x.device))  # type: ignore[misc]
     network.edit(scale, torch.ones_like if biased else lambda x: x / folded.to(x.device))

@@ -14,12 +14,11 @@ from ..axes import Axis, Factor, Rule
 from ..kernels import at_least_float32
 from ..maps import AxisMap, identity
 from ..memory import Releasing
-from ..products import aligned
 from ..recipe import TensorMap, apply
 
 STREAM = ("hidden", "readout")  # the residual stream, before and after the norm of a tied output embedding
 Edit = Callable[[Tensor], Tensor]
-LOOKED = 1 << 28  # bytes of tensors that are looked at before freed memory is given back
+LOOKED = 64 << 20  # bytes of tensors that are looked at before freed memory is given back
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Network(Mapping[str, Tensor]):
         x = self._tensors[name]
         self._releasing.made(x.nbytes)
         edits = self._edits.get(name, ())
-        x = at_least_float32(aligned(x)) if edits else x
+        x = at_least_float32(x) if edits else x
         for edit in edits:
             x = edit(x)
         return x
@@ -210,7 +209,7 @@ class Network(Mapping[str, Tensor]):
 
     def _segments(self, name: str) -> Iterator[tuple[tuple[Factor, ...], int, Tensor]]:
         """Every segment of every axis: its factors, where the first one stands, the tensor cut to it."""
-        x, place = aligned(self[name]), self.places[name]
+        x, place = self[name], self.places[name]
         for dim, axis in enumerate(place.rule.axes):
             start = 0
             for segment in axis.segments:
