@@ -28,9 +28,9 @@ def test_a_constant_stays_a_constant_when_it_is_matched():
 @pytest.mark.parametrize(("kind", "std"), [("gaussian", 1.0), ("uniform", 3**-0.5)])
 def test_noise_is_the_same_for_the_same_words_only(kind, std):
     like = torch.empty(100, 200, dtype=torch.float64)
-    one = drawn(kind, "1/name/0", like)
-    assert torch.equal(one, drawn(kind, "1/name/0", like))
-    assert not torch.equal(one, drawn(kind, "1/name/1", like))
+    one = drawn(kind, "1/name/0", like.shape, like)
+    assert torch.equal(one, drawn(kind, "1/name/0", like.shape, like))
+    assert not torch.equal(one, drawn(kind, "1/name/1", like.shape, like))
     assert one.dtype == like.dtype
     assert float(one.std()) == pytest.approx(std, rel=0.02)
 

@@ -77,6 +77,9 @@ class Stencil:
         alike = self.period > 1 and len(set(self.phases)) == 1 and x.device.type != "cpu"
         for phase, taps in enumerate(self.phases[:1] if alike else self.phases):
             into = _strided(out, dim, self.period * low + phase, self.period, rows)
+            if not taps:
+                into.zero_()
+                continue
             parts = [self._read(parted, dim, self.step * low + offset, rows) for offset, _ in taps]
             if alike:  # one launch writes the entries of all phases, which lie side by side
                 into = out.narrow(dim, self.period * low, self.period * rows)
@@ -208,7 +211,7 @@ def _made(
     index: np.ndarray, weight: np.ndarray, source: int, period: int, step: int, offset: np.ndarray, taps: np.ndarray
 ) -> Stencil | None:
     real, rows = taps != 0, len(index) // period
-    if not real.any(axis=1).all():
+    if not real.any():
         return None
     low = max(0, -(int(offset[real].min()) // step))
     high = min(rows, (source - 1 - int(offset[real].max())) // step + 1)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .kernels import add_into
 from .maps import AxisMap
+from .norms import undo_norm
 from .spread import drawn, matched, moments
 
 # One map per factor of a segment; an axis is one or more segments; a tensor has one entry per axis.
@@ -19,18 +20,20 @@ TensorMap = tuple[tuple[Segment, ...], ...]
 
 @dataclass(frozen=True)
 class Detail:
-    """Noise for the detail bands: whatever of it the grown signal could see is taken away.
+    """Noise for the detail bands: drawn there, or everywhere less what is none.
 
     Attributes:
         kind: "gaussian" or "uniform".
         scale: in units of the low band's standard deviation.
-        visible: target -> target projection, per axis, onto what the grown signal reaches.
+        visible: target -> target projection, per axis, onto what is taken away again; empty: nothing is.
         layers: row of the same projection over depth: target layer -> weight (empty: no depth).
         stack: all source layers, whose joint standard deviation counts (the paper's); empty: the
             result's own counts.
         seed: mixed with the tensor's name.
         name: the tensor's name with {layer} where its layer stands.
         layer: the target layer, None outside of the blocks.
+        dim: the axis along which noise is drawn for the detail bands alone.
+        bands: maps of that axis from what is drawn to the target; empty: all of the target is drawn.
     """
 
     kind: str
@@ -41,6 +44,8 @@ class Detail:
     seed: int
     name: str
     layer: int | None
+    dim: int = 0
+    bands: tuple[Segment, ...] = ()
 
     def seed_of(self, layer: int | None) -> str:
         """The words that seed the noise of a layer of this stack."""
@@ -169,26 +174,6 @@ def run(
     return out.to(dtype).contiguous()
 
 
-def undo_norm(weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
-    """Parameters of a norm that turns another norm's output back into its normalised input.
-
-    The norm below gives x = w * z + b with z of mean 0 and spread 1. A norm on x sees
-    (x - m) / s with m = mean(b), s^2 = mean(w^2) + var(b) up to the token's own fluctuation, so
-    s / w and (m - b) / w give z again; the block's second norm, with w and b once more, gives x.
-    Only the fluctuation of s times (b - m) / w is left, because that second norm rescales z.
-    Channels with w close to 0 carry the constant b and nothing of z.
-    """
-    mean = bias.mean()
-    spread = (weight.square().mean() + bias.var(correction=0)).sqrt()
-    alive = weight.abs() > 1e-3 * weight.abs().mean()
-    safe = torch.where(alive, weight, torch.ones_like(weight))
-    zero = torch.zeros_like(weight)
-    return {
-        "weight": torch.where(alive, spread / safe, zero),
-        "bias": torch.where(alive, (mean - bias) / safe, zero),
-    }
-
-
 def apply(
     x: Tensor,
     maps: TensorMap,
@@ -281,13 +266,17 @@ def _mate(recipe: Recipe, row: tuple[float, ...], read: Callable[[Read], Tensor]
 
 
 def _detail(detail: Detail, like: Tensor) -> Tensor:
-    """Unit noise in the shape of `like`, less the part that the grown signal sees."""
-    own = drawn(detail.kind, detail.seed_of(detail.layer), like)
+    """Unit noise in the shape of `like`, in its detail bands."""
+    if detail.bands:
+        shape = list(like.shape)
+        shape[detail.dim] = _length(detail.bands, "source")
+        return apply_axis(drawn(detail.kind, detail.seed_of(detail.layer), shape, like), detail.dim, detail.bands)
+    own = drawn(detail.kind, detail.seed_of(detail.layer), like.shape, like)
     seen = own
     if detail.layers:
         seen = torch.zeros_like(own)
         for layer, weight in detail.layers:
-            seen.add_(drawn(detail.kind, detail.seed_of(layer), like), alpha=weight)
+            seen.add_(drawn(detail.kind, detail.seed_of(layer), like.shape, like), alpha=weight)
     return own.sub_(apply(seen, detail.visible))
 
 

@@ -1,7 +1,7 @@
 """What recipes measure and draw: moments of stacks, and seeded noise."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,11 +21,11 @@ def matched(x: Tensor, own: tuple[float, float], wanted: tuple[float, float]) ->
     return (x - own[0]) * scale + wanted[0]
 
 
-def drawn(kind: str, seed: str, like: Tensor) -> Tensor:
-    """Unit noise in the shape of `like`: "uniform" in [-1, 1] or "gaussian", the same for the same words of `seed`."""
+def drawn(kind: str, seed: str, shape: Sequence[int], like: Tensor) -> Tensor:
+    """Unit noise, "uniform" in [-1, 1] or "gaussian", in the dtype of `like`, the same for the same words of `seed`."""
     generator = torch.Generator()
     generator.manual_seed(int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=7).digest(), "big"))
-    made = torch.empty(like.shape, dtype=torch.float32)
+    made = torch.empty(shape, dtype=torch.float32)
     if kind == "uniform":
         made.uniform_(-1.0, 1.0, generator=generator)
     else:

@@ -24,7 +24,7 @@ import numpy as np
 from torch import Tensor
 
 from ..axes import Factor, Rule
-from ..maps import AxisMap, identity
+from ..maps import AxisMap
 from ..options import BoTConfig
 from ..recipe import Detail, Read, Recipe, Segment, is_identity
 from ..rewrite import Opened, fit_to_low_pass
@@ -36,6 +36,7 @@ from .grids import interpolation, periodic
 from .pairs import Pair
 from .paper import paper_wavelet
 from .prepare import Prepared, about_calibration, both_sides, prepare
+from .unseen import unseen_along
 
 # Haar copies, so growth keeps every checkpoint's function whatever its norm weights, which longer
 # filters only nearly do. Noise of one standard deviation parts the twins that copies are, which
@@ -43,7 +44,7 @@ from .prepare import Prepared, about_calibration, both_sides, prepare
 # Figures: benchmarks/results/transfer-levers.md, against other methods transfer-cpu.md.
 CONSISTENT_WAVELET = "haar"
 CONSISTENT_DETAIL_SCALE = 1.0
-UNSIZED = identity(-1)  # an axis whose length only the tensor knows; it is never resized
+UNSIZED = pairs.kept(-1)  # an axis whose length only the tensor knows; it is never resized
 SIZED = ("hidden", "ffn", "heads", "head_dim", "layer")
 # Which option of BoTConfig.wavelet a role follows.
 FOLLOWS = {"readout": "hidden", "pooler": "hidden", "score": "head_dim"}
@@ -147,16 +148,18 @@ class BoT:
         return tuple(self._factor(task, factor, module) for factor in segment)
 
     def _factor(self, task: Task, factor: Factor, module: bool) -> AxisMap:
-        if not factor.role:
-            return identity(factor.size or 1)
-        source, target = task.source[factor.role], task.target[factor.role]
-        if source is None or target is None:
-            return UNSIZED
-        pair = self.pair(task, factor.role, module)
+        pair = self._pair_of(task, factor, module)
         # A score sums over head_dim: one side must read what the other writes, unless raw.
         reads = factor.reads and not (factor.role == "score" and self.raw)
         chosen = pair.consume if reads else pair.produce
         return chosen.scaled(self._score_gain(task, module, reads)) if factor.role == "score" else chosen
+
+    def _pair_of(self, task: Task, factor: Factor, module: bool = False) -> Pair:
+        if not factor.role:
+            return pairs.kept(factor.size or 1)
+        if task.source[factor.role] is None or task.target[factor.role] is None:
+            return UNSIZED
+        return self.pair(task, factor.role, module)
 
     def _score_gain(self, task: Task, module: bool, reads: bool) -> float:
         if module or self.raw or (self.options.reheads == "reshape" and task.reheaded):
@@ -208,15 +211,22 @@ class BoT:
             return None
         if kind == "zero" or scale == 0.0 or (self.raw and not module):
             return None
-        visible = tuple(tuple(self._visible(task, segment, module) for segment in axis.segments) for axis in rule.axes)
+        if not module:
+            along = unseen_along(rule, partial(self._pairs, task))
+            return along and Detail(kind, scale, (), (), (), self.options.seed, name, layer, *along)
+        # The paper's noise, less the part that is no detail.
+        visible = tuple(
+            tuple(tuple(pair.low_band() for pair in self._pairs(task, segment)) for segment in axis.segments)
+            for axis in rule.axes
+        )
         layers: tuple[tuple[int, float], ...] = ()
         source, target = task.lengths("layer")
-        if module and layer is not None and target > source and self.depth_rule(task) == "wavelet":
+        if layer is not None and target > source and self.depth_rule(task) == "wavelet":
             row = pairs.dual(source, target, self.wavelet(task, "layer")).low_band().dense()[layer]
             layers = tuple((int(i), float(row[i])) for i in np.flatnonzero(row))
         if is_identity(visible) and not layers:
             return None
-        stack = tuple(Read(name, i) for i in range(source)) if module else ()
+        stack = tuple(Read(name, i) for i in range(source))
         return Detail(kind, scale, visible, layers, stack, self.options.seed, name, layer)
 
     def _detail_choice(self, task: Task) -> tuple[str, float]:
@@ -235,25 +245,11 @@ class BoT:
         reads = [FOLLOWS.get(f.role, f.role) for f in factors if f.reads and task.target.get(f.role) is not None]
         return any(self.pair(task, role).makes_twins for role in reads)
 
-    def _visible(self, task: Task, segment: tuple[Factor, ...], module: bool) -> Segment:
-        """Per factor, the projection onto the part of the noise that must go: all axes if raw."""
+    def _pairs(self, task: Task, segment: tuple[Factor, ...]) -> tuple[Pair, ...]:
+        """The dual pairs of a segment's factors, or the one of flat heads."""
         if any(f.role == "heads" for f in segment) and self._is_flat(task):
-            pair = self._flat_pair(task, module=False)
-            return (self._projection(pair, all(f.reads for f in segment), module),)
-        return tuple(self._visible_factor(task, factor, module) for factor in segment)
-
-    def _visible_factor(self, task: Task, factor: Factor, module: bool) -> AxisMap:
-        if not factor.role:
-            return identity(factor.size or 1)
-        if task.target[factor.role] is None or task.source[factor.role] is None:
-            return UNSIZED
-        return self._projection(self.pair(task, factor.role), factor.reads, module)
-
-    @staticmethod
-    def _projection(pair: Pair, reads: bool, module: bool) -> AxisMap:
-        if module:
-            return pair.low_band()
-        return pair.reached() if reads else identity(pair.produce.target)
+            return (self._flat_pair(task, module=False),)
+        return tuple(self._pair_of(task, factor) for factor in segment)
 
     # -- words ----------------------------------------------------------------------------------
 
