@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = 1 << 21  # entries: larger ones leave the cache, in smaller ones the calls take longer than the sums
+BLOCK = 1 << 22  # entries: larger ones leave the cache, in smaller ones the calls take longer than the sums
 
 
 class Form(Protocol):
