@@ -86,7 +86,14 @@ def test_kernel_is_measured_in_copies_rivals_and_floors():
 
 
 def costs(wall: float, anonymous: float = 0.0) -> dict:
-    return {"wall": wall, "cpu": 2 * wall, "anonymous_peak": anonymous, "rss_peak": 9 * MIB, "bytes": 100 * MIB}
+    return {
+        "wall": wall,
+        "cpu": 2 * wall,
+        "anonymous_peak": anonymous,
+        "rss_peak": 9 * MIB,
+        "bytes": 100 * MIB,
+        "faults": 4,
+    }
 
 
 def end_to_end_case() -> dict:
@@ -94,8 +101,10 @@ def end_to_end_case() -> dict:
     rounds |= {"load target, copied": [costs(2.0), costs(2.0)]}
     rounds |= {"default": [costs(4.0, 130 * MIB), costs(4.0, 150 * MIB)], "plain": [costs(2.0, 90 * MIB)]}
     sizes = {"source_bytes": 192 * MIB, "target_bytes": 64 * MIB, "multiply_adds": 1024**3}
-    machine = {"copy": [0.5, 0.5], "matmul": [0.25, 0.25]}
-    return {**sizes, "grows": False, "options": {"default": {}, "plain": {}}, "machine": machine, "costs": rounds}
+    machine = {"copy": [0.5, 0.5], "matmul": [0.25, 0.25], "fault": [0.001]}
+    processes = {"load both": [2.0, 4.0], "default": [6.0, 8.0], "plain": [3.0, 3.0]}
+    rows = {"options": {"default": {}, "plain": {}}, "costs": rounds, "processes": processes}
+    return {**sizes, "grows": False, "machine": machine, **rows}
 
 
 def test_end_to_end_counts_source_and_target():
@@ -103,7 +112,12 @@ def test_end_to_end_counts_source_and_target():
     assert found["default"]["wall"] == figures.Spread(pytest.approx(4 / 3), 1.0, 2.0)
     assert found["default"]["copied"] == figures.Spread(1.0, 0.8, pytest.approx(4 / 3))
     assert found["default"]["over"] == 40 * MIB
+    assert found["default"]["process"] == figures.Spread(7.0, 6.0, 8.0)
+    assert found["default"]["both"] == figures.Spread(pytest.approx(7 / 3), 2.0, 3.0)
     assert found["plain"]["wall"].median == pytest.approx(2 / 3)
+    table = end_to_end.rows({"cases": {"a -> b": end_to_end_case()}})
+    assert {len(row) for row in table} == {len(end_to_end.HEAD)}
+    assert table[0][:6] == ["a -> b", "load both", "", "", "", "3.00 [2.00, 4.00]"]
     assert end_to_end.floors(end_to_end_case()) == (pytest.approx(1.0), 0.25)  # 256 MiB; the copy moves 128
 
 

@@ -153,6 +153,8 @@ def test_end_to_end_of_a_tiny_pair(tmp_path):
     data = json.loads((tmp_path / "speed-end-to-end-quick.json").read_text())
     (found,) = data["cases"].values()
     assert set(found["costs"]) == {*end_to_end.LOADS, "default", "detail zero"}
+    assert set(found["processes"]) == {"load both", "default", "detail zero"}
+    assert all(seconds > 0 for rounds in found["processes"].values() for seconds in rounds)
     assert found["multiply_adds"] > 1e6
     with torch.device("meta"):
         import transformers

@@ -3,9 +3,8 @@
 The baseline is what nobody can avoid: the Auto class's `from_pretrained` of the source and of the target (each from a
 folder of its own, in the stored dtype), and every byte of every parameter read. Ours is touched in the same way. What
 transformers loads so stays mapped from the file; a third load copies it into memory of its own, where ours has to be.
-All
-files have been read just before, so that no disk is measured; imports are not counted. Every call is made in a process
-of its own.
+All files have been read just before, so that no disk is measured. Every call is made in a process of its own, once in
+one that has everything imported and once, for its seconds alone, in a new interpreter.
 """
 
 import math
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import speed_pairs as pairs
+from speed_calls import loaded_model, resized_model, touch, whole
 from speed_figures import resize_multiply_adds
 from speed_process import Meter, faults, forked, read_through
 
@@ -61,6 +61,7 @@ def measured(source: str, target: str, head: str, folders: list[Path], repeats: 
     grows = pairs.SIZES[target][3] > pairs.SIZES[source][3]
     rows = GROW_OPTIONS if grows else SHRINK_OPTIONS
     costs: dict[str, list[Any]] = {name: [] for name in (*LOADS, *rows)}
+    processes: dict[str, list[float]] = {name: [] for name in ("load both", *rows)}
     machine: dict[str, list[float]] = {"copy": [], "matmul": [], "fault": []}
     for _ in range(repeats):
         for name, seconds in forked(yardsticks).items():
@@ -71,6 +72,8 @@ def measured(source: str, target: str, head: str, folders: list[Path], repeats: 
             if costs[label] and costs[label][0]["wall"] > SLOW:
                 continue
             costs[label].append(forked(resized, names[0], target, head, chosen))
+        for label, wanted in {"load both": None, **rows}.items():
+            processes[label].append(whole(names, target, head, wanted))
     source_bytes, target_bytes = (costs[name][0]["bytes"] for name in ("load source", "load target"))
     return {
         "grows": grows,
@@ -80,6 +83,7 @@ def measured(source: str, target: str, head: str, folders: list[Path], repeats: 
         "multiply_adds": forked(multiply_adds, names[0], target, head),
         "machine": machine,
         "costs": costs,
+        "processes": processes,
     }
 
 
@@ -101,21 +105,6 @@ def resized(folder: str, target: str, head: str, chosen: dict[str, Any]) -> dict
     return _costs(folder, lambda name: resized_model(name, target, head, chosen))
 
 
-def loaded_model(folder: str, head: str, **placing: Any) -> Any:
-    """The source as it is, by the Auto class."""
-    import transformers
-
-    return getattr(transformers, f"AutoModel{head}").from_pretrained(folder, **placing)
-
-
-def resized_model(folder: str, target: str, head: str, chosen: dict[str, Any], **placing: Any) -> Any:
-    """The source at the target's sizes, by ours."""
-    import transformers_bot
-
-    factory = getattr(transformers_bot, f"BoTModel{head}")
-    return factory.from_pretrained(folder, config=pairs.Size(target).config(), bot_config=chosen, **placing)
-
-
 def _costs(folder: str, load: Callable[[str], Any]) -> dict[str, Any]:
     from transformers.utils import logging
 
@@ -128,20 +117,6 @@ def _costs(folder: str, load: Callable[[str], Any]) -> dict[str, Any]:
         called = time.perf_counter() - start
         touched = touch(model)
     return {**meter.costs, "call": called, "bytes": touched}
-
-
-def touch(model: Any) -> int:
-    """Read every byte of every parameter, each once; how many there are."""
-    import torch
-
-    total = 0
-    for parameter in model.parameters():
-        flat = parameter.detach().reshape(-1).view(torch.uint8)
-        whole = flat.numel() // 8 * 8
-        flat[:whole].view(torch.int64).sum()
-        flat[whole:].sum()
-        total += flat.numel()
-    return total
 
 
 def yardsticks() -> dict[str, float]:

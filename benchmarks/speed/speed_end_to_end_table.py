@@ -6,12 +6,14 @@ from speed_figures import Spread, floor_seconds, ratio, short, spread
 
 COPY_MOVES = 2 * 64 * 2**20  # bytes that the yardstick's copy reads and writes
 NOTES = """\
-Seeded weights at the real sizes, float32; every call in a process of its own, files in the page cache, imports not
-counted, every parameter of every result read once (that is in the seconds).
+Seeded weights at the real sizes, float32; every call in a process of its own, files in the page cache, every parameter
+of every result read once (that is in the seconds). Imports are not counted, except under "process".
 
 - wall, CPU: seconds of ours. "of loading": over those of loading and touching the source plus the target with the Auto
   class; the median, [least, most] of the rounds. "of copying": the same with the target copied into memory of its own,
   where a result that did not exist before has to be; what the Auto class loads stays mapped from its file.
+- process: seconds of a new interpreter, imports and all, that resizes; "of both": over those of one that loads and
+  touches the source and the target.
 - anonymous: most anonymous memory over that before the call (RssAnon every 5 ms), and what of it is over the result's
   own bytes. max RSS also counts mapped pages of files and all libraries.
 - floor: reading the source and writing the target once at the bandwidth of `Tensor.copy_`; "to it": ours over that.
@@ -29,6 +31,8 @@ HEAD = [
     "wall, s",
     "of loading",
     "of copying",
+    "process, s",
+    "of both",
     "CPU, s",
     "of loading's",
     "anonymous, MiB",
@@ -44,14 +48,17 @@ def totals(case: dict[str, Any], field: str, target: str = "load target") -> lis
 
 
 def ratios(case: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Options -> wall and CPU over loading's, and the anonymous peak less the result's bytes."""
+    """Options -> wall, process and CPU over loading's, and the anonymous peak less the result's bytes."""
     found = {}
     for label in case["options"]:
         rounds = case["costs"][label]
         wall, cpu = (ratio([r[f] for r in rounds], totals(case, f)) for f in ("wall", "cpu"))
         copied = ratio([r["wall"] for r in rounds], totals(case, "wall", "load target, copied"))
         over = spread([r["anonymous_peak"] - r["bytes"] for r in rounds]).median
-        found[label] = {"wall": wall, "copied": copied, "cpu": cpu, "over": over}
+        process = case["processes"][label]
+        both = ratio(process, case["processes"]["load both"])
+        found[label] = {"wall": wall, "copied": copied, "process": spread(process), "both": both, "cpu": cpu}
+        found[label]["over"] = over
     return found
 
 
@@ -66,17 +73,19 @@ def rows(data: dict[str, Any]) -> list[list[str]]:
     made = []
     for key, case in data["cases"].items():
         found, (moving, adding) = ratios(case), floors(case)
+        loading = spread(case["processes"]["load both"])
+        made.append([key, "load both", "", "", "", str(loading), *[""] * (len(HEAD) - 6)])
         for label in case["costs"]:
             rounds = case["costs"][label]
             wall, cpu, peak, rss = (_of(rounds, f) for f in ("wall", "cpu", "anonymous_peak", "rss_peak"))
-            compared = ["", "", ""]
+            compared = ["", "", "", "", ""]
             ends = ["", "", "", ""]
             if label in found:
-                compared = [str(found[label][name]) for name in ("wall", "copied", "cpu")]
+                compared = [str(found[label][name]) for name in ("wall", "copied", "process", "both", "cpu")]
                 ends = [short(moving), short(wall.median / moving), short(case["multiply_adds"] / 1e9)]
                 ends.append(short(wall.median / adding) if adding else "")
             over = spread([r["anonymous_peak"] - r["bytes"] for r in rounds]).median
-            cells = [key, label, str(wall), *compared[:2], str(cpu), compared[2]]
+            cells = [key, label, str(wall), *compared[:4], str(cpu), compared[4]]
             paged = _of(rounds, "faults").median * spread(case["machine"]["fault"]).median
             made.append([*cells, _mebi(peak.median), _mebi(over), _mebi(rss.median), *ends, short(paged)])
     return made

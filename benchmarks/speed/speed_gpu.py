@@ -12,8 +12,9 @@ from typing import Any
 
 import speed_pairs as pairs
 import torch
+from speed_calls import loaded_model, resized_model
 from speed_device import Device
-from speed_end_to_end import PLAIN, loaded_model, resized_model, work_folder
+from speed_end_to_end import PLAIN, work_folder
 from speed_kernel import Case, WrongResult, difference, ours, stack
 from speed_process import forked, read_through
 

@@ -1,0 +1,64 @@
+"""What is measured end to end: loading as it is, resizing, touching; also as whole processes."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import speed_pairs as pairs
+
+
+def loaded_model(folder: str, head: str, **placing: Any) -> Any:
+    """The source as it is, by the Auto class."""
+    import transformers
+
+    return getattr(transformers, f"AutoModel{head}").from_pretrained(folder, **placing)
+
+
+def resized_model(folder: str, target: str, head: str, chosen: dict[str, Any], **placing: Any) -> Any:
+    """The source at the target's sizes, by ours."""
+    import transformers_bot
+
+    factory = getattr(transformers_bot, f"BoTModel{head}")
+    return factory.from_pretrained(folder, config=pairs.Size(target).config(), bot_config=chosen, **placing)
+
+
+def touch(model: Any) -> int:
+    """Read every byte of every parameter, each once; how many there are."""
+    import torch
+
+    total = 0
+    for parameter in model.parameters():
+        flat = parameter.detach().reshape(-1).view(torch.uint8)
+        whole = flat.numel() // 8 * 8
+        flat[:whole].view(torch.int64).sum()
+        flat[whole:].sum()
+        total += flat.numel()
+    return total
+
+
+def whole(folders: list[str], target: str, head: str, chosen: dict[str, Any] | None) -> float:
+    """Seconds of a new interpreter from its start to its end, imports and all, as a user's script pays for them.
+
+    Args:
+        folders: of the source and the target.
+        chosen: options of resizing the source to the target's size; None: both are loaded as they are.
+    """
+    asked = json.dumps({"folders": folders, "target": target, "head": head, "chosen": chosen})
+    start = time.perf_counter()
+    subprocess.run([sys.executable, str(Path(__file__).resolve()), asked], check=True, stderr=subprocess.PIPE)
+    return time.perf_counter() - start
+
+
+def main(asked: dict[str, Any]) -> None:
+    if asked["chosen"] is None:
+        for folder in asked["folders"]:
+            touch(loaded_model(folder, asked["head"]))
+    else:
+        touch(resized_model(asked["folders"][0], asked["target"], asked["head"], asked["chosen"]))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
