@@ -139,8 +139,7 @@ def add_grams(
             for _, units in network.along(name, role):
                 scale = 1 / max(float(torch.linalg.vector_norm(units, dtype=total.dtype)), TINY)
                 for part in torch.split(units, ENTRIES, dim=1):
-                    rows = torch.empty(part.shape, dtype=total.dtype)
-                    add_gram(total, torch.mul(part.to(total.dtype), scale, out=rows))
+                    add_gram(total, (part.to(total.dtype) * scale).contiguous())
 
 
 def matching_order(network: Network, role: str, first: int, layer: int) -> list[int]:

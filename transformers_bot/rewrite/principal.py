@@ -143,9 +143,7 @@ class _Block:
     def factor(self, kept: Tensor | None = None) -> Tensor:
         """L R, with `kept` in front of it."""
         left = self.left if kept is None else product(kept, self.left.T)
-        if self.right.ndim == 2:
-            return product(left, self.right.T)
-        return torch.mul(left, self.right, out=left.new_empty(left.shape))  # in rows, however `left` lies
+        return product(left, self.right.T) if self.right.ndim == 2 else left * self.right
 
 
 def _embedded(network: Network) -> Moments:
