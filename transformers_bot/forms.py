@@ -125,7 +125,9 @@ class Windows:
         # a GPU whether there are any would wait for all it has to do.
         if x.device.type != "cpu" or not math.isfinite(float(x.sum())):
             return self._taps.run(x, dim, out)
-        x, start = aligned(x.contiguous()), 0
+        if dim == 0 and x.dim() > 2 and out[0].is_contiguous():
+            x, out = x.flatten(1), out.view(len(out), -1)  # of which a product can be made in place
+        x, start = aligned(x if x.dim() == 2 and x.stride(1) == 1 else x.contiguous()), 0
         with exact_products(x.device):
             for one in self._windows:
                 read = one.read(x, dim)
