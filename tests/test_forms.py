@@ -8,7 +8,7 @@ from transformers_bot import kernels
 from transformers_bot.forms import Stencil, Taps, Windows
 from transformers_bot.maps import Band, banded
 from transformers_bot.methods.pairs import dual
-from transformers_bot.methods.unseen import details
+from transformers_bot.methods.unseen import contrasts
 from transformers_bot.wavelets import analysis, analysis_map, synthesis, synthesis_map
 
 
@@ -26,7 +26,7 @@ BANDS = {
     "taps around the edges": (analysis_map(64, 32, "bior6.8", False).bands[0], Stencil),
     "two phases of many taps": (synthesis_map(40, 80, "sym8", False).bands[0], Stencil),
     "longer than half the axis": (analysis_map(12, 6, "sym8", False).bands[0], Windows),
-    "details of every other place": (details(dual(8, 12, "haar")).bands[0], Stencil),
+    "details of every other place": (contrasts(dual(8, 12, "haar")).bands[0], Stencil),
     "long filter": (analysis_map(256, 128, "dmey", False).bands[0], Windows),
     "long filter, growing": (synthesis_map(100, 200, "dmey", True).bands[0], Windows),
     "one target entry": (analysis_map(2, 1, "db4", False).bands[0], None),

@@ -90,8 +90,8 @@ def test_pairs_are_dual_in_both_directions(source, target, wavelet):
     produce, consume = pair.produce.dense(), pair.consume.dense()
     product = consume.T @ produce if target > source else produce @ consume.T
     np.testing.assert_allclose(product, np.eye(min(source, target)), atol=1e-9)
-    projection = pair.low_band().dense()
-    np.testing.assert_allclose(projection @ projection, projection, atol=1e-9)
+    for projection in (pair.reached().dense(), pair.low_band().dense()):
+        np.testing.assert_allclose(projection @ projection, projection, atol=1e-9)
 
 
 def test_positions_are_kept_by_index():

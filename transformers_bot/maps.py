@@ -184,21 +184,6 @@ def identity_bands(length: int) -> tuple[Band, ...]:
     return (Band(np.arange(length)[:, None], np.ones((length, 1)), length),)
 
 
-def merged(axis_map: AxisMap) -> Band:
-    """All bands of a map as one, in which rows may have some taps more."""
-    index, weight = np.arange(axis_map.source)[:, None], np.ones((axis_map.source, 1))
-    for band in axis_map.bands:
-        if not isinstance(band, Band):
-            raise TypeError("a dense matrix is no band")
-        # (target, taps of this band, taps so far)
-        index, weight = index[band.index], weight[band.index] * band.weight[:, :, None]
-        index, weight = index.reshape(band.target, -1), weight.reshape(band.target, -1)
-        rows = np.repeat(np.arange(band.target), index.shape[1])
-        one = banded(rows, index.reshape(-1), weight.reshape(-1), band.target, axis_map.source)
-        index, weight = one.index, one.weight
-    return Band(index, weight, axis_map.source)
-
-
 def gather(index: Sequence[int] | np.ndarray, source: int) -> AxisMap:
     """The map whose target entry i is a copy of source entry `index[i]`."""
     column = np.asarray(index, dtype=np.int64)[:, None]

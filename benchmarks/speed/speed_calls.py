@@ -48,8 +48,11 @@ def whole(folders: list[str], target: str, head: str, chosen: dict[str, Any] | N
     """
     asked = json.dumps({"folders": folders, "target": target, "head": head, "chosen": chosen})
     start = time.perf_counter()
-    subprocess.run([sys.executable, str(Path(__file__).resolve()), asked], check=True, stderr=subprocess.PIPE)
-    return time.perf_counter() - start
+    ended = subprocess.run([sys.executable, str(Path(__file__).resolve()), asked], stderr=subprocess.PIPE, text=True)
+    seconds = time.perf_counter() - start
+    if ended.returncode:
+        raise RuntimeError(f"a process that was to be measured ended with {ended.returncode}:\n{ended.stderr[-2000:]}")
+    return seconds
 
 
 def main(asked: dict[str, Any]) -> None:

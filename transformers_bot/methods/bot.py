@@ -36,7 +36,7 @@ from .grids import interpolation, periodic
 from .pairs import Pair
 from .paper import paper_wavelet
 from .prepare import Prepared, about_calibration, both_sides, prepare
-from .unseen import unseen_along
+from .unseen import noise_maps
 
 # Haar copies, so growth keeps every checkpoint's function whatever its norm weights, which longer
 # filters only nearly do. Noise of one standard deviation parts the twins that copies are, which
@@ -88,6 +88,8 @@ class BoT:
 
     def basis(self, task: Task) -> str:
         """Where the stream is turned before it shrinks "principal", else "plain"."""
+        if self.prepared is not None:
+            return "principal" if self.prepared.stream else "plain"
         return levers.basis_of(self.options, task, self.wavelet(task, "hidden"))
 
     def config_fields(self, task: Task, config: Any) -> dict[str, Any]:
@@ -212,8 +214,8 @@ class BoT:
         if kind == "zero" or scale == 0.0 or (self.raw and not module):
             return None
         if not module:
-            along = unseen_along(rule, partial(self._pairs, task))
-            return along and Detail(kind, scale, (), (), (), self.options.seed, name, layer, *along)
+            maps = noise_maps(rule, partial(self._pairs, task))
+            return maps and Detail(kind, scale, maps[0], (), (), self.options.seed, name, layer, *maps[1])
         # The paper's noise, less the part that is no detail.
         visible = tuple(
             tuple(tuple(pair.low_band() for pair in self._pairs(task, segment)) for segment in axis.segments)

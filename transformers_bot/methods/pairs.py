@@ -28,6 +28,10 @@ class Pair:
     def grows(self) -> bool:
         return self.produce.target > self.produce.source
 
+    def reached(self) -> AxisMap:
+        """Projection of a read axis onto what the grown signal reaches, C R^T; all of it if not grown."""
+        return _there_and_back(self.produce, self.consume) if self.grows else identity(self.produce.target)
+
     def low_band(self) -> AxisMap:
         """Projection onto what analysis takes for the low band, R C^T; all of it if not grown."""
         return _there_and_back(self.consume, self.produce) if self.grows else identity(self.produce.target)

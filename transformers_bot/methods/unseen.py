@@ -1,8 +1,9 @@
 """Where noise may go when a model grows: along what a matrix reads, into what the grown signal never reaches.
 
-A grown axis carries R x, so a matrix may have noise Z D^T there without a change of the function if
-D^T R = 0: the columns of D are the detail bands. Of copies they are the contrasts between these, taken
-orthonormal, so that Z has no more entries than there are details; of longer filters D^T is I - R C^T.
+A grown axis carries R x, so a matrix may have noise N there without a change of the function if N R = 0.
+Where units are copied, N is drawn in the detail bands alone: N = Z D^T with D^T R = 0, where the columns of D
+are orthonormal contrasts between copies. Of longer filters it is drawn everywhere, less what is reached:
+N = Z (I - R C^T).
 """
 
 from collections.abc import Callable
@@ -10,59 +11,58 @@ from collections.abc import Callable
 import numpy as np
 
 from ..axes import Factor, Rule
-from ..maps import AxisMap, Band, banded, identity, merged
-from ..recipe import Segment
+from ..maps import AxisMap, Band, banded, identity
+from ..recipe import Segment, TensorMap
 from .pairs import Pair, remembered
 
 PairsOf = Callable[[tuple[Factor, ...]], tuple[Pair, ...]]  # of a segment's factors, or one of all of them
+Bands = tuple[int, tuple[Segment, ...]]  # an axis, and its maps from the detail bands to the target
 
 
-def unseen_along(rule: Rule, pairs_of: PairsOf) -> tuple[int, tuple[Segment, ...]] | None:
-    """The axis along which a tensor gets noise, and the maps from there; None if it reads nothing that grows.
-
-    One axis is enough to part what would be twins. Of two that are read (by keys: the stream and queries)
-    the one that is read as a whole is taken (queries and values stand beside the keys in a fused matrix).
-    """
-    found = {dim: [_unseen(segment, pairs_of) for segment in axis.segments] for dim, axis in enumerate(rule.axes)}
-    dims = [dim for dim, maps in found.items() if any(maps)]
-    if not dims:
+def noise_maps(rule: Rule, pairs_of: PairsOf) -> tuple[TensorMap, Bands | tuple[()]] | None:
+    """What is taken away from a tensor's noise, or the bands it is drawn in; None if it reads nothing that grows."""
+    sides = [[_sides(segment, pairs_of) for segment in axis.segments] for axis in rule.axes]
+    grown = [pair for axis in sides for segment in axis for pair, reads in segment if reads and pair.grows]
+    if not grown:
         return None
-    dim = max(dims, key=lambda one: all(found[one]))
-    pairs = zip(found[dim], rule.axes[dim].segments, strict=True)
-    return dim, tuple(maps or _silent(pairs_of(segment)) for maps, segment in pairs)
+    if all(copied_from(pair.produce) is not None for pair in grown):
+        return (), _bands(sides)
+    reached = (
+        tuple(tuple(pair.reached() if reads else identity(pair.produce.target) for pair, reads in one) for one in axis)
+        for axis in sides
+    )
+    return tuple(reached), ()
 
 
-def _unseen(segment: tuple[Factor, ...], pairs_of: PairsOf) -> Segment | None:
-    """Maps of a segment's factors from noise to what is not reached; None where it reads nothing that grows."""
+def _sides(segment: tuple[Factor, ...], pairs_of: PairsOf) -> list[tuple[Pair, bool]]:
+    """The pairs of a segment, and whether it reads along them."""
     pairs = pairs_of(segment)
     reads = [factor.reads for factor in segment] if len(pairs) == len(segment) else [all(f.reads for f in segment)]
-    grown = [i for i, (pair, one) in enumerate(zip(pairs, reads, strict=True)) if one and pair.grows]
+    return list(zip(pairs, reads, strict=True))
+
+
+def _bands(sides: list[list[list[tuple[Pair, bool]]]]) -> Bands:
+    """One axis is enough to part what would be twins. Of two that are read (by keys: the stream and queries) the
+    one that is read as a whole is taken (queries and values stand beside the keys in a fused matrix).
+    """
+    found = {dim: [_unreached(segment) for segment in axis] for dim, axis in enumerate(sides)}
+    dim = max((dim for dim, maps in found.items() if any(maps)), key=lambda one: all(found[one]))
+    silent = (tuple(pair for pair, _ in segment) for segment in sides[dim])
+    return dim, tuple(maps or _silent(pairs) for maps, pairs in zip(found[dim], silent, strict=True))
+
+
+def _unreached(segment: list[tuple[Pair, bool]]) -> Segment | None:
+    """Maps of a segment's factors from noise to what is not reached; None where it reads nothing that grows."""
+    grown = [i for i, (pair, reads) in enumerate(segment) if reads and pair.grows]
     if not grown:
         return None
     # What one factor does not reach is not reached, whatever the others do.
-    return tuple(details(pair) if i == grown[-1] else identity(pair.produce.target) for i, pair in enumerate(pairs))
+    return tuple(
+        contrasts(pair) if i == grown[-1] else identity(pair.produce.target) for i, (pair, _) in enumerate(segment)
+    )
 
 
-@remembered
-def details(pair: Pair) -> AxisMap:
-    """The map D of a pair that grows, from its detail bands to the target: D^T R = 0.
-
-    >>> from transformers_bot.methods.pairs import dual
-    >>> details(dual(2, 3, "haar")).dense().round(3).T
-    array([[ 0.   , -0.707,  0.707]])
-    """
-    produce, target = pair.produce, pair.produce.target
-    owner = _owner(produce)
-    if owner is None:
-        there_and_back = merged(pair.consume.transposed().then(pair.produce).transposed())  # C R^T
-        rows, here = np.repeat(np.arange(target), there_and_back.index.shape[1]), np.arange(target)
-        columns, weights = there_and_back.index.reshape(-1), -there_and_back.weight.reshape(-1)
-        every = (np.append(rows, here), np.append(columns, here), np.append(weights, np.ones(target)))
-        return AxisMap(target, target, (banded(*every, target, target),))
-    return _contrasts(owner)
-
-
-def _owner(produce: AxisMap) -> np.ndarray | None:
+def copied_from(produce: AxisMap) -> np.ndarray | None:
     """Of which source entry every target entry is a copy, with one factor for all of them; None if it is none."""
     index, weight = np.arange(produce.source), np.ones(produce.source)
     for band in produce.bands:
@@ -72,8 +72,17 @@ def _owner(produce: AxisMap) -> np.ndarray | None:
     return index if np.all(weight == weight[0]) else None
 
 
-def _contrasts(owner: np.ndarray) -> AxisMap:
-    """Orthonormal contrasts between copies: of the first few of a unit against the next one."""
+@remembered
+def contrasts(pair: Pair) -> AxisMap:
+    """The map D of copied units: from contrasts, of the first few copies of a unit against the next one, to the target.
+
+    >>> from transformers_bot.methods.pairs import dual
+    >>> contrasts(dual(2, 3, "haar")).dense().round(3).T
+    array([[ 0.   , -0.707,  0.707]])
+    """
+    owner = copied_from(pair.produce)
+    if owner is None:
+        raise ValueError("units that are not copied have no contrasts")
     order = np.argsort(owner, kind="stable")
     rows, columns, values, count = [], [], [], 0
     for members in np.split(order, np.flatnonzero(np.diff(owner[order])) + 1):

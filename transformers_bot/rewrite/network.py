@@ -68,6 +68,7 @@ class Network(Mapping[str, Tensor]):
         self._tensors = tensors
         self._edits: dict[str, tuple[Edit, ...]] = {}
         self._moves: list[tuple[str, int | None, AxisMap]] = []
+        self._inherited = 0
         self._releasing = Releasing(LOOKED)
         self._names = {(place.template, place.layer): name for name, place in places.items()}
         self._of_layer: dict[int | None, list[tuple[str, Place]]] = {None: list(places.items())}
@@ -99,6 +100,7 @@ class Network(Mapping[str, Tensor]):
         """The edits noted so far over the same tensors in another place, where they are then computed."""
         other = copy.copy(self)
         other._tensors, other._edits, other._moves = tensors, dict(self._edits), list(self._moves)
+        other._inherited = len(self._moves)
         return other
 
     # -- edits ----------------------------------------------------------------------------------
@@ -123,8 +125,8 @@ class Network(Mapping[str, Tensor]):
             self.edit(name, lambda x, maps=maps: apply(x, maps))  # type: ignore[misc]
 
     def follow(self, other: "Network") -> None:
-        """Note what `map_role` has done to another one, on top of one's own edits."""
-        for role, layer, axis_map in other._moves:
+        """Note what `map_role` has done to another one since it was made by `over`, on top of one's own edits."""
+        for role, layer, axis_map in other._moves[other._inherited :]:
             self.map_role(role, axis_map, layer)
 
     def moved(self, role: str, layer: int | None) -> AxisMap:

@@ -111,7 +111,7 @@ def kept_shares(network: Network, kept: Tensor, dropped: Tensor, estimate: Estim
     if len(kept) <= len(dropped):
         yield from _shares(network, kept, estimate)
     else:
-        yield from (1 - share for share in _shares(network, dropped, estimate))
+        yield from ((1 - share).clamp_min(0) for share in _shares(network, dropped, estimate))
 
 
 def _shares(network: Network, rows: Tensor, estimate: Estimate) -> Iterator[Tensor]:

@@ -1,0 +1,39 @@
+"""A calibrated shrink of what only grew merges its copies again, whatever the sizes: nothing is turned or fitted."""
+
+import pytest
+import torch
+from families import assert_same_outputs, build, outputs, resize, resized_config, save
+
+SIZES = {"whole level": 24, "partial level": 16, "more than one": 30}
+HEADS = {
+    "gpt2": ("GPT2LMHeadModel", {"tie_word_embeddings": False}),
+    "vit": ("ViTForImageClassification", {}),
+    "deit": ("DeiTForImageClassificationWithTeacher", {}),
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"order": "strongest"}], ids=["default", "strongest"])
+@pytest.mark.parametrize("hidden", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("family", HEADS)
+def test_growing_is_undone_with_calibration_too(tmp_path, family, hidden, options):
+    head, changes = HEADS[family]
+    built = build(family, head, heads=2, **changes)
+    grown = resize(save(built.model, tmp_path / "small"), resized_config(built.config, hidden=hidden), head)
+    folder = save(grown, tmp_path / "grown")
+    names = {"gpt2": "input_ids"}.get(family, "pixel_values")
+    generator = torch.Generator().manual_seed(0)
+    example = built.inputs[names]
+    if family == "gpt2":
+        batch = torch.randint(3, 23, (8, 12), generator=generator)
+    else:
+        batch = torch.randn(8, *example.shape[1:], generator=generator, dtype=example.dtype)
+    back = resize(
+        folder,
+        resized_config(built.config),
+        head,
+        bot_config=options,
+        calibration=[{names: batch}],
+        dtype=torch.float64,
+    )
+    assert back.config.transformers_bot["basis"] == "plain"
+    assert_same_outputs(outputs(back, built.inputs), outputs(built.model, built.inputs), 1e-9)
