@@ -102,6 +102,8 @@ def prepare(
         low_pass = torch.from_numpy(wavelet.produce.dense() * (source / target) ** 0.5)
         principal, known = to_principal_basis(opened, low_pass, shrink.kept)
         made = replace(made, known=known, stream=dense_pair(principal.numpy(), wavelet.label))
+    # Moving units commutes with folding, and the basis does not ask for their order: noted last, no order
+    # is carried out for a tensor that is only looked at.
     for one in in_order:
         opened.network.follow(one)
     return made
