@@ -132,6 +132,11 @@ class AxisMap:
     def is_identity(self) -> bool:
         return not self.bands
 
+    @property
+    def work(self) -> int:
+        """Multiply-adds for an entry that it reads; short filters count as one."""
+        return max((band.target if isinstance(band, Matrix) else 1 for band in self.bands), default=1)
+
     def apply(self, x: Tensor, dim: int, out: Tensor | None = None, compute: torch.dtype | None = None) -> Tensor:
         """Map axis `dim` of `x` from length `source` to `target`; an identity gives `x` itself.
 

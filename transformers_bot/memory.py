@@ -1,10 +1,17 @@
 """Giving memory back: glibc keeps freed blocks, which over a long run add up to many times what is in use."""
 
+import contextlib
 import ctypes
 import functools
-from collections.abc import Callable
+import gc
+import threading
+from collections.abc import Callable, Iterator
 
 EVERY = 32 << 20  # bytes
+NEVER = 2**30  # searches of the younger objects before all are searched
+_LOCK = threading.Lock()
+_WITHOUT = 0  # how many calls are inside `no_full_search`
+_BEFORE = (0, 0, 0)  # what was set before the first of them
 
 
 def release() -> None:
@@ -26,6 +33,28 @@ class Releasing:
         if self._since >= self._every:
             release()
             self._since = 0
+
+
+@contextlib.contextmanager
+def no_full_search() -> Iterator[None]:
+    """No search of all objects for cycles meanwhile, in any thread; young objects are searched as ever.
+
+    A full search looks at everything that torch and transformers consist of: .1 to .2 s, three times while
+    a first call imports and builds models. What a resize leaves in cycles holds no weights.
+    """
+    global _WITHOUT, _BEFORE
+    with _LOCK:
+        if not _WITHOUT:
+            _BEFORE = gc.get_threshold()
+            gc.set_threshold(*_BEFORE[:2], NEVER)
+        _WITHOUT += 1
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _WITHOUT -= 1
+            if not _WITHOUT:
+                gc.set_threshold(*_BEFORE)
 
 
 @functools.cache

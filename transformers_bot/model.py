@@ -7,6 +7,8 @@ and whoever only imports a factory should not wait for them.
 import os
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .memory import no_full_search
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -84,9 +86,10 @@ class _BaseBoTModel:
 
         Source: the BoT paper, section 3 and supplement A; gains and odd ratios are this package's.
         """
-        from . import calls  # torch, transformers' models and the methods: not before they are needed
+        with no_full_search():
+            from . import calls  # torch, transformers' models and the methods: not before they are needed
 
-        return calls.load(cls, pretrained_model_name_or_path, model_args, kwargs)
+            return calls.load(cls, pretrained_model_name_or_path, model_args, kwargs)
 
     @classmethod
     def plan(

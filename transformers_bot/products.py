@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LEAF = 512  # units whose products with each other are computed both ways, rather than half and mirrored
+LEAF = 256  # units whose products with each other are computed both ways, rather than half and mirrored
 PIECE = 4096  # rows that are made at a time, before they go where they belong
 _LOCK = threading.Lock()
 _INSIDE: dict[str, tuple[int, str]] = {}  # kind of device -> how many are inside, and what was set before
@@ -96,16 +96,16 @@ def _holder(kind: str) -> Any:
     return found if hasattr(found, "fp32_precision") else None
 
 
-def add_gram(total: Tensor, x: Tensor) -> None:
-    """Add `x @ x.T` to blocks of `total` on and above its diagonal; `mirrored` fills the others."""
+def add_gram(total: Tensor, x: Tensor, factor: float = 1.0) -> None:
+    """Add `factor * x @ x.T` to blocks of `total` on and above its diagonal; `mirrored` fills the others."""
     count = len(x)
     if count <= LEAF:
-        total.add_(product(x, x))
+        total.add_(product(x, x), alpha=factor)
         return
     half = count // 2
-    add_gram(total[:half, :half], x[:half])
-    add_gram(total[half:, half:], x[half:])
-    total[:half, half:].add_(product(x[:half], x[half:]))
+    add_gram(total[:half, :half], x[:half], factor)
+    add_gram(total[half:, half:], x[half:], factor)
+    total[:half, half:].add_(product(x[:half], x[half:]), alpha=factor)
 
 
 def mirrored(total: Tensor) -> Tensor:

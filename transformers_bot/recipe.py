@@ -181,7 +181,7 @@ def apply(
     compute: torch.dtype | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Map every axis of `x`; axes that shrink most go first, so that the later ones move less.
+    """Map every axis of `x`, in the order of least work: first what shrinks most for its own work.
 
     Args:
         compute: the dtype that is computed in; None for that of `x`.
@@ -189,7 +189,7 @@ def apply(
     """
     compute = compute or x.dtype
     dims = [dim for dim, axis in enumerate(maps) if not all(m.is_identity for one in axis for m in one)]
-    order = sorted(dims, key=lambda dim: _length(maps[dim], "target") / _length(maps[dim], "source"))
+    order = sorted(dims, key=lambda dim: _turn(maps[dim]))
     for dim in order:
         x = apply_axis(x, dim, maps[dim], watch, compute, dtype if dim == order[-1] else None)
     return x if order else x.to(dtype or compute)
@@ -283,6 +283,11 @@ def _detail(detail: Detail, like: Tensor) -> Tensor:
 def _unflattened(x: Tensor, dim: int, lengths: list[int]) -> Tensor:
     """A view in which an axis is several."""
     return x.view(*x.shape[:dim], *lengths, *x.shape[dim + 1 :]) if len(lengths) > 1 else x
+
+
+def _turn(axis: tuple[Segment, ...]) -> float:
+    """Lower goes first: of work c and ratio r, axis i before j costs c_i + r_i c_j an entry, after it c_j + r_j c_i."""
+    return (_length(axis, "target") / _length(axis, "source") - 1) / max(m.work for segment in axis for m in segment)
 
 
 def _length(axis: tuple[Segment, ...], side: str) -> int:

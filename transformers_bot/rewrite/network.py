@@ -18,7 +18,7 @@ from ..recipe import TensorMap, apply
 
 STREAM = ("hidden", "readout")  # the residual stream, before and after the norm of a tied output embedding
 Edit = Callable[[Tensor], Tensor]
-LOOKED = 64 << 20  # bytes of tensors that are looked at before freed memory is given back
+LOOKED = 256 << 20  # bytes of tensors that are looked at before freed memory is given back
 
 
 @dataclass(frozen=True)

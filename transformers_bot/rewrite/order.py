@@ -20,6 +20,7 @@ Shape = tuple["Shape", "Shape"] | tuple[()]  # a merge of two shapes, or a singl
 UNIT: Shape = ()
 PIECE = 256  # rows that are gathered at a time
 TINY = 1e-30  # of a norm or its square: what is smaller is dead; its inverse squared is finite in float32
+SAFE = 1e15  # of a norm: its square is finite in float32, and so is the inverse
 ENTRIES = 4096  # of a unit, that are multiplied at a time
 STEPS = 2**20  # between similarities of 0 and 1: what differs by less is equal
 
@@ -137,9 +138,11 @@ def add_grams(
     for name, place in network.having(role, layer):
         if place.rule.maps and (kept is None or place.layer is None or place.layer in kept):
             for _, units in network.along(name, role):
-                scale = 1 / max(float(torch.linalg.vector_norm(units, dtype=total.dtype)), TINY)
+                norm = max(float(torch.linalg.vector_norm(units, dtype=total.dtype)), TINY)
+                fits = 1 / SAFE < norm < SAFE  # then the products are scaled, which takes no copy of the units
                 for part in torch.split(units, ENTRIES, dim=1):
-                    add_gram(total, (part.to(total.dtype) * scale).contiguous())
+                    x = part.to(total.dtype) if fits else part.to(total.dtype) / norm
+                    add_gram(total, x.contiguous(), norm**-2 if fits else 1.0)
 
 
 def matching_order(network: Network, role: str, first: int, layer: int) -> list[int]:
