@@ -1,13 +1,11 @@
-"""Moments, matching and noise of recipes; memory that is given back; sums in the wider dtype."""
+"""Moments, matching and noise of recipes; sums in the wider dtype."""
 
 import math
 
 import pytest
 import torch
 
-from transformers_bot import memory
 from transformers_bot.maps import identity
-from transformers_bot.memory import Releasing
 from transformers_bot.recipe import Read, Recipe, run
 from transformers_bot.spread import drawn, matched, moments
 
@@ -33,17 +31,6 @@ def test_noise_is_the_same_for_the_same_words_only(kind, std):
     assert not torch.equal(one, drawn(kind, "1/name/1", like.shape, like))
     assert one.dtype == like.dtype
     assert float(one.std()) == pytest.approx(std, rel=0.02)
-
-
-def test_memory_is_given_back_once_in_so_many_bytes(monkeypatch):
-    given = []
-    monkeypatch.setattr(memory, "release", lambda: given.append(1))
-    releasing = Releasing(100)
-    counts = []
-    for size in (40, 59, 1, 99, 1, 250):
-        releasing.made(size)
-        counts.append(len(given))
-    assert counts == [0, 0, 1, 1, 2, 3]
 
 
 @pytest.mark.parametrize("dtypes", [("float32", "float32"), ("float32", "float64"), ("bfloat16", "float32")])

@@ -16,6 +16,29 @@ from torch import Tensor
 
 BLOCK = 1 << 22  # entries: larger ones leave the cache, in smaller ones the calls take longer than the sums
 
+HELD = 32 << 20  # bytes: freed blocks beyond that go back to the system at once, so that holding them would cost memory
+
+
+class Scratch:
+    """Memory for tensors that lie between two maps, used by one step after another.
+
+    Results stay, so what is freed between them is too small for the next one or filled by it: without this,
+    every step would wait for fresh pages (a microsecond for 4 KiB, as long as it takes to fill them).
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[Hashable, torch.dtype], Tensor] = {}
+
+    def empty(self, use: Hashable, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """A tensor of any content, which is valid until the next one for the same `use`."""
+        count = math.prod(shape)
+        if device.type != "cpu" or count * dtype.itemsize > HELD:
+            return torch.empty(shape, dtype=dtype, device=device)
+        if self._held.get((use, dtype), torch.empty(0)).numel() < count:
+            self._held.pop((use, dtype), None)  # before the larger one takes its place
+            self._held[use, dtype] = torch.empty(count, dtype=dtype)
+        return self._held[use, dtype][:count].view(*shape)
+
 
 class Form(Protocol):
     """One way to run a band."""

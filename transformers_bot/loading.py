@@ -16,7 +16,7 @@ from .errors import PlanError
 from .gpu import Arriving, Entry, gpu_for
 from .keywords import Keywords
 from .measure import Watch
-from .memory import Releasing
+from .memory import Releasing, reuse
 from .opening import Resize, open_resize
 from .planner import Plan
 from .report import Report, make_report
@@ -26,6 +26,8 @@ from .source import quiet
 from .version import __version__
 
 logger = logging.get_logger("transformers.bot")
+
+RELEASED = 128 << 20  # bytes of results after which freed memory is given back: what is given back is faulted in again
 
 
 def load_resized(
@@ -40,6 +42,7 @@ def load_resized(
         from .sharing import load_shared  # it writes checkpoints, and what does is built on this module
 
         return load_shared(model_class, name, source_config, wanted, words)
+    reuse()
     resize = open_resize(model_class, name, source_config, wanted, words)
     watch = Watch(resize.plan, resize.adapter)
     gpu = gpu_for(words.target, resize.config)
@@ -59,7 +62,7 @@ def _apart(results: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
     """All results; two layers copied from one source tensor must not become one shared parameter."""
     apart: dict[str, Tensor] = {}
     given: set[int] = set()
-    releasing = Releasing()
+    releasing = Releasing(RELEASED)
     for name, tensor in results:
         apart[name] = tensor.clone() if tensor.data_ptr() in given else tensor
         given.add(apart[name].data_ptr())

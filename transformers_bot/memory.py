@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 EVERY = 32 << 20  # bytes
+REUSED = 31 << 20  # bytes: a little below what glibc maps apart and hands back at once, whatever came before
 NEVER = 2**30  # searches of the younger objects before all are searched
 _LOCK = threading.Lock()
 _WITHOUT = 0  # how many calls are inside `no_full_search`
@@ -21,10 +22,22 @@ def release() -> None:
         trim(0)
 
 
+def reuse() -> None:
+    """Let glibc use the memory of temporary tensors again, from the first one on.
+
+    It hands back at once what is larger than the largest block freed so far (up to 32 MiB), and what is
+    free at the end of its heap beyond twice that. A first resize of a process then waits for twice as many
+    fresh pages, a microsecond for each 4 KiB. A block that is freed untouched costs nothing.
+    """
+    import torch  # not for the names of this package alone
+
+    torch.empty(REUSED, dtype=torch.uint8)
+
+
 class Releasing:
     """Gives freed memory back after every `every` bytes of tensors: doing so after each would take its time."""
 
-    def __init__(self, every: int = EVERY) -> None:
+    def __init__(self, every: int) -> None:
         self._every, self._since = every, 0
 
     def made(self, size: int) -> None:

@@ -3,15 +3,16 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from .kernels import add_into
+from .kernels import Scratch, add_into
 from .maps import AxisMap
 from .norms import undo_norm
-from .spread import drawn, matched, moments
+from .spread import Kept, drawn, matched, moments
 
 # One map per factor of a segment; an axis is one or more segments; a tensor has one entry per axis.
 Segment = tuple[AxisMap, ...]
@@ -25,7 +26,7 @@ class Detail:
     Attributes:
         kind: "gaussian" or "uniform".
         scale: in units of the low band's standard deviation.
-        visible: target -> target projection, per axis, onto what is taken away again; empty: nothing is.
+        visible: target -> target projection, per axis, onto what is taken away again; not asked with `bands`.
         layers: row of the same projection over depth: target layer -> weight (empty: no depth).
         stack: all source layers, whose joint standard deviation counts (the paper's); empty: the
             result's own counts.
@@ -124,15 +125,12 @@ class Watcher(Protocol):
         """This noise is added for the detail bands."""
 
 
-Moments = dict[tuple["Read | str", ...], tuple[float, float]]  # mean and spread of stacks measured already
-
-
 def run(
     recipe: Recipe,
     read: Callable[[Read], Tensor],
     dtype: torch.dtype,
     device: torch.device,
-    known: Moments | None = None,
+    kept: Kept | None = None,
     watch: Watcher | None = None,
 ) -> Tensor:
     """Compute a target tensor: read, upcast, sum layers, map axes, add detail, downcast once.
@@ -142,10 +140,10 @@ def run(
         read: gives the source tensor of a `Read`.
         dtype: of the result; the computation is in float32 or better.
         device: where the computation runs and the result lies.
-        known: moments kept between the calls for one plan.
+        kept: between the calls for one plan.
         watch: is told how the result comes about; it changes nothing.
     """
-    known = {} if known is None else known
+    kept = kept or Kept()
     if recipe.is_copy:
         return read(recipe.reads[0]).to(device, dtype)
     inputs = (read(one).to(device) for one in recipe.reads)  # one at a time: a sum holds two tensors
@@ -158,19 +156,19 @@ def run(
     compute = _computed(signal.dtype, dtype)
     # What goes on, or is measured (norm weights that are alike are rounded alike), is not rounded yet.
     goes_on = recipe.detail or recipe.plus or recipe.match or watch
-    out = apply(signal, recipe.maps, watch, compute, compute if goes_on else dtype)
+    out = apply(signal, recipe.maps, watch, compute, compute if goes_on else dtype, kept.scratch)
     for other in recipe.plus:
-        out = out + run(other, read, out.dtype, device, known)
+        out = out + run(other, read, out.dtype, device, kept)
     if recipe.detail is not None:
         stack = recipe.detail.stack
-        spread = (_stack_moments(stack, read, known) if stack else moments([out]))[1] or moments([out])[1]
-        noise = _detail(recipe.detail, out).mul_(recipe.detail.scale * spread)
+        spread = (_stack_moments(stack, read, kept) if stack else moments([out]))[1] or moments([out])[1]
+        noise = _detail(recipe.detail, out, kept.scratch).mul_(recipe.detail.scale * spread)
         if watch:
             watch.filled(noise)
-        out = torch.add(out, noise, out=noise)  # `out` may be the source's own tensor
+        out = torch.add(out, noise, out=None if is_identity(recipe.maps) else out)  # it may be the source's own
     if recipe.match:
-        own = _mates_moments(recipe, read, out, known) if recipe.mates else moments([out])
-        out = matched(out, own, _stack_moments(recipe.match, read, known))
+        own = _mates_moments(recipe, read, out, kept) if recipe.mates else moments([out])
+        out = matched(out, own, _stack_moments(recipe.match, read, kept))
     return out.to(dtype).contiguous()
 
 
@@ -180,18 +178,21 @@ def apply(
     watch: Watcher | None = None,
     compute: torch.dtype | None = None,
     dtype: torch.dtype | None = None,
+    scratch: Scratch | None = None,
 ) -> Tensor:
     """Map every axis of `x`, in the order of least work: first what shrinks most for its own work.
 
     Args:
         compute: the dtype that is computed in; None for that of `x`.
         dtype: of the result; None for `compute`.
+        scratch: memory for what lies between two axes.
     """
     compute = compute or x.dtype
     dims = [dim for dim, axis in enumerate(maps) if not all(m.is_identity for one in axis for m in one)]
     order = sorted(dims, key=lambda dim: _turn(maps[dim]))
-    for dim in order:
-        x = apply_axis(x, dim, maps[dim], watch, compute, dtype if dim == order[-1] else None)
+    for number, dim in enumerate(order, 1):
+        between = partial(scratch.empty, number % 2) if scratch and number < len(order) else torch.empty
+        x = apply_axis(x, dim, maps[dim], watch, compute, dtype if number == len(order) else None, between)
     return x if order else x.to(dtype or compute)
 
 
@@ -220,14 +221,15 @@ def apply_axis(
     watch: Watcher | None = None,
     compute: torch.dtype | None = None,
     dtype: torch.dtype | None = None,
+    empty: Callable[..., Tensor] = torch.empty,
 ) -> Tensor:
-    """Map every segment of one axis, factor by factor; the dtypes are those of `apply`."""
+    """Map every segment of one axis, factor by factor, into what `empty` gives; the dtypes are those of `apply`."""
     if all(m.is_identity for segment in segments for m in segment):
         return x
     compute = compute or x.dtype
     ends = [math.prod(m.target for m in segment) for segment in segments]
     shape = (*x.shape[:dim], sum(ends), *x.shape[dim + 1 :])
-    out = torch.empty(shape, dtype=dtype or compute, device=x.device)
+    out = empty(shape, dtype=dtype or compute, device=x.device)
     pieces = torch.split(x, [math.prod(m.source for m in segment) for segment in segments], dim)
     for number, (piece, into) in enumerate(zip(pieces, torch.split(out, ends, dim), strict=True)):
         segment = segments[number]
@@ -245,18 +247,18 @@ def apply_axis(
     return out
 
 
-def _stack_moments(stack: tuple[Read, ...], read: Callable[[Read], Tensor], known: Moments) -> tuple[float, float]:
-    if stack not in known:
-        known[stack] = moments(read(one) for one in stack)
-    return known[stack]
+def _stack_moments(stack: tuple[Read, ...], read: Callable[[Read], Tensor], kept: Kept) -> tuple[float, float]:
+    if stack not in kept.moments:
+        kept.moments[stack] = moments(read(one) for one in stack)
+    return kept.moments[stack]
 
 
-def _mates_moments(recipe: Recipe, read: Callable[[Read], Tensor], like: Tensor, known: Moments) -> tuple[float, float]:
+def _mates_moments(recipe: Recipe, read: Callable[[Read], Tensor], like: Tensor, kept: Kept) -> tuple[float, float]:
     """The mean and spread of a whole resized stack, made once for all of its layers."""
-    key: tuple[Read | str, ...] = ("resized", *recipe.match)
-    if key not in known:
-        known[key] = moments(_mate(recipe, row, read, like) for row in recipe.mates)
-    return known[key]
+    key = ("resized", *recipe.match)
+    if key not in kept.moments:
+        kept.moments[key] = moments(_mate(recipe, row, read, like) for row in recipe.mates)
+    return kept.moments[key]
 
 
 def _mate(recipe: Recipe, row: tuple[float, ...], read: Callable[[Read], Tensor], like: Tensor) -> Tensor:
@@ -265,12 +267,13 @@ def _mate(recipe: Recipe, row: tuple[float, ...], read: Callable[[Read], Tensor]
     return apply(_weighted_sum(replace(recipe, reads=weighted), inputs, like.dtype), recipe.maps)
 
 
-def _detail(detail: Detail, like: Tensor) -> Tensor:
-    """Unit noise in the shape of `like`, in its detail bands."""
+def _detail(detail: Detail, like: Tensor, scratch: Scratch) -> Tensor:
+    """Unit noise in the shape of `like`, in its detail bands; of the scratch's memory."""
     if detail.bands:
         shape = list(like.shape)
         shape[detail.dim] = _length(detail.bands, "source")
-        return apply_axis(drawn(detail.kind, detail.seed_of(detail.layer), shape, like), detail.dim, detail.bands)
+        inner = drawn(detail.kind, detail.seed_of(detail.layer), shape, like, partial(scratch.empty, "drawn"))
+        return apply_axis(inner, detail.dim, detail.bands, empty=partial(scratch.empty, "noise"))
     own = drawn(detail.kind, detail.seed_of(detail.layer), like.shape, like)
     seen = own
     if detail.layers:

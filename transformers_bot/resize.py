@@ -10,8 +10,9 @@ from transformers.utils import logging
 from .kernels import forget_placed
 from .measure import Watch
 from .planner import Plan, Step
-from .recipe import Moments, Watcher, run
+from .recipe import Watcher, run
 from .rewrite import Network
+from .spread import Kept
 from .transfer import CudaEngine, Sent
 
 
@@ -50,12 +51,12 @@ def _run_steps(
     device: torch.device,
     watch: Watch | None,
 ) -> Generator[tuple[str, Tensor], None, None]:
-    known: Moments = {}
+    kept = Kept()
     with _on(device, tensors, order) as there:
         there = watch.reading(there) if watch else there
         for step in steps:
             trace = watch.following(step) if watch else None
-            out = _run_step(step, there, dtype, device, known, trace)
+            out = _run_step(step, there, dtype, device, kept, trace)
             if watch:
                 watch.made(step, out)
             yield step.target, out
@@ -86,13 +87,13 @@ def _run_step(
     tensors: Mapping[str, Tensor],
     dtype: torch.dtype,
     device: torch.device,
-    known: Moments,
+    kept: Kept,
     watch: Watcher | None,
 ) -> Tensor:
     if step.recipe is None:
         raise ValueError(f"{step.target} is {step.action}: there is nothing to compute")
     with torch.no_grad():
-        out = run(step.recipe, lambda one: tensors[step.reads[one]], dtype, device, known, watch)
+        out = run(step.recipe, lambda one: tensors[step.reads[one]], dtype, device, kept, watch)
     if tuple(out.shape) != step.shape:
         raise RuntimeError(f"{step.target}: planned {step.shape}, computed {tuple(out.shape)}; please report this.")
     return out

@@ -1,12 +1,22 @@
 """What recipes measure and draw: moments of stacks, and seeded noise."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from .energy import Sums, sums
+from .kernels import Scratch
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the steps of one plan share: mean and spread of stacks measured already, memory for what lies between."""
+
+    moments: dict[Hashable, tuple[float, float]] = field(default_factory=dict)
+    scratch: Scratch = field(default_factory=Scratch)
 
 
 def moments(tensors: Iterable[Tensor]) -> tuple[float, float]:
@@ -21,11 +31,17 @@ def matched(x: Tensor, own: tuple[float, float], wanted: tuple[float, float]) ->
     return (x - own[0]) * scale + wanted[0]
 
 
-def drawn(kind: str, seed: str, shape: Sequence[int], like: Tensor) -> Tensor:
-    """Unit noise, "uniform" in [-1, 1] or "gaussian", in the dtype of `like`, the same for the same words of `seed`."""
+def drawn(
+    kind: str, seed: str, shape: Sequence[int], like: Tensor, empty: Callable[..., Tensor] = torch.empty
+) -> Tensor:
+    """Unit noise, "uniform" in [-1, 1] or "gaussian", in the dtype of `like`, the same for the same words of `seed`.
+
+    Args:
+        empty: gives the memory that is drawn into.
+    """
     generator = torch.Generator()
     generator.manual_seed(int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=7).digest(), "big"))
-    made = torch.empty(shape, dtype=torch.float32)
+    made = empty(shape, dtype=torch.float32, device=torch.device("cpu"))
     if kind == "uniform":
         made.uniform_(-1.0, 1.0, generator=generator)
     else:

@@ -20,7 +20,7 @@ from .network import Network
 
 # Attention averages values over tokens, which takes away most of their variance: an assumption, not fitted.
 ATTENTION_SHARE = 0.25
-ENTRIES = 8192  # of a table, that are multiplied at a time
+ENTRIES = 4096  # of a table, that are multiplied at a time
 ENOUGH = 16  # entries of a table for every hidden unit: three times fewer change no loss by more than .001
 NEIGHBOUR = 0.95  # correlation of neighbouring pixels
 
