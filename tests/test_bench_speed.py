@@ -101,9 +101,10 @@ def end_to_end_case() -> dict:
     rounds |= {"load target, copied": [costs(2.0), costs(2.0)]}
     rounds |= {"default": [costs(4.0, 130 * MIB), costs(4.0, 150 * MIB)], "plain": [costs(2.0, 90 * MIB)]}
     sizes = {"source_bytes": 192 * MIB, "target_bytes": 64 * MIB, "multiply_adds": 1024**3}
-    machine = {"copy": [0.5, 0.5], "matmul": [0.25, 0.25], "fault": [0.001]}
+    machine = {"copy": [0.5, 0.5], "matmul": [0.25, 0.25], "product": [0.2, 0.2], "fault": [0.001]}
     processes = {"load both": [2.0, 4.0], "default": [6.0, 8.0], "plain": [3.0, 3.0]}
-    rows = {"options": {"default": {}, "plain": {}}, "costs": rounds, "processes": processes}
+    done = {"default": {"products": 4 * 1024**3, "drawn": 5_000_000}, "plain": {"products": 0, "drawn": 0}}
+    rows = {"options": {"default": {}, "plain": {}}, "costs": rounds, "processes": processes, "operations": done}
     return {**sizes, "grows": False, "machine": machine, **rows}
 
 
@@ -118,6 +119,7 @@ def test_end_to_end_counts_source_and_target():
     table = end_to_end.rows({"cases": {"a -> b": end_to_end_case()}})
     assert {len(row) for row in table} == {len(end_to_end.HEAD)}
     assert table[0][:6] == ["a -> b", "load both", "", "", "", "3.00 [2.00, 4.00]"]
+    assert [table[-2][-4:-1], table[-1][-4:-1]] == [["4.29", "5.00", "5.00"], ["0", "", "0"]]  # 4 s over 4 x .2 s
     assert end_to_end.floors(end_to_end_case()) == (pytest.approx(1.0), 0.25)  # 256 MiB; the copy moves 128
 
 

@@ -13,6 +13,7 @@ import torch
 BENCH = Path(__file__).resolve().parents[1] / "benchmarks" / "speed"
 sys.path.insert(0, str(BENCH))
 
+import speed_calls as calls  # noqa: E402
 import speed_cli as cli  # noqa: E402
 import speed_end_to_end as end_to_end  # noqa: E402
 import speed_gpu as gpu  # noqa: E402
@@ -24,6 +25,8 @@ import speed_rivals as rivals  # noqa: E402
 import speed_scale as scale  # noqa: E402
 import speed_synthetic as synthetic  # noqa: E402
 from speed_device import Device  # noqa: E402
+
+from transformers_bot import products  # noqa: E402
 
 TINY = (4, 16, 32)
 MIB = 2**20
@@ -156,6 +159,9 @@ def test_end_to_end_of_a_tiny_pair(tmp_path):
     assert set(found["processes"]) == {"load both", "default", "detail zero"}
     assert all(seconds > 0 for rounds in found["processes"].values() for seconds in rounds)
     assert found["multiply_adds"] > 1e6
+    assert found["operations"]["detail zero"] == {"products": 0, "drawn": 0}
+    assert found["operations"]["default"]["products"] == 0
+    assert found["operations"]["default"]["drawn"] > 1000
     with torch.device("meta"):
         import transformers
 
@@ -165,6 +171,19 @@ def test_end_to_end_of_a_tiny_pair(tmp_path):
     assert all(rounds[0]["call"] < rounds[0]["wall"] for rounds in found["costs"].values())
     assert "| detail zero |" in (tmp_path / "speed-end-to-end-quick.md").read_text()
     assert not (tmp_path / "work" / "pairs").exists()
+
+
+def test_operations_are_counted(monkeypatch):
+    def resized(*_):
+        torch.matmul(torch.ones(3, 4), torch.ones(4, 5), out=torch.empty(3, 5))
+        torch.ones(3, 4) @ torch.ones(4)
+        torch.ones(2, 3, 4) @ torch.ones(2, 4, 5)
+        products.product(torch.ones(64, 32), torch.ones(48, 32))
+        torch.empty(7).normal_()
+        torch.empty(7, device="meta").normal_()
+
+    monkeypatch.setattr(calls, "resized_model", resized)
+    assert calls.operations("", "", "", {}) == {"products": 60 + 12 + 120 + 64 * 48 * 32, "drawn": 7}
 
 
 def test_touching_reads_every_byte_of_any_dtype_once():

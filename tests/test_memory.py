@@ -44,8 +44,10 @@ def test_scratch_is_the_same_memory_for_one_use_and_another_for_another():
 
 def test_scratch_holds_nothing_that_is_large_or_elsewhere():
     scratch = Scratch()
+    scratch.empty("b", (3,), torch.float32, CPU)
     entries = HELD // 4 + 1
     assert scratch.empty("a", (entries,), torch.float32, CPU).numel() == entries
+    assert not scratch._held
     assert scratch.empty("a", (3,), torch.float32, torch.device("meta")).is_meta
     assert not scratch._held
 

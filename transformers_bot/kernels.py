@@ -33,6 +33,7 @@ class Scratch:
         """A tensor of any content, which is valid until the next one for the same `use`."""
         count = math.prod(shape)
         if device.type != "cpu" or count * dtype.itemsize > HELD:
+            self._held.clear()  # at the largest tensors nothing else is held
             return torch.empty(shape, dtype=dtype, device=device)
         if self._held.get((use, dtype), torch.empty(0)).numel() < count:
             self._held.pop((use, dtype), None)  # before the larger one takes its place

@@ -39,6 +39,29 @@ def touch(model: Any) -> int:
     return total
 
 
+def operations(folder: str, target: str, head: str, chosen: dict[str, Any]) -> dict[str, int]:
+    """What a resize computes beside sums of a few entries: multiply-adds of matrix products, random numbers drawn."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    found = {"products": 0, "drawn": 0}
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = func.name().split(".")[0]
+            if name in ("aten::mm", "aten::bmm", "aten::mv"):  # b as (..., reads, writes)
+                found["products"] += args[0].numel() * (args[1].shape[-1] if args[1].dim() > 1 else 1)
+            elif name == "mkldnn::_linear_pointwise":  # b as (writes, reads)
+                found["products"] += args[0].numel() * args[1].shape[0]
+            elif name in ("aten::normal_", "aten::uniform_") and not args[0].is_meta:
+                found["drawn"] += args[0].numel()
+            return func(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Counting():
+        resized_model(folder, target, head, chosen)
+    return found
+
+
 def whole(folders: list[str], target: str, head: str, chosen: dict[str, Any] | None) -> float:
     """Seconds of a new interpreter from its start to its end, imports and all, as a user's script pays for them.
 

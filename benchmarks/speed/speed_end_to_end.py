@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import speed_pairs as pairs
-from speed_calls import loaded_model, resized_model, touch, whole
+from speed_calls import loaded_model, operations, resized_model, touch, whole
 from speed_figures import resize_multiply_adds
 from speed_process import Meter, faults, forked, read_through
 
@@ -62,7 +62,7 @@ def measured(source: str, target: str, head: str, folders: list[Path], repeats: 
     rows = GROW_OPTIONS if grows else SHRINK_OPTIONS
     costs: dict[str, list[Any]] = {name: [] for name in (*LOADS, *rows)}
     processes: dict[str, list[float]] = {name: [] for name in ("load both", *rows)}
-    machine: dict[str, list[float]] = {"copy": [], "matmul": [], "fault": []}
+    machine: dict[str, list[float]] = {"copy": [], "matmul": [], "product": [], "fault": []}
     for _ in range(repeats):
         for name, seconds in forked(yardsticks).items():
             machine[name].append(seconds)
@@ -81,6 +81,7 @@ def measured(source: str, target: str, head: str, folders: list[Path], repeats: 
         "source_bytes": source_bytes,
         "target_bytes": target_bytes,
         "multiply_adds": forked(multiply_adds, names[0], target, head),
+        "operations": {label: forked(operations, names[0], target, head, chosen) for label, chosen in rows.items()},
         "machine": machine,
         "costs": costs,
         "processes": processes,
@@ -120,15 +121,18 @@ def _costs(folder: str, load: Callable[[str], Any]) -> dict[str, Any]:
 
 
 def yardsticks() -> dict[str, float]:
-    """Seconds, the best of five: a copy of `COPY` bytes, a float32 product, and one fault of a page of memory."""
+    """Seconds, the best of five: a copy of `COPY` bytes, a float32 product of torch's and of ours, a page's fault."""
     import torch
     from speed_device import Device
+
+    from transformers_bot.products import product
 
     device = Device()
     whole = torch.zeros(COPY // 4)
     copy = torch.ones_like(whole)
     square = torch.ones(MATMUL, MATMUL)
     calls: dict[str, Callable[[], object]] = {"copy": lambda: copy.copy_(whole), "matmul": lambda: square @ square}
+    calls["product"] = lambda: product(square, square)
     best = {name: min(device.seconds(call) for _ in range(5)) for name, call in calls.items()}
     before = faults()
     fresh = [device.seconds(whole.clone) for _ in range(5)]

@@ -19,6 +19,8 @@ of every result read once (that is in the seconds). Imports are not counted, exc
 - floor: reading the source and writing the target once at the bandwidth of `Tensor.copy_`; "to it": ours over that.
 - sums: multiply-adds of the shortest low-pass (Haar) of all resampled tensors, one axis after the other, and ours over
   what they take at the rate of a 1024 x 1024 matrix product.
+- products: multiply-adds of all matrix products, counted in a run of its own, and ours over what they take at the
+  rate of a 1024 x 1024 product by the same code. drawn: random numbers, counted likewise.
 - faults: seconds that the pages of memory which were handed out or mapped meanwhile take at what one costs here.
 - Shrinking, "default" also turns the residual stream to its principal part (GPT-2, ViT, DeiT) and puts similar units
   next to each other first; "plain" is `basis="plain", order="kept"`. Growing, "default" fills some detail bands with
@@ -38,7 +40,17 @@ HEAD = [
     "anonymous, MiB",
     "over result, MiB",
 ]
-HEAD += ["max RSS, MiB", "floor, s", "to it", "sums, 1e9", "to them", "faults, s"]
+HEAD += [
+    "max RSS, MiB",
+    "floor, s",
+    "to it",
+    "sums, 1e9",
+    "to them",
+    "products, 1e9",
+    "to them",
+    "drawn, 1e6",
+    "faults, s",
+]
 
 
 def totals(case: dict[str, Any], field: str, target: str = "load target") -> list[float]:
@@ -63,7 +75,7 @@ def ratios(case: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def floors(case: dict[str, Any]) -> tuple[float, float]:
-    """Seconds that the bytes take at the copy's bandwidth, and that the sums take at the product's rate."""
+    """Seconds that the bytes take at the copy's bandwidth, and that the sums take at torch's rate of a product."""
     moved = case["source_bytes"] + case["target_bytes"]
     copy, matmul = (spread(case["machine"][name]).median for name in ("copy", "matmul"))
     return floor_seconds(moved, COPY_MOVES, copy), floor_seconds(case["multiply_adds"], 1024**3, matmul)
@@ -79,16 +91,27 @@ def rows(data: dict[str, Any]) -> list[list[str]]:
             rounds = case["costs"][label]
             wall, cpu, peak, rss = (_of(rounds, f) for f in ("wall", "cpu", "anonymous_peak", "rss_peak"))
             compared = ["", "", "", "", ""]
-            ends = ["", "", "", ""]
+            ends = [""] * 7
             if label in found:
                 compared = [str(found[label][name]) for name in ("wall", "copied", "process", "both", "cpu")]
                 ends = [short(moving), short(wall.median / moving), short(case["multiply_adds"] / 1e9)]
-                ends.append(short(wall.median / adding) if adding else "")
+                ends += [_over(wall.median, adding), *_operations(case, label, wall.median)]
             over = spread([r["anonymous_peak"] - r["bytes"] for r in rounds]).median
             cells = [key, label, str(wall), *compared[:4], str(cpu), compared[4]]
             paged = _of(rounds, "faults").median * spread(case["machine"]["fault"]).median
             made.append([*cells, _mebi(peak.median), _mebi(over), _mebi(rss.median), *ends, short(paged)])
     return made
+
+
+def _operations(case: dict[str, Any], label: str, wall: float) -> list[str]:
+    """Multiply-adds of products, the call over what they take at the rate of ours, and random numbers."""
+    done = case["operations"][label]
+    taken = floor_seconds(done["products"], 1024**3, spread(case["machine"]["product"]).median)
+    return [short(done["products"] / 1e9), _over(wall, taken), short(done["drawn"] / 1e6)]
+
+
+def _over(seconds: float, floor: float) -> str:
+    return short(seconds / floor) if floor else ""
 
 
 def _of(rounds: list[dict[str, float]], field: str) -> Spread:
