@@ -1,12 +1,15 @@
 """Memory between steps: given back, used again, and never a result's own; searches for cycles that wait."""
 
 import gc
+import sys
 import threading
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from transformers_bot import BoTModel, memory
+from transformers_bot import BoTModel, calls, memory, opening
 from transformers_bot.kernels import HELD, Scratch
 from transformers_bot.maps import from_dense, gather, identity
 from transformers_bot.memory import Releasing, no_full_search
@@ -38,6 +41,7 @@ def test_scratch_is_the_same_memory_for_one_use_and_another_for_another():
     assert smaller.data_ptr() == first.data_ptr()
     assert len({one.data_ptr() for one in (first, other, wider)}) == 3
     assert wider.dtype == torch.float64
+    assert scratch.empty("none", (0, 3), torch.float32, CPU).shape == (0, 3)
     larger = scratch.empty("a", (50, 5), torch.float32, CPU)
     assert scratch.empty("a", (4, 5), torch.float32, CPU).data_ptr() == larger.data_ptr()
 
@@ -57,11 +61,12 @@ def test_results_of_steps_that_share_memory_are_those_of_steps_alone():
     weights = {Read("w", i): torch.randn(6, 8, 4, generator=generator) for i in range(4)}
     dense = from_dense(torch.randn(40, 4, generator=generator, dtype=torch.float64).numpy())
     axes = ((gather([5, 0, 1], 6),),), ((gather([1, 1, 2, 7, 0], 8),),), ((dense,),)
-    recipes = [Recipe((read,), axes) for read in weights]
+    noise = Detail("gaussian", 1.0, (), (), (), 0, "w", None, 1, ((gather([0, 2, 0, 1, 1], 3),),))
+    recipes = [Recipe((read,), axes, replace(noise, layer=read.layer)) for read in weights]
     shared = Kept()
     together = [run(one, weights.__getitem__, torch.float32, CPU, shared) for one in recipes]
     alone = [run(one, weights.__getitem__, torch.float32, CPU) for one in recipes]
-    assert shared.scratch._held
+    assert {"drawn", "noise", 0, 1} <= {use for use, _ in shared.scratch._held}
     for one, other in zip(together, alone, strict=True):
         assert torch.equal(one, other)
     assert len({one.untyped_storage().data_ptr() for one in together}) == len(together)
@@ -117,6 +122,11 @@ def test_noise_is_added_to_no_tensor_of_the_source():
     assert not stored.any()
 
 
+# Python 3.14 searches in small steps and has no third threshold.
+SEARCHES_ALL = pytest.mark.skipif(sys.version_info >= (3, 14), reason="this Python has no full searches")
+
+
+@SEARCHES_ALL
 def test_no_full_search_ends_with_the_last_that_asked_for_it():
     before = gc.get_threshold()
     inside, leave = threading.Event(), threading.Event()
@@ -136,6 +146,38 @@ def test_no_full_search_ends_with_the_last_that_asked_for_it():
     leave.set()
     thread.join()
     assert gc.get_threshold() == before
+
+
+@SEARCHES_ALL
+def test_a_call_puts_off_full_searches(monkeypatch):
+    seen = []
+    monkeypatch.setattr(calls, "load", lambda *_: seen.append(gc.get_threshold()))
+    before = gc.get_threshold()
+    BoTModel.from_pretrained("any", n_embd=8)
+    assert seen == [(*before[:2], memory.NEVER)]
+    assert gc.get_threshold() == before
+
+
+@SEARCHES_ALL
+def test_a_threshold_that_somebody_sets_meanwhile_stays():
+    before = gc.get_threshold()
+    try:
+        with no_full_search():
+            gc.set_threshold(800, 11, 12)
+        assert gc.get_threshold() == (800, 11, 12)
+    finally:
+        gc.set_threshold(*before)
+
+
+def test_a_resize_settles_what_is_used_again_before_it_opens_anything(monkeypatch):
+    asked = []
+    monkeypatch.setattr(opening, "reuse", lambda: asked.append(1))
+    monkeypatch.setattr(opening, "sides", lambda *_: (_ for _ in ()).throw(LookupError("opened")))
+    words = SimpleNamespace(hub={}, bot_config=None)
+    with pytest.raises(LookupError, match="opened"):
+        opening.open_resize(None, "any", None, None, words)
+    assert asked == [1]
+    memory.reuse()
 
 
 def test_a_call_that_fails_leaves_the_search_as_it_was(tmp_path):

@@ -70,6 +70,13 @@ def test_a_gram_in_pieces_adds_up():
     assert torch.equal(total, total.T)
 
 
+def test_a_gram_is_added_by_its_factor():
+    x = drawn(2 * LEAF + 3, 20)
+    total = torch.ones(len(x), len(x))
+    add_gram(total, x, 0.25)
+    torch.testing.assert_close(mirrored(total), 1 + 0.25 * (x @ x.T), rtol=1e-5, atol=1e-4)
+
+
 CPU = torch.device("cpu")
 
 

@@ -15,7 +15,7 @@ from transformers_bot.methods.pairs import dual, group_sizes
 from transformers_bot.products import gram
 from transformers_bot.rewrite import fold_norms, order_heads, order_units
 from transformers_bot.rewrite.fold import is_foldable, norms
-from transformers_bot.rewrite.order import best_pairs, merge_shapes, similar_order, strongest_first
+from transformers_bot.rewrite.order import add_grams, best_pairs, merge_shapes, similar_order, strongest_first
 from transformers_bot.rewrite.principal import basis
 from transformers_bot.wavelets import analysis_map
 
@@ -160,6 +160,16 @@ def test_reordering_units_keeps_the_outputs(family, head, role):
     before = built.model.state_dict()
     assert any(not torch.equal(x, before[name]) for name, x in network.items())
     assert_kept(built, network)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-3, 1e3, 1e9])
+def test_every_matrix_counts_alike_when_units_are_compared(scale):
+    built = build("gpt2", "GPT2LMHeadModel", layer=1)
+    grams = torch.zeros(2, 20, 20)
+    for total in grams:
+        add_grams(total, network_for(built.model.float()), "ffn", 0)
+        built.model.transformer.h[0].mlp.c_fc.weight.data.mul_(scale)
+    torch.testing.assert_close(*grams.triu(), rtol=1e-4, atol=1e-5)
 
 
 def test_layers_with_dead_units_are_matched_in_float32():

@@ -78,6 +78,21 @@ def test_a_stream_of_embeddings_alone_has_the_moments_of_all_tokens_at_all_posit
     assert torch.trace(top.T @ seen @ top) > 0.95 * torch.trace(best.T @ seen @ best)
 
 
+def test_of_a_long_table_some_entries_stand_for_all():  # and not the first ones: later entries are others
+    built = dropped_blocks(build("gpt2", "GPT2LMHeadModel", vocab_size=16 * 12 * 7 + 5))
+    table = built.model.transformer.wte.weight.data
+    table.mul_(torch.linspace(0.1, 2, 12)).add_(torch.linspace(0, 1, len(table))[:, None])
+    every, seen = (
+        table.T.cov(correction=0),
+        next(weight_moments(network_for(built.model), ACT2FN["relu"]))[0].covariance,
+    )
+    seen = seen - built.model.transformer.wpe.weight.data.T.cov(correction=0)
+    assert not torch.allclose(seen, every, rtol=0, atol=1e-9)
+    best, top = (torch.linalg.eigh(one).eigenvectors[:, -6:] for one in (every, seen))
+    assert torch.trace(top.T @ every @ top) > 0.99 * torch.trace(best.T @ every @ best)
+    torch.testing.assert_close(seen.trace(), every.trace(), rtol=0.03, atol=0)
+
+
 @pytest.mark.parametrize("activation", ["gelu_new", "relu"])
 def test_the_moments_of_mlp_units_are_those_of_normal_inputs(activation):
     built = dropped_blocks(build("gpt2", "GPT2LMHeadModel", layer=1, **UNTIED))

@@ -20,7 +20,7 @@ def general_warnings(
         shown = ", ".join(renewed[:4]) + (", ..." if len(renewed) > 4 else "")
         what = "1 tensor is" if len(renewed) == 1 else f"{len(renewed)} tensors are"
         found.append(f"{what} newly initialised, train the model before use: {shown}")
-    smaller = [role for role in ("layer", "hidden", "ffn", "heads") if _change(sizes, role) < 0]
+    smaller = [role for role in ("layer", "hidden", "ffn", "heads", "head_dim") if _change(sizes, role) < 0]
     if smaller:
         lost = " and ".join(smaller)
         found.append(f"shrinking {lost} loses part of the source's function: train the model before use")

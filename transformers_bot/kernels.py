@@ -16,14 +16,14 @@ from torch import Tensor
 
 BLOCK = 1 << 22  # entries: larger ones leave the cache, in smaller ones the calls take longer than the sums
 
-HELD = 32 << 20  # bytes: freed blocks beyond that go back to the system at once, so that holding them would cost memory
+HELD = 32 << 20  # bytes: of larger tensors there are few, and holding one would cost more memory than its pages time
 
 
 class Scratch:
     """Memory for tensors that lie between two maps, used by one step after another.
 
-    Results stay, so what is freed between them is too small for the next one or filled by it: without this,
-    every step would wait for fresh pages (a microsecond for 4 KiB, as long as it takes to fill them).
+    Freed one by one they would come from fresh pages in every step, at a microsecond for 4 KiB: results, which
+    stay, move into what was freed before.
     """
 
     def __init__(self) -> None:
@@ -35,10 +35,12 @@ class Scratch:
         if device.type != "cpu" or count * dtype.itemsize > HELD:
             self._held.clear()  # at the largest tensors nothing else is held
             return torch.empty(shape, dtype=dtype, device=device)
-        if self._held.get((use, dtype), torch.empty(0)).numel() < count:
-            self._held.pop((use, dtype), None)  # before the larger one takes its place
-            self._held[use, dtype] = torch.empty(count, dtype=dtype)
-        return self._held[use, dtype][:count].view(*shape)
+        held = self._held.pop((use, dtype), None)
+        if held is None or len(held) < count:
+            held = None  # freed before the larger one takes its place
+            held = torch.empty(count, dtype=dtype, device=device)
+        self._held[use, dtype] = held
+        return held[:count].view(*shape)
 
 
 class Form(Protocol):

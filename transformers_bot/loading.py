@@ -16,7 +16,7 @@ from .errors import PlanError
 from .gpu import Arriving, Entry, gpu_for
 from .keywords import Keywords
 from .measure import Watch
-from .memory import Releasing, reuse
+from .memory import Releasing
 from .opening import Resize, open_resize
 from .planner import Plan
 from .report import Report, make_report
@@ -42,7 +42,6 @@ def load_resized(
         from .sharing import load_shared  # it writes checkpoints, and what does is built on this module
 
         return load_shared(model_class, name, source_config, wanted, words)
-    reuse()
     resize = open_resize(model_class, name, source_config, wanted, words)
     watch = Watch(resize.plan, resize.adapter)
     gpu = gpu_for(words.target, resize.config)

@@ -134,7 +134,7 @@ class AxisMap:
 
     @property
     def work(self) -> int:
-        """Multiply-adds for an entry that it reads; short filters count as one."""
+        """Multiply-adds for an entry that it reads, of its widest matrix; short filters count as one."""
         return max((band.target if isinstance(band, Matrix) else 1 for band in self.bands), default=1)
 
     def apply(self, x: Tensor, dim: int, out: Tensor | None = None, compute: torch.dtype | None = None) -> Tensor:

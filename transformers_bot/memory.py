@@ -1,4 +1,4 @@
-"""Giving memory back: glibc keeps freed blocks, which over a long run add up to many times what is in use."""
+"""Memory between steps: what is freed is used again, or given back before it adds up; full searches for cycles wait."""
 
 import contextlib
 import ctypes
@@ -31,7 +31,7 @@ def reuse() -> None:
     """
     import torch  # not for the names of this package alone
 
-    torch.empty(REUSED, dtype=torch.uint8)
+    torch.empty(REUSED, dtype=torch.uint8, device="cpu")
 
 
 class Releasing:
@@ -66,7 +66,7 @@ def no_full_search() -> Iterator[None]:
     finally:
         with _LOCK:
             _WITHOUT -= 1
-            if not _WITHOUT:
+            if not _WITHOUT and gc.get_threshold()[2] == NEVER:  # else somebody has set another one meanwhile
                 gc.set_threshold(*_BEFORE)
 
 

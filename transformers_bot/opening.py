@@ -18,6 +18,7 @@ from .errors import BadCheckpoint, BadWeights
 from .gaps import foreign_tensors, lost_tensors, optional_tensors
 from .inventory import inventory_of, predict, rules_of
 from .keywords import Keywords
+from .memory import reuse
 from .methods import Method, Task
 from .options import BoTConfig
 from .planner import Plan, Side, make_plan, task_of
@@ -80,6 +81,7 @@ def open_resize(
         BadWeights: NaN or infinity in the source, unless `nonfinite` says otherwise.
         What `plan` raises.
     """
+    reuse()
     hub = {key: value for key, value in words.hub.items() if key != "code_revision"}  # only configs take it
     sides(source_config, wanted, BoTConfig.from_any(words.bot_config))
     # The plan of a damaged config can be a long one: files that are here are looked at first.

@@ -41,8 +41,9 @@ class BoTConfig:
             even (strongest in post-norm models with `calibration=`), and wavelet if raw.
         detail: what fills the empty detail bands when growing: "zero", "gaussian" N(0, s^2) or
             "uniform" U(-s, s). With gain "raw" all seven bands are filled (supplement D.3); with
-            "consistent" only those that the grown signal cannot reach, so the function stays.
-        detail_scale: s in units of the low band's standard deviation; None is the method's choice.
+            "consistent" only those that the grown signal cannot reach, so the function stays. "auto" is
+            gaussian in what reads units that are copies, and zero elsewhere and if raw.
+        detail_scale: s in units of the low band's standard deviation; None is 1.
         heads: "whole" copies or picks whole heads, "filter" low-passes over heads, "flat" treats
             heads x head_dim as one axis as the paper does; "auto" is whole, and flat if raw.
         positions: text positions are kept by index ("crop", new ones continue periodically) or

@@ -268,7 +268,7 @@ def _mate(recipe: Recipe, row: tuple[float, ...], read: Callable[[Read], Tensor]
 
 
 def _detail(detail: Detail, like: Tensor, scratch: Scratch) -> Tensor:
-    """Unit noise in the shape of `like`, in its detail bands; of the scratch's memory."""
+    """Unit noise in the shape of `like`, in its detail bands; with `bands` in memory of the scratch."""
     if detail.bands:
         shape = list(like.shape)
         shape[detail.dim] = _length(detail.bands, "source")

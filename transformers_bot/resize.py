@@ -1,4 +1,4 @@
-"""Runs a plan tensor by tensor: memory is the result plus one tensor's temporaries."""
+"""Runs a plan tensor by tensor: memory is the result plus the temporaries of one tensor, which the next one uses."""
 
 import contextlib
 from collections.abc import Generator, Iterable, Iterator, Mapping

@@ -197,12 +197,12 @@ def memory_bound(plan: Plan, workspace: int = WORKSPACE) -> int:
     """Bytes of memory that a resize without calibration needs at most, beside the source's mapped pages.
 
     Four float32 copies of the largest tensor (what is read, its sum over layers, the result and one
-    temporary), and where units are ordered or the stream is turned, six float64 matrices over the
-    widest of these axes. None of it grows with the number of layers.
+    temporary), and if a width changes, six float64 matrices over the widest axis: what ordering units and
+    turning the stream take at most. None of it grows with the number of layers.
     """
-    shrinks = any(plan.target_sizes[role] != plan.source_sizes[role] for role in ("hidden", "ffn", "heads"))
+    changes = any(plan.target_sizes[role] != plan.source_sizes[role] for role in ("hidden", "ffn", "heads"))
     widest = max(plan.source_sizes[role] or 0 for role in ("hidden", "ffn"))
-    return 4 * 4 * _largest(plan) + (6 * 8 * widest**2 if shrinks else 0) + workspace
+    return 4 * 4 * _largest(plan) + (6 * 8 * widest**2 if changes else 0) + workspace
 
 
 def _largest(plan: Plan) -> int:

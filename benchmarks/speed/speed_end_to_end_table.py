@@ -6,8 +6,9 @@ from speed_figures import Spread, floor_seconds, ratio, short, spread
 
 COPY_MOVES = 2 * 64 * 2**20  # bytes that the yardstick's copy reads and writes
 NOTES = """\
-Seeded weights at the real sizes, float32; every call in a process of its own, files in the page cache, every parameter
-of every result read once (that is in the seconds). Imports are not counted, except under "process".
+Seeded weights at the real sizes (tiny ones with --quick), float32; every call in a process of its own, files in the
+page cache, every parameter of every result read once (that is in the seconds). Imports are not counted, except under
+"process".
 
 - wall, CPU: seconds of ours. "of loading": over those of loading and touching the source plus the target with the Auto
   class; the median, [least, most] of the rounds. "of copying": the same with the target copied into memory of its own,

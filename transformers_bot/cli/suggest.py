@@ -23,8 +23,9 @@ def add(commands: Any) -> None:
         "       (--params N | --ratio R | --memory SIZE | --like MODEL) [options]",
         help="propose valid sizes near a number of parameters, a share, or another model",
         description="Propose valid target sizes: heads divide the width and stay as wide as they are, the MLP keeps "
-        "its proportion, width and depth both shrink or both grow. The nearest come first, and of equally near ones "
-        "those for which least has to be merged. Only the config.json of the source is read.",
+        "its proportion, width and depth both shrink or both grow. Every width has the depth that comes nearest. "
+        "What is within 5 % of the wish comes first, then within 15 and 30 %; of equally near ones those for which "
+        "least has to be merged. Only the config.json of the source is read.",
         epilog="examples:\n"
         "  transformers-bot suggest gpt2 --params 60M\n"
         "  transformers-bot suggest gpt2 --memory 200MB --dtype bfloat16\n"

@@ -20,7 +20,7 @@ Shape = tuple["Shape", "Shape"] | tuple[()]  # a merge of two shapes, or a singl
 UNIT: Shape = ()
 PIECE = 256  # rows that are gathered at a time
 TINY = 1e-30  # of a norm or its square: what is smaller is dead; its inverse squared is finite in float32
-SAFE = 1e15  # of a norm: its square is finite in float32, and so is the inverse
+SAFE = 1e6  # of a norm: products of units a millionth as strong are still far from float32's ends
 ENTRIES = 4096  # of a unit, that are multiplied at a time
 STEPS = 2**20  # between similarities of 0 and 1: what differs by less is equal
 

@@ -21,7 +21,7 @@ from .network import Network
 # Attention averages values over tokens, which takes away most of their variance: an assumption, not fitted.
 ATTENTION_SHARE = 0.25
 ENTRIES = 4096  # of a table, that are multiplied at a time
-ENOUGH = 16  # entries of a table for every hidden unit: three times fewer change no loss by more than .001
+ENOUGH = 16  # entries of a table for every hidden unit: their principal directions keep what those of all do
 NEIGHBOUR = 0.95  # correlation of neighbouring pixels
 
 
@@ -38,9 +38,9 @@ def basis(moments: Tensor, low_pass: Tensor) -> tuple[Tensor, Tensor]:
     mean = torch.full((source, 1), source**-0.5, dtype=torch.float64)
     centred = moments - mean @ (mean.T @ moments)
     centred = centred - (centred @ mean) @ mean.T
-    # The mean direction, of value 0, is made the strongest.
-    _, vectors = torch.linalg.eigh(centred + (2 * float(centred.trace()) or 1.0) * mean @ mean.T)
-    frame = vectors.flip(1)  # (source, source), by falling energy
+    _, vectors = torch.linalg.eigh(centred)
+    # The mean direction comes first; among the eigenvectors it is one of value 0, which QR then skips.
+    frame, _ = torch.linalg.qr(torch.cat([mean, vectors.flip(1)], dim=1))  # (source, source), by falling energy
     return _aligned(frame[:, :target].T, low_pass), frame[:, target:].T.contiguous()
 
 
