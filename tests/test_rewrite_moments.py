@@ -90,7 +90,7 @@ def test_of_a_long_table_some_entries_stand_for_all():  # and not the first ones
     assert not torch.allclose(seen, every, rtol=0, atol=1e-9)
     best, top = (torch.linalg.eigh(one).eigenvectors[:, -6:] for one in (every, seen))
     assert torch.trace(top.T @ every @ top) > 0.99 * torch.trace(best.T @ every @ best)
-    torch.testing.assert_close(seen.trace(), every.trace(), rtol=0.03, atol=0)
+    torch.testing.assert_close(seen.trace(), every.trace(), rtol=0.1, atol=0)
 
 
 @pytest.mark.parametrize("activation", ["gelu_new", "relu"])
