@@ -1,7 +1,6 @@
 """Memory between steps: what is freed is used again, or given back before it adds up; full searches for cycles wait."""
 
 import contextlib
-import ctypes
 import functools
 import gc
 import threading
@@ -72,6 +71,8 @@ def no_full_search() -> Iterator[None]:
 
 @functools.cache
 def _trim() -> Callable[[int], int] | None:
+    import ctypes  # a millisecond that the names of this package can do without
+
     try:
         found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):  # musl, macOS; Windows has no handle of the process itself

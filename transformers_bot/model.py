@@ -7,8 +7,6 @@ and whoever only imports a factory should not wait for them.
 import os
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .memory import no_full_search
-
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -86,8 +84,10 @@ class _BaseBoTModel:
 
         Source: the BoT paper, section 3 and supplement A; gains and odd ratios are this package's.
         """
+        from .memory import no_full_search  # nothing before it is needed, least of all the next one:
+
         with no_full_search():
-            from . import calls  # torch, transformers' models and the methods: not before they are needed
+            from . import calls  # torch, transformers' models and the methods
 
             return calls.load(cls, pretrained_model_name_or_path, model_args, kwargs)
 
