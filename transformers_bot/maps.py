@@ -204,6 +204,16 @@ def from_dense(matrix: np.ndarray) -> AxisMap:
     return AxisMap(source, target, (banded(rows, columns, matrix[rows, columns], target, source),))
 
 
+def turn(source: int, target: int, work: int) -> float:
+    """When an axis is mapped, the lowest first: i before j costs c_i + r_i c_j an entry, after it c_j + r_j c_i.
+
+    Args:
+        source, target: its lengths, of ratio r.
+        work: c, of its map.
+    """
+    return (target / source - 1) / work
+
+
 def apply_along(x: Tensor, maps: Mapping[int, AxisMap]) -> Tensor:
     """Map several axes of `x`, computed in float32 or better, returned in its dtype.
 
@@ -231,7 +241,7 @@ def apply_along(x: Tensor, maps: Mapping[int, AxisMap]) -> Tensor:
 
 
 def _one_after_another(x: Tensor, maps: Mapping[int, AxisMap], out: Tensor, compute: torch.dtype) -> Tensor:
-    order = sorted(sorted(maps), key=lambda axis: maps[axis].target / maps[axis].source)
+    order = sorted(sorted(maps), key=lambda axis: turn(maps[axis].source, maps[axis].target, maps[axis].work))
     for axis in order:
         x = maps[axis].apply(x, axis, out if axis == order[-1] else None, compute)
     return x

@@ -6,7 +6,6 @@ import gc
 import threading
 from collections.abc import Callable, Iterator
 
-EVERY = 32 << 20  # bytes
 REUSED = 31 << 20  # bytes: a little below what glibc maps apart and hands back at once, whatever came before
 NEVER = 2**30  # searches of the younger objects before all are searched
 _LOCK = threading.Lock()

@@ -33,6 +33,11 @@ def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
         return out
 
 
+def times(matrix: Tensor, vector: Tensor) -> Tensor:
+    """`matrix @ vector`, the vector first: so the matrix is read as it lies, where it is transposed, too."""
+    return product(vector[None], matrix)[0]
+
+
 def aligned(x: Tensor) -> Tensor:
     """Where a tensor lies in its file must not change the last bit of a product (BLAS looks at addresses)."""
     return x if x.data_ptr() % 64 == 0 else x.clone()

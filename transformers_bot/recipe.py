@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .kernels import Scratch, add_into
-from .maps import AxisMap
+from .maps import AxisMap, turn
 from .norms import undo_norm
 from .spread import Kept, drawn, matched, moments
 
@@ -289,8 +289,7 @@ def _unflattened(x: Tensor, dim: int, lengths: list[int]) -> Tensor:
 
 
 def _turn(axis: tuple[Segment, ...]) -> float:
-    """Lower goes first: of work c and ratio r, axis i before j costs c_i + r_i c_j an entry, after it c_j + r_j c_i."""
-    return (_length(axis, "target") / _length(axis, "source") - 1) / max(m.work for segment in axis for m in segment)
+    return turn(_length(axis, "source"), _length(axis, "target"), max(m.work for segment in axis for m in segment))
 
 
 def _length(axis: tuple[Segment, ...], side: str) -> int:

@@ -22,7 +22,7 @@ from .errors import BadCheckpoint, BadKeyword, BadOption, PlanError, SaveError, 
 from .keywords import HUB, TARGET, picked
 from .loading import hand_over, provenance
 from .measure import Watch
-from .memory import EVERY, Releasing
+from .memory import Releasing
 from .model import TASKS
 from .opening import Resize, open_resize
 from .options import BoTConfig
@@ -37,6 +37,7 @@ from .targets import target_config
 logger = logging.get_logger("transformers.bot")
 CARD = "README.md"
 ROOM = 4 * 2**20  # bytes on the disk beside the weights: configs, report, card
+RELEASED = 32 << 20  # bytes of results after which freed memory is given back, at most
 WORKSPACE = 64 * 2**20  # bytes of memory beside the tensors: the plan, filters, buffers of libraries
 
 
@@ -165,7 +166,7 @@ def save_configs(folder: Path, skeleton: PreTrainedModel) -> None:
 def tensors_of(resize: Resize, skeleton: PreTrainedModel, watch: Watch | None = None) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the target's files: resampled ones as they are made, new ones from the skeleton."""
     # What glibc keeps counts against `memory_bound`, which is small where every tensor is.
-    releasing = Releasing(min(EVERY, _largest(resize.plan)))
+    releasing = Releasing(min(RELEASED, _largest(resize.plan)))
     for made in run_plan(resize.plan, resize.tensors, resize.dtype, watch=watch):
         size = made[1].nbytes
         yield made

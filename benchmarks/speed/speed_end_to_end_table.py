@@ -40,8 +40,6 @@ HEAD = [
     "of loading's",
     "anonymous, MiB",
     "over result, MiB",
-]
-HEAD += [
     "max RSS, MiB",
     "floor, s",
     "to it",

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import at_least_float32
-from ..products import product
+from ..products import times
 from .network import Network
 
 DEAD = 1e-3  # relative; beta / gamma would drown what the other channels carry
@@ -64,7 +64,7 @@ def _fold(network: Network, stem: str, layer: int | None) -> None:
         dim = network.read_axis(weight)
         if biased and bias is not None:
             rows = network[weight].to(beta.dtype).movedim(dim, -1).reshape(-1, len(beta))  # (everything else, hidden)
-            seen = product(beta[None], rows)[0]
+            seen = times(rows, beta)
             network.edit(bias, lambda x, seen=seen: x + seen.reshape(x.shape).to(x.device))  # type: ignore[misc]
         network.edit(weight, lambda x, dim=dim: x * _column(folded, dim, x.dim()).to(x.device))  # type: ignore[misc]
     network.edit(scale, torch.ones_like if biased else lambda x: x / folded.to(x.device))

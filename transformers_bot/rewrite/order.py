@@ -141,8 +141,8 @@ def add_grams(
                 norm = max(float(torch.linalg.vector_norm(units, dtype=total.dtype)), TINY)
                 fits = 1 / SAFE < norm < SAFE  # then the products are scaled, which takes no copy of the units
                 for part in torch.split(units, ENTRIES, dim=1):
-                    x = part.to(total.dtype) if fits else part.to(total.dtype) / norm
-                    add_gram(total, x.contiguous(), norm**-2 if fits else 1.0)
+                    x = part.to(total.dtype)
+                    add_gram(total, (x if fits else x / norm).contiguous(), norm**-2 if fits else 1.0)
 
 
 def matching_order(network: Network, role: str, first: int, layer: int) -> list[int]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..products import add_gram, gram, mirrored, product
+from ..products import add_gram, gram, mirrored, product, times
 from .moments import Moments
 from .network import Network
 
@@ -146,7 +146,7 @@ class _Block:
         left = self.left if kept is None else product(kept, self.left.T)
         if self.right.ndim == 2:
             return product(left, self.right.T)
-        return left.clone(memory_format=torch.contiguous_format).mul_(self.right)
+        return left.clone(memory_format=torch.contiguous_format).mul_(self.right)  # as `gram` reads it
 
 
 def _embedded(network: Network) -> Moments:
@@ -194,7 +194,7 @@ def _pixels(network: Network) -> Tensor:
 def _attention(network: Network, layer: int) -> _Block:
     out, bias = network.writer(layer, "head_dim")  # (hidden, heads * head_dim), (hidden,)
     values, shift = network.reader(layer, "head_dim")  # (heads * head_dim, hidden), (heads * head_dim,)
-    return _Block(_times(out, shift) + bias, out, ATTENTION_SHARE**0.5 * values)
+    return _Block(times(out, shift) + bias, out, ATTENTION_SHARE**0.5 * values)
 
 
 def _mlp(network: Network, layer: int, activation: Callable[[Tensor], Tensor]) -> _Block:
@@ -206,12 +206,7 @@ def _mlp(network: Network, layer: int, activation: Callable[[Tensor], Tensor]) -
     outputs = activation(inputs)
     mean = outputs @ weights
     spread = ((outputs - mean[:, None]).square() @ weights).sqrt()
-    return _Block(_times(out, mean.to(out.dtype)) + bias, out, spread.to(out.dtype))
-
-
-def _times(matrix: Tensor, vector: Tensor) -> Tensor:
-    """A matrix times a vector, the vector first: so it is read as it lies."""
-    return product(vector[None], matrix)[0]
+    return _Block(times(out, mean.to(out.dtype)) + bias, out, spread.to(out.dtype))
 
 
 def _aligned(rows: Tensor, reference: Tensor) -> Tensor:
