@@ -21,7 +21,31 @@ pytest_plugins = ["cli_window"]  # call, tiny
 MISTAKES = {
     "no command": ((), 2, "required: COMMAND"),
     "unknown command": (("plam",), 2, "invalid choice: 'plam'"),
-    "unknown option": (("plan", "SOURCE", "--wavlet", "haar"), 2, "unrecognized arguments: --wavlet"),
+    "command misspelled": (("rezise", "SOURCE", "out"), 2, "invalid choice: 'rezise'. Did you mean 'resize'"),
+    "unknown option": (("plan", "SOURCE", "--wavlet", "haar"), 2, "arguments: --wavlet haar. Did you mean '--wavelet'"),
+    "field as option": (("plan", "SOURCE", "--n_layer", "4"), 2, r"n_layer is a field .*write --set n_layer=4 \(see"),
+    "field of another spelling": (("resize", "SOURCE", "out", "--hidden-size=8"), 2, "write --set hidden_size=8"),
+    "field without --set": (("plan", "SOURCE", "n_layer=4", "n_embd=24"), 2, "Write --set n_layer=4 --set n_embd=24"),
+    "fields in one": (
+        ("plan", "SOURCE", "--set", "n_layer=2,n_head=3"),
+        2,
+        "repeat it, --set n_layer=2 --set n_head=3",
+    ),
+    "fields in one text": (("plan", "SOURCE", "--set", "a=x; b=2"), 2, "repeat it, --set a=x --set b=2"),
+    "deep": (("plan", "SOURCE", "--set", "n_layer=" + "[" * 5000 + "]" * 5000), 2, "--set n_layer: "),
+    "deep and open": (("plan", "SOURCE", "--set", "n_layer=" + "[" * 5000), 2, "n_layer"),
+    "nested": (("plan", "SOURCE", "--set", "n_layer=" + "[" * 20 + "]" * 20), 2, "more than 8 levels"),
+    "digits": (("plan", "SOURCE", "--set", "n_layer=" + "9" * 5000), 2, "--set n_layer: no field of a model takes"),
+    "infinite": (("plan", "SOURCE", "--set", "n_layer=1e999"), 2, "n_layer"),
+    "share": (("suggest", "SOURCE", "--ratio", "half"), 2, "a number above 0, got 'half'. Write it as 0.5, 50% or 1/2"),
+    "no share": (("suggest", "SOURCE", "--ratio", "1/0"), 2, "got '1/0'"),
+    "dtype": (("plan", "SOURCE", "--set", "n_layer=2", "--dtype", "int8"), 2, "dtype must be float64, .*, got 'int8'"),
+    "dtype that is a module": (("plan", "SOURCE", "--set", "n_layer=2", "--dtype", "nn"), 2, "got 'nn'"),
+    "head of another type": (
+        ("plan", "SOURCE", "--task", "masked-lm", "--set", "n_layer=2"),
+        4,
+        "for --task masked-lm: transformers has no such head for gpt2 models. Use --task base or .*--task causal-lm",
+    ),
     "no source": (("plan",), 2, "SOURCE is missing: give it on the command line, or as source: in --recipe"),
     "size": (("plan", "SOURCE", "--set", "n_embd=50"), 2, "not divisible by n_head 6 .* 48 and 54"),
     "zero": (("plan", "SOURCE", "--set", "n_layer=0"), 2, "n_layer is 0 in the target config"),
@@ -33,7 +57,11 @@ MISTAKES = {
         "gain must be one of .*Did you mean 'raw'",
     ),
     "number": (("plan", "SOURCE", "--seed", "one"), 2, "argument --seed: invalid int value"),
-    "task": (("plan", "SOURCE", "--task", "causal"), 2, "argument --task: invalid choice: 'causal'"),
+    "task": (
+        ("plan", "SOURCE", "--task", "causal"),
+        2,
+        "argument --task: invalid choice: 'causal'. Did you mean 'causal-lm'",
+    ),
     "config": (("plan", "SOURCE", "--config", "gpt2-smal"), 2, "nor a ready config .*Did you mean 'gpt2-small'"),
     "method": (("plan", "SOURCE", "--method", "bat", "--set", "n_layer=2"), 2, "unknown method 'bat'.*'bot'"),
     "reheads": (("plan", "SOURCE", "--set", "n_head=4"), 4, "Choose --reheads resample"),
@@ -68,6 +96,28 @@ def test_a_mistake_is_one_line_with_its_exit_code(call, tiny, tmp_path, monkeypa
     assert err.count("\n") == 1
     assert "Traceback" not in err
     assert err.startswith("transformers-bot")
+
+
+WAYS = [
+    (("--dtype", "fp16"), ("--dtype", "float16")),
+    (("--dtype", "BF16"), ("--dtype", "bfloat16")),
+    (("--dtype", "half"), ("--dtype", "float16")),
+    (("--dtype", "float"), ("--dtype", "float32")),
+    (("--ignore_mismatched_sizes",), ("--ignore-mismatched-sizes",)),
+    (("--detail_scale=2",), ("--detail-scale", "2")),
+]
+
+
+@pytest.mark.parametrize(("written", "meant"), WAYS)
+def test_other_spellings_are_understood(call, tiny, written, meant):
+    said = [call("plan", tiny, "--set", "n_layer=2", "--json", *words) for words in (written, meant)]
+    assert said[0] == said[1]
+    assert said[0][0] == 0
+
+
+@pytest.mark.parametrize("written", ["50%", "1/2", "50 %", "0,5", ".5", "5e-1"])
+def test_a_share_may_be_written_as_people_do(call, tiny, written):
+    assert call("suggest", tiny, "--ratio", written, "--json") == call("suggest", tiny, "--ratio", "0.5", "--json")
 
 
 def test_every_kind_of_error_has_an_exit_code():
@@ -137,8 +187,11 @@ def test_a_closed_pipe_is_no_error(tiny):
         ("use method='tile+stack'.", "use --method tile+stack."),
         ("the target as config=.", "the target as --config."),
         ("one of params=, like=, ratio= and memory=", "one of --params, --like, --ratio and --memory"),
-        ("tie_word_embeddings=False in the target config", "tie_word_embeddings=False in the target config"),
-        ("calibration= is for method='bot'", "calibration= is for --method bot"),
+        ("Set tie_word_embeddings=False in the target config", "Pass --set tie_word_embeddings=false"),
+        ("scale_attn_by_inverse_layer_idx=True divides", "scale_attn_by_inverse_layer_idx=true divides"),
+        ("or pass overwrite='foreign'.", "or pass --overwrite-foreign."),
+        ("for BoTModelForMaskedLM: use BoTModel", "for --task masked-lm: use --task base"),
+        ("calibration= is for method='bot'", "--calibration is for --method bot"),
     ],
 )
 def test_messages_name_options(python, shell):
@@ -201,6 +254,15 @@ def test_a_recipes_config_may_be_a_name(call, tmp_path, tiny):
         ("source: !!python/object/apply:os.system [true]\n", "is not a YAML recipe"),
         ("source: gpt2\n" + "#" * 64_000, "has 64,013 bytes; a recipe has at most 64,000"),
         ("", "must be a YAML table"),
+        ("source: !!timestamp x\n", "is not a YAML recipe"),
+        ("source: !!bool x\n", "is not a YAML recipe"),
+        ("source: !!int x\n", "is not a YAML recipe"),
+        ("source: !!float x\n", "is not a YAML recipe"),
+        ("source: !!binary x\n", "is not a YAML recipe"),
+        ("? [a]\n: b\n", "is not a YAML recipe"),
+        ("? {a: b}\n: b\n", "is not a YAML recipe"),
+        ("source: " + "[" * 5000, "is not a YAML recipe"),
+        ("a\0b: 1\n", "is not a YAML recipe"),
     ],
 )
 def test_a_wrong_recipe_is_one_line(call, tmp_path, text, message):

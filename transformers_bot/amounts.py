@@ -29,6 +29,23 @@ def read_bytes(value: Any) -> float:
     return _read(value, BYTES, "an amount of memory such as 200MB or 1.5GiB")
 
 
+def read_share(value: Any) -> float:
+    """A share out of a number or text.
+
+    >>> read_share("50%"), read_share("1/2"), read_share(0.5)
+    (0.5, 0.5, 0.5)
+    """
+    text = str(value).strip().replace(",", ".")
+    found = re.fullmatch(r"(\d*\.?\d+(?:e[+-]?\d+)?|\d+\.)\s*(%|/\s*\d*\.?\d+)?", text, re.IGNORECASE)
+    share = 0.0
+    if found and not isinstance(value, bool):
+        below = 100.0 if found[2] == "%" else float((found[2] or "/1")[1:])
+        share = float(found[1]) / below if below else 0.0
+    if not 0 < share < math.inf:
+        raise BadOption(f"ratio must be a number above 0, got {value!r}. Write it as 0.5, 50% or 1/2.")
+    return share
+
+
 def _read(value: Any, units: dict[str, int], what: str) -> float:
     text = str(value).strip().replace("_", "").replace(",", "")
     found = re.fullmatch(r"(\d+(?:\.\d*)?(?:e\d+)?)\s*([a-z]*)", text.lower())

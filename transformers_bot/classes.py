@@ -7,8 +7,8 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
-from .adapters import ADAPTERS
 from .errors import BadCheckpoint, UnsupportedArchitecture
+from .model import TASKS
 
 ModelClass = type[PreTrainedModel]
 
@@ -37,10 +37,9 @@ def class_in_mapping(mapping: str, config: PreTrainedConfig, asked_by: str) -> M
     """Look a config up in one of transformers' task mappings, as the Auto classes do."""
     table = getattr(modeling_auto, mapping)
     if type(config) not in table:
-        known = ", ".join(dict.fromkeys(c.__name__ for c in table if c.model_type in ADAPTERS))
         raise UnsupportedArchitecture(
-            f"Unrecognized configuration class {type(config).__name__} for {asked_by}. "
-            f"Model type should be one of {known}."
+            f"Unrecognized configuration class {type(config).__name__} for {asked_by}: transformers has no such head "
+            f"for {config.model_type} models. Use {' or '.join(_factories(config)) or 'a supported model type'}."
         )
     found = table[type(config)]
     if not isinstance(found, (list, tuple)):
@@ -49,3 +48,9 @@ def class_in_mapping(mapping: str, config: PreTrainedConfig, asked_by: str) -> M
     named = {candidate.__name__: candidate for candidate in found}
     chosen = next((named[a] for a in config.architectures or [] if a in named), found[0])
     return cast(ModelClass, chosen)
+
+
+def _factories(config: PreTrainedConfig) -> list[str]:
+    """The factories that have a class for this model type."""
+    tables = ((factory.__name__, getattr(modeling_auto, factory.mapping)) for factory in TASKS.values())
+    return [name for name, table in tables if type(config) in table]

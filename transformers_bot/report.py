@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class Report:
         tensors: every tensor of the target once, in its order.
         dropped: source tensors that nothing is made of -> why.
         warnings: sentences a user should read.
+        written: file -> fingerprint, of what `resize_checkpoint` wrote beside report and card; by these it knows
+            a folder that it may replace. Empty for a model in memory.
     """
 
     classes: tuple[str, str]
@@ -59,6 +61,7 @@ class Report:
     tensors: tuple[Tensor, ...]
     dropped: dict[str, str]
     warnings: tuple[str, ...]
+    written: dict[str, str] = field(default_factory=dict, metadata={"optional": True})
 
     def to_dict(self) -> dict[str, Any]:
         """The report in JSON types: `Report.from_dict(report.to_dict()) == report`."""

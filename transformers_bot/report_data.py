@@ -1,6 +1,6 @@
 """From JSON types to the frozen classes of a report: what a file holds is checked before it is believed."""
 
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -28,10 +28,12 @@ def decode(hint: Any, value: Any, where: str) -> Any:
         return {name: decode(args[1], one, f"{where}.{name}") for name, one in _checked(value, dict, where).items()}
     if is_dataclass(hint) and isinstance(hint, type):
         hints = get_type_hints(hint)
-        odd = set(_checked(value, dict, where)) ^ set(hints)
+        optional = {one.name for one in fields(hint) if one.metadata.get("optional")}  # what older reports lack
+        odd = (set(_checked(value, dict, where)) ^ set(hints)) - (optional - set(value))
         if odd:
             raise ValueError(f"{where} has missing or unknown fields: {', '.join(sorted(map(str, odd)))}")
-        return hint(**{name: decode(inner, value[name], f"{where}.{name}") for name, inner in hints.items()})
+        given = ((name, inner) for name, inner in hints.items() if name in value)
+        return hint(**{name: decode(inner, value[name], f"{where}.{name}") for name, inner in given})
     if hint is Any:
         return value
     return float(_checked(value, (int, float), where)) if hint is float else _checked(value, hint, where)

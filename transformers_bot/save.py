@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -36,11 +36,17 @@ PIECES = ("tokenizer.model", "spiece.model", "sentencepiece*.model", "*.spm", "*
 OTHERS = ("*config.json", "model*.index*.json", "pytorch_model*.index*.json", "chat_template.*", "README.md", "LICENSE")
 SAVED = (*WEIGHTS, *TOKENS, *PIECES, *OTHERS, "transfer_report.json", ".gitattributes", ".DS_Store")
 TEMPLATES = "additional_chat_templates"
+Foreign = Callable[[Path], str | None]
 
 
 @contextmanager
 def whole_folder(
-    out: str | os.PathLike[str], *, overwrite: bool = False, needs: int = 0, keep: Sequence[Path] = ()
+    out: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    needs: int = 0,
+    keep: Sequence[Path] = (),
+    foreign: Foreign | None = None,
 ) -> Iterator[Path]:
     """Yield an empty folder to write into, which takes the place of `out` in one step when the block ends well.
 
@@ -65,12 +71,13 @@ def whole_folder(
             and weights, and with nothing in it that is no part of one. An empty folder is always replaced.
         needs: bytes that must be free.
         keep: paths that must not lie in the replaced folder: the source's files.
+        foreign: says why a saved model must not be replaced after all, None where it may; asked once.
 
     Raises:
         SaveError: `out` cannot or must not be written, another process is writing to it, or the disk is full or
             fails in the block (ENOSPC, EDQUOT, EFBIG, EIO). Other errors of the block pass unchanged.
     """
-    target = check_place(out, overwrite=overwrite, keep=keep)
+    target = check_place(out, overwrite=overwrite, keep=keep, foreign=foreign)
     _check_space(target, needs)
     with _parents(target.parent), _lock(target):
         staging = target.with_name(f".{target.name}.bot-{os.getpid()}-{secrets.token_hex(4)}")
@@ -108,11 +115,17 @@ def _told(doing: str) -> Iterator[None]:
         raise SaveError(f"Cannot {doing}: {error.strerror or error}{where}. Choose another folder.") from error
 
 
-def check_place(out: str | os.PathLike[str], *, overwrite: bool = False, keep: Sequence[Path] = ()) -> Path:
+def check_place(
+    out: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    keep: Sequence[Path] = (),
+    foreign: Foreign | None = None,
+) -> Path:
     """The folder that is meant; raises what `whole_folder` would where it cannot be written to."""
     with _told(f"write to {os.fspath(out)!r}"):
         target = _resolve(out)
-        _check_replaceable(target, overwrite, keep)
+        _check_replaceable(target, overwrite, keep, foreign)
     return target
 
 
@@ -132,7 +145,9 @@ def _resolve(out: str | os.PathLike[str]) -> Path:
     return target
 
 
-def _check_replaceable(target: Path, overwrite: bool, keep: Sequence[Path]) -> None:
+def _check_replaceable(
+    target: Path, overwrite: bool, keep: Sequence[Path] = (), foreign: Foreign | None = None
+) -> None:
     """Raise where something stands at `target` that must not be replaced."""
     if not target.exists():
         return
@@ -144,22 +159,33 @@ def _check_replaceable(target: Path, overwrite: bool, keep: Sequence[Path]) -> N
     for path in keep:
         if _lies_in(path, target):
             raise SaveError(f"{target} holds the source: {path} would be deleted. Choose another folder.")
+    if why := _why_no_model(target, names):
+        raise SaveError(
+            f"{target} does not look like a saved model: {why}. overwrite=True replaces saved models only."
+            " Choose another folder, or remove this one yourself."
+            if overwrite
+            else f"{target} exists and is not empty: {why}. Choose another folder."
+        )
+    if why := foreign(target) if foreign else None:
+        raise SaveError(
+            f"{target} holds a model that was not written by a resize, or that was trained or changed since ({why})."
+            " Choose another folder. If that model may be lost for ever, pass overwrite='foreign'."
+        )
     if not overwrite:
         raise SaveError(
             f"{target} exists and is not empty. Choose another folder, or replace it as a whole with overwrite=True."
         )
+
+
+def _why_no_model(target: Path, names: Sequence[str]) -> str | None:
+    """Why a folder is no saved model, or more than one; None where it is just that."""
     if foreign := [name for name in names if name != TEMPLATES and not _is_file(target / name, SAVED)]:
-        why = f"it holds {_some(foreign)}"
-    elif "config.json" not in names:
-        why = "it has no config.json"
-    elif not any(_is_file(target / name, WEIGHTS) for name in names):
-        why = "it has no weights"
-    else:
-        return
-    raise SaveError(
-        f"{target} does not look like a saved model: {why}. overwrite=True replaces saved models only."
-        " Choose another folder, or remove this one yourself."
-    )
+        return f"it holds {_some(foreign)}"
+    if "config.json" not in names:
+        return "it has no config.json"
+    if not any(_is_file(target / name, WEIGHTS) for name in names):
+        return "it has no weights"
+    return None
 
 
 def _is_file(path: Path, patterns: tuple[str, ...]) -> bool:

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from transformers.utils import logging
 from . import card, companions, hub
 from .calls import read_call, source_name
 from .card_merge import read_metadata, split_card, update_card
-from .checkpoint import Hashing
+from .checkpoint import Hashing, check_files
 from .classes import own_class
 from .errors import BadCheckpoint, BadKeyword, BadOption, PlanError, SaveError, suggest
-from .keywords import HUB, TARGET, picked
+from .keywords import HUB, TARGET, Keywords, picked
 from .loading import hand_over, provenance
 from .measure import Watch
 from .memory import Releasing
@@ -32,7 +32,8 @@ from .report import Report, make_report
 from .resize import run_plan
 from .save import check_place, whole_folder
 from .shards import Entry, Shard, ShardWriter, lay_out, total_bytes
-from .targets import target_config
+from .targets import plan_from_configs, target_config
+from .written import fingerprints, why_foreign
 
 logger = logging.get_logger("transformers.bot")
 CARD = "README.md"
@@ -49,7 +50,7 @@ def resize_checkpoint(
     *,
     task: str | None = None,
     max_shard_size: int | str = "50GB",
-    overwrite: bool = False,
+    overwrite: bool | str = False,
     tokenizer: bool = True,
     **kwargs: Any,
 ) -> Report:
@@ -74,7 +75,9 @@ def resize_checkpoint(
         config: the target, as in `BoTModel.from_pretrained`; overrides may be keywords.
         task: another head than the source's own: one of `transformers_bot.model.TASKS`.
         max_shard_size: of a weight file, as in `save_pretrained`.
-        overwrite: replace `out`, which must be a checkpoint folder, if it exists.
+        overwrite: True replaces `out` as a whole if it exists and is what a resize wrote, not trained and not
+            changed since. "foreign" replaces any saved model, whoever made or trained it: that one is lost.
+            A folder that holds anything but a saved model is never replaced.
         tokenizer: carry tokenizer and processor files along, and check the vocabulary.
         kwargs: of `BoTModel.from_pretrained`: `dtype`, `method`, `bot_config`, `calibration`,
             `revision`, `nonfinite`, `allow_pickle`, `strict`, ...; those that place a model in
@@ -88,17 +91,20 @@ def resize_checkpoint(
         SaveError: `out` exists, is being written by another process, or does not fit on the disk.
         What `BoTModel.from_pretrained` raises.
     """
-    place = check_place(out, overwrite=overwrite)  # before anything is fetched
-    before = _card_before(place / CARD)
+    replacing = _replacing(overwrite)
     name = source_name(source)
-    resize = _opened(name, config, task, kwargs)
+    asked = _asked(name, config, task, kwargs)
+    lay_out((), max_shard_size)  # refuses a size that is none
+    place = _free_place(out, replacing, asked)  # before weights are fetched
+    before = _card_before(place / CARD)
+    resize = asked.opened()
     seed = BoTConfig.from_any(resize.words.bot_config).seed
     skeleton = skeleton_of(resize, seed)
     _check_generation(name, skeleton)
     stored, shards = layout_of(resize, skeleton, max_shard_size)
     files = companions.find(name, picked(kwargs, HUB)) if tokenizer else {}
     needs = total_bytes(shards) + ROOM + sum(file.stat().st_size for file in files.values())
-    writing = whole_folder(out, overwrite=overwrite, needs=needs, keep=resize.checkpoint.files)
+    writing = whole_folder(out, **replacing, needs=needs, keep=resize.checkpoint.files)
     with writing as folder, Hashing(resize.checkpoint) as hashing:
         warnings = companions.carry(files, folder, resize.config)
         watch = write_weights(folder, resize, skeleton, stored, shards)
@@ -106,7 +112,7 @@ def resize_checkpoint(
         skeleton.config.transformers_bot = record
         report = make_report(resize.plan, watch, skeleton.config.transformers_bot)
         report = replace(report, warnings=(*report.warnings, *warnings))
-        _write_side_files(folder, skeleton, report, resize, before)
+        report = _write_side_files(folder, skeleton, report, resize, before)
     for sentence in report.warnings:
         logger.warning(sentence)
     return report
@@ -211,8 +217,28 @@ def _largest(plan: Plan) -> int:
     return max(math.prod(shape) for shape in (*plan.source.shapes.values(), *plan.target.shapes.values()))
 
 
-def _opened(name: str, config: Any, task: str | None, kwargs: dict[str, Any]) -> Resize:
-    """The resize that a call asks for, with its source open."""
+@dataclass(frozen=True)
+class _Asked:
+    """A call whose configs and keywords fit together; no weights are open yet."""
+
+    name: str
+    model_class: type[PreTrainedModel]
+    source: PreTrainedConfig
+    wanted: PreTrainedConfig
+    words: Keywords
+
+    def check(self) -> None:
+        """Raise what can be said without fetching weights."""
+        plan_from_configs(self.source, self.wanted, own_class(self.source), self.model_class, self.words)
+        if os.path.isdir(self.name):
+            check_files(self.name, {**self.words.hub, **self.words.files}, allow_pickle=self.words.allow_pickle)
+
+    def opened(self) -> Resize:
+        return open_resize(self.model_class, self.name, self.source, self.wanted, self.words)
+
+
+def _asked(name: str, config: Any, task: str | None, kwargs: dict[str, Any]) -> _Asked:
+    """What a call asks for, the source's config first: a source that is none is said before anything else."""
     placing = sorted(set(kwargs) & ({*TARGET, "output_loading_info"} - {"generation_config"}))
     if placing:
         raise BadKeyword(f"{placing[0]}= is for a model in memory; resize_checkpoint writes files. Leave it out.")
@@ -223,7 +249,23 @@ def _opened(name: str, config: Any, task: str | None, kwargs: dict[str, Any]) ->
     if words.config is None and not words.overrides:
         raise BadOption("no target is given: pass config=, or fields of the config to change.")
     wanted = target_config(source, words)
-    return open_resize(class_for(wanted), name, source, wanted, words)
+    return _Asked(name, class_for(wanted), source, wanted, words)
+
+
+def _replacing(overwrite: bool | str) -> dict[str, Any]:
+    """How an existing folder is dealt with, as `whole_folder` takes it."""
+    if overwrite not in (True, False, "foreign"):
+        raise BadOption(f"overwrite must be True, False or 'foreign', got {overwrite!r}.")
+    return {"overwrite": bool(overwrite), "foreign": None if overwrite == "foreign" else why_foreign}
+
+
+def _free_place(out: str | os.PathLike[str], replacing: dict[str, Any], asked: _Asked) -> Path:
+    """The folder to write; where it is taken, mistakes in the call come first: another folder would not mend them."""
+    try:
+        return check_place(out, **replacing)
+    except SaveError:
+        asked.check()
+        raise
 
 
 def _stored_names(resize: Resize, skeleton: PreTrainedModel) -> dict[str, str]:
@@ -247,12 +289,14 @@ def _entries(resize: Resize, stored: dict[str, str]) -> list[Entry]:
 
 def _write_side_files(
     folder: Path, skeleton: PreTrainedModel, report: Report, resize: Resize, card_before: str
-) -> None:
+) -> Report:
     """The configs as `save_pretrained` writes them, the report, and the card with what people wrote before."""
     skeleton.config.dtype = str(resize.dtype).removeprefix("torch.")
     skeleton.config.architectures = [type(skeleton).__name__]
     save_configs(folder, skeleton)
+    report = replace(report, written=fingerprints(folder))
     report.save(folder)
     text = card.model_card(skeleton.config, report, source_card=hub.source_card(resize.name, resize.words.hub))
     text = update_card(card_before, text) if card_before else text
     (folder / CARD).write_text(text, encoding="utf-8")
+    return report

@@ -22,7 +22,7 @@ from transformers import PreTrainedConfig
 
 from . import adapters
 from .adapters import Adapter
-from .amounts import read_bytes, read_number
+from .amounts import read_bytes, read_number, read_share
 from .classes import own_class
 from .errors import BadOption, BadSize
 from .inventory import predict
@@ -75,7 +75,7 @@ def suggest(
     *,
     params: int | float | str | None = None,
     like: str | PreTrainedConfig | None = None,
-    ratio: float | None = None,
+    ratio: float | str | None = None,
     memory: int | float | str | None = None,
     dtype: Any = None,
     count: int = 5,
@@ -94,7 +94,7 @@ def suggest(
         params: how many parameters the result shall have, a number or text such as "60M".
         like: a model whose layers, width and MLP to take: a ready config's name, a folder, a hub id or a
             config of any supported architecture. Vocabulary and positions stay the source's.
-        ratio: parameters beside the source's, such as 0.5.
+        ratio: parameters beside the source's, such as 0.5, "50%" or "1/2".
         memory: the most that the weights may take, bytes or text such as "200MB".
         dtype: of the result, for bytes; the source's by default.
         count: how many sizes at most.
@@ -118,7 +118,7 @@ def suggest(
         return search.like(like, count)
     if memory is not None:
         return search.within(int(read_bytes(memory) / search.itemsize), count)
-    wanted = read_number(params) if params is not None else _ratio(ratio) * search.parameters
+    wanted = read_number(params) if params is not None else read_share(ratio) * search.parameters
     return search.near(wanted, count)
 
 
@@ -271,9 +271,3 @@ def _known(sizes: Mapping[str, int | None], role: str) -> int:
     if length is None:
         raise BadOption(f"the adapter does not say how long {role} is; sizes need it.")
     return length
-
-
-def _ratio(ratio: Any) -> float:
-    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio < math.inf:
-        raise BadOption(f"ratio must be a number above 0, got {ratio!r}.")
-    return float(ratio)

@@ -16,6 +16,9 @@ from .planner import Plan, Side, make_plan
 from .sizes import check_supported, config_field, rebuild, role_sizes
 from .source import FLOATS, quiet
 
+DTYPES = {"fp16": "float16", "f16": "float16", "bf16": "bfloat16"}  # what torch itself has no name for
+DTYPES |= {"fp32": "float32", "f32": "float32", "fp64": "float64", "f64": "float64"}
+
 
 def read_config(source: str, hub: dict[str, Any], like: type[PreTrainedConfig] | None = None) -> PreTrainedConfig:
     """The source's own config, through transformers, with errors that name what is wrong.
@@ -108,9 +111,11 @@ def asked_dtype(asked: Any, wanted: PreTrainedConfig) -> torch.dtype | None:
     """The dtype of the result, None for the checkpoint's own."""
     dtype = wanted.dtype if asked in (None, "auto") else asked
     if isinstance(dtype, str):
-        dtype = getattr(torch, dtype.removeprefix("torch."), dtype)
+        name = dtype.lower().removeprefix("torch.")
+        found = getattr(torch, DTYPES.get(name, name), None)
+        dtype = found if isinstance(found, torch.dtype) else dtype
     if dtype is None:
         return None
     if not isinstance(dtype, torch.dtype) or dtype not in FLOATS.values():
-        raise BadOption(f"dtype must be float64, float32, bfloat16, float16 or 'auto', got {dtype!r}.")
+        raise BadOption(f"dtype must be float64, float32, bfloat16, float16 or 'auto', got {asked!r}.")
     return dtype

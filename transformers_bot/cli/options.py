@@ -3,9 +3,11 @@
 import argparse
 import json
 import os
+import re
 from typing import Any
 
 from .. import errors, model
+from ..report_text import cut
 
 # Options of BoTConfig; it checks the values itself and names the nearest one.
 BOT_OPTIONS = {
@@ -23,6 +25,7 @@ BOT_OPTIONS = {
 }
 METAVARS = {"wavelet": "NAME", "detail_scale": "NUMBER", "seed": "NUMBER"}
 NUMBERS = {"detail_scale": float, "seed": int}
+DEEPEST = 8  # levels of a config field
 FIELDS = (
     "The sizes to set are fields of the model's config.json; hidden_size, num_hidden_layers and num_attention_heads "
     "work for every family."
@@ -177,7 +180,8 @@ def _bot_options(chosen: argparse.Namespace) -> dict[str, Any]:
 def _pair(text: str, name: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not (equals and key.strip() and value.strip()):
-        raise errors.BadOption(f"{name} takes NAME=VALUE, got {text!r}.")
+        example = "--set num_hidden_layers=6" if name == "--set" else f"{name} hidden=haar"
+        raise errors.BadOption(f"{name} takes NAME=VALUE, got {text!r}. Write it as {example}.")
     return key.strip(), value.strip()
 
 
@@ -185,9 +189,27 @@ def _field(text: str) -> tuple[str, Any]:
     """A config field and its value: numbers, true, false, null and JSON as such, the rest as text."""
     name, value = _pair(text, "--set")
     try:
-        return name, json.loads(value)
+        found = json.loads(value)
     except json.JSONDecodeError:
-        return name, value
+        if len(parts := re.split(r"[,;\s]\s*(?=\w+\s*=)", text)) > 1:
+            each = " ".join(f"--set {part}" for part in parts)
+            raise errors.BadOption(f"--set takes one field, got {text!r}: repeat it, {each}.") from None
+        found = value
+    except (RecursionError, ValueError):  # nested beyond what Python counts; a number of thousands of digits
+        raise errors.BadOption(f"--set {name}: no field of a model takes {cut(value, 40)!r}.") from None
+    if not isinstance(found, str) and _depth(found) > DEEPEST:
+        raise errors.BadOption(f"--set {name}: a value of more than {DEEPEST} levels is no setting of a model.")
+    return name, found
+
+
+def _depth(value: Any) -> int:
+    """Levels of lists and objects, without recursion."""
+    level, depth = [value], 0
+    while level and depth <= DEEPEST:
+        inner = [one for one in level if isinstance(one, (list, dict))]
+        level = [part for one in inner for part in (one.values() if isinstance(one, dict) else one)]
+        depth += bool(inner)
+    return depth
 
 
 def _config(written: Any, named: str | None, fields: dict[str, Any]) -> Any:

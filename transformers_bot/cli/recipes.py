@@ -28,6 +28,7 @@ SETTINGS: dict[str, tuple[type, ...]] = {
     "tokenizer": (bool,),
 }
 WORDS = {str: "text", dict: "a table of fields", int: "a whole number", bool: "true or false"}
+ODD = "a value or a key of it is not text, a number, true, false, a list or a table."
 LARGEST = 64_000  # bytes; a recipe has a few dozen lines
 
 
@@ -69,8 +70,10 @@ def read(path: str) -> dict[str, Any]:
         raise errors.BadOption(f"{path} has {file.stat().st_size:,} bytes; a recipe has at most {LARGEST:,}.")
     try:
         found = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise errors.BadOption(f"{path} is not a YAML recipe: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, AttributeError, LookupError) as error:
+        # The last four come out of constructors: `!!timestamp x`, `!!bool x`, a list as a key.
+        what = " ".join(str(error).split()) if isinstance(error, (yaml.YAMLError, UnicodeDecodeError)) else ODD
+        raise errors.BadOption(f"{path} is not a YAML recipe: {what}") from None
     if not isinstance(found, dict):
         raise errors.BadOption(f"{path} must be a YAML table of settings such as 'source: gpt2'.")
     return {_known(path, name): _checked(path, name, value) for name, value in found.items() if value is not None}

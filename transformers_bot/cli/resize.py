@@ -50,7 +50,14 @@ def add(commands: Any) -> None:
     add_target(parser)
     output = parser.add_argument_group("the output")
     flag = argparse.BooleanOptionalAction
-    output.add_argument("--overwrite", action=flag, help="replace OUT if it is there and was saved by a model library")
+    output.add_argument(
+        "--overwrite", action=flag, help="replace OUT if a resize wrote it and nobody trained or changed it since"
+    )
+    output.add_argument(
+        "--overwrite-foreign",
+        action="store_true",
+        help="replace OUT even if it holds a model that was made elsewhere, trained or changed: that model is lost",
+    )
     output.add_argument(
         "--no-tokenizer",
         dest="tokenizer",
@@ -72,6 +79,8 @@ def run(chosen: argparse.Namespace) -> int:
     read_adapters(chosen)
     given = settings(chosen)
     source, out = required(given, "source"), required(given, "out")
+    if chosen.overwrite_foreign:
+        given["overwrite"] = "foreign"
     with _said() as warnings:
         report = bot.resize_checkpoint(**{**given, "source": source, "out": out})
         warnings[:] = [text for text in warnings if text not in report.warnings]  # which the table tells

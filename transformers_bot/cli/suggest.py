@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
     add_source(parser)
     asked = parser.add_mutually_exclusive_group(required=True)
     asked.add_argument("--params", metavar="N", help="how many parameters the result shall have, such as 60M or 1.5B")
-    asked.add_argument("--ratio", metavar="R", type=float, help="parameters beside the source's, such as 0.5")
+    asked.add_argument("--ratio", metavar="R", help="parameters beside the source's, such as 0.5, 50%% or 1/2")
     asked.add_argument("--memory", metavar="SIZE", help="the most that the weights may take, such as 200MB or 1.5GiB")
     asked.add_argument(
         "--like",

@@ -1,23 +1,48 @@
-"""Messages of the Python API in terms of options."""
+"""Messages of the Python API in terms of options.
+
+The package speaks to whoever calls it from Python: `method='tile'`, `allow_pickle=True`. A keyword that the command
+line has too becomes its option, in whatever message it stands; a remedy that the command line does not have is left
+out. A test goes through every message of the package.
+"""
 
 import re
 
+from .. import model
+
 # Keywords of the Python API that are options of the same name here.
 KEYWORDS = (
-    *(
-        "ignore_mismatched_sizes",
-        "overwrite",
-        "allow_pickle",
-        "nonfinite",
-        "dtype",
-        "max_shard_size",
-        "method",
-        "config",
-    ),
-    *("revision", "subfolder", "variant", "wavelet", "gain", "depth", "detail_scale", "detail", "heads", "positions"),
-    *("reheads", "basis", "order", "seed", "params", "like", "ratio", "memory", "source"),
+    *("config", "task", "method", "dtype", "ignore_mismatched_sizes", "calibration", "allow_pickle", "nonfinite"),
+    *("overwrite", "max_shard_size", "revision", "subfolder", "variant", "source"),
+    *("wavelet", "gain", "depth", "detail_scale", "detail", "heads", "positions", "reheads", "basis", "order", "seed"),
+    *("params", "like", "ratio", "memory"),
 )
-KEYWORD = rf"(?<![\w.-])({'|'.join(KEYWORDS)})="
+# And those that are called otherwise.
+RENAMED = {
+    "tokens": "--calibration-tokens",
+    "fit": "--fit-data",
+    "batches": "--fit-data",
+    "steps": "--fit-steps",
+    "lr": "--fit-lr",
+    "rank": "--fit-rank",
+}
+FLAGS = {
+    "strict=False": "--no-strict",
+    "tokenizer=False": "--no-tokenizer",
+    "overwrite='foreign'": "--overwrite-foreign",
+    "fields of the config to change": "--set FIELD=VALUE",
+}
+# Remedies that only Python has.
+ONLY_PYTHON = (
+    " or use_safetensors=",
+    ", or pass generation_config=",
+    "; pass attn_implementation= yourself where you trust it",
+    ", or use_safetensors=False",
+    ", or a DataLoader",
+)
+NAMES = "|".join((*KEYWORDS, *RENAMED))
+KEYWORD = rf"(?<![\w.-])({NAMES})="
+FACTORIES = {factory.__name__: name for name, factory in model.TASKS.items()}
+LITERALS = {"True": "true", "False": "false", "None": "null"}  # of a config's field, as --set reads them
 
 
 def in_options(message: str) -> str:
@@ -26,20 +51,33 @@ def in_options(message: str) -> str:
     >>> in_options("Choose BoTConfig(reheads='resample'), or pass ignore_mismatched_sizes=True.")
     'Choose --reheads resample, or pass --ignore-mismatched-sizes.'
     """
+    for text in ONLY_PYTHON:
+        message = message.replace(text, "")
     message = re.sub(r"BoTConfig\(([^()]*)\)", r"\1", message)
     message = re.sub(r"bot_config=\{'(\w+)': \.\.\.\}", r"\1=", message)
-    message = message.replace("strict=False", "--no-strict").replace("tokenizer=False", "--no-tokenizer")
-    message = message.replace("fields of the config to change", "--set FIELD=VALUE")
+    for python, shell in FLAGS.items():
+        message = message.replace(python, shell)
     quoted = r"""(?:'([^']*)'|"([^"]*)"|(True\b)|(\d+))"""
     message = re.sub(KEYWORD + quoted, _with_value, message)
-    return re.sub(KEYWORD + r"(?=[\s,.;:)]|$)", lambda found: option(found[1]), message)
+    message = re.sub(KEYWORD + r"(?=[\s,.;:)]|$)", lambda found: option(found[1]), message)
+    message = re.sub(r"\bSet (\w+)=(True|False|None) in the target config\b", _set, message)
+    message = re.sub(r"\b(\w+)=(True|False|None)\b", lambda found: f"{found[1]}={LITERALS[found[2]]}", message)
+    return re.sub(r"\bBoTModel\w*", lambda found: _task(found[0]), message)
 
 
 def option(name: str) -> str:
     """A keyword as an option: `max_shard_size` is `--max-shard-size`."""
-    return "--" + name.replace("_", "-")
+    return RENAMED.get(name) or "--" + name.replace("_", "-")
 
 
 def _with_value(found: re.Match[str]) -> str:
     value = found[2] or found[3] or found[5] or ""  # True needs none: the option is its own value
     return f"{option(found[1])} {value}".rstrip()
+
+
+def _set(found: re.Match[str]) -> str:
+    return f"Pass --set {found[1]}={LITERALS[found[2]]}"
+
+
+def _task(factory: str) -> str:
+    return f"--task {FACTORIES[factory]}" if factory in FACTORIES else factory
