@@ -229,7 +229,7 @@ def test_methods_are_told_by_themselves(call):
     assert told["stack"]["directions"] == ["deeper"]
     assert told["bot"]["directions"] == ["wider", "deeper", "narrower", "shallower"]
     assert "2311.18823" in told["weight_selection"]["source"]
-    assert told["fpi"]["options"] == ["positions", "seed"]
+    assert told["fpi"]["options"] == ["positions", "grids", "seed"]
 
 
 def test_adapters_are_listed_with_their_classes(call):

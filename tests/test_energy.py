@@ -84,7 +84,7 @@ def maps() -> dict[str, AxisMap]:
         "copied units": whole_units(3, 7).produce,
         "readers of copied units": whole_units(3, 7).consume,
         "interpolated": interpolation(11, 5),
-        "bicubic grown": interpolation(5, 9, bicubic=True),
+        "bicubic grown": interpolation(5, 9, "bicubic"),
         "cropped": periodic(9, 4),
         "scaled": analysis_map(16, 8, "haar", False).scaled(0.37),
         "cosines": AxisMap(12, 5, (Matrix(low_frequencies(12, 5)),)),

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 import torch
+import transformers
 from families import assert_same_outputs, outputs, resize, resized_config
+
+import transformers_bot
 
 TEXT = {"bert": ("BertForMaskedLM", "max_position_embeddings"), "gpt2": ("GPT2LMHeadModel", "n_positions")}
 TEXT["roberta"] = ("RobertaForMaskedLM", "max_position_embeddings")
@@ -57,14 +60,75 @@ def test_more_positions_change_nothing_for_short_texts(saved, family):
 
 @pytest.mark.parametrize("grid", [2, 5, 6])
 @pytest.mark.parametrize(("family", "special"), [("vit", 1), ("deit", 2)])
-def test_image_grids_are_interpolated_in_two_dimensions(saved, family, special, grid):
-    before, after = tables(saved, family, image_size=4 * grid)
+@pytest.mark.parametrize("how", ["bicubic", "antialiased"])
+def test_image_grids_are_interpolated_in_two_dimensions(saved, family, special, grid, how):
+    before, after = tables(saved, family, {"grids": how}, image_size=4 * grid)
     assert after.shape == (1, special + grid * grid, 12)
     torch.testing.assert_close(after[:, :special], before[:, :special], rtol=0, atol=0)
     picture = before[:, special:].view(1, 3, 3, 12).permute(0, 3, 1, 2)
-    expected = torch.nn.functional.interpolate(picture, (grid, grid), mode="bicubic", antialias=grid < 3)
+    low_passed = how == "antialiased" and grid < 3
+    expected = torch.nn.functional.interpolate(picture, (grid, grid), mode="bicubic", antialias=low_passed)
     actual = after[:, special:].view(1, grid, grid, 12).permute(0, 3, 1, 2)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
+
+
+# (height, width) in pixels of the source, which transformers takes for a square, and of the target; patches of 4
+IMAGES = [((48, 48), (28, 28)), ((28, 28), (44, 44)), ((40, 40), (20, 52)), ((36, 36), (24, 16)), ((20, 20), (12, 20))]
+
+
+@pytest.mark.parametrize(
+    ("family", "special", "before", "after", "method"),
+    [(*family, *sizes, "bot") for family in (("ViT", 1), ("DeiT", 2)) for sizes in IMAGES]
+    + [("DeiT", 2, *IMAGES[2], "front")],  # whose maps of places are those of all other methods
+)
+def test_another_image_size_is_what_transformers_interpolates_at_every_call(
+    tmp_path, family, special, before, after, method
+):
+    """By default, up and down, square or not, whatever tokens stand before the patches."""
+    config = getattr(transformers, f"{family}Config")(
+        image_size=before, patch_size=4, hidden_size=16, num_attention_heads=2, num_hidden_layers=2,
+        intermediate_size=32, initializer_range=0.3, num_labels=3,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    source = getattr(transformers, f"{family}ForImageClassification")(config).eval()
+    torch.nn.init.normal_(source.base_model.embeddings.position_embeddings)
+    source.save_pretrained(tmp_path)
+    made = transformers_bot.BoTModelForImageClassification.from_pretrained(tmp_path, image_size=after, method=method)
+    picture = torch.randn(2, 3, *after, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = source(picture, interpolate_pos_encoding=True).logits
+        actual = made(picture).logits
+    assert float((actual - expected).abs().max() / expected.abs().max()) < 3e-6
+    assert made.base_model.embeddings.position_embeddings.shape[1] == special + after[0] * after[1] // 16
+
+
+@pytest.mark.parametrize(("before", "after"), [((40, 24), (20, 36)), ((12, 28), (8, 8)), ((28, 20), (40, 24))])
+def test_a_grid_that_is_no_square_is_interpolated_by_its_sides(tmp_path, before, after):
+    config = transformers.DeiTConfig(
+        image_size=before,
+        patch_size=4,
+        hidden_size=16,
+        num_attention_heads=2,
+        num_hidden_layers=1,
+        intermediate_size=32,
+    )
+    torch.manual_seed(0)
+    source = transformers.DeiTModel(config)
+    torch.nn.init.normal_(source.embeddings.position_embeddings)
+    source.save_pretrained(tmp_path)
+    made = transformers_bot.BoTModel.from_pretrained(tmp_path, image_size=after).embeddings.position_embeddings
+    rows, columns, tall, wide = (side // 4 for side in (*before, *after))
+    picture = source.embeddings.position_embeddings[:, 2:].view(1, rows, columns, 16).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.interpolate(picture, (tall, wide), mode="bicubic").flatten(2).mT
+    torch.testing.assert_close(made[:, 2:], expected, rtol=0, atol=5e-6)
+
+
+def test_a_plan_says_how_image_positions_are_resampled():
+    config = transformers.ViTConfig(image_size=384)
+    step = {s.target: s for s in transformers_bot.plan(config, image_size=224).steps}["embeddings.position_embeddings"]
+    other = transformers_bot.plan(config, image_size=224, bot_config={"grids": "antialiased"})
+    assert "grid_h: bicubic" in step.reason
+    assert "grid_h: antialiased bicubic" in {s.target: s for s in other.steps}[step.target].reason
 
 
 # -- noise ----------------------------------------------------------------------------------------

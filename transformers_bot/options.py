@@ -15,6 +15,7 @@ CHOICES = {
     "detail": ("auto", "zero", "gaussian", "uniform"),
     "heads": ("auto", "whole", "flat", "filter"),
     "positions": ("crop", "interpolate"),
+    "grids": ("bicubic", "antialiased"),
     "reheads": ("error", "resample", "reshape"),
     "basis": ("auto", "plain", "principal"),
     "order": ("auto", "kept", "similar", "strongest"),
@@ -47,7 +48,7 @@ class BoTConfig:
         heads: "whole" copies or picks whole heads, "filter" low-passes over heads, "flat" treats
             heads x head_dim as one axis as the paper does; "auto" is whole, and flat if raw.
         positions: text positions are kept by index ("crop", new ones continue periodically) or
-            "interpolate"d over the whole length. ViT grids are always interpolated in 2-D.
+            "interpolate"d over the whole length.
         reheads: another head count at equal width: an "error", "resample" heads and head_dim, or
             "reshape" (keep the matrices, cut them into other heads).
         basis: shrinking a pre-norm model, the residual stream may be turned first so that the
@@ -58,6 +59,9 @@ class BoTConfig:
             do most on the batches of `calibration=`; "kept" leaves them. "auto" is similar with gain
             "consistent", and strongest in post-norm models with `calibration=`.
         seed: of the detail noise; the tensor's name is mixed in, so order and sharding change nothing.
+        grids: image positions (ViT, DeiT) are interpolated in 2-D, "bicubic" as transformers does with
+            `interpolate_pos_encoding=True`, so that an image of the new size gives what the source gives for
+            it; "antialiased" low-passes a grid that shrinks first, so that no position is skipped.
 
     Raises:
         BadOption: a value that an option does not take, with the nearest one.
@@ -74,6 +78,7 @@ class BoTConfig:
     basis: str = "auto"
     order: str = "auto"
     seed: int = 0
+    grids: str = "bicubic"
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():

@@ -18,6 +18,7 @@ BOT_OPTIONS = {
     "detail_scale": "size of the details, in standard deviations of the weights",
     "heads": "attention heads: whole, filter, flat or auto",
     "positions": "text positions: crop or interpolate",
+    "grids": "image positions: bicubic as transformers interpolates them, or antialiased",
     "reheads": "another head count at equal width: error, resample or reshape",
     "basis": "shrinking pre-norm models: principal keeps most of the residual stream; plain, or auto",
     "order": "shrinking: similar puts similar units together first; kept, or auto",

@@ -32,7 +32,7 @@ from ..rewrite.network import STREAM
 from . import levers, pairs
 from .base import Task
 from .depth import Depth, check_direction, chosen_layers, filtered, identity_blocks, picked, reads_of, repeated
-from .grids import interpolation, periodic
+from .grids import grid, interpolation, periodic
 from .pairs import Pair
 from .paper import paper_wavelet
 from .prepare import Prepared, about_calibration, both_sides, prepare
@@ -115,8 +115,7 @@ class BoT:
             index = periodic if self.options.positions == "crop" else interpolation
             return Pair(index(source, target), index(source, target), self.options.positions)
         if role in ("grid_h", "grid_w"):
-            bicubic = interpolation(source, target, bicubic=True)
-            return Pair(bicubic, bicubic, "bicubic")
+            return grid(source, target, self.options.grids)
         if target < source and FOLLOWS.get(role, role) in self.picked(task):
             return pairs.picked_units(source, target)
         if role == "heads" and self.heads == "whole":

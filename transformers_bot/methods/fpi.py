@@ -29,7 +29,7 @@ class FPI(Linear):
     """The method `fpi`."""
 
     name = "fpi"
-    option_names = ("positions", "seed")
+    option_names = ("positions", "grids", "seed")
     keeps_scores = True
 
     def check(self, task: Task) -> None:

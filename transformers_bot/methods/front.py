@@ -13,7 +13,7 @@ so that neither that factor nor any other scale of R is left: a shift by the sou
 constant and a division by its spread only a factor, hence the result is standardised alone.
 
 Entries with an identity of their own (vocabulary, labels, channels) are never transformed; text
-positions and image grids follow `positions` and bicubic interpolation as for the other methods.
+positions and image grids follow the options `positions` and `grids` as for the other methods.
 
 Source: the FRONT method (frequency-domain knowledge transfer by DCT); Ahmed, Natarajan and Rao,
 "Discrete Cosine Transform" (IEEE Transactions on Computers, 1974) for the transform.
@@ -38,7 +38,7 @@ class Front(Linear):
     """The method `front`."""
 
     name = "front"
-    option_names = ("positions", "reheads")
+    option_names = ("positions", "grids", "reheads")
     flat_heads = True
     combines = False  # mean and spread are restored over widths and depth together
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ..maps import AxisMap, from_dense, gather
+from .pairs import Pair
 
 
 def periodic(source: int, target: int) -> AxisMap:
@@ -15,12 +16,25 @@ def periodic(source: int, target: int) -> AxisMap:
 
 
 @lru_cache(maxsize=64)
-def interpolation(source: int, target: int, bicubic: bool = False) -> AxisMap:
-    """Resample positions over the whole length: linear, or bicubic as transformers does for ViT grids.
+def interpolation(source: int, target: int, mode: str = "bilinear", antialias: bool = True) -> AxisMap:
+    """Resample positions over the whole length, as torch's `interpolate` does.
 
-    Shrinking is low-passed (torch's `antialias`), so that no position is skipped.
+    Args:
+        mode: "bilinear" or "bicubic".
+        antialias: low-pass when shrinking, so that no position is skipped; growing is the same either way.
     """
     eye = torch.eye(source, dtype=torch.float64)[None, None]  # (1, 1, position, source)
-    mode = "bicubic" if bicubic else "bilinear"
-    mapped = F.interpolate(eye, size=(target, source), mode=mode, align_corners=False, antialias=target < source)
+    low_passed = antialias and target < source
+    mapped = F.interpolate(eye, size=(target, source), mode=mode, align_corners=False, antialias=low_passed)
     return from_dense(mapped[0, 0].numpy())
+
+
+def grid(source: int, target: int, how: str) -> Pair:
+    """The maps of one side of an image grid.
+
+    Args:
+        how: "bicubic" is what transformers computes at every forward pass with
+            `interpolate_pos_encoding=True`; "antialiased" also low-passes a grid that shrinks.
+    """
+    resampled = interpolation(source, target, "bicubic", antialias=how == "antialiased")
+    return Pair(resampled, resampled, f"{'antialiased ' if how == 'antialiased' else ''}bicubic")

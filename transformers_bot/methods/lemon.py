@@ -40,7 +40,7 @@ class Lemon(Linear):
     """The method `lemon`."""
 
     name = "lemon"
-    option_names = ("positions", "seed")
+    option_names = ("positions", "grids", "seed")
     keeps_scores = True
 
     def check(self, task: Task) -> None:

@@ -19,7 +19,7 @@ from ..recipe import Read, Recipe, Segment, is_identity
 from . import pairs
 from .base import AsStored, Fresh, Task
 from .depth import Depth
-from .grids import interpolation, periodic
+from .grids import grid, interpolation, periodic
 from .pairs import Pair
 
 UNSIZED = identity(-1)  # an axis whose length only the tensor knows; it is never resized
@@ -39,7 +39,7 @@ class Linear(AsStored):
     """
 
     name: str
-    option_names: ClassVar[tuple[str, ...]] = ("positions",)
+    option_names: ClassVar[tuple[str, ...]] = ("positions", "grids")
     flat_heads: bool = False
     keeps_scores: bool = False
     combines: bool = True
@@ -123,8 +123,7 @@ class Linear(AsStored):
         if role == "position":
             return self.positions(source, target)
         if role in ("grid_h", "grid_w"):
-            bicubic = interpolation(source, target, bicubic=True)
-            return Pair(bicubic, bicubic, "bicubic")
+            return grid(source, target, self.options.grids)
         network_wide = role in ("hidden", "readout", "pooler")
         pair = self.pair(task, _same_units(role), source, target, None if network_wide else layer)
         return pair.swapped() if role == "readout" and task.tied else pair
