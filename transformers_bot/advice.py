@@ -3,15 +3,21 @@
 from collections.abc import Sequence
 from typing import Any
 
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
 from .adapters import Adapter
 from .axes import Sizes
 
 
 def general_warnings(
-    adapter: Adapter, configs: tuple[Any, Any], sizes: tuple[Sizes, Sizes], renewed: Sequence[str]
+    adapter: Adapter, configs: tuple[Any, Any], sizes: tuple[Sizes, Sizes], renewed: Sequence[str], model_class: str
 ) -> list[str]:
-    """Sentences about (source, target) configs and sizes, and the tensors that are newly initialised."""
+    """Sentences about (source, target) configs and sizes, newly initialised tensors and the target's class."""
     found = []
+    # transformers says so when it builds the model, which is muted here.
+    both_ways = "is_decoder" in adapter.meaning and not configs[1].is_decoder
+    if both_ways and model_class in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        found.append(f"{model_class} sees the words that come next: to generate text, pass is_decoder=True")
     for name in adapter.meaning:
         before, after = (getattr(config, name, None) for config in configs)
         if before != after:

@@ -1,36 +1,46 @@
-"""The files that go along with weights: tokenizer, processor, chat template. Copied as they are, then checked."""
+"""The files that go along with weights: tokenizer, processor, chat template. Copied, then checked as they lie there."""
 
 import json
 import os
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 from transformers.utils.hub import list_repo_templates
 
-from .errors import IncompatibleModels, UnsafeCheckpoint
-from .source import quiet
+from .checkpoint import Folder, clean, opened, read_json, shown
+from .errors import BadCheckpoint, IncompatibleModels, UnsafeCheckpoint
+from .processors import check_images
+from .vocabulary import LARGE, SMALL, read_vocabulary
 
-TOKENIZER = (
+VOCABULARIES = (
     "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
     "vocab.txt",
     "vocab.json",
     "merges.txt",
     "tokenizer.model",
     "sentencepiece.bpe.model",
     "spiece.model",
+)
+TOKENIZER = (
+    *VOCABULARIES,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
 )
 PROCESSOR = ("preprocessor_config.json", "processor_config.json")
+CODED = ("tokenizer_config.json", *PROCESSOR)  # which can name code
 TEMPLATES = "additional_chat_templates"  # named ones beside the default
-LARGEST = 256 * 2**20  # bytes; a tokenizer of a million entries has about a tenth of that
+QUIETLY = {
+    "_raise_exceptions_for_missing_entries": False,
+    "_raise_exceptions_for_gated_repo": False,
+    "_raise_exceptions_for_connection_errors": False,
+}
 
 
 def find(name: str, hub: Mapping[str, Any]) -> dict[str, Path]:
@@ -42,91 +52,109 @@ def find(name: str, hub: Mapping[str, Any]) -> dict[str, Path]:
 
     Raises:
         UnsafeCheckpoint: a link out of the folder, or a file too large to be what its name says.
+        BadCheckpoint: something of that name that is no file.
     """
     keywords = {key: value for key, value in hub.items() if key not in ("trust_remote_code", "code_revision")}
-    missing_is_fine = {
-        "_raise_exceptions_for_missing_entries": False,
-        "_raise_exceptions_for_gated_repo": False,
-        "_raise_exceptions_for_connection_errors": False,
-    }
     if os.path.isdir(name):
-        folder = Path(name, keywords.get("subfolder") or "")
-        templates = [f"{TEMPLATES}/{path.name}" for path in sorted(folder.glob(f"{TEMPLATES}/*.jinja"))]
-        found = {one: folder / one for one in (*TOKENIZER, *PROCESSOR, *templates) if (folder / one).is_file()}
-        _refuse_outside(found.values(), Path(name))
+        folder = Folder.at(name, keywords.get("subfolder") or "")
+        templates = [f"{TEMPLATES}/{path.name}" for path in sorted((folder.path / TEMPLATES).glob("*.jinja"))]
+        found = {one: _located(folder, one) for one in (*TOKENIZER, *PROCESSOR, *templates) if folder.holds(one)}
     else:
         listing = {key: keywords[key] for key in ("revision", "cache_dir", "token") if key in keywords}
         named = list_repo_templates(name, local_files_only=bool(keywords.get("local_files_only")), **listing)
         templates = [f"{TEMPLATES}/{one}.jinja" for one in named]
         every = (*TOKENIZER, *PROCESSOR, *templates)
-        paths = {one: cached_file(name, one, **keywords, **missing_is_fine) for one in every}
+        paths = {one: cached_file(name, one, **keywords, **QUIETLY) for one in every}
         found = {one: Path(path) for one, path in paths.items() if path}
-    for file in found.values():
-        if file.stat().st_size > LARGEST:
+    for one, file in found.items():
+        size, most = file.stat().st_size, _most(one)
+        if size > most:
             raise UnsafeCheckpoint(
-                f"{file.name} of {name} has {file.stat().st_size:,} bytes, more than any tokenizer needs "
-                f"({LARGEST:,}). Pass tokenizer=False to leave it out."
+                f"{one} of {name} has {size:,} bytes, more than any such file needs ({most:,}). "
+                "Pass tokenizer=False to leave tokenizer and processor files out."
             )
     return found
 
 
-def carry(files: Mapping[str, Path], folder: Path, config: PreTrainedConfig) -> list[str]:
+def carry(files: Mapping[str, Path], folder: Path, config: PreTrainedConfig, positions: int | None = None) -> list[str]:
     """Copy the files into `folder` and check them against the target.
+
+    Args:
+        positions: how many tokens the target takes, None where it has no limit.
 
     Returns:
         Sentences that a user should read.
 
     Raises:
         IncompatibleModels: a tokenizer with more entries than the model has embeddings.
+        BadCheckpoint, UnsafeCheckpoint: a file that cannot be read, or has grown meanwhile.
     """
     for name, file in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(file, folder / name)
-    said = _check_tokenizer(folder, config) if set(files) & set(TOKENIZER) else []
-    return said + _check_images(folder, config) if PROCESSOR[0] in files else said
+        copy(file, folder / name, _most(name))
+    said = [sentence for name in CODED if name in files for sentence in _without_code(folder / name)]
+    if set(files) & set(TOKENIZER):
+        said += _check_tokenizer(folder, config, positions)
+    return said + check_images(folder, config) if set(files) & set(PROCESSOR) else said
 
 
-def _refuse_outside(files: Iterable[Path], folder: Path) -> None:
-    """Links may lead around within the folder, or to the hub cache's blobs beside its snapshot."""
-    roots = [folder.resolve()]
-    if folder.resolve().parent.name == "snapshots":
-        roots.append(folder.resolve().parent.parent / "blobs")
-    for file in files:
-        if not any(file.resolve().is_relative_to(root) for root in roots):
-            raise UnsafeCheckpoint(
-                f"{file.name} of {folder} is a link out of the folder. Pass tokenizer=False, or copy the file."
-            )
+def copy(file: Path, to: Path, most: int) -> None:
+    """Copy a regular file of at most so many bytes.
+
+    Raises:
+        BadCheckpoint: it cannot be read; UnsafeCheckpoint: it has more bytes.
+    """
+    with opened(file) as (stream, _), open(to, "wb") as copied:
+        left = most
+        while part := stream.read(min(2**20, left + 1)):
+            left -= len(part)
+            if left < 0:
+                raise UnsafeCheckpoint(f"{file.name} has more than {most:,} bytes. Use the file that belongs there.")
+            copied.write(part)
 
 
-def _check_tokenizer(folder: Path, config: PreTrainedConfig) -> list[str]:
-    """The tokenizer as a user is going to load it, against the model's vocabulary and positions."""
-    rows = getattr(config, "vocab_size", None)
+def code_of(auto_map: object) -> str:
+    """The classes of an `auto_map`, in words."""
+    classes = auto_map.values() if isinstance(auto_map, dict) else [auto_map]
+    return ", ".join(shown(one) for one in classes)
+
+
+def _most(name: str) -> int:
+    return LARGE if name in VOCABULARIES else SMALL
+
+
+def _located(folder: Folder, name: str) -> Path:
     try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), config=config, trust_remote_code=False)
-    except Exception as error:  # whatever a foreign file makes a parser raise: the weights are good without it
-        reason = " ".join(str(error).split())[:200]
-        return [f"the source's tokenizer files were copied but cannot be loaded: {type(error).__name__} {reason}"]
-    if rows is not None and len(tokenizer) > rows:
-        raise IncompatibleModels(
-            f"the source's tokenizer has {len(tokenizer)} entries, the model {rows} embeddings: some token ids would "
-            "be out of range. Mend the source with resize_token_embeddings, or pass tokenizer=False."
-        )
-    longest = getattr(config, "max_position_embeddings", None)
-    limit = tokenizer.model_max_length
-    if longest is not None and longest < limit < 10**6:
-        return [f"the tokenizer allows {limit} tokens, the model has {longest} positions: truncate at {longest}"]
+        return folder.locate(name)
+    except UnsafeCheckpoint as error:
+        raise UnsafeCheckpoint(f"{error} Or pass tokenizer=False to leave it out.") from None
+
+
+def _without_code(path: Path) -> list[str]:
+    """Take `auto_map` out of a file that was copied: the code that it names is never copied."""
+    with suppress(BadCheckpoint):  # what cannot be read is told where it is checked
+        fields = read_json(path, SMALL)
+        if "auto_map" in fields:
+            named = code_of(fields.pop("auto_map"))
+            path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            return [f"auto_map in {path.name} names code of the source ({named}), which is not copied: it is left out"]
     return []
 
 
-def _check_images(folder: Path, config: PreTrainedConfig) -> list[str]:
-    """The image processor's size against the model's."""
+def _check_tokenizer(folder: Path, config: PreTrainedConfig, positions: int | None) -> list[str]:
+    """The tokenizer that the files give, against the model's vocabulary and positions."""
+    rows = getattr(config, "vocab_size", None)
     try:
-        size = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8")).get("size")
-    except (AttributeError, ValueError) as error:
-        return [f"the source's preprocessor_config.json was copied but cannot be read: {error}"]
-    height = size.get("height", size.get("shortest_edge")) if isinstance(size, dict) else size
-    wanted = getattr(config, "image_size", None)
-    if isinstance(wanted, int) and isinstance(height, int) and height != wanted:
-        return [f"preprocessor_config.json makes images of {height} pixels, the model takes {wanted}: set its size"]
+        found = read_vocabulary(folder, config)
+    except BadCheckpoint as error:  # the weights are good without it
+        reason = clean(str(error).replace(f"{folder}/", ""))
+        return [f"the source's tokenizer files were copied but cannot be loaded: {reason}"]
+    if rows is not None and found.entries > rows:
+        raise IncompatibleModels(
+            f"the source's tokenizer has {found.entries} entries, the model {rows} embeddings: some token ids would "
+            "be out of range. Mend the source with resize_token_embeddings, or pass tokenizer=False."
+        )
+    if positions is not None and found.longest is not None and positions < found.longest < 10**6:
+        limit = found.longest
+        return [f"the tokenizer allows {limit} tokens, the model has {positions} positions: truncate at {positions}"]
     return []

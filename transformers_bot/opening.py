@@ -14,6 +14,7 @@ from . import adapters, methods
 from .adapters import Adapter
 from .checkpoint import Checkpoint, check_amount, check_files, find_nonfinite, nonfinite_message
 from .classes import own_class
+from .companions import code_of
 from .errors import BadCheckpoint, BadWeights
 from .gaps import foreign_tensors, lost_tensors, optional_tensors
 from .inventory import inventory_of, predict, rules_of
@@ -27,6 +28,7 @@ from .source import Source, open_source, quiet, stored_dtype
 from .targets import asked_dtype, plan_from_configs, sides
 
 logger = logging.get_logger("transformers.bot")
+CODE_FIELDS = ("auto_map", "custom_pipelines")
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ def open_resize(
     planned = Side(wanted, expected.target_sizes, expected.target, expected.dtypes[1])
     config, plan, tensors = _plan_opened(model_class, opened, source_config, planned, words, spoiled)
     _refuse_low_share(name, source_config, expected, plan, words.strict)
-    plan = replace(plan, warnings=(*plan.warnings, *checkpoint.notes, *gaps, *odd))
+    config, coded = _without_code(config)
+    plan = replace(plan, warnings=(*plan.warnings, *checkpoint.notes, *gaps, *odd, *coded))
     logger.info("%s", plan)  # rendered only where it is shown
     return Resize(name, words, checkpoint, opened, model_class, config, plan, tensors)
 
@@ -108,6 +111,20 @@ def _checked(name: str, hub: dict[str, Any], config: PreTrainedConfig, words: Ke
         own = predict(own_class(config), config)
     check_amount(checkpoint, own.shapes, own.ties)
     return checkpoint
+
+
+def _without_code(config: PreTrainedConfig) -> tuple[PreTrainedConfig, list[str]]:
+    """The config without the fields that name code files of the source, which are never copied; and what they name."""
+    named = {name: value for name in CODE_FIELDS if (value := getattr(config, name, None)) is not None}
+    if not named:
+        return config, []
+    config = copy.deepcopy(config)
+    for name in named:
+        delattr(config, name)
+    return config, [
+        f"{name} in the config names code of the source ({code_of(value)}), which is not copied: it is left out"
+        for name, value in named.items()
+    ]
 
 
 def as_checked(checkpoint: Checkpoint) -> dict[str, object]:

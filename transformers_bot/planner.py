@@ -156,7 +156,7 @@ def make_plan(
     renewed = [step.target for step in steps if step.action == "fresh"]
     fresh = {templates[name] for name in renewed}
     sizes = source.sizes, target.sizes
-    advice = general_warnings(adapter, (source.config, target.config), sizes, renewed)
+    advice = general_warnings(adapter, (source.config, target.config), sizes, renewed, target.inventory.model_class)
     read = {used for step in steps for used in step.reads.values()}
     return Plan(
         source.inventory,

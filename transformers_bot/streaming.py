@@ -102,11 +102,12 @@ def resize_checkpoint(
     skeleton = skeleton_of(resize, seed)
     _check_generation(name, skeleton)
     stored, shards = layout_of(resize, skeleton, max_shard_size)
-    files = companions.find(name, picked(kwargs, HUB)) if tokenizer else {}
+    pinned = {"revision": resize.checkpoint.revision} if resize.checkpoint.revision else {}
+    files = companions.find(name, {**picked(kwargs, HUB), **pinned}) if tokenizer else {}
     needs = total_bytes(shards) + ROOM + sum(file.stat().st_size for file in files.values())
     writing = whole_folder(out, **replacing, needs=needs, keep=resize.checkpoint.files)
     with writing as folder, Hashing(resize.checkpoint) as hashing:
-        warnings = companions.carry(files, folder, resize.config)
+        warnings = companions.carry(files, folder, resize.config, resize.plan.target_sizes.get("position"))
         watch = write_weights(folder, resize, skeleton, stored, shards)
         record = {**provenance(resize), "files": hashing.result(), "seed_of_new_heads": seed}
         skeleton.config.transformers_bot = record

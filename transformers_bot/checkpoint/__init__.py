@@ -5,13 +5,14 @@ from .checking import Checkpoint, check_files
 from .configs import check_config, source_config
 from .hashing import Hashing
 from .headers import StoredTensor, read_header
-from .jsons import read_json
-from .paths import clean, shown, shown_path
+from .jsons import read_json, read_value
+from .paths import Folder, clean, is_plain, opened, shown, shown_path
 from .reading import model_config
 from .values import find_nonfinite, nonfinite_message
 
 __all__ = [
     "Checkpoint",
+    "Folder",
     "Hashing",
     "StoredTensor",
     "check_amount",
@@ -19,10 +20,13 @@ __all__ = [
     "check_files",
     "clean",
     "find_nonfinite",
+    "is_plain",
     "model_config",
     "nonfinite_message",
+    "opened",
     "read_header",
     "read_json",
+    "read_value",
     "shown",
     "shown_path",
     "source_config",
