@@ -39,6 +39,17 @@ PIPELINES = {
     "ImageClassification": "image-classification",
     "ImageClassificationWithTeacher": "image-classification",
 }
+# The classes of sentence-transformers that load a folder -> its tags there, and a first call.
+LIBRARY_TAGS = {
+    "SentenceTransformer": ("sentence-transformers", "feature-extraction", "sentence-similarity"),
+    "SparseEncoder": ("sentence-transformers", "sparse-encoder", "sparse"),
+    "CrossEncoder": ("sentence-transformers", "cross-encoder", "reranker"),
+    "MultiVectorEncoder": ("sentence-transformers", "multi-vector", "late-interaction"),
+}
+LIBRARY_CALLS = {
+    **dict.fromkeys(LIBRARY_TAGS, 'embeddings = model.encode(["A first text.", "A second text."])'),
+    "CrossEncoder": 'scores = model.predict([("A question?", "A first text."), ("A question?", "A second text.")])',
+}
 SIZES = {"layer": 0, "hidden": 1, "heads": 2, "ffn": 3}  # the order in the table
 HOME = "https://huggingface.co"
 
@@ -51,6 +62,7 @@ def model_card(
     source_card: Mapping[str, Any] | None = None,
     tags: Iterable[str] = (),
     name: str | None = None,
+    library_class: str | None = None,
 ) -> str:
     """The README.md text of a resized model, from its config and report.
 
@@ -66,6 +78,8 @@ def model_card(
             languages, pipeline tag. `licence` comes first.
         tags: further tags.
         name: what the loading example loads; a folder's place holder by default.
+        library_class: the class of sentence-transformers that loads the folder, of `LIBRARY_TAGS`; None for a
+            plain model.
 
     Raises:
         BadOption: a config without provenance, or with a damaged one.
@@ -74,16 +88,18 @@ def model_card(
     found = {**(source_card or {}), **({"license": licence} if licence else {})}
     data = ModelCardData(
         base_model=base_model(provenance),
-        library_name="transformers",
+        library_name="sentence-transformers" if library_class else "transformers",
         license=found.pop("license", None),
-        pipeline_tag=pipeline_tag(config) or found.pop("pipeline_tag", None),
-        tags=list(dict.fromkeys([*TAGS, *tags])),
+        pipeline_tag=_library_pipeline(library_class, config)
+        or pipeline_tag(config)
+        or found.pop("pipeline_tag", None),
+        tags=list(dict.fromkeys([*LIBRARY_TAGS.get(library_class or "", ()), *TAGS, *tags])),
         **{key: value for key, value in found.items() if key != "pipeline_tag"},
     )
     title = (name or "").rsplit("/", 1)[-1] or "Resized model"
     parts = [
         _what(provenance),
-        _loading(config, name or "path/to/this/folder"),
+        _loading(config, name or "path/to/this/folder", library_class),
         _recipe_part(config, provenance, title),
         f"### Report\n\n{report.summary().strip()}" if report is not None else "",
         _origin_part(provenance),
@@ -191,7 +207,20 @@ def _what(provenance: Mapping[str, Any]) -> str:
     )
 
 
-def _loading(config: PreTrainedConfig, name: str) -> str:
+def _library_pipeline(library_class: str | None, config: PreTrainedConfig) -> str | None:
+    """What a folder of sentence-transformers does, in the Hub's words."""
+    if library_class == "CrossEncoder":
+        return "text-ranking" if config.num_labels == 1 else "text-classification"
+    if library_class == "SentenceTransformer":
+        return "sentence-similarity"
+    return "feature-extraction" if library_class else None
+
+
+def _loading(config: PreTrainedConfig, name: str, library_class: str | None) -> str:
+    if library_class:
+        text = f"from sentence_transformers import {library_class}\n\nmodel = {library_class}({json.dumps(name)})"
+        text += f"\n{LIBRARY_CALLS[library_class]}"
+        return f"### How to load\n\nIt is an ordinary sentence-transformers model:\n\n{_block(text, 'python')}"
     known = _task(config)
     loader = known[1] if known else (config.architectures or ["AutoModel"])[0]
     if not hasattr(transformers, loader):

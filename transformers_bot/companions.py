@@ -7,15 +7,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import HfApi, constants
 from transformers import PreTrainedConfig
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
 from transformers.utils.hub import list_repo_templates
 
-from .checkpoint import Folder, clean, opened, read_json, shown
+from .checkpoint import Folder, clean, opened, read_json, shown, shown_path
 from .errors import BadCheckpoint, IncompatibleModels, UnsafeCheckpoint
 from .processors import check_images
 from .vocabulary import LARGE, SMALL, read_vocabulary
 
+logger = logging.get_logger("transformers.bot")
 VOCABULARIES = (
     "tokenizer.json",
     "vocab.txt",
@@ -36,6 +38,9 @@ TOKENIZER = (
 PROCESSOR = ("preprocessor_config.json", "processor_config.json")
 CODED = ("tokenizer_config.json", *PROCESSOR)  # which can name code
 TEMPLATES = "additional_chat_templates"  # named ones beside the default
+MODULES = ("modules.json", "config_sentence_transformers.json")  # of sentence-transformers
+SECONDS = 5  # that the list of a repository's files may take
+_SAID: set[tuple[str, str]] = set()
 QUIETLY = {
     "_raise_exceptions_for_missing_entries": False,
     "_raise_exceptions_for_gated_repo": False,
@@ -74,6 +79,46 @@ def find(name: str, hub: Mapping[str, Any]) -> dict[str, Path]:
                 "Pass tokenizer=False to leave tokenizer and processor files out."
             )
     return found
+
+
+def left_behind(name: str, hub: Mapping[str, Any]) -> list[str]:
+    """Which files a source has that a model in memory cannot take along: tokenizer, processor, modules.
+
+    Nothing is downloaded but a list of names; where there is no way to it, none is known.
+
+    Args:
+        name: hub id or folder.
+        hub: hub keywords (revision, subfolder, token, ...).
+    """
+    inside = str(hub.get("subfolder") or "").strip("/")
+    if os.path.isdir(name):
+        there = {one for one in (*TOKENIZER, *PROCESSOR, *MODULES) if Path(name, inside, one).is_file()}
+    elif hub.get("local_files_only") or constants.HF_HUB_OFFLINE:
+        return []
+    else:
+        try:
+            info = HfApi(token=hub.get("token")).model_info(name, revision=hub.get("revision"), timeout=SECONDS)
+        except Exception as error:  # it is said for convenience: loading does not hang on it
+            logger.info("the files of %r cannot be listed: %s", name, error)
+            return []
+        every = [file.rfilename for file in info.siblings or ()]
+        there = {one.removeprefix(f"{inside}/") if inside else one for one in every}
+    return [one for one in (*TOKENIZER, *PROCESSOR, *MODULES) if one in there]
+
+
+def say_left_behind(name: str, hub: Mapping[str, Any], what: str) -> None:
+    """Say, once in a process for every source, that `what` takes no files along but the model's own."""
+    if (name, what) in _SAID:
+        return
+    _SAID.add((name, what))
+    files = left_behind(name, hub)
+    if files:
+        logger.warning(
+            "%s holds files that %s does not write (%s): resize_checkpoint(source, out, ...) carries everything along",
+            shown_path(name),
+            what,
+            ", ".join(files[:4]) + (", ..." if len(files) > 4 else ""),
+        )
 
 
 def carry(files: Mapping[str, Path], folder: Path, config: PreTrainedConfig, positions: int | None = None) -> list[str]:

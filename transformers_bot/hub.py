@@ -19,6 +19,7 @@ from transformers.utils import logging
 from .beside import CONNECTION, card_of_source, report_of, source_card, source_licence
 from .card import model_card
 from .card_merge import update_card
+from .companions import say_left_behind
 from .errors import BadOption, SaveError
 from .origin import provenance_of
 from .report import Report
@@ -72,7 +73,10 @@ def push_to_hub(
     """
     if getattr(model, "_hf_peft_config_loaded", False):
         raise BadOption("an adapter is loaded on this model, and the card describes whole weights. Merge it first.")
-    report = report_of(model, provenance_of(model.config), token)
+    provenance = provenance_of(model.config)
+    report = report_of(model, provenance, token)
+    source = str(model.config.name_or_path or provenance["source"])
+    say_left_behind(source, {"token": token}, "push_to_hub of a model in memory")
     api = HfApi(token=token, library_name="transformers_bot", library_version=__version__)
     repo = _tried(lambda: api.create_repo(repo_id, private=private, exist_ok=True)).repo_id
     place = _Place(api, repo, revision, create_pr)

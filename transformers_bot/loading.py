@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from . import hub, ranks
+from . import companions, hub, ranks
 from .errors import PlanError
 from .gpu import Arriving, Entry, gpu_for
 from .keywords import Keywords
@@ -54,6 +54,7 @@ def load_resized(
     hub.attach(model, report, resize.checkpoint.named)
     for sentence in resize.plan.warnings:
         logger.warning(sentence)
+    companions.say_left_behind(name, words.hub, "save_pretrained of a model in memory")
     return (model, loading_info(resize.plan, info, report)) if words.output_loading_info else model
 
 

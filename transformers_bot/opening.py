@@ -44,6 +44,8 @@ class Resize:
         config: of the target, with the fields that the checkpoint and the method decide.
         plan: every tensor exactly once.
         tensors: source name -> tensor, rewritten where the method does so.
+        method: as it is after it has seen the source.
+        task: what it is asked to do.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Resize:
     config: PreTrainedConfig
     plan: Plan
     tensors: Mapping[str, torch.Tensor]
+    method: Method
+    task: Task
 
     @property
     def adapter(self) -> Adapter:
@@ -96,12 +100,12 @@ def open_resize(
     gaps, odd = _refuse_gaps(name, source_config, opened, words), _refuse_nonfinite(opened, words)
     spoiled = bool(odd) and words.nonfinite == "warn" and words.calibration is None
     planned = Side(wanted, expected.target_sizes, expected.target, expected.dtypes[1])
-    config, plan, tensors = _plan_opened(model_class, opened, source_config, planned, words, spoiled)
+    config, plan, tensors, method, task = _plan_opened(model_class, opened, source_config, planned, words, spoiled)
     _refuse_low_share(name, source_config, expected, plan, words.strict)
     config, coded = _without_code(config)
     plan = replace(plan, warnings=(*plan.warnings, *checkpoint.notes, *gaps, *odd, *coded))
     logger.info("%s", plan)  # rendered only where it is shown
-    return Resize(name, words, checkpoint, opened, model_class, config, plan, tensors)
+    return Resize(name, words, checkpoint, opened, model_class, config, plan, tensors, method, task)
 
 
 def _checked(name: str, hub: dict[str, Any], config: PreTrainedConfig, words: Keywords) -> Checkpoint:
@@ -205,8 +209,8 @@ def _plan_opened(
     target: Side,
     words: Keywords,
     spoiled: bool = False,
-) -> tuple[PreTrainedConfig, Plan, Mapping[str, torch.Tensor]]:
-    """The config that fits the checkpoint's ties, the plan for the tensors it holds, and those tensors."""
+) -> tuple[PreTrainedConfig, Plan, Mapping[str, torch.Tensor], Method, Task]:
+    """The config that fits the checkpoint's ties, the plan for the tensors it holds, those tensors, method and task."""
     options = BoTConfig.from_any(words.bot_config)
     if spoiled:  # no basis and no order can be found among NaN
         options = replace(options, basis="plain", order="kept")
@@ -228,6 +232,8 @@ def _plan_opened(
         wanted,
         make_plan(adapter, source, target, method, words.ignore_mismatched_sizes, words.calibration is not None),
         prepared,
+        method,
+        task,
     )
 
 

@@ -34,9 +34,12 @@ WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 TOKENS = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab*.txt", "vocab*.json", "merges.txt")
 PIECES = ("tokenizer.model", "spiece.model", "sentencepiece*.model", "*.spm", "*.tiktoken", "bpe.codes")
 OTHERS = ("*config.json", "model*.index*.json", "pytorch_model*.index*.json", "chat_template.*", "README.md", "LICENSE")
-SAVED = (*WEIGHTS, *TOKENS, *PIECES, *OTHERS, "transfer_report.json", ".gitattributes", ".DS_Store")
+LISTS = ("modules.json", "config_sentence_transformers.json")  # of sentence-transformers
+SAVED = (*WEIGHTS, *TOKENS, *PIECES, *OTHERS, *LISTS, "transfer_report.json", ".gitattributes", ".DS_Store")
 TEMPLATES = "additional_chat_templates"
 Foreign = Callable[[Path], str | None]
+MODULE = "[0-9]*_[A-Z]*"  # a folder of one of its modules: 1_Pooling
+IN_MODULE = ("*config.json", "model.safetensors", "pytorch_model.bin")
 
 
 @contextmanager
@@ -179,13 +182,21 @@ def _check_replaceable(
 
 def _why_no_model(target: Path, names: Sequence[str]) -> str | None:
     """Why a folder is no saved model, or more than one; None where it is just that."""
-    if foreign := [name for name in names if name != TEMPLATES and not _is_file(target / name, SAVED)]:
+    if foreign := [name for name in names if not _is_saved(target / name)]:
         return f"it holds {_some(foreign)}"
     if "config.json" not in names:
         return "it has no config.json"
     if not any(_is_file(target / name, WEIGHTS) for name in names):
         return "it has no weights"
     return None
+
+
+def _is_saved(path: Path) -> bool:
+    """Return whether a file or folder is what saving a model leaves."""
+    if path.name == TEMPLATES or _is_file(path, SAVED):
+        return True
+    is_module = fnmatchcase(path.name, MODULE) and path.is_dir() and not path.is_symlink()
+    return is_module and all(_is_file(one, IN_MODULE) for one in path.iterdir())
 
 
 def _is_file(path: Path, patterns: tuple[str, ...]) -> bool:

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.utils import logging
 
-from . import card, companions, hub
+from . import card, companions, hub, sentences
 from .calls import read_call, source_name
 from .card_merge import read_metadata, split_card, update_card
 from .checkpoint import Hashing, check_files
@@ -31,6 +31,7 @@ from .ranks import undivided
 from .report import Report, make_report
 from .resize import run_plan
 from .save import check_place, whole_folder
+from .sentence_widths import Carried, carry_modules
 from .shards import Entry, Shard, ShardWriter, lay_out, total_bytes
 from .targets import plan_from_configs, target_config
 from .written import fingerprints, why_foreign
@@ -52,6 +53,7 @@ def resize_checkpoint(
     max_shard_size: int | str = "50GB",
     overwrite: bool | str = False,
     tokenizer: bool = True,
+    modules: bool = True,
     **kwargs: Any,
 ) -> Report:
     """Write `source` at another size to the folder `out`, shard by shard, and say what became of it.
@@ -79,6 +81,8 @@ def resize_checkpoint(
             changed since. "foreign" replaces any saved model, whoever made or trained it: that one is lost.
             A folder that holds anything but a saved model is never replaced.
         tokenizer: carry tokenizer and processor files along, and check the vocabulary.
+        modules: carry the modules of a sentence-transformers folder along, at the new width; off, the result
+            is a plain model.
         kwargs: of `BoTModel.from_pretrained`: `dtype`, `method`, `bot_config`, `calibration`,
             `revision`, `nonfinite`, `allow_pickle`, `strict`, ...; those that place a model in
             memory (`device_map`, `quantization_config`, ...) are refused.
@@ -103,20 +107,37 @@ def resize_checkpoint(
     _check_generation(name, skeleton)
     stored, shards = layout_of(resize, skeleton, max_shard_size)
     pinned = {"revision": resize.checkpoint.revision} if resize.checkpoint.revision else {}
-    files = companions.find(name, {**picked(kwargs, HUB), **pinned}) if tokenizer else {}
+    places = {**picked(kwargs, HUB), **pinned}
+    files = companions.find(name, places) if tokenizer else {}
+    behind = modules_of(resize, places) if modules else None
     needs = total_bytes(shards) + ROOM + sum(file.stat().st_size for file in files.values())
+    needs += behind.size if behind else 0
     writing = whole_folder(out, **replacing, needs=needs, keep=resize.checkpoint.files)
     with writing as folder, Hashing(resize.checkpoint) as hashing:
         warnings = companions.carry(files, folder, resize.config, resize.plan.target_sizes.get("position"))
         watch = write_weights(folder, resize, skeleton, stored, shards)
         record = {**provenance(resize), "files": hashing.result(), "seed_of_new_heads": seed}
+        if behind:
+            behind.write(folder)
+            warnings += behind.warnings
+            record["modules"] = sorted(behind.files)
         skeleton.config.transformers_bot = record
         report = make_report(resize.plan, watch, skeleton.config.transformers_bot)
         report = replace(report, warnings=(*report.warnings, *warnings))
-        report = _write_side_files(folder, skeleton, report, resize, before)
+        report = _write_side_files(folder, skeleton, report, resize, before, behind.kind if behind else None)
     for sentence in report.warnings:
         logger.warning(sentence)
     return report
+
+
+def modules_of(resize: Resize, places: dict[str, Any]) -> Carried | None:
+    """The modules of a sentence-transformers source at the target's width; None where it has none.
+
+    Args:
+        places: hub keywords of the source.
+    """
+    found = sentences.find(resize.name, places, resize.words.allow_pickle)
+    return carry_modules(found, resize) if found else None
 
 
 def _card_before(path: Path) -> str:
@@ -289,7 +310,12 @@ def _entries(resize: Resize, stored: dict[str, str]) -> list[Entry]:
 
 
 def _write_side_files(
-    folder: Path, skeleton: PreTrainedModel, report: Report, resize: Resize, card_before: str
+    folder: Path,
+    skeleton: PreTrainedModel,
+    report: Report,
+    resize: Resize,
+    card_before: str,
+    library_class: str | None,
 ) -> Report:
     """The configs as `save_pretrained` writes them, the report, and the card with what people wrote before."""
     skeleton.config.dtype = str(resize.dtype).removeprefix("torch.")
@@ -297,7 +323,8 @@ def _write_side_files(
     save_configs(folder, skeleton)
     report = replace(report, written=fingerprints(folder))
     report.save(folder)
-    text = card.model_card(skeleton.config, report, source_card=hub.source_card(resize.name, resize.words.hub))
+    found = hub.source_card(resize.name, resize.words.hub)
+    text = card.model_card(skeleton.config, report, source_card=found, library_class=library_class)
     text = update_card(card_before, text) if card_before else text
     (folder / CARD).write_text(text, encoding="utf-8")
     return report

@@ -4,6 +4,7 @@ import copy
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,14 +12,15 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from .calls import source_name
-from .checkpoint import Checkpoint, check_files
+from .checkpoint import Checkpoint, Folder, check_files, opened
 from .classes import own_class
 from .errors import BadCheckpoint, BadKeyword, BadOption, suggest
 from .keywords import HUB, init_keywords, sort_keywords
 from .loading import provenance
 from .opening import Resize, open_resize
+from .sentences import LIST
 from .source import Source, open_source
-from .streaming import skeleton_of, tensors_of
+from .streaming import modules_of, skeleton_of, tensors_of
 from .targets import check_same_type, read_config
 
 KEPT = ("method", "revision", "subfolder", "variant", "dtype", "ignore_mismatched_sizes", "nonfinite")
@@ -79,7 +81,8 @@ def verify(
 ) -> Verification:
     """Whether a resized checkpoint is what its record says: the same source resized again, bit by bit.
 
-    Weights, sizes and the record are compared; the report, the card and tokenizer files are not.
+    Weights, sizes, the record and the modules of a sentence-transformers folder are compared; the report, the card
+    and tokenizer files are not.
 
     Example:
         >>> print(verify("gpt2-small"))                                              # doctest: +SKIP
@@ -124,6 +127,7 @@ def verify(
         *_other_files(record, resize.checkpoint),
         *_other_facts(record, provenance(resize)),
         *_other_names(stored, resize),
+        *_other_modules(place, record, resize),
     ]
     compared = 0
     for line in _other_tensors(stored.model.state_dict(), resize, seed or 0, {*unknown, *stored.missing}):
@@ -194,6 +198,25 @@ def _other_names(stored: Source, resize: Resize) -> Iterator[str]:
     for name, holder in resize.plan.target.ties.items():
         if name in tied and name not in stored.missing and not torch.equal(_bits(state[name]), _bits(state[holder])):
             yield f"{name}: tied to {holder}, but another tensor in the result"
+
+
+def _other_modules(place: str, record: Mapping[str, Any], resize: Resize) -> Iterator[str]:
+    """Modules of sentence-transformers that are not as the source's own come out at this size."""
+    folder = Folder.at(place)
+    if not record.get("modules") and not folder.holds(LIST):
+        return  # left out, or saved from memory, which carries no files
+    carried = modules_of(resize, {**resize.words.hub, "revision": resize.checkpoint.revision})
+    files = carried.files if carried else {}
+    if record.get("modules") != sorted(files):
+        yield f"record modules: {record.get('modules')!r}, recomputed {sorted(files)!r}"
+    for name, content in sorted(files.items()):
+        again = content.read_bytes() if isinstance(content, Path) else content()
+        if not folder.holds(name):
+            yield f"{name}: not in the result"
+            continue
+        with opened(folder.locate(name)) as (stream, size):
+            if size != len(again) or stream.read(size) != again:
+                yield f"{name}: not as it is made of the source's"
 
 
 def _other_tensors(state: Mapping[str, Tensor], resize: Resize, seed: int, skipped: set[str]) -> Iterator[str | None]:

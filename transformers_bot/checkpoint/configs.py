@@ -13,7 +13,7 @@ from transformers.utils import CONFIG_NAME, cached_file
 from ..errors import BadCheckpoint, BadSize, UnsafeCheckpoint, UnsupportedCheckpoint
 from ..sizes import MAX_LAYERS, MAX_LENGTH
 from .files import hub_keywords
-from .jsons import read_json
+from .jsons import read_json, read_value
 from .paths import Folder, is_plain, shown, shown_path
 
 MAX_LABELS = 1 << 18  # transformers makes two dicts of them, some 200 bytes a label
@@ -27,6 +27,8 @@ LENGTH_FIELDS = (
 OBJECT_FIELDS = ("id2label", "label2id", "quantization_config", "compression_config")
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack")
 ADAPTER = "adapter_config.json"
+MODULES = "modules.json"  # of sentence-transformers
+QUIETLY = {f"_raise_exceptions_for_{kind}": False for kind in ("gated_repo", "missing_entries", "connection_errors")}
 CLASS_FIELDS = ("attribute_map", "sub_configs", "sub_configs_defaults")
 ATTENTION_FIELDS = ("attn_implementation", "_attn_implementation", "experts_implementation")
 
@@ -47,6 +49,8 @@ def source_config(name: str, keywords: Mapping[str, Any]) -> tuple[Path, dict[st
                 "(merge_and_unload), save the result, and use that folder."
             )
         if not folder.holds(CONFIG_NAME):
+            if folder.holds(MODULES) and (place := _first_module(folder.locate(MODULES))):
+                raise _in_module(name, place)
             raise BadCheckpoint(
                 f"{shown_path(folder.path)} has no {CONFIG_NAME}: without it a model's sizes would be guessed. "
                 "Copy the file that belongs to the weights."
@@ -61,7 +65,13 @@ def source_config(name: str, keywords: Mapping[str, Any]) -> tuple[Path, dict[st
         fields = read_json(path)
         check_config(fields, path)
         return path, fields
-    found = cached_file(name, CONFIG_NAME, **hub_keywords(keywords))
+    try:
+        found = cached_file(name, CONFIG_NAME, **hub_keywords(keywords))
+    except OSError:
+        listed = cached_file(name, MODULES, **hub_keywords(keywords), **QUIETLY)
+        if listed and (place := _first_module(Path(listed))):
+            raise _in_module(name, place) from None
+        raise
     if found is None:
         raise BadCheckpoint(f"{shown_path(name)} has no {CONFIG_NAME} on the hub. Use a model repository.")
     path = Path(found)
@@ -70,6 +80,24 @@ def source_config(name: str, keywords: Mapping[str, Any]) -> tuple[Path, dict[st
     fields = read_json(path)
     check_config(fields, path)
     return path, fields
+
+
+def _first_module(path: Path) -> str | None:
+    """Where the first module of a sentence-transformers folder lies, if in a folder of its own."""
+    try:
+        listed = read_value(path)
+    except BadCheckpoint:
+        return None
+    first = listed[0] if isinstance(listed, list) and listed else None
+    place = first.get("path") if isinstance(first, dict) else None
+    return place.rstrip("/") if isinstance(place, str) and is_plain(place.rstrip("/")) else None
+
+
+def _in_module(name: str, place: str) -> BadCheckpoint:
+    return BadCheckpoint(
+        f"{shown_path(name)} has no {CONFIG_NAME}: its {MODULES} says that the model lies in {place}; "
+        f"pass subfolder={place!r}."
+    )
 
 
 def _followed(path: Path, folder: Folder) -> tuple[Path, dict[str, Any]]:

@@ -26,6 +26,7 @@ SETTINGS: dict[str, tuple[type, ...]] = {
     "strict": (bool,),
     "overwrite": (bool,),
     "tokenizer": (bool,),
+    "modules": (bool,),
 }
 WORDS = {str: "text", dict: "a table of fields", int: "a whole number", bool: "true or false"}
 ODD = "a value or a key of it is not text, a number, true, false, a list or a table."

@@ -65,6 +65,13 @@ def add(commands: Any) -> None:
         const=False,
         help="leave the source's tokenizer and processor files out",
     )
+    output.add_argument(
+        "--no-modules",
+        dest="modules",
+        action="store_const",
+        const=False,
+        help="leave the modules of a sentence-transformers folder out: OUT is then a plain model",
+    )
     output.add_argument("--max-shard-size", metavar="SIZE", help="largest weight file, such as 2GB")
     add_method(parser)
     add_reading(parser, result=True)
@@ -75,6 +82,8 @@ def add(commands: Any) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     import transformers_bot as bot
+
+    from ..sentences import folder_class
 
     read_adapters(chosen)
     given = settings(chosen)
@@ -88,9 +97,13 @@ def run(chosen: argparse.Namespace) -> int:
         print(json.dumps(report.to_dict(), indent=2))
         return 0
     print(report)
-    name = _auto_class(out, report.classes[1])
+    folder = Path(out).as_posix()
     print(f"\nWritten to {out}. Load it with")
-    print(f"  from transformers import {name}\n  model = {name}.from_pretrained({Path(out).as_posix()!r})")
+    if library_class := folder_class(out):
+        print(f"  from sentence_transformers import {library_class}\n  model = {library_class}({folder!r})")
+    else:
+        name = _auto_class(out, report.classes[1])
+        print(f"  from transformers import {name}\n  model = {name}.from_pretrained({folder!r})")
     print(f"and check it with\n  transformers-bot verify {shlex.quote(out)}")
     return 0
 

@@ -41,6 +41,7 @@ RENAMED = {
 FLAGS = {
     "strict=False": "--no-strict",
     "tokenizer=False": "--no-tokenizer",
+    "modules=False": "--no-modules",
     "overwrite='foreign'": "--overwrite-foreign",
     "fields of the config to change": "--set FIELD=VALUE",
 }
