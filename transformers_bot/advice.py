@@ -22,6 +22,8 @@ def general_warnings(
         before, after = (getattr(config, name, None) for config in configs)
         if before != after:
             found.append(f"{name} is {before!r} in the source and {after!r} in the target; the weights fit the former")
+    if _numbers_lag(*configs):
+        found.append("label2id does not fit id2label: it is kept as it is. Give both where one changes")
     if renewed:
         shown = ", ".join(renewed[:4]) + (", ..." if len(renewed) > 4 else "")
         what = "1 tensor is" if len(renewed) == 1 else f"{len(renewed)} tensors are"
@@ -39,3 +41,10 @@ def general_warnings(
 def _change(sizes: tuple[Sizes, Sizes], role: str) -> int:
     before, after = (side.get(role) or 0 for side in sizes)
     return after - before
+
+
+def _numbers_lag(source: Any, target: Any) -> bool:
+    """Whether the target's labels have new names, but not their way back."""
+    names, numbers = target.id2label, target.label2id
+    changed = names is not None and (names, numbers) != (source.id2label, source.label2id)
+    return changed and numbers is not None and numbers != {name: number for number, name in names.items()}

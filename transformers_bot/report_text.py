@@ -19,6 +19,16 @@ def printable(name: str) -> str:
     return "".join(one if _shows(one) else one.encode("unicode_escape").decode() for one in name)
 
 
+def brief(text: str, most: int = 300) -> str:
+    r"""Foreign text for a message of ours: on one line, escaped, cut, without a full stop at its end.
+
+    >>> print(brief("wrong\n value \x1b[31m."))
+    wrong value \x1b[31m
+    """
+    line = printable(" ".join(text[: 4 * most].split())).rstrip(".")
+    return line if len(line) <= most else f"{line[:most]}..."
+
+
 def cut(name: str, width: int) -> str:
     """The name in at most `width` characters: what it begins with and, rather, what it ends with.
 

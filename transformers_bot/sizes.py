@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from numbers import Integral
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import PreTrainedConfig
 
 from .adapters import Adapter
 from .errors import BadKeyword, BadOption, BadSize, UnsupportedArchitecture, suggest
+from .report_text import brief
 
 # Axes whose entries have an identity of their own: they are never filtered, only kept.
 FIXED = ("vocab", "segment", "label", "channel", "patch_h", "patch_w", "special", "offset", "pixel")
@@ -49,12 +51,10 @@ def rebuild(adapter: Adapter, config: PreTrainedConfig, overrides: dict[str, Any
     """
     known = config.to_dict()
     chosen = _by_field(config, known, overrides)
-    fields = {**known, **chosen}
-    if "num_labels" in chosen:  # the names of the labels give their count, too
-        fields = {name: value for name, value in fields.items() if name not in ("id2label", "label2id")}
     for name, value in chosen.items():
         if name in adapter.sizes.values() or name == "num_labels":
             _check_positive(name, value, "target")
+    fields = {**known, **_with_labels(config, chosen)}
     try:
         for name, rule in adapter.derived.items():
             follows = name in known and name not in chosen and known[name] is not None and known[name] == rule(config)
@@ -62,10 +62,54 @@ def rebuild(adapter: Adapter, config: PreTrainedConfig, overrides: dict[str, Any
                 fields[name] = rule(_with_fields(config, fields))
         for name in ("model_type", "transformers_version", "transformers_bot"):
             fields.pop(name, None)
-        return type(config)(**fields)
-    except (StrictDataclassError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise BadOption(f"{type(config).__name__} cannot be built with {overrides}: {reason}") from error
+        made = type(config)(**fields)
+        if "label2id" in chosen:  # as given, also where a count alone names the labels
+            made.label2id = chosen["label2id"]
+        return made
+    except (StrictDataclassError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        given, reason = brief(str(overrides)), brief(str(error))
+        raise BadOption(f"{type(config).__name__} cannot be built with {given}: {reason}") from None
+
+
+def _with_labels(config: PreTrainedConfig, chosen: dict[str, Any]) -> dict[str, Any]:
+    """The overrides with the names of the labels, as `PreTrainedConfig` takes them from keywords.
+
+    Names that are given are kept; a count alone keeps the source's names where it is theirs, and numbers the
+    labels otherwise.
+
+    Raises:
+        BadOption: a count and names that contradict each other, or that are none.
+    """
+    if "num_labels" not in chosen and "id2label" not in chosen:
+        return chosen
+    count, names = chosen.get("num_labels"), chosen.get("id2label")
+    fields = {name: value for name, value in chosen.items() if name != "num_labels"}
+    if names is None:
+        fields.pop("id2label", None)
+        keeps = count is None or count == config.num_labels
+        return fields if keeps else {**fields, "num_labels": count, "id2label": None, "label2id": None}
+    if not isinstance(names, dict) or not names:
+        raise BadOption(f"id2label is {brief(repr(names))}; it must be a dict from each label's number to its name.")
+    if count is not None and count != len(names):
+        raise BadOption(
+            f"num_labels is {count}, but id2label names {len(names)} labels: {brief(repr(names))}. Give one of them, "
+            "or as many names as labels."
+        )
+    numbers = [_label_number(number) for number in names]
+    if None in numbers or len(set(numbers)) < len(numbers):
+        raise BadOption(
+            f"id2label has the keys {brief(repr(list(names)))}; they must be the labels' numbers, each once."
+        )
+    if count is not None and count != config.num_labels and "label2id" not in chosen:
+        fields["label2id"] = {f"LABEL_{number}": number for number in range(count)}  # as a count alone has them
+    return {**fields, "id2label": dict(zip(numbers, names.values(), strict=True))}
+
+
+def _label_number(key: Any) -> int | None:
+    """The number that a key of `id2label` is or spells, as JSON does; None for any other."""
+    if isinstance(key, str):
+        return int(key) if re.fullmatch(r"\d{1,9}", key, re.ASCII) else None
+    return int(key) if isinstance(key, Integral) and not isinstance(key, bool) else None
 
 
 def changed_fields(source: PreTrainedConfig, target: PreTrainedConfig) -> dict[str, Any]:
