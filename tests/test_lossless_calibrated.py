@@ -37,3 +37,14 @@ def test_growing_is_undone_with_calibration_too(tmp_path, family, hidden, option
     )
     assert back.config.transformers_bot["basis"] == "plain"
     assert_same_outputs(outputs(back, built.inputs), outputs(built.model, built.inputs), 1e-9)
+
+
+def test_batches_may_choose_the_layers_of_what_grows_in_width(tmp_path):
+    """With both widths growing there is nothing to fit, and nothing to say about how many tokens that takes."""
+    built = build("bert", "BertForMaskedLM", layer=3)
+    wanted = resized_config(built.config, layer=2, hidden=24, heads=6, ffn=40)
+    batch = {"input_ids": torch.arange(1, 9)[None]}
+    source = save(built.model, tmp_path / "source")
+    small = resize(source, wanted, "BertForMaskedLM", calibration=[batch])
+    assert small.config.num_hidden_layers == 2
+    assert not any("tokens" in sentence for sentence in small.transfer_report.warnings)

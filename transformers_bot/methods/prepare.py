@@ -175,7 +175,8 @@ def about_calibration(prepared: Prepared | None, task: Task) -> list[str]:
         return [UNREAD]
     seen = prepared.opened.seen
     tokens = [one.tokens for one in (*seen.norms.values(), *seen.inputs.values()) if one.tokens] if seen else []
-    units = max(task.target[role] or 0 for role in ("hidden", "ffn") if task.ratio(role) <= 1)
+    # Where both widths grow, nothing is fitted: the batches only ranked the layers.
+    units = max((task.target[role] or 0 for role in ("hidden", "ffn") if task.ratio(role) <= 1), default=0)
     if not tokens or max(tokens) >= units:
         return []
     return [f"calibration= showed {max(tokens)} tokens to fit {units} units with: give some times as many"]
