@@ -1,9 +1,8 @@
 """`BoTConfig`: every choice of the BoT method in one object."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from numbers import Integral
-from types import MappingProxyType
 from typing import Any
 
 from .errors import BadKeyword, BadOption, suggest
@@ -23,7 +22,33 @@ CHOICES = {
 WAVELET_ROLES = ("default", "hidden", "ffn", "heads", "head_dim", "layer")
 
 
-@dataclass(frozen=True)
+class Wavelets(Mapping[str, str]):
+    """Role -> wavelet, as `BoTConfig` keeps it: it never changes, so it can be hashed, copied and sent to processes.
+
+    >>> Wavelets({"default": "haar", "layer": "db2"}) == {"layer": "db2", "default": "haar"}
+    True
+    """
+
+    def __init__(self, by_role: Mapping[str, str]) -> None:
+        self._by_role = dict(by_role)  # a copy: the caller's dict may change
+
+    def __getitem__(self, role: str) -> str:
+        return self._by_role[role]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_role)
+
+    def __len__(self) -> int:
+        return len(self._by_role)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._by_role.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._by_role)
+
+
+@dataclass(frozen=True, repr=False)
 class BoTConfig:
     """How to resize: the one keyword `bot_config=` of every factory takes this object or its dict.
 
@@ -88,13 +113,18 @@ class BoTConfig:
             _check_choice("the role of wavelet", role, WAVELET_ROLES)
             if wavelet != "auto":
                 check_name(wavelet)
-        if isinstance(self.wavelet, Mapping):  # a copy: the caller's dict may change
-            object.__setattr__(self, "wavelet", MappingProxyType(dict(self.wavelet)))
+        if isinstance(self.wavelet, Mapping):
+            object.__setattr__(self, "wavelet", Wavelets(self.wavelet))
         scale = self.detail_scale
         if scale is not None and not (_is_number(scale) and 0 <= scale < float("inf")):
             raise BadOption(f"detail_scale must be None or a number of at least 0, got {scale!r}.")
         if isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or self.seed < 0:
             raise BadOption(f"seed must be a whole number of at least 0, got {self.seed!r}.")
+
+    def __repr__(self) -> str:
+        """The call that makes it, without what is left at its default."""
+        chosen = ((f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default)
+        return f"BoTConfig({', '.join(f'{name}={value!r}' for name, value in chosen)})"
 
     def wavelet_for(self, role: str) -> str:
         """The wavelet asked for on a role, "auto" where none was named."""
