@@ -8,15 +8,14 @@ import yaml
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from transformers import PreTrainedModel
-from transformers.utils import cached_file, logging
+from transformers.utils import cached_file
 
 from .card import HOME
 from .errors import BadCheckpoint
+from .logs import logger
 from .origin import hub_source
 from .report import FILE as REPORT_FILE
 from .report import Report
-
-logger = logging.get_logger("transformers.bot")
 
 LARGEST_CARD = 256_000  # bytes read of a source's card; its metadata stands first
 KEPT = ("license", "license_name", "license_link", "language", "pipeline_tag")

@@ -11,7 +11,8 @@ from .checkpoint import check_files
 from .classes import own_class
 from .errors import BadKeyword, BadOption
 from .keywords import FILES, HUB, ONLY_RESIZING, Keywords, init_keywords, overrides_of, picked, sort_keywords
-from .loading import load_resized, logger
+from .loading import load_resized
+from .logs import logger
 from .opening import refuse_unsound
 from .options import BoTConfig
 from .planner import Plan

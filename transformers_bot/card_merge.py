@@ -9,11 +9,9 @@ from typing import Any
 import yaml
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import yaml_dump  # type: ignore[attr-defined]
-from transformers.utils import logging
 
 from .errors import SaveError
-
-logger = logging.get_logger("transformers.bot")
+from .logs import logger
 
 BEGIN = "<!-- transformers_bot: begin -->"
 MARKER = re.compile(r"^<!-- transformers_bot: (begin|end)(?: ([0-9a-f]{16}))? -->[ \t]*(?=\r?$)", re.MULTILINE)

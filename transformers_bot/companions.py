@@ -9,15 +9,15 @@ from typing import Any
 
 from huggingface_hub import HfApi, constants
 from transformers import PreTrainedConfig
-from transformers.utils import cached_file, logging
+from transformers.utils import cached_file
 from transformers.utils.hub import list_repo_templates
 
 from .checkpoint import Folder, clean, opened, read_json, shown, shown_path
 from .errors import BadCheckpoint, IncompatibleModels, UnsafeCheckpoint
+from .logs import logger
 from .processors import check_images
 from .vocabulary import LARGE, SMALL, read_vocabulary
 
-logger = logging.get_logger("transformers.bot")
 VOCABULARIES = (
     "tokenizer.json",
     "vocab.txt",

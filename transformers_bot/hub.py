@@ -14,20 +14,19 @@ from typing import Any, TypeVar
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from .beside import CONNECTION, card_of_source, report_of, source_card, source_licence
 from .card import model_card
 from .card_merge import update_card
 from .companions import say_left_behind
 from .errors import BadOption, SaveError
+from .logs import logger
 from .origin import provenance_of
 from .report import Report
 from .version import __version__
 
 __all__ = ["attach", "push_to_hub", "source_card", "source_licence"]
 
-logger = logging.get_logger("transformers.bot")
 Result = TypeVar("Result")
 
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging
 
 from . import companions, hub, ranks
 from .errors import PlanError
 from .gpu import Arriving, Entry, gpu_for
 from .keywords import Keywords
+from .logs import logger
 from .measure import Watch
 from .memory import Releasing
 from .opening import Resize, open_resize
@@ -24,8 +24,6 @@ from .resize import run_plan
 from .sizes import changed_fields
 from .source import quiet
 from .version import __version__
-
-logger = logging.get_logger("transformers.bot")
 
 RELEASED = 128 << 20  # bytes of results after which freed memory is given back: what is given back is faulted in again
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging
 
 from . import adapters, methods
 from .adapters import Adapter
@@ -19,6 +18,7 @@ from .errors import BadCheckpoint, BadWeights
 from .gaps import foreign_tensors, lost_tensors, optional_tensors
 from .inventory import inventory_of, predict, rules_of
 from .keywords import Keywords
+from .logs import logger
 from .memory import reuse
 from .methods import Method, Task
 from .options import BoTConfig
@@ -27,7 +27,6 @@ from .rewrite import Network, Opened, Place
 from .source import Source, open_source, quiet, stored_dtype
 from .targets import asked_dtype, plan_from_configs, sides
 
-logger = logging.get_logger("transformers.bot")
 CODE_FIELDS = ("auto_map", "custom_pipelines")
 
 

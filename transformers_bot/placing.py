@@ -7,9 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from transformers.utils import logging
-
-logger = logging.get_logger("transformers.bot")
+from .logs import logger
 
 FAILURES = {
     errno.ENOSPC: "the disk is full",

@@ -21,12 +21,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO
 
-from transformers.utils import logging
-
 from .errors import SaveError
+from .logs import logger
 from .placing import FAILURES, UNKNOWN_CALL, move, remove, settle
-
-logger = logging.get_logger("transformers.bot")
 
 # What save_pretrained of models, tokenizers and processors leaves, and what we add. A folder that holds anything else
 # is more than a saved model, and is never replaced.

@@ -7,19 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging
 
 from . import hub, ranks
 from .errors import PlanError, SaveError
 from .keywords import Keywords, picked
 from .loading import forget_source, loading_info
+from .logs import logger
 from .opening import open_resize
 from .report import Report, make_report
 from .shards import total_bytes
 from .source import quiet
 from .streaming import ROOM, layout_of, save_configs, skeleton_of, write_weights
-
-logger = logging.get_logger("transformers.bot")
 
 
 @dataclass(frozen=True)

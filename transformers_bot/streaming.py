@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
-from transformers.utils import logging
 
 from . import card, companions, hub, sentences
 from .calls import read_call, source_name
@@ -21,6 +20,7 @@ from .classes import own_class
 from .errors import BadCheckpoint, BadKeyword, BadOption, PlanError, SaveError, suggest
 from .keywords import HUB, TARGET, Keywords, picked
 from .loading import hand_over, provenance
+from .logs import logger
 from .measure import Watch
 from .memory import Releasing
 from .model import TASKS
@@ -36,7 +36,6 @@ from .shards import Entry, Shard, ShardWriter, lay_out, total_bytes
 from .targets import plan_from_configs, target_config
 from .written import fingerprints, why_foreign
 
-logger = logging.get_logger("transformers.bot")
 CARD = "README.md"
 ROOM = 4 * 2**20  # bytes on the disk beside the weights: configs, report, card
 RELEASED = 32 << 20  # bytes of results after which freed memory is given back, at most

@@ -111,14 +111,13 @@ def run(chosen: argparse.Namespace) -> int:
 @contextlib.contextmanager
 def _said() -> Iterator[list[str]]:
     """Collects our warnings; what is left of them in the end goes to standard error, also when the call fails."""
-    logger, said = logging.getLogger("transformers.bot"), _Said()
-    before, logger.propagate = logger.propagate, False
-    logger.addHandler(said)
+    from ..logs import diverted
+
+    said = _Said()
     try:
-        yield said.texts
+        with diverted(said):
+            yield said.texts
     finally:
-        logger.removeHandler(said)
-        logger.propagate = before
         for text in said.texts:
             print(f"transformers-bot: warning: {shown(text)}", file=sys.stderr)
 
