@@ -47,7 +47,7 @@ HEADERS = {
     "flow table": "{license: mit, tags: [a]}\n",
     "document end": "license: mit\n...\n",
     "literal name": "base_model: |\n  x/y\nthumbnail: a.png\n",
-    "anchors": "tags: &t [a]\nmore: *t\n",
+    "dates and no numbers": "date: 2024-01-02\nversion: 1.2.3\nday: 2024-02-31\nshare: .nan\n",
     "nothing": "\n",
 }
 
@@ -60,7 +60,7 @@ def test_a_persons_metadata_is_kept_and_ours_added(header, newline):
     ours = metadata(FRESH)
     for name, value in before.items():
         if name not in ("tags", "base_model") and value is not None:
-            assert after[name] == value
+            assert [after[name]] == [value]  # in a list one NaN is equal to itself
     for name in ("tags", "base_model"):
         listed = [one if isinstance(one, list) else [one] for one in (before.get(name) or [], ours[name], after[name])]
         assert listed[2] == [*listed[0], *(item for item in listed[1] if item not in listed[0])]
@@ -135,10 +135,27 @@ def test_white_space_at_line_ends_is_no_edit():
 
 
 @pytest.mark.parametrize(
-    "header", ["license: [", "just text", "- a\n- b", "a: b: c", "!!python/object:os.system x", "a: *b"]
+    ("header", "line"),
+    [
+        ("license: [", ""),
+        ("just text", None),
+        ("- a\n- b", None),
+        ("a: b: c", 2),
+        ("license: mit\nx: !!python/object:os.system x", 3),
+        ("a: *b", 2),
+        ("# ours\ntags: &t [a]\nmore: *t", 3),
+        ("a: 1\nb: &b [*b]", 3),
+        ("a: {b: c}\n<<: {b: c}", 3),
+        ("date: !!timestamp x", 2),
+        ("? [a]\n: b", 2),
+        ("license: mit\nlicense: mit", 3),
+        (f"a: {'[' * 3000}", 2),
+        (f"a: {'9' * 5000}", 2),
+    ],
 )
-def test_metadata_that_cannot_be_read_is_an_error_and_nothing_is_lost(header):
-    with pytest.raises(SaveError, match=r"README.md.*Mend it there first; nothing was changed"):
+def test_metadata_that_cannot_be_read_is_an_error_and_nothing_is_lost(header, line):
+    named = "is not a table" if line is None else f"line {line}"
+    with pytest.raises(SaveError, match=rf"README.md.*{named}.*Mend it there first; nothing was changed"):
         update_card(f"---\n{header}\n---\n\nText\n", FRESH)
 
 

@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from transformers import PreTrainedModel
@@ -14,6 +13,7 @@ from .card import HOME
 from .errors import BadCheckpoint
 from .logs import logger
 from .origin import hub_source
+from .plain_yaml import NotPlain, read_yaml
 from .report import FILE as REPORT_FILE
 from .report import Report
 
@@ -47,9 +47,9 @@ def source_card(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
         text = file.read(LARGEST_CARD).decode("utf-8-sig", "replace")
     block = REGEX_YAML_BLOCK.match(text)
     try:
-        data = yaml.safe_load(block[2]) if block else None
-    except (yaml.YAMLError, ValueError, RecursionError):
-        logger.info("the metadata of %r's model card cannot be read; nothing is taken over from it", name)
+        data = read_yaml(block[2]) if block else None
+    except NotPlain as error:
+        logger.info("nothing is taken over from the model card of %r: its metadata cannot be read, %s", name, error)
         return {}
     found = {key: data[key] for key in KEPT if _is_plain(data.get(key))} if isinstance(data, dict) else {}
     link = found.get("license_link", "")

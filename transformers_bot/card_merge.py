@@ -12,11 +12,11 @@ from huggingface_hub.utils import yaml_dump  # type: ignore[attr-defined]
 
 from .errors import SaveError
 from .logs import logger
+from .plain_yaml import NotPlain, read_yaml
 
 BEGIN = "<!-- transformers_bot: begin -->"
 MARKER = re.compile(r"^<!-- transformers_bot: (begin|end)(?: ([0-9a-f]{16}))? -->[ \t]*(?=\r?$)", re.MULTILINE)
 UNITED = ("tags", "base_model")  # lists to which ours are added; every other field of a person's stays as it is
-LARGEST = 256_000  # bytes of a card's metadata; a hundred lines are already many
 
 
 def in_markers(text: str) -> str:
@@ -49,7 +49,7 @@ def update_card(existing: str, fresh: str) -> str:
         head = f"---{newline}{_dumped(data, newline)}{newline}---{newline}{newline}"
     else:
         opening, closing = before
-        head = f"{opening}{_merged(header, data, newline)}{closing}"
+        head = f"{opening}{_merged(header, data, newline, opening)}{closing}"
         head += "" if head.endswith("\n") else newline
     return bom + head + _with_section(body, section, newline)
 
@@ -62,24 +62,23 @@ def split_card(card: str) -> tuple[tuple[str, str], str | None, str]:
     return (found[1], found[3]), found[2], card[found.end() :]
 
 
-def read_metadata(header: str | None) -> dict[str, Any]:
+def read_metadata(header: str | None, before: str = "---\n") -> dict[str, Any]:
     """The metadata of a card as a table.
 
+    Args:
+        before: what stands before it in the card, so that a message names the line.
+
     Raises:
-        SaveError: it is no YAML, no table, or beyond all measure.
+        SaveError: it is no YAML, no table, beyond all measure, or written with anchors, aliases, merge keys or types
+            of its own, which could not be kept.
     """
-    if len(header or "") > LARGEST:
-        raise SaveError(
-            f"the metadata of the model card has {len(header or ''):,} characters; at most {LARGEST:,} fit."
-        )
     try:
-        found = yaml.safe_load(header or "")
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        found = read_yaml(header or "", first_line=before.count("\n") + 1)
+    except NotPlain as error:
         raise SaveError(
-            f"the metadata of the model card (README.md, between the lines ---) is not YAML: {reason}. "
+            f"the metadata of the model card (README.md, between the lines ---) cannot be read as plain YAML: {error}. "
             "Mend it there first; nothing was changed."
-        ) from error
+        ) from None
     if found is not None and not isinstance(found, dict):
         raise SaveError(
             "the metadata of the model card (README.md, between the lines ---) is not a table of fields such as "
@@ -118,9 +117,9 @@ def _with_section(body: str, section: str, newline: str) -> str:
     return f"{body}{gap}{section}{newline}"
 
 
-def _merged(header: str, ours: Mapping[str, Any], newline: str) -> str:
+def _merged(header: str, ours: Mapping[str, Any], newline: str, before: str) -> str:
     """The metadata's text with ours added, as it is written where that can be done."""
-    theirs = read_metadata(header)
+    theirs = read_metadata(header, before)
     wanted, text, missing = dict(theirs), header, {}
     for name, value in ours.items():
         known = theirs.get(name)

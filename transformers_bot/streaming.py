@@ -147,7 +147,8 @@ def _card_before(path: Path) -> str:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise SaveError(f"{path} is not UTF-8 ({error}), so its text could not be kept. Mend or move it.") from error
-    read_metadata(split_card(text)[1])
+    before, header, _ = split_card(text.removeprefix("\ufeff"))
+    read_metadata(header, before[0])
     return text
 
 

@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .. import errors
+from ..plain_yaml import NotPlain, read_yaml
 
 # setting -> the YAML types it may have
 SETTINGS: dict[str, tuple[type, ...]] = {
@@ -29,26 +28,7 @@ SETTINGS: dict[str, tuple[type, ...]] = {
     "modules": (bool,),
 }
 WORDS = {str: "text", dict: "a table of fields", int: "a whole number", bool: "true or false"}
-ODD = "a value or a key of it is not text, a number, true, false, a list or a table."
 LARGEST = 64_000  # bytes; a recipe has a few dozen lines
-
-
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Plain data only: no aliases, which can blow a small file up, and no key twice, of which one would be lost."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.constructor.ConstructorError(None, None, "aliases are not allowed", event.start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def read(path: str) -> dict[str, Any]:
@@ -70,11 +50,11 @@ def read(path: str) -> dict[str, Any]:
     if file.stat().st_size > LARGEST:
         raise errors.BadOption(f"{path} has {file.stat().st_size:,} bytes; a recipe has at most {LARGEST:,}.")
     try:
-        found = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError, AttributeError, LookupError) as error:
-        # The last four come out of constructors: `!!timestamp x`, `!!bool x`, a list as a key.
-        what = " ".join(str(error).split()) if isinstance(error, (yaml.YAMLError, UnicodeDecodeError)) else ODD
-        raise errors.BadOption(f"{path} is not a YAML recipe: {what}") from None
+        found = read_yaml(file.read_text(encoding="utf-8"), most=LARGEST)
+    except NotPlain as error:
+        raise errors.BadOption(f"{path} is not a YAML recipe: {error}.") from None
+    except UnicodeDecodeError as error:
+        raise errors.BadOption(f"{path} is not a YAML recipe: byte {error.start} is not UTF-8.") from None
     if not isinstance(found, dict):
         raise errors.BadOption(f"{path} must be a YAML table of settings such as 'source: gpt2'.")
     return {_known(path, name): _checked(path, name, value) for name, value in found.items() if value is not None}
