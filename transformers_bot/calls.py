@@ -1,5 +1,6 @@
 """What a call of a factory or of `plan` does. Apart from `model.py`, which is imported long before the first call."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -65,11 +66,14 @@ def _resized(factory: "Factory", name: str, kwargs: dict[str, Any]) -> Any:
 def _as_auto(factory: "Factory", name: str | os.PathLike[str], *model_args: Any, **kwargs: Any) -> Any:
     if kwargs.get("calibration") is not None:
         raise BadOption("calibration= is for shrinking, but the sizes are the source's own. Leave it out.")
+    reading: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if not any(kwargs.get(key) is not None for key in ("state_dict", "gguf_file")):
         given = picked(kwargs, (*HUB, *FILES))
-        check_files(source_name(name), given, allow_pickle=bool(kwargs.get("allow_pickle")), resampled=False)
+        pickled = bool(kwargs.get("allow_pickle"))
+        reading = check_files(source_name(name), given, allow_pickle=pickled, resampled=False).reading()
     kept = {k: v for k, v in kwargs.items() if k not in ONLY_RESIZING}
-    return factory.auto_class.from_pretrained(name, *model_args, **kept)
+    with reading:
+        return factory.auto_class.from_pretrained(name, *model_args, **kept)
 
 
 def source_name(source: Any) -> str:

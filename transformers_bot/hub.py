@@ -1,11 +1,14 @@
 """Pushes a resized model to the Hub with its card, report and provenance."""
 
+import contextlib
 import hashlib
+import os
 import re
+import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from json import JSONDecodeError
 from pathlib import Path
@@ -29,6 +32,7 @@ __all__ = ["attach", "push_to_hub", "source_card", "source_licence"]
 
 Result = TypeVar("Result")
 
+SCRATCH = "transformers-bot-push-"  # then the process, then random letters
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try
 # Busy or broken for the moment; 412: somebody else has committed since the card was read.
 PASSING = (408, 412, 429, 500, 502, 503, 504)
@@ -81,7 +85,7 @@ def push_to_hub(
     place = _Place(api, repo, revision, create_pr)
     if revision is not None and not revision.startswith("refs/pr"):
         _make_branch(place)
-    with tempfile.TemporaryDirectory() as folder:
+    with _scratch() as folder:
         model.save_pretrained(folder, max_shard_size=max_shard_size)
         if report is not None:
             report.save(folder)
@@ -93,6 +97,31 @@ def push_to_hub(
 
         # A second pull request beside one whose answer was lost would be noise; a second commit cannot be.
         return commit() if create_pr else _tried(commit)
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[str]:
+    """A temporary folder for what is going to be uploaded; what killed pushes left of theirs is removed first.
+
+    A folder's name says which process made it. Only folders of this user whose process is gone are removed.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
+        owner = re.fullmatch(rf"{SCRATCH}(\d+)-\w+", left.name)
+        with contextlib.suppress(OSError):  # somebody else has removed it, or owns it
+            if owner and left.lstat().st_uid == os.getuid() and not _is_running(int(owner[1])):
+                shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-") as folder:
+        yield folder
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def attach(model: PreTrainedModel, report: Report | None, files: Mapping[str, Path] | None = None) -> None:

@@ -43,11 +43,14 @@ def load_resized(
     resize = open_resize(model_class, name, source_config, wanted, words)
     watch = Watch(resize.plan, resize.adapter)
     gpu = gpu_for(words.target, resize.config)
+    unchanged = resize.checkpoint.check_unchanged
+    results = run_plan(resize.plan, resize.tensors, resize.dtype, gpu or "cpu", watch, unchanged)
     if gpu is None:
-        model, info = hand_over(resize, _apart(run_plan(resize.plan, resize.tensors, resize.dtype, watch=watch)))
+        model, info = hand_over(resize, _apart(results))
     else:
-        with Arriving(run_plan(resize.plan, resize.tensors, resize.dtype, gpu, watch), gpu) as arriving:
+        with Arriving(results, gpu) as arriving:
             model, info = hand_over(resize, arriving.entries(_computed(resize.plan)), gpu)
+    unchanged()
     report = make_report(resize.plan, watch, model.config.transformers_bot)
     hub.attach(model, report, resize.checkpoint.named)
     for sentence in resize.plan.warnings:

@@ -1,7 +1,7 @@
 """Runs a plan tensor by tensor: memory is the result plus the temporaries of one tensor, which the next one uses."""
 
 import contextlib
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ def run_plan(
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
     watch: Watch | None = None,
+    before: Callable[[], None] | None = None,
 ) -> Generator[tuple[str, Tensor], None, None]:
     """Yield (target name, tensor) for every tensor that the source provides.
 
@@ -33,6 +34,7 @@ def run_plan(
         dtype: of the results; integers and copies of the same dtype are handed over as they are.
         device: where the computation runs and the results lie.
         watch: measures what is read and made, for the report; it changes no result.
+        before: called before each tensor is read; what it raises ends the run.
 
     Raises:
         BadWeights: with a watch, a result that is not finite although what it is made of is.
@@ -40,7 +42,7 @@ def run_plan(
     steps = [step for step in plan.steps if step.recipe is not None]
     # Made here and not by the first `next`: whoever asks for that may have switched bars off by then.
     bar = logging.tqdm(steps, desc="Resampling weights", unit="tensor")
-    return _run_steps(bar, _order(steps), tensors, dtype, torch.device(device), watch)
+    return _run_steps(bar, _order(steps), tensors, dtype, torch.device(device), watch, before)
 
 
 def _run_steps(
@@ -50,11 +52,14 @@ def _run_steps(
     dtype: torch.dtype,
     device: torch.device,
     watch: Watch | None,
+    before: Callable[[], None] | None,
 ) -> Generator[tuple[str, Tensor], None, None]:
     kept = Kept()
     with _on(device, tensors, order) as there:
         there = watch.reading(there) if watch else there
         for step in steps:
+            if before is not None:
+                before()
             trace = watch.following(step) if watch else None
             out = _run_step(step, there, dtype, device, kept, trace)
             if watch:

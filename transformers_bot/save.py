@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
@@ -255,7 +256,17 @@ def _take(path: Path, target: Path) -> BinaryIO:
     """Open the file at `path` and lock it."""
     import fcntl  # not on Windows, where the rest of the package works
 
-    file = open(path, "ab", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))  # noqa: SIM115
+    # A pipe that lies there is opened at once with O_NONBLOCK: as a file that nobody reads (ENXIO), or as what it is.
+    kept = os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        file = open(path, "ab", opener=lambda name, flags: os.open(name, flags | kept, 0o666))  # noqa: SIM115
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.ELOOP, errno.EISDIR):
+            raise _no_lock_file(path) from None
+        raise
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise _no_lock_file(path)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -267,6 +278,12 @@ def _take(path: Path, target: Path) -> BinaryIO:
             raise
         raise SaveError(f"Another process is writing to {target}. Wait for it, or choose another folder.") from error
     return file
+
+
+def _no_lock_file(path: Path) -> SaveError:
+    return SaveError(
+        f"{path} is no ordinary file, so it cannot serve as the lock. Remove it, or choose another folder."
+    )
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:

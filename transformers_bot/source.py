@@ -55,7 +55,8 @@ def open_source(
         OSError, ValueError: transformers' own, for missing files and bad ids.
     """
     # What transformers draws for tensors that the files lack is never used: the caller's random state stays.
-    with quiet(), torch.random.fork_rng(devices=[]):
+    reading = checkpoint.reading() if checkpoint is not None else contextlib.nullcontext()
+    with reading, quiet(), torch.random.fork_rng(devices=[]):
         model, info = model_class.from_pretrained(
             name,
             config=copy.deepcopy(config),

@@ -123,6 +123,7 @@ def resize_checkpoint(
         skeleton.config.transformers_bot = record
         report = make_report(resize.plan, watch, skeleton.config.transformers_bot)
         report = replace(report, warnings=(*report.warnings, *warnings))
+        resize.checkpoint.check_unchanged()  # the record names what was read
         report = _write_side_files(folder, skeleton, report, resize, before, behind.kind if behind else None)
     for sentence in report.warnings:
         logger.warning(sentence)
@@ -145,6 +146,8 @@ def _card_before(path: Path) -> str:
         return ""
     try:
         text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SaveError(f"{path} cannot be read ({error.strerror}), so its text could not be kept. Move it.") from None
     except UnicodeDecodeError as error:
         raise SaveError(f"{path} is not UTF-8 ({error}), so its text could not be kept. Mend or move it.") from error
     before, header, _ = split_card(text.removeprefix("\ufeff"))
@@ -195,7 +198,8 @@ def tensors_of(resize: Resize, skeleton: PreTrainedModel, watch: Watch | None = 
     """Every tensor of the target's files: resampled ones as they are made, new ones from the skeleton."""
     # What glibc keeps counts against `memory_bound`, which is small where every tensor is.
     releasing = Releasing(min(RELEASED, _largest(resize.plan)))
-    for made in run_plan(resize.plan, resize.tensors, resize.dtype, watch=watch):
+    unchanged = resize.checkpoint.check_unchanged
+    for made in run_plan(resize.plan, resize.tensors, resize.dtype, watch=watch, before=unchanged):
         size = made[1].nbytes
         yield made
         del made

@@ -1,17 +1,19 @@
 """`check_files`: everything that can be known of a source's files before one weight is read."""
 
+import contextlib
 import json
 import math
 import re
 import shlex
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import transformers
+from safetensors import SafetensorError
 from transformers import GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils.hub import extract_commit_hash
@@ -26,6 +28,7 @@ from .jsons import read_json
 from .paths import Folder, clean, count, listed, shown_path
 from .pickles import read_pickle
 from .quantised import FLOATS, check_not_quantised
+from .stamps import Stamp, check_unchanged, stamps_of
 
 # transformers loads such files in place of all others; each is one rank's part of every tensor.
 RANK_FILE = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
@@ -44,6 +47,7 @@ class Checkpoint:
         notes: sentences for the plan: files that are not read, mixed dtypes.
         folder: the folder that holds config.json; file names are relative to it.
         elements: how many numbers all tensors hold together, those of pickled weights too.
+        stamps: what each file was before it was looked at.
     """
 
     files: tuple[Path, ...]
@@ -53,6 +57,7 @@ class Checkpoint:
     notes: tuple[str, ...]
     folder: Path
     elements: int
+    stamps: Mapping[Path, Stamp] = field(repr=False)
 
     @property
     def named(self) -> dict[str, Path]:
@@ -73,8 +78,37 @@ class Checkpoint:
             if SHA256.fullmatch(blob):
                 found[name] = blob
             elif compute:
-                found[name] = sha256(path, stopped)
+                found[name] = sha256(path, stopped, self.stamps[path])
         return found
+
+    def check_unchanged(self) -> None:
+        """Refuse to go on where a file is no longer the one that was checked; cheap, so that it can be asked often.
+
+        Weights are mapped, not copied. A file that another process cuts short ends this one by SIGBUS when
+        a page is touched that is gone: no program can catch that in time, and reading a copy of each tensor
+        costs what mapping saves. Asked before each tensor, this leaves moments for it to happen; what
+        writes models as it should replaces files and never cuts them, and the Hub's cache does so, too.
+
+        Raises:
+            BadCheckpoint: it was changed, replaced or removed.
+        """
+        check_unchanged(self.stamps)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around a library that opens the files by their names: what it reads is what was checked, or an error says so.
+
+        Raises:
+            BadCheckpoint: a file was changed, replaced, removed or closed to this user meanwhile.
+        """
+        try:
+            yield
+        except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+            self.check_unchanged()
+            if isinstance(error, (SafetensorError, PermissionError)):
+                raise BadCheckpoint(f"the weights in {shown_path(self.folder)} cannot be read: {error}") from error
+            raise
+        self.check_unchanged()
 
 
 def check_files(
@@ -114,10 +148,13 @@ def check_files(
         raise no_weights(name, folder, names, keywords)
     if choice.pickled and not allow_pickle:
         raise UnsafeCheckpoint(_pickle_message(name, choice, config, keywords))
+    stamps = stamps_of([choice.main])  # before the first look: what changes from here on is seen
     index = read_index(choice.main, choice.suffix) if choice.sharded else {}
     shards = list(dict.fromkeys(index.values()))
     files = find_shards(name, folder, choice, shards, keywords) if choice.sharded else [choice.main]
+    stamps |= stamps_of(path for path in files if path != choice.main)
     tensors = _tensors(choice, index, shards, files)
+    check_unchanged(stamps)
     if resampled:
         check_not_quantised(shown_name, config, tensors)
     return Checkpoint(
@@ -128,6 +165,7 @@ def check_files(
         notes=(*notes_of(name, folder, choice, keywords), *_dtype_note(tensors)),
         folder=folder.path,
         elements=sum(math.prod(tensor.shape) for tensor in tensors.values()),
+        stamps=stamps,
     )
 
 

@@ -1,13 +1,16 @@
 """SHA-256 of files, also in a thread of its own beside what else is done."""
 
+import contextlib
 import hashlib
+import os
 import threading
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from .paths import opened
+from .stamps import Stamp, changed
 
 if TYPE_CHECKING:
     from .checking import Checkpoint
@@ -15,22 +18,27 @@ if TYPE_CHECKING:
 PIECE = 1 << 20  # bytes: read and hashed while a core's cache holds them; hashlib lets other threads run meanwhile
 
 
-def sha256(path: Path, stopped: threading.Event | None = None) -> str:
+def sha256(path: Path, stopped: threading.Event | None = None, stamp: Stamp | None = None) -> str:
     """The SHA-256 of a file's content, in hexadecimal digits.
 
     Args:
         stopped: ends it after the current piece when set.
+        stamp: what the file was when it was checked: the hash is of that file, or there is none.
 
     Raises:
-        BadCheckpoint: the file cannot be read.
+        BadCheckpoint: the file cannot be read, or is another one than `stamp` says.
         CancelledError: `stopped` was set before the end.
     """
     digest, piece = hashlib.sha256(), memoryview(bytearray(PIECE))
     with opened(path) as (stream, _):
+        if stamp is not None and Stamp.of(os.fstat(stream.fileno())) != stamp:
+            raise changed(path)
         while count := stream.readinto(piece):  # type: ignore[attr-defined]
             if stopped is not None and stopped.is_set():
                 raise CancelledError
             digest.update(piece[:count])
+        if stamp is not None and Stamp.of(os.fstat(stream.fileno())) != stamp:
+            raise changed(path)
     return digest.hexdigest()
 
 
@@ -46,21 +54,24 @@ class Hashing:
     def __init__(self, checkpoint: "Checkpoint") -> None:
         self._checkpoint, self._stopped = checkpoint, threading.Event()
         self._pool = ThreadPoolExecutor(1, "sha256")
+        self._hashes: Future[dict[str, str]] | None = None
 
     def __enter__(self) -> "Hashing":
-        self._hashes = self._pool.submit(self._checkpoint.hashes, True, self._stopped)
+        # Where the system gives no further thread, they are hashed when they are asked for.
+        with contextlib.suppress(RuntimeError):
+            self._hashes = self._pool.submit(self._checkpoint.hashes, True, self._stopped)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopped.set()
-        self._pool.shutdown()
+        self._pool.shutdown(cancel_futures=True)
 
     def result(self) -> dict[str, str]:
         """What `Checkpoint.hashes` gives, when all files are read.
 
         Raises:
-            BadCheckpoint: a file cannot be read.
+            BadCheckpoint: a file cannot be read, or is not the one that was checked.
         """
-        return self._hashes.result()
+        return self._checkpoint.hashes(True) if self._hashes is None else self._hashes.result()
