@@ -189,7 +189,7 @@ def test_only_a_model_is_taken_for_an_architecture(source, name, monkeypatch):
         monkeypatch.setattr(transformers, name, lambda *given: called.append(given))
     path = Path(folder) / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"architectures": [name]}))
-    assert transformers_bot.plan(folder, n_embd=6).source.model_class == "GPT2Model"
+    assert transformers_bot.plan(folder, n_embd=6).source.model_class == "GPT2LMHeadModel"  # by its tensors
     assert not called
 
 

@@ -1,24 +1,25 @@
 """What a call of a factory or of `plan` does. Apart from `model.py`, which is imported long before the first call."""
 
-import contextlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from . import adapters, methods
-from .checkpoint import check_files
+from .checkpoint import check_files, renaming
 from .classes import own_class
 from .errors import BadKeyword, BadOption
 from .keywords import FILES, HUB, ONLY_RESIZING, Keywords, init_keywords, overrides_of, picked, sort_keywords
-from .loading import load_resized
+from .loading import forget_renames, load_resized
 from .logs import logger
 from .opening import refuse_unsound
 from .options import BoTConfig
 from .planner import Plan
 from .sizes import differing_roles
 from .source import Source
+from .source_class import with_class
 from .targets import plan_from_configs, read_config, sides, target_config
 
 if TYPE_CHECKING:
@@ -66,14 +67,20 @@ def _resized(factory: "Factory", name: str, kwargs: dict[str, Any]) -> Any:
 def _as_auto(factory: "Factory", name: str | os.PathLike[str], *model_args: Any, **kwargs: Any) -> Any:
     if kwargs.get("calibration") is not None:
         raise BadOption("calibration= is for shrinking, but the sizes are the source's own. Leave it out.")
-    reading: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
-    if not any(kwargs.get(key) is not None for key in ("state_dict", "gguf_file")):
-        given = picked(kwargs, (*HUB, *FILES))
-        pickled = bool(kwargs.get("allow_pickle"))
-        reading = check_files(source_name(name), given, allow_pickle=pickled, resampled=False).reading()
-    kept = {k: v for k, v in kwargs.items() if k not in ONLY_RESIZING}
-    with reading:
+    if any(kwargs.get(key) is not None for key in ("state_dict", "gguf_file")):
+        kept = {k: v for k, v in kwargs.items() if k not in ONLY_RESIZING}
         return factory.auto_class.from_pretrained(name, *model_args, **kept)
+    given, pickled = picked(kwargs, (*HUB, *FILES)), bool(kwargs.get("allow_pickle"))
+    checkpoint = check_files(source_name(name), given, allow_pickle=pickled, resampled=False)
+    kept = {k: v for k, v in kwargs.items() if k not in ONLY_RESIZING}
+    wrapped = bool(checkpoint.wrapper) and kept.get("key_mapping") is None
+    if wrapped:
+        kept["key_mapping"] = renaming(checkpoint.wrapper)
+    with checkpoint.reading():
+        loaded = factory.auto_class.from_pretrained(name, *model_args, **kept)
+    if wrapped:
+        forget_renames(loaded[0] if isinstance(loaded, tuple) else loaded)
+    return loaded
 
 
 def source_name(source: Any) -> str:
@@ -89,13 +96,18 @@ def source_name(source: Any) -> str:
 def plan_for(class_for: ClassFor, source: Any, config: Any, kwargs: dict[str, Any]) -> Plan:
     """The plan for a target class chosen by `class_for`; see `plan`."""
     given = {**kwargs, "config": config}
+    notes: tuple[str, ...] = ()
     if not isinstance(source, PreTrainedConfig):
-        source_config, words = read_call(source_name(source), given, class_for)
+        name = source_name(source)
+        source_config, words = read_call(name, given, class_for)
+        if class_for is own_class:
+            source_config, notes = with_class(source_config, name, words, fetch=False)
     else:
         source_config, words = source, sort_keywords(given, init_keywords(class_for(source)))
     wanted = target_config(source_config, words)
     source_class = own_class(source_config) if source_config.architectures else class_for(source_config)
-    return plan_from_configs(source_config, wanted, source_class, class_for(wanted), words)
+    made = plan_from_configs(source_config, wanted, source_class, class_for(wanted), words)
+    return replace(made, warnings=(*notes, *made.warnings))
 
 
 def read_call(name: str, kwargs: dict[str, Any], class_for: ClassFor) -> tuple[PreTrainedConfig, Keywords]:

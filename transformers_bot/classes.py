@@ -1,5 +1,6 @@
 """From a config to a model class, by transformers' own task mappings."""
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import transformers
@@ -7,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
-from .errors import BadCheckpoint, UnsupportedArchitecture
+from .errors import BadCheckpoint, BadOption, UnsupportedArchitecture, suggest
 from .model import TASKS
 
 ModelClass = type[PreTrainedModel]
@@ -15,6 +16,15 @@ ModelClass = type[PreTrainedModel]
 
 def own_class(config: PreTrainedConfig) -> ModelClass:
     """The class that a config names as its architecture, the base model if it names none that transformers has.
+
+    Raises:
+        BadCheckpoint: a class of another model type.
+    """
+    return named_class(config) or class_in_mapping("MODEL_MAPPING", config, "plan")
+
+
+def named_class(config: PreTrainedConfig) -> ModelClass | None:
+    """The class that a config names as its architecture, None if it names none that transformers has.
 
     Raises:
         BadCheckpoint: a class of another model type.
@@ -30,7 +40,7 @@ def own_class(config: PreTrainedConfig) -> ModelClass:
                 f"architectures in config.json names {name}, which is no {config.model_type} model. Correct that field."
             )
         return cast(ModelClass, found)
-    return class_in_mapping("MODEL_MAPPING", config, "plan")
+    return None
 
 
 def class_in_mapping(mapping: str, config: PreTrainedConfig, asked_by: str) -> ModelClass:
@@ -48,6 +58,26 @@ def class_in_mapping(mapping: str, config: PreTrainedConfig, asked_by: str) -> M
     named = {candidate.__name__: candidate for candidate in found}
     chosen = next((named[a] for a in config.architectures or [] if a in named), found[0])
     return cast(ModelClass, chosen)
+
+
+def class_for_task(task: str | None) -> Callable[[PreTrainedConfig], ModelClass]:
+    """How the class of a task follows from a config; without a task it is the config's own.
+
+    Raises:
+        BadOption: no such task, with the nearest one.
+    """
+    if task is None:
+        return own_class
+    if task not in TASKS:
+        raise BadOption(f"task must be one of {', '.join(TASKS)}, got {task!r}.{suggest(task, TASKS)}")
+    return TASKS[task].class_for
+
+
+def tasks_of(config: PreTrainedConfig, model_class: ModelClass) -> list[str]:
+    """The tasks whose class for this config is `model_class`."""
+    tables = ((task, getattr(modeling_auto, factory.mapping)) for task, factory in TASKS.items())
+    known = ((task, table[type(config)]) for task, table in tables if type(config) in table)
+    return [task for task, found in known if model_class is (found[0] if isinstance(found, (list, tuple)) else found)]
 
 
 def _factories(config: PreTrainedConfig) -> list[str]:

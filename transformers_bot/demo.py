@@ -131,7 +131,7 @@ def run(out: str | os.PathLike[str] = "bot-demo") -> Path:
     source = fetch_model()
     tokenizer = AutoTokenizer.from_pretrained(source)
     print(f"Source: all-MiniLM-L6-v2, a sentence encoder, in\n  {source}\n")
-    print(_compact(plan(source, **TARGETS[PLANNED])), end="\n\n", flush=True)
+    print(_compact(plan(source, TARGETS[PLANNED])), end="\n\n", flush=True)
     rows = {"source 6x384": _measure(source, tokenizer)}
     for name, sizes in TARGETS.items():
         took = _resize(source, sizes, tokenizer, folder / name)

@@ -1,6 +1,5 @@
 """What a checkpoint lacks of its own architecture, and what it holds beyond any of its family."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,7 +59,7 @@ def _names(
 
 def _is_known(adapter: Adapter, name: str, layers: int) -> bool:
     """Whether a rule names it, as a tensor of one of the config's layers or outside of them, or it is a buffer."""
-    if any(re.fullmatch(pattern, name) for pattern in adapter.buffers):
+    if adapter.is_buffer(name):
         return True
     try:
         _, layer = find_rule(adapter.rules, name)

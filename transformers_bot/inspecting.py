@@ -23,17 +23,18 @@ from transformers.utils import logging
 from . import adapters
 from .axes import Factor, Rule
 from .checkpoint import check_files
-from .classes import own_class
+from .classes import class_for_task
 from .energy import energy
 from .errors import BadOption
 from .inventory import inventory_of, rules_of
-from .keywords import FILES, HUB, picked
+from .keywords import FILES, HUB, picked, sort_keywords
 from .maps import AxisMap, identity
 from .memory import Releasing
 from .opening import as_checked
 from .recipe import TensorMap, apply
 from .sizes import role_sizes
 from .source import open_source
+from .source_class import with_class
 from .targets import read_config
 from .wavelets import analysis_map, check_name
 
@@ -128,7 +129,9 @@ class Inspection:
         return plot(self, Path(path))
 
 
-def inspect(source: str | os.PathLike[str], *, wavelet: str = "haar", **keywords: Any) -> Inspection:
+def inspect(
+    source: str | os.PathLike[str], *, wavelet: str = "haar", task: str | None = None, **keywords: Any
+) -> Inspection:
     """Roles, shapes and energy per wavelet band of a checkpoint's tensors, read one after another.
 
     Memory beyond the mapped files is about three times the largest tensor in float32, whatever the layers.
@@ -140,6 +143,7 @@ def inspect(source: str | os.PathLike[str], *, wavelet: str = "haar", **keywords
     Args:
         source: hub id or folder.
         wavelet: an orthogonal one, or the bands' energies would not add up to the whole.
+        task: the head, where config.json does not name it and the tensors fit several classes.
         keywords: of the Hub (revision, subfolder, token, ...) and of the files (variant, allow_pickle, ...).
 
     Raises:
@@ -153,9 +157,13 @@ def inspect(source: str | os.PathLike[str], *, wavelet: str = "haar", **keywords
     config = read_config(name, picked(keywords, HUB))
     adapter = adapters.get(config.model_type)
     sizes = role_sizes(adapter, config, "source")
+    told: tuple[str, ...] = ()
+    class_for = class_for_task(task)
+    if task is None:
+        config, told = with_class(config, name, sort_keywords(picked(keywords, (*HUB, *FILES, "allow_pickle"))))
     where = {key: value for key, value in picked(keywords, (*HUB, *FILES)).items() if key != "code_revision"}
     checkpoint = check_files(name, where, allow_pickle=bool(keywords.get("allow_pickle", False)))
-    opened = open_source(own_class(config), name, config, {**where, **as_checked(checkpoint)}, checkpoint)
+    opened = open_source(class_for(config), name, config, {**where, **as_checked(checkpoint)}, checkpoint)
     inventory = inventory_of(opened.model)
     tensors = opened.model.state_dict()
     groups: dict[str, list[str]] = {}
@@ -170,7 +178,7 @@ def inspect(source: str | os.PathLike[str], *, wavelet: str = "haar", **keywords
         reader = _Reader(rule, [tensors[one] for one in names], sizes, wavelet)
         stacks.append(reader.stack(shown, layered=layer is not None, tied=tied))
     missing = tuple(sorted(opened.missing))
-    found = inventory.model_class, sizes, wavelet, tuple(stacks), missing, opened.unexpected, checkpoint.notes
+    found = inventory.model_class, sizes, wavelet, tuple(stacks), missing, opened.unexpected, (*told, *checkpoint.notes)
     return Inspection(*found)
 
 

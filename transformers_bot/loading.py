@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from . import companions, hub, ranks
+from .classes import named_class
 from .errors import PlanError
 from .gpu import Arriving, Entry, gpu_for
 from .keywords import Keywords
@@ -25,6 +26,7 @@ from .sizes import changed_fields
 from .source import quiet
 from .version import __version__
 
+LEFT_OUT = 50  # names of left-out tensors in a record
 RELEASED = 128 << 20  # bytes of results after which freed memory is given back: what is given back is faulted in again
 
 
@@ -108,8 +110,12 @@ def forget_source(model: PreTrainedModel) -> None:
     """Take away what transformers notes about the files that a model was loaded from."""
     # Without a name transformers writes the string "None"; the model is stored nowhere yet.
     model.config.name_or_path = ""
-    # Set by the loader to undo its renames on saving: the result has only new names to save.
-    if hasattr(model, "_weight_conversions"):
+    forget_renames(model)
+
+
+def forget_renames(model: PreTrainedModel) -> None:
+    """Let a model be saved under the names of its class, not under those of the files it was loaded from."""
+    if hasattr(model, "_weight_conversions"):  # set by the loader to undo its renames on saving
         del model._weight_conversions
 
 
@@ -132,6 +138,7 @@ def provenance(resize: Resize) -> dict[str, Any]:
     """
     shown = ("layer", "hidden", "heads", "ffn")
     plan, words, source = resize.plan, resize.words, resize.opened.model.config
+    wrote = named_class(source)
     return {
         "source": str(resize.name),
         "local": os.path.isdir(resize.name),
@@ -141,6 +148,8 @@ def provenance(resize: Resize) -> dict[str, Any]:
         "source_sizes": {role: plan.source_sizes[role] for role in shown},
         "target_sizes": {role: plan.target_sizes[role] for role in shown},
         "inherited": round(plan.inherited, 6),
+        "classes": [wrote.__name__ if wrote else None, resize.model_class.__name__],
+        "left_out": plan.left_out[:LEFT_OUT],
         **plan.method,
         "config": changed_fields(source, resize.config),
         **{key: getattr(words, key) for key in ("ignore_mismatched_sizes", "nonfinite", "strict", "allow_pickle")},

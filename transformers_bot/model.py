@@ -114,12 +114,14 @@ class _BaseBoTModel:
         return class_in_mapping(cls.mapping, config, cls.__name__)
 
 
-def plan(source: "str | os.PathLike[str] | PreTrainedConfig", config: Any = None, **kwargs: Any) -> "Plan":
+def plan(
+    source: "str | os.PathLike[str] | PreTrainedConfig", config: Any = None, *, task: str | None = None, **kwargs: Any
+) -> "Plan":
     """What resizing `source` to `config` does to every tensor, from two configs and no weights.
 
     Print the result for a table, `.to_dict()` it for machines; `.steps`, `.dropped`, `.inherited`,
-    `.warnings` hold the parts. The target has the source's own architecture; the factories' `plan`
-    method takes another head.
+    `.warnings` hold the parts. The target has the source's own head; `task` or the factories' `plan`
+    method take another.
 
     Example:
         >>> from transformers import BertConfig
@@ -130,6 +132,7 @@ def plan(source: "str | os.PathLike[str] | PreTrainedConfig", config: Any = None
     Args:
         source: hub id, folder, or a config object.
         config: the target, as in `BoTModel.from_pretrained`; overrides may be keywords.
+        task: another head than the source's own: one of `transformers_bot.model.TASKS`.
         kwargs: `bot_config`, `method`, `ignore_mismatched_sizes` and hub keywords.
 
     Raises:
@@ -137,7 +140,7 @@ def plan(source: "str | os.PathLike[str] | PreTrainedConfig", config: Any = None
     """
     from . import calls, classes  # as in the factories
 
-    return calls.plan_for(classes.own_class, source, config, kwargs)
+    return calls.plan_for(classes.class_for_task(task), source, config, kwargs)
 
 
 class BoTModel(_BaseBoTModel):

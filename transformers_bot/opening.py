@@ -8,10 +8,20 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from . import adapters, methods
 from .adapters import Adapter
-from .checkpoint import Checkpoint, check_amount, check_files, find_nonfinite, nonfinite_message
+from .checkpoint import (
+    Checkpoint,
+    check_amount,
+    check_files,
+    find_nonfinite,
+    has_file,
+    is_folder,
+    nonfinite_message,
+    wrapper_hint,
+)
 from .classes import own_class
 from .companions import code_of
 from .errors import BadCheckpoint, BadWeights
@@ -25,6 +35,7 @@ from .options import BoTConfig
 from .planner import Plan, Side, make_plan, task_of
 from .rewrite import Network, Opened, Place
 from .source import Source, open_source, quiet, stored_dtype
+from .source_class import with_likely_class
 from .targets import asked_dtype, plan_from_configs, sides
 
 CODE_FIELDS = ("auto_map", "custom_pipelines")
@@ -75,11 +86,15 @@ def open_resize(
     source_config: PreTrainedConfig,
     wanted: PreTrainedConfig,
     words: Keywords,
+    notes: tuple[str, ...] = (),
 ) -> Resize:
     """Check the source's files, open them and plan the resize into `model_class(wanted)`.
 
     What configs can refuse is refused before any file is fetched, what file headers can before any
     weight is read.
+
+    Args:
+        notes: what is known of the source already, for the plan's warnings.
 
     Raises:
         BadCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint: files that cannot or must not be read.
@@ -92,8 +107,12 @@ def open_resize(
     # The plan of a damaged config can be a long one: files that are here are looked at first.
     here = any(Path(name, words.hub.get("subfolder") or "").glob("*.safetensors"))
     checkpoint = _checked(name, hub, source_config, words) if here else None
+    if checkpoint is not None:
+        source_config = with_likely_class(source_config, checkpoint, model_class)
     expected = plan_from_configs(source_config, wanted, own_class(source_config), model_class, words)
-    checkpoint = checkpoint or _checked(name, hub, source_config, words)
+    if checkpoint is None:
+        checkpoint = _checked(name, hub, source_config, words)
+        source_config = with_likely_class(source_config, checkpoint, model_class)
     given = {**hub, **words.files, **words.init, **as_checked(checkpoint)}
     opened = open_source(model_class, name, source_config, given, checkpoint)
     gaps, odd = _refuse_gaps(name, source_config, opened, words), _refuse_nonfinite(opened, words)
@@ -102,7 +121,8 @@ def open_resize(
     config, plan, tensors, method, task = _plan_opened(model_class, opened, source_config, planned, words, spoiled)
     _refuse_low_share(name, source_config, expected, plan, words.strict)
     config, coded = _without_code(config)
-    plan = replace(plan, warnings=(*plan.warnings, *checkpoint.notes, *gaps, *odd, *coded))
+    notes = (*notes, *_about_generation(name, source_config, model_class, given))
+    plan = replace(plan, warnings=(*notes, *plan.warnings, *checkpoint.notes, *gaps, *odd, *coded))
     logger.info("%s", plan)  # rendered only where it is shown
     return Resize(name, words, checkpoint, opened, model_class, config, plan, tensors, method, task)
 
@@ -150,7 +170,7 @@ def _refuse_gaps(name: str, config: PreTrainedConfig, opened: Source, words: Key
     if inside:
         raise BadCheckpoint(
             f"{name} lacks {len(inside)} tensors of its own architecture {architecture}: {_listed(inside)}. "
-            "Nothing can stand in for them: use a complete checkpoint."
+            f"Nothing can stand in for them: use a complete checkpoint.{wrapper_hint(opened.unexpected)}"
         )
     found = []
     if head:
@@ -158,7 +178,7 @@ def _refuse_gaps(name: str, config: PreTrainedConfig, opened: Source, words: Key
         found.append((text, "Use a complete checkpoint, or pass strict=False to initialise them anew."))
     if foreign:
         text = f"{name} holds {len(foreign)} tensors that no {config.model_type} model has: {_listed(foreign)}"
-        found.append((text, "Pass strict=False to leave them out."))
+        found.append((text, f"Pass strict=False to leave them out.{wrapper_hint(foreign)}"))
     if found and words.strict:
         raise BadCheckpoint(". ".join(found[0]))
     return [text for text, _ in found]
@@ -179,6 +199,17 @@ def _refuse_nonfinite(opened: Source, words: Keywords) -> list[str]:
         stored = opened.model.get_parameter_or_buffer(name)
         stored.data = torch.nan_to_num(stored.data, nan=0.0, posinf=0.0, neginf=0.0)
     return [f"{message}; they were set to zero"]
+
+
+def _about_generation(
+    name: str, config: PreTrainedConfig, model_class: type[PreTrainedModel], keywords: Mapping[str, Any]
+) -> list[str]:
+    """A sentence where the source has settings for generating and the target does not generate."""
+    if model_class.can_generate() or not (is_folder(name) or own_class(config).can_generate()):
+        return []
+    if not has_file(name, GENERATION_CONFIG_NAME, keywords):
+        return []
+    return [f"{GENERATION_CONFIG_NAME} of the source is left out: {model_class.__name__} does not generate"]
 
 
 def _refuse_low_share(name: str, config: PreTrainedConfig, expected: Plan, plan: Plan, strict: bool) -> None:
@@ -216,11 +247,12 @@ def _plan_opened(
     before, after = sides(source_config, target.config, options)
     stored = stored_dtype(opened.model)
     tensors = inventory_of(opened.model)
-    source = Side(opened.model.config, before, tensors, stored, opened.missing, opened.unexpected)
+    adapter, prefix = adapters.get(source_config.model_type), f"{model_class.base_model_prefix}."
+    extra = tuple(name for name in opened.unexpected if not adapter.is_buffer(name.removeprefix(prefix)))
+    source = Side(opened.model.config, before, tensors, stored, opened.missing, extra)
     target = replace(target, sizes=after, dtype=asked_dtype(words.dtype, target.config) or stored)
     with quiet():
         target = _settle_ties(model_class, source, target, words)
-    adapter = adapters.get(source_config.model_type)
     task = task_of(adapter, source, target, words.calibration is not None)
     method = methods.get(words.method, options)
     method.check(task)

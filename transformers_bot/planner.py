@@ -21,9 +21,11 @@ from .errors import IncompatibleModels, PlanError
 from .inventory import Inventory, rules_of
 from .methods import Fresh, Method, Task
 from .recipe import Read, Recipe
+from .report_text import printable
 from .sizes import FIXED, config_field
 
 RENEWED = "its place in the target is initialised anew"
+FOREIGN = "not part of "
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,11 @@ class Plan:
         return [name for name, reason in self.dropped.items() if reason == RENEWED]
 
     @property
+    def left_out(self) -> list[str]:
+        """Dropped source tensors that the target's class has no place for, such as another head."""
+        return [name for name, reason in self.dropped.items() if reason.startswith(FOREIGN)]
+
+    @property
     def parameters(self) -> int:
         """Parameters of the target; tied ones count once."""
         return sum(step.parameters for step in self.steps if step.action != "tie")
@@ -158,15 +165,16 @@ def make_plan(
     sizes = source.sizes, target.sizes
     advice = general_warnings(adapter, (source.config, target.config), sizes, renewed, target.inventory.model_class)
     read = {used for step in steps for used in step.reads.values()}
+    dropped = _dropped(source, target, source_rules, read, set(templates.values()), fresh)
     return Plan(
         source.inventory,
         target.inventory,
         source.sizes,
         target.sizes,
         tuple(steps),
-        _dropped(source, target, source_rules, read, set(templates.values()), fresh),
+        dropped,
         method.describe(task),
-        tuple(advice + method.warnings(task)),
+        (*_about_left_out(dropped, target), *advice, *method.warnings(task)),
         (source.dtype, target.dtype),
     )
 
@@ -256,6 +264,16 @@ def _clash_message(adapter: Adapter, role: str, name: str, source: tuple[int, ..
     )
 
 
+def _about_left_out(dropped: dict[str, str], target: Side) -> list[str]:
+    """A sentence on the source's tensors that the target's class has no place for."""
+    names = [name for name, reason in dropped.items() if reason.startswith(FOREIGN)]
+    if not names:
+        return []
+    what = "1 tensor of the source is" if len(names) == 1 else f"{len(names)} tensors of the source are"
+    shown = ", ".join(printable(name)[:100] for name in names[:4]) + (", ..." if len(names) > 4 else "")
+    return [f"{what} left out, because {target.inventory.model_class} has no place for such: {shown}"]
+
+
 def _dropped(
     source: Side,
     target: Side,
@@ -264,7 +282,7 @@ def _dropped(
     made: set[str],
     fresh: set[str],
 ) -> dict[str, str]:
-    foreign = f"not part of {target.inventory.model_class}"
+    foreign = FOREIGN + target.inventory.model_class
     dropped = dict.fromkeys(source.extra, foreign)
     held = source.held
     for name, (rule, _) in source_rules.items():

@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, renaming, wrapper_hint
 from .errors import BadCheckpoint
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -54,6 +54,8 @@ def open_source(
         BadCheckpoint: no tensor of the class is in the checkpoint, or tensors are empty or misshapen.
         OSError, ValueError: transformers' own, for missing files and bad ids.
     """
+    if checkpoint is not None and checkpoint.wrapper and keywords.get("key_mapping") is None:
+        keywords = {**keywords, "key_mapping": renaming(checkpoint.wrapper)}
     # What transformers draws for tensors that the files lack is never used: the caller's random state stays.
     reading = checkpoint.reading() if checkpoint is not None else contextlib.nullcontext()
     with reading, quiet(), torch.random.fork_rng(devices=[]):
@@ -83,6 +85,7 @@ def open_source(
         raise BadCheckpoint(
             f"{name} holds none of the tensors of {model_class.__name__}; it has "
             f"{sorted(info['unexpected_keys'])[:3]}, ... Use the class that wrote it."
+            f"{wrapper_hint(info['unexpected_keys'])}"
         )
     return Source(model, missing, tuple(sorted(info["unexpected_keys"])))
 

@@ -16,14 +16,13 @@ from . import card, companions, hub, sentences
 from .calls import read_call, source_name
 from .card_merge import read_metadata, split_card, update_card
 from .checkpoint import Hashing, check_files
-from .classes import own_class
-from .errors import BadCheckpoint, BadKeyword, BadOption, PlanError, SaveError, suggest
+from .classes import class_for_task, own_class
+from .errors import BadCheckpoint, BadKeyword, BadOption, PlanError, SaveError
 from .keywords import HUB, TARGET, Keywords, picked
 from .loading import hand_over, provenance
 from .logs import logger
 from .measure import Watch
 from .memory import Releasing
-from .model import TASKS
 from .opening import Resize, open_resize
 from .options import BoTConfig
 from .planner import Plan
@@ -33,7 +32,8 @@ from .resize import run_plan
 from .save import check_place, whole_folder
 from .sentence_widths import Carried, carry_modules
 from .shards import Entry, Shard, ShardWriter, lay_out, total_bytes
-from .targets import plan_from_configs, target_config
+from .source_class import with_class
+from .targets import plan_from_configs, sides, target_config
 from .written import fingerprints, why_foreign
 
 CARD = "README.md"
@@ -252,6 +252,7 @@ class _Asked:
     source: PreTrainedConfig
     wanted: PreTrainedConfig
     words: Keywords
+    notes: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raise what can be said without fetching weights."""
@@ -260,7 +261,7 @@ class _Asked:
             check_files(self.name, {**self.words.hub, **self.words.files}, allow_pickle=self.words.allow_pickle)
 
     def opened(self) -> Resize:
-        return open_resize(self.model_class, self.name, self.source, self.wanted, self.words)
+        return open_resize(self.model_class, self.name, self.source, self.wanted, self.words, self.notes)
 
 
 def _asked(name: str, config: Any, task: str | None, kwargs: dict[str, Any]) -> _Asked:
@@ -268,14 +269,16 @@ def _asked(name: str, config: Any, task: str | None, kwargs: dict[str, Any]) -> 
     placing = sorted(set(kwargs) & ({*TARGET, "output_loading_info"} - {"generation_config"}))
     if placing:
         raise BadKeyword(f"{placing[0]}= is for a model in memory; resize_checkpoint writes files. Leave it out.")
-    if task is not None and task not in TASKS:
-        raise BadOption(f"task must be one of {', '.join(TASKS)}, got {task!r}.{suggest(task, TASKS)}")
-    class_for = TASKS[task].class_for if task else own_class
+    class_for = class_for_task(task)
     source, words = read_call(name, {**kwargs, "config": config}, class_for)
     if words.config is None and not words.overrides:
         raise BadOption("no target is given: pass config=, or fields of the config to change.")
+    notes: tuple[str, ...] = ()
+    if task is None:
+        sides(source, target_config(source, words), BoTConfig.from_any(words.bot_config))  # before a download
+        source, notes = with_class(source, name, words)
     wanted = target_config(source, words)
-    return _Asked(name, class_for(wanted), source, wanted, words)
+    return _Asked(name, class_for(wanted), source, wanted, words, notes)
 
 
 def _replacing(overwrite: bool | str) -> dict[str, Any]:

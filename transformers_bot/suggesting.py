@@ -23,14 +23,16 @@ from transformers import PreTrainedConfig
 from . import adapters
 from .adapters import Adapter
 from .amounts import read_bytes, read_number, read_share
-from .classes import own_class
+from .classes import class_for_task, own_class
 from .errors import BadOption, BadSize
 from .inventory import predict
-from .keywords import HUB, picked
+from .keywords import FILES, HUB, picked, sort_keywords
+from .logs import logger
 from .model import plan
 from .shapes import Shapes, Sizes
 from .sizes import config_field, rebuild, role_sizes
 from .source import quiet
+from .source_class import with_class
 from .targets import named_config, read_config
 
 NEAR = (0.05, 0.15, 0.30)  # relative distances that count as equal
@@ -79,6 +81,7 @@ def suggest(
     memory: int | float | str | None = None,
     dtype: Any = None,
     count: int = 5,
+    task: str | None = None,
     **keywords: Any,
 ) -> list[Suggestion]:
     """A handful of valid sizes for `source`, the best first; from configs alone, no weights are read.
@@ -98,6 +101,7 @@ def suggest(
         memory: the most that the weights may take, bytes or text such as "200MB".
         dtype: of the result, for bytes; the source's by default.
         count: how many sizes at most.
+        task: the head, where it is not the source's own or config.json does not name it.
         keywords: of the Hub (revision, subfolder, token, ...).
 
     Raises:
@@ -112,7 +116,7 @@ def suggest(
         raise BadOption(f"a size is asked for by one of params=, like=, ratio= and memory=, got {got}.")
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise BadOption(f"count must be a whole number of at least 1, got {count!r}.")
-    config = source if isinstance(source, PreTrainedConfig) else read_config(os.fspath(source), picked(keywords, HUB))
+    config = _config(source, task, keywords)
     search = _Search.of(config, dtype)
     if like is not None:
         return search.like(like, count)
@@ -263,6 +267,25 @@ class _Search:
                 yield f"all {name} kept" + (f", {after - before} added" if after > before else "")
         if sizes["head_dim"] != self.sizes["head_dim"]:
             yield f"head_dim {self.sizes['head_dim']} to {sizes['head_dim']}"
+
+
+def _config(source: Any, task: str | None, keywords: dict[str, Any]) -> PreTrainedConfig:
+    """The source's config, naming the class that is going to be resized."""
+    if isinstance(source, PreTrainedConfig):
+        config = source
+    else:
+        name = os.fspath(source)
+        config = read_config(name, picked(keywords, HUB))
+        adapters.get(config.model_type)
+        if task is None:
+            words = sort_keywords(picked(keywords, (*HUB, *FILES, "allow_pickle")))
+            config, told = with_class(config, name, words, fetch=False)
+            for sentence in told:
+                logger.warning(sentence)
+    if task is not None:
+        config = copy.deepcopy(config)
+        config.architectures = [class_for_task(task)(config).__name__]
+    return config
 
 
 def _known(sizes: Mapping[str, int | None], role: str) -> int:

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from . import adapters, checkpoint, configs, methods
+from .classes import named_class
 from .errors import BadOption, IncompatibleModels
 from .inventory import predict
 from .keywords import Keywords
@@ -57,7 +58,7 @@ def target_config(source: PreTrainedConfig, words: Keywords) -> PreTrainedConfig
     else:
         wanted = copy.deepcopy(words.config)
     check_same_type(source, wanted)
-    if wanted.architectures is None:
+    if named_class(wanted) is None:
         wanted.architectures = source.architectures
     return wanted
 

@@ -9,17 +9,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .calls import source_name
 from .checkpoint import Checkpoint, Folder, check_files, opened
-from .classes import own_class
+from .classes import named_class, own_class
 from .errors import BadCheckpoint, BadKeyword, BadOption, suggest
 from .keywords import HUB, init_keywords, sort_keywords
 from .loading import provenance
 from .opening import Resize, open_resize
+from .planner import Plan
 from .sentences import LIST
 from .source import Source, open_source
+from .source_class import with_likely_class
 from .streaming import modules_of, skeleton_of, tensors_of
 from .targets import check_same_type, read_config
 
@@ -27,6 +29,7 @@ KEPT = ("method", "revision", "subfolder", "variant", "dtype", "ignore_mismatche
 SWITCHES = ("strict",)
 # Facts of the record that must come out again; versions, file hashes and what training adds may differ.
 FACTS = ("source_sizes", "target_sizes", "inherited", "config", "gain", "wavelet", "depth", "heads", "basis", "order")
+CLASSES = ("classes", "left_out")
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,8 @@ def verify(
     for name in set(hub) - set(HUB):
         raise BadKeyword(f"verify has no keyword {name!r}.{suggest(name, HUB)}")
     words = {**_words(record, hub), "allow_pickle": allow_pickle}
-    target_class = own_class(config)
+    checked = check_files(place, {}, allow_pickle=allow_pickle)
+    target_class = own_class(with_likely_class(config, checked, _recorded_class(config, record)))
     keywords = sort_keywords(words, init_keywords(target_class))
     name = source_name(source) if source is not None else _recorded_source(place, record)
     origin = read_config(name, keywords.hub)
@@ -119,13 +123,13 @@ def verify(
     del wanted.transformers_bot
     wanted.dtype = None
     resize = open_resize(target_class, name, origin, wanted, keywords)
-    checked = check_files(place, {}, allow_pickle=keywords.allow_pickle)
     stored = open_source(target_class, place, config, {}, checked)
     seed = record.get("seed_of_new_heads")
     unknown = tuple(resize.plan.names("fresh")) if seed is None else ()
     lines = [
         *_other_files(record, resize.checkpoint),
         *_other_facts(record, provenance(resize)),
+        *_lost_head(record, origin, resize.plan),
         *_other_names(stored, resize),
         *_other_modules(place, record, resize),
     ]
@@ -151,6 +155,14 @@ def _record(place: str, config: PreTrainedConfig) -> dict[str, Any]:
     if data:
         raise BadOption(f"{place} was made with {data}, which are not stored with it: it cannot be recomputed.")
     return record
+
+
+def _recorded_class(config: PreTrainedConfig, record: Mapping[str, Any]) -> type[PreTrainedModel]:
+    """The class that a record names, for a result whose config.json does not; else the base model."""
+    named, classes = copy.deepcopy(config), record.get("classes")
+    if named_class(config) is None and isinstance(classes, list) and len(classes) == 2:
+        named.architectures = classes[1:]
+    return own_class(named)
 
 
 def _recorded_source(place: str, record: Mapping[str, Any]) -> str:
@@ -185,9 +197,19 @@ def _other_facts(record: Mapping[str, Any], again: Mapping[str, Any]) -> list[st
     """Facts of the record that come out otherwise."""
     return [
         f"record {key}: {record[key]!r}, recomputed {again[key]!r}"
-        for key in FACTS
+        for key in (*FACTS, *CLASSES)
         if key in record and key in again and record[key] != again[key]
     ]
+
+
+def _lost_head(record: Mapping[str, Any], origin: PreTrainedConfig, plan: Plan) -> list[str]:
+    """The head of a source that does not name its class, where no record says that it was to be left out.
+
+    Version 1.0 took such a source for a base model.
+    """
+    if "left_out" in record or named_class(origin) is not None:
+        return []
+    return [f"{name}: in the source, and left out without a record of it" for name in plan.left_out]
 
 
 def _other_names(stored: Source, resize: Resize) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """The facts about an architecture that resizing needs."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -41,3 +42,7 @@ class Adapter:
     undoes: Mapping[str, str] = field(default_factory=dict)
     norms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     buffers: tuple[str, ...] = ()
+
+    def is_buffer(self, name: str) -> bool:
+        """Whether a tensor, named without the base model's prefix, is one of `buffers`."""
+        return any(re.fullmatch(pattern, name) for pattern in self.buffers)

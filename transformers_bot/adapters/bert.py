@@ -72,6 +72,8 @@ MEANING = ("hidden_act", "layer_norm_eps", "is_decoder", "pad_token_id")
 
 UNDOES = {"encoder.layer.{layer}.attention.output.LayerNorm": "encoder.layer.{layer}.output.LayerNorm"}
 
+# Constants (0, 1, 2, ... and 0, 0, ...) that transformers stored beside the weights until 4.31.
+BUFFERS = (r"embeddings\.(position|token_type)_ids",)
 BLOCK_NORMS = ("embeddings.LayerNorm", *UNDOES, *UNDOES.values())
 BERT = Adapter(
     "bert",
@@ -81,6 +83,7 @@ BERT = Adapter(
     DERIVED,
     meaning=MEANING,
     undoes=UNDOES,
+    buffers=BUFFERS,
     norms={**dict.fromkeys(BLOCK_NORMS, ()), "cls.predictions.transform.LayerNorm": ("cls.predictions.decoder",)},
 )
 ROBERTA = Adapter(
@@ -95,5 +98,6 @@ ROBERTA = Adapter(
     DERIVED,
     meaning=MEANING,
     undoes=UNDOES,
+    buffers=BUFFERS,
     norms={**dict.fromkeys(BLOCK_NORMS, ()), "lm_head.layer_norm": ("lm_head.decoder",)},
 )

@@ -3,12 +3,14 @@
 from .amounts import check_amount
 from .checking import Checkpoint, check_files
 from .configs import check_config, source_config
+from .files import has_file, is_folder
 from .hashing import Hashing
 from .headers import StoredTensor, read_header
 from .jsons import read_json, read_value
-from .paths import Folder, clean, is_plain, opened, shown, shown_path
+from .paths import Folder, clean, is_plain, listed, opened, shown, shown_path
 from .reading import model_config
 from .values import find_nonfinite, nonfinite_message
+from .wrappers import renaming, wrapper_hint
 
 __all__ = [
     "Checkpoint",
@@ -20,14 +22,19 @@ __all__ = [
     "check_files",
     "clean",
     "find_nonfinite",
+    "has_file",
+    "is_folder",
     "is_plain",
+    "listed",
     "model_config",
     "nonfinite_message",
     "opened",
     "read_header",
     "read_json",
     "read_value",
+    "renaming",
     "shown",
     "shown_path",
     "source_config",
+    "wrapper_hint",
 ]

@@ -29,6 +29,7 @@ from .paths import Folder, clean, count, listed, shown_path
 from .pickles import read_pickle
 from .quantised import FLOATS, check_not_quantised
 from .stamps import Stamp, check_unchanged, stamps_of
+from .wrappers import wrapper_of
 
 # transformers loads such files in place of all others; each is one rank's part of every tensor.
 RANK_FILE = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
@@ -48,6 +49,8 @@ class Checkpoint:
         folder: the folder that holds config.json; file names are relative to it.
         elements: how many numbers all tensors hold together, those of pickled weights too.
         stamps: what each file was before it was looked at.
+        wrapper: what a wrapper of the model (DistributedDataParallel, torch.compile) put before every name.
+        shapes: name without the wrapper -> shape, of pickled weights too.
     """
 
     files: tuple[Path, ...]
@@ -58,6 +61,8 @@ class Checkpoint:
     folder: Path
     elements: int
     stamps: Mapping[Path, Stamp] = field(repr=False)
+    wrapper: str = ""
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
 
     @property
     def named(self) -> dict[str, Path]:
@@ -157,6 +162,7 @@ def check_files(
     check_unchanged(stamps)
     if resampled:
         check_not_quantised(shown_name, config, tensors)
+    wrapper = wrapper_of(tensors)
     return Checkpoint(
         files=tuple(files),
         index=choice.main if choice.sharded else None,
@@ -166,6 +172,8 @@ def check_files(
         folder=folder.path,
         elements=sum(math.prod(tensor.shape) for tensor in tensors.values()),
         stamps=stamps,
+        wrapper=wrapper,
+        shapes={each.removeprefix(wrapper): tensor.shape for each, tensor in tensors.items()},
     )
 
 

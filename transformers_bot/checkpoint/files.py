@@ -118,6 +118,16 @@ def finder(name: str, folder: Folder, keywords: Mapping[str, Any]) -> Callable[[
     return find
 
 
+def has_file(name: str, file: str, keywords: Mapping[str, Any]) -> bool:
+    """Whether a source has a file beside its weights; no way to it counts as none."""
+    if is_folder(name):
+        return os.path.isfile(os.path.join(name, keywords.get("subfolder") or "", file))
+    quietly = {
+        f"_raise_exceptions_for_{kind}": False for kind in ("missing_entries", "gated_repo", "connection_errors")
+    }
+    return cached_file(name, file, **hub_keywords(keywords), **quietly) is not None
+
+
 def find_shards(
     name: str, folder: Folder, choice: Choice, shards: list[str], keywords: Mapping[str, Any]
 ) -> list[Path]:

@@ -5,7 +5,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ..report_text import size
-from .options import add_adapter, add_hub, add_reading, add_source, hub_keywords, read_adapters
+from .options import add_adapter, add_head, add_hub, add_reading, add_source, hub_keywords, read_adapters
 from .terminal import fill, shown, table, width
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def add(commands: Any) -> None:
         "  transformers-bot inspect ./my-model --png energy.png --wavelet db2",
     )
     add_source(parser)
+    add_head(parser)
     parser.add_argument(
         "--png", metavar="FILE", help="save a heat map: kinds of tensors by layers, colour = share kept"
     )
@@ -47,7 +48,7 @@ def run(chosen: argparse.Namespace) -> int:
     from ..inspecting import inspect
 
     read_adapters(chosen)
-    found = inspect(chosen.source, wavelet=chosen.wavelet, **hub_keywords(chosen))
+    found = inspect(chosen.source, wavelet=chosen.wavelet, task=chosen.task, **hub_keywords(chosen))
     drawn = found.plot(chosen.png) if chosen.png else None
     print(json.dumps(found.to_dict(), indent=2) if chosen.json else show(found, width()))
     if drawn and not chosen.json:

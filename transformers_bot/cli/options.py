@@ -43,6 +43,16 @@ def add_source(parser: Any, optional: bool = False) -> None:
     )
 
 
+def add_head(parser: Any) -> None:
+    """Which head the source has, for commands that only look at it."""
+    parser.add_argument(
+        "--task",
+        choices=model.TASKS,
+        metavar="TASK",
+        help=f"the head, where config.json does not name it: {', '.join(model.TASKS)}",
+    )
+
+
 def add_hub(parser: Any) -> None:
     group = parser.add_argument_group("the source on the Hub")
     group.add_argument("--revision", metavar="NAME", help="branch, tag or commit")

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from ..report_text import size
-from .options import add_adapter, add_hub, add_source, hub_keywords, read_adapters, target
+from .options import add_adapter, add_head, add_hub, add_source, hub_keywords, read_adapters, target
 from .terminal import fill, table, width
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def add(commands: Any) -> None:
         "  transformers-bot suggest bert-base-uncased --like bert-small",
     )
     add_source(parser)
+    add_head(parser)
     asked = parser.add_mutually_exclusive_group(required=True)
     asked.add_argument("--params", metavar="N", help="how many parameters the result shall have, such as 60M or 1.5B")
     asked.add_argument("--ratio", metavar="R", help="parameters beside the source's, such as 0.5, 50%% or 1/2")
@@ -53,7 +54,7 @@ def run(chosen: argparse.Namespace) -> int:
     from ..suggesting import suggest
 
     read_adapters(chosen)
-    asked = {name: getattr(chosen, name) for name in ("params", "ratio", "memory", "dtype", "count")}
+    asked = {name: getattr(chosen, name) for name in ("params", "ratio", "memory", "dtype", "count", "task")}
     asked["like"] = chosen.like and target(chosen.like, {})
     found = suggest(chosen.source, **asked, **hub_keywords(chosen))
     if chosen.json:
@@ -98,6 +99,7 @@ def _command(chosen: argparse.Namespace, best: "Suggestion") -> list[str]:
     out = f"{name}-{best.sizes['layer']}x{best.sizes['hidden']}"
     words = [f"--set {field}={value}" for field, value in best.fields.items()]
     words += [f"--{name} {shlex.quote(value)}" for name, value in hub_keywords(chosen).items()]
+    words += [f"--task {chosen.task}"] if chosen.task else []
     words += [f"--dtype {shlex.quote(chosen.dtype)}"] if chosen.dtype else []
     words += [f"--adapter {shlex.quote(path)}" for path in chosen.adapter]
     places = [shlex.quote(chosen.source), shlex.quote(out)]

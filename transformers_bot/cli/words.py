@@ -13,21 +13,8 @@ from .. import model
 KEYWORDS = (
     *("config", "task", "method", "dtype", "ignore_mismatched_sizes", "calibration", "allow_pickle", "nonfinite"),
     *("overwrite", "max_shard_size", "revision", "subfolder", "variant", "source"),
-    *(
-        "wavelet",
-        "gain",
-        "depth",
-        "detail_scale",
-        "detail",
-        "heads",
-        "positions",
-        "grids",
-        "reheads",
-        "basis",
-        "order",
-        "seed",
-    ),
-    *("params", "like", "ratio", "memory"),
+    *("wavelet", "gain", "depth", "detail_scale", "detail", "heads", "positions", "grids", "reheads", "basis", "order"),
+    *("seed", "params", "like", "ratio", "memory"),
 )
 # And those that are called otherwise.
 RENAMED = {
