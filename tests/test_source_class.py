@@ -212,7 +212,6 @@ def test_a_plan_that_cannot_look_says_so(tmp_path):
 @pytest.mark.parametrize("named", [True, False])
 def test_a_head_that_is_left_out_is_in_the_plan_the_report_and_the_log(tmp_path, caplog, monkeypatch, named):
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
-    monkeypatch.setattr(logging.getLogger("transformers.bot"), "propagate", True)
     model = GPT2LMHeadModel(config_of("GPT2", tie_word_embeddings=False))
     folder = saved(tmp_path / "source", model, ["GPT2LMHeadModel"] if named else None)
     lost = "lm_head.weight"
