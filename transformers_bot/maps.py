@@ -4,11 +4,15 @@ Resizing an axis from n to m is an m x n matrix with few entries in a row: one f
 picked unit, `filter length` for a wavelet. An `AxisMap` is a product of such bands, so that two
 wavelet levels cost two short filters and never a dense m x n product. Maps that do mix everything
 (`Matrix`) are multiplied as such.
+
+A plan holds maps of any length, and most plans are never run: bands of a long axis and dense matrices
+are made when they are first applied, and kept as long as the map is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +24,25 @@ from .products import along
 
 # Beyond so many entries in a row one matrix product costs less than a gather for every entry.
 DENSE_TAPS = 32
+LARGE = 1 << 12  # entries of an axis: of longer ones no map outlives its plan
+MANY = 128  # layers: maps over more are as large
+
+Made = TypeVar("Made", bound=Callable[..., Any])
+_REMEMBERING: list[Any] = []
+
+
+def remembered(function: Made) -> Made:
+    """Keep what a function of sizes gives: every tensor with an axis of some role asks for the same maps."""
+    cached = lru_cache(maxsize=256)(function)
+    _REMEMBERING.append(cached)
+    return cached  # type: ignore[return-value]  # called like the function
+
+
+def forget_large(sizes: Iterable[tuple[str, int | None]]) -> None:
+    """Let go of what is remembered where roles of these lengths had maps of megabytes; plans keep what they hold."""
+    if any((length or 0) > (MANY if role == "layer" else LARGE) for role, length in sizes if role != "vocab"):
+        for cached in _REMEMBERING:
+            cached.cache_clear()
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,21 +85,27 @@ class Band:
         return Band(self.index, self.weight * factor, self.source)
 
 
-@dataclass(frozen=True, eq=False)
 class Matrix:
-    """A dense matrix, for maps in which every target entry reads most source entries (a rotation, a DCT)."""
+    """A dense matrix, for maps in which every target entry reads most source entries (a rotation, a DCT).
 
-    matrix: np.ndarray  # (target, source) float64
-
-    @property
-    def source(self) -> int:
-        return int(self.matrix.shape[1])
-
-    @property
-    def target(self) -> int:
-        return int(self.matrix.shape[0])
+    Args:
+        matrix: (target, source) float64, or what makes it when it is first needed.
+        shape: of a matrix that is not made yet.
+    """
 
     is_gather = False
+
+    def __init__(self, matrix: np.ndarray | Callable[[], np.ndarray], shape: tuple[int, int] | None = None) -> None:
+        self._matrix = matrix
+        rows, columns = shape or self.matrix.shape
+        self.target, self.source = int(rows), int(columns)
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """(target, source), made now if it was not."""
+        if not isinstance(self._matrix, np.ndarray):
+            self._matrix = self._matrix()
+        return self._matrix
 
     def apply(self, x: Tensor, dim: int, out: Tensor, compute: torch.dtype) -> Tensor:
         """Map axis `dim` of `x`, of length `source`, into `out`."""
@@ -86,10 +115,10 @@ class Matrix:
         return out.copy_(along(matrix, x.to(compute), dim, torch.empty_like(out, dtype=compute)))
 
     def transposed(self) -> "Matrix":
-        return Matrix(self.matrix.T)
+        return Matrix(lambda: self.matrix.T, (self.source, self.target))
 
     def scaled(self, factor: float) -> "Matrix":
-        return Matrix(self.matrix * factor)
+        return Matrix(lambda: self.matrix * factor, (self.target, self.source))
 
 
 def banded(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, target: int, source: int) -> Band:
@@ -110,9 +139,14 @@ def banded(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, target: in
     return Band(index, weight, source)
 
 
-@dataclass(frozen=True, eq=False)
 class AxisMap:
     """A linear map along one axis: a product of bands (or dense matrices), the first applied first.
+
+    Args:
+        source, target: its lengths.
+        bands: the product, empty for the identity; or what makes it when it is first needed, for a map that is
+            not the identity.
+        mixes: known not to be a plain copy of entries, whatever the bands are.
 
     Example:
         >>> import torch
@@ -124,13 +158,35 @@ class AxisMap:
                [0., 0., 1., 1.]])
     """
 
-    source: int
-    target: int
-    bands: tuple[Band | Matrix, ...] = ()
+    def __init__(
+        self,
+        source: int,
+        target: int,
+        bands: "tuple[Band | Matrix, ...] | Callable[[], tuple[Band | Matrix, ...]]" = (),
+        mixes: bool = False,
+    ) -> None:
+        self.source, self.target, self.mixes = source, target, mixes
+        self._bands = bands
+
+    @property
+    def bands(self) -> "tuple[Band | Matrix, ...]":
+        if not isinstance(self._bands, tuple):
+            self._bands = self._bands()
+        return self._bands
 
     @property
     def is_identity(self) -> bool:
-        return not self.bands
+        return self._bands == ()
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the bands are there already."""
+        return isinstance(self._bands, tuple)
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether every target entry is a plain copy of one source entry."""
+        return not self.mixes and all(band.is_gather for band in self.bands)
 
     @property
     def work(self) -> int:
@@ -159,15 +215,22 @@ class AxisMap:
 
     def then(self, other: "AxisMap") -> "AxisMap":
         """The map that applies `self` first and `other` to its result."""
-        return AxisMap(self.source, other.target, self.bands + other.bands)
+        if self.is_made and other.is_made:
+            return AxisMap(self.source, other.target, self.bands + other.bands)
+        return AxisMap(self.source, other.target, lambda: self.bands + other.bands)
 
     def transposed(self) -> "AxisMap":
-        return AxisMap(self.target, self.source, tuple(band.transposed() for band in reversed(self.bands)))
+        def made() -> tuple[Band | Matrix, ...]:
+            return tuple(band.transposed() for band in reversed(self.bands))
+
+        return AxisMap(self.target, self.source, () if self.is_identity else made)
 
     def scaled(self, factor: float) -> "AxisMap":
         if factor == 1.0:
             return self
-        return (_scaled if all(isinstance(band, Band) for band in self.bands) else _scaled.__wrapped__)(self, factor)
+        if self.is_made and any(isinstance(band, Matrix) for band in self.bands):
+            return _scaled_now(self, factor)  # of dense matrices none outlives its plan
+        return _scaled(self, factor)
 
     def dense(self) -> np.ndarray:
         """The map as a (target, source) matrix, for tests and for short axes such as depth."""
@@ -175,8 +238,14 @@ class AxisMap:
         return self.apply(eye, dim=0).numpy()
 
 
-@lru_cache(maxsize=256)
+@remembered
 def _scaled(axis_map: AxisMap, factor: float) -> AxisMap:
+    if axis_map.is_made:
+        return _scaled_now(axis_map, factor)
+    return AxisMap(axis_map.source, axis_map.target, lambda: _scaled_now(axis_map, factor).bands)
+
+
+def _scaled_now(axis_map: AxisMap, factor: float) -> AxisMap:
     head = axis_map.bands or identity_bands(axis_map.source)
     return AxisMap(axis_map.source, axis_map.target, (head[0].scaled(factor), *head[1:]))
 
@@ -193,6 +262,16 @@ def gather(index: Sequence[int] | np.ndarray, source: int) -> AxisMap:
     """The map whose target entry i is a copy of source entry `index[i]`."""
     column = np.asarray(index, dtype=np.int64)[:, None]
     return AxisMap(source, len(column), (Band(column, np.ones(column.shape), source),))
+
+
+@remembered
+def tiled(source: int, target: int) -> AxisMap:
+    """Whole copies of an axis one after another: target entry i is source entry i modulo its length."""
+    return AxisMap(source, target, partial(_tiled_bands, source, target))
+
+
+def _tiled_bands(source: int, target: int) -> tuple[Band | Matrix, ...]:
+    return gather(np.arange(target) % source, source).bands
 
 
 def from_dense(matrix: np.ndarray) -> AxisMap:

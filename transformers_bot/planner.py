@@ -9,6 +9,7 @@ and a source tensor that no target reads is dropped, with the reason.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,13 +18,15 @@ import torch
 from .adapters import Adapter
 from .advice import general_warnings
 from .axes import Rule
-from .errors import IncompatibleModels, PlanError
+from .errors import BadSize, IncompatibleModels, PlanError
 from .inventory import Inventory, rules_of
+from .maps import forget_large
 from .methods import Fresh, Method, Task
 from .recipe import Read, Recipe
 from .report_text import printable
 from .sizes import FIXED, config_field
 
+MAX_READS = 1 << 20  # tensors that are read for all steps together; each takes some 200 bytes of a plan
 RENEWED = "its place in the target is initialised anew"
 FOREIGN = "not part of "
 
@@ -148,6 +151,13 @@ def make_plan(
         IncompatibleModels: a fixed axis differs and `renew` is off.
         PlanError: a tensor without a rule.
     """
+    try:
+        return _made_plan(adapter, source, target, method, renew, calibrated)
+    finally:
+        forget_large([*source.sizes.items(), *target.sizes.items()])
+
+
+def _made_plan(adapter: Adapter, source: Side, target: Side, method: Method, renew: bool, calibrated: bool) -> Plan:
     task = task_of(adapter, source, target, calibrated)
     method.check(task)
     _check_ties(source, target)
@@ -159,7 +169,7 @@ def make_plan(
             stacks.setdefault(rule.template(source.inventory.canonical(name)), {})[layer] = name
     templates = {name: rule.template(target.inventory.canonical(name)) for name, (rule, _) in target_rules.items()}
     context = _Context(task, source, target, method, renew, stacks)
-    steps = [_step(name, rule, layer, templates[name], context) for name, (rule, layer) in target_rules.items()]
+    steps = list(_steps(target_rules, templates, context))
     renewed = [step.target for step in steps if step.action == "fresh"]
     fresh = {templates[name] for name in renewed}
     sizes = source.sizes, target.sizes
@@ -207,6 +217,26 @@ class _Context:
     method: Method
     renew: bool
     stacks: dict[str, dict[int | None, str]]  # template -> layer -> source tensor
+
+
+def _steps(rules: dict[str, tuple[Rule, int | None]], templates: dict[str, str], context: _Context) -> Iterator[Step]:
+    """A step for every tensor of the target.
+
+    Raises:
+        BadSize: so many layers mixed with so many others that the plan itself would take gigabytes.
+    """
+    reads = 0
+    for name, (rule, layer) in rules.items():
+        step = _step(name, rule, layer, templates[name], context)
+        reads += len(step.reads)
+        if reads > MAX_READS:
+            source, target = context.task.lengths("layer")
+            raise BadSize(
+                f"from {source} to {target} layers this method makes one tensor of as many as {len(step.reads)}: over "
+                f"{MAX_READS:,} times a tensor would be read, the most that is planned for. Choose fewer layers, or a "
+                "rule for depth that mixes fewer of them."
+            )
+        yield step
 
 
 def _step(name: str, rule: Rule, layer: int | None, template: str, context: _Context) -> Step:

@@ -15,10 +15,13 @@ from .report_text import brief
 
 # Axes whose entries have an identity of their own: they are never filtered, only kept.
 FIXED = ("vocab", "segment", "label", "channel", "patch_h", "patch_w", "special", "offset", "pixel")
-# No published model has more: DeepNet has 1,000 layers, and the longest axes are vocabularies of some 10^6.
-# Beyond, a plan would take minutes, and a number is more likely damaged than meant.
+# No published model has more: DeepNet has 1,000 layers, the widest axes are MLPs of some 10^5 units, the longest
+# vocabularies of some 10^6. Beyond, a number is more likely damaged than meant.
 MAX_LAYERS = 1_000
-MAX_LENGTH = 1 << 24
+MAX_WIDTH = 1 << 17
+MAX_FFN = 4 * MAX_WIDTH  # an MLP is usually four times as wide as its stream
+MAX_POSITIONS = 1 << 20
+MAX_LENGTH = 1 << 24  # of axes that are never resampled
 
 
 def role_sizes(adapter: Adapter, config: PreTrainedConfig, which: str) -> dict[str, int | None]:
@@ -161,7 +164,8 @@ def _length(adapter: Adapter, role: str, config: PreTrainedConfig, which: str) -
     length = int(length)
     if length < 1:
         raise BadSize(f"the {which} config leaves {length} entries for {role}: {_why_empty(adapter, role, config)}")
-    most = MAX_LAYERS if role == "layer" else MAX_LENGTH
+    caps = {"layer": MAX_LAYERS, "ffn": MAX_FFN, "position": MAX_POSITIONS, **dict.fromkeys(FIXED, MAX_LENGTH)}
+    most = caps.get(role, MAX_WIDTH)
     if length > most:
         raise BadSize(
             f"{field} makes {length} entries for {role} in the {which} config; {most} is the most this package plans "

@@ -22,14 +22,14 @@ supplement A of the BoT paper (eqs. 5 and 6).
 import math
 import operator
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import partial
 
 import numpy as np
 import pywt
 from torch import Tensor
 
 from .errors import BadOption, BadSize, suggest
-from .maps import AxisMap, Band, apply_along, banded
+from .maps import AxisMap, Band, Matrix, apply_along, banded, remembered
 
 SQRT2 = math.sqrt(2.0)
 MAX_LENGTH = 2**31  # of one axis: beyond it only a mistyped level leads
@@ -112,12 +112,22 @@ def synthesis(x: Tensor, wavelet: str = "haar", level: int = 1, axis: int | Sequ
     return apply_along(x.detach(), maps)
 
 
-@lru_cache(maxsize=256)
+@remembered
 def synthesis_map(small: int, large: int, wavelet: str, unit_dc: bool) -> AxisMap:
     """The map that grows an axis from `small` to `large` entries with empty detail bands.
 
     With `unit_dc` a constant keeps its value, else every level multiplies it by 1/sqrt(2).
     """
+    if large <= small:
+        return AxisMap(small, large)
+    taps = np.count_nonzero(pywt.Wavelet(check_name(wavelet)).rec_lo)
+    first = min(small, large - small)
+    # Several taps fall on an entry, unless they go around an axis that is shorter than they are.
+    mixes = bool(taps > 2) and (bool(taps <= first) or _synthesis_band(first, wavelet).index.shape[1] > 1)
+    return AxisMap(small, large, partial(_synthesis_bands, small, large, wavelet, unit_dc), mixes)
+
+
+def _synthesis_bands(small: int, large: int, wavelet: str, unit_dc: bool) -> tuple[Band | Matrix, ...]:
     bands = []
     length = small
     while length < large:
@@ -126,15 +136,22 @@ def synthesis_map(small: int, large: int, wavelet: str, unit_dc: bool) -> AxisMa
         band = _snapped(band.scaled(SQRT2)) if unit_dc else band
         bands.append(band if count == length else _on_split_places(band, length))
         length += count
-    return AxisMap(small, large, tuple(bands))
+    return tuple(bands)
 
 
-@lru_cache(maxsize=256)
+@remembered
 def analysis_map(large: int, small: int, wavelet: str, unit_dc: bool) -> AxisMap:
     """The map that shrinks an axis from `large` to `small` entries, a left inverse of synthesis.
 
     With `unit_dc` a constant keeps its value, else every level multiplies it by sqrt(2).
     """
+    if large <= small:
+        return AxisMap(large, small)
+    check_name(wavelet)
+    return AxisMap(large, small, partial(_analysis_bands, large, small, wavelet, unit_dc))
+
+
+def _analysis_bands(large: int, small: int, wavelet: str, unit_dc: bool) -> tuple[Band | Matrix, ...]:
     bands = []
     length = small
     while length < large:
@@ -145,7 +162,7 @@ def analysis_map(large: int, small: int, wavelet: str, unit_dc: bool) -> AxisMap
             band = _on_split_places(band.transposed(), length).transposed()
         bands.append(band)
         length += count
-    return AxisMap(large, small, tuple(reversed(bands)))
+    return tuple(reversed(bands))
 
 
 def split_places(length: int, count: int) -> np.ndarray:

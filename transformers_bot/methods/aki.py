@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..axes import Axis, Rule
-from ..maps import AxisMap, Band
+from ..maps import AxisMap, Band, Matrix, remembered
 from ..recipe import Read, Recipe, Segment, TensorMap
 from .base import Fresh, Task
 from .fpi import FPI
@@ -87,9 +87,16 @@ def _rows(one: AxisMap, added: bool) -> AxisMap:
     """The map with all rows zero but those of added units, or but those of the original ones."""
     if one.target == one.source:
         return one
-    rows = (np.arange(one.target) >= one.source) == added
-    last = one.bands[-1]
-    if not isinstance(last, Band):
-        raise TypeError(f"copies of units are one band of single taps, got {type(last).__name__}")
-    kept = Band(last.index, last.weight * rows[:, None], last.source)
-    return AxisMap(one.source, one.target, (*one.bands[:-1], kept))
+    return _taken_rows(one, added)
+
+
+@remembered
+def _taken_rows(one: AxisMap, added: bool) -> AxisMap:
+    def made() -> tuple[Band | Matrix, ...]:
+        rows = (np.arange(one.target) >= one.source) == added
+        last = one.bands[-1]
+        if not isinstance(last, Band):
+            raise TypeError(f"copies of units are one band of single taps, got {type(last).__name__}")
+        return (*one.bands[:-1], Band(last.index, last.weight * rows[:, None], last.source))
+
+    return AxisMap(one.source, one.target, made)

@@ -223,7 +223,7 @@ class BoT:
         layers: tuple[tuple[int, float], ...] = ()
         source, target = task.lengths("layer")
         if layer is not None and target > source and self.depth_rule(task) == "wavelet":
-            row = pairs.dual(source, target, self.wavelet(task, "layer")).low_band().dense()[layer]
+            row = pairs.low_band_of_layers(source, target, self.wavelet(task, "layer"))[layer]
             layers = tuple((int(i), float(row[i])) for i in np.flatnonzero(row))
         if is_identity(visible) and not layers:
             return None

@@ -1,20 +1,17 @@
 """The discrete cosine transform as a low-pass between any two lengths."""
 
-from functools import lru_cache
-
 import numpy as np
 
 
-def dct(length: int) -> np.ndarray:
-    """The orthonormal DCT-II as a matrix, frequency by entry."""
-    frequency, entry = np.arange(length)[:, None], np.arange(length)[None]
+def dct(length: int, kept: int | None = None) -> np.ndarray:
+    """The orthonormal DCT-II as a matrix, frequency by entry; of the lowest frequencies where a number is `kept`."""
+    frequency, entry = np.arange(length if kept is None else kept)[:, None], np.arange(length)[None]
     waves = np.cos(np.pi * frequency * (2 * entry + 1) / (2 * length)) * np.sqrt(2 / length)
     waves[0] /= np.sqrt(2)
     return np.asarray(waves)
 
 
-@lru_cache(maxsize=8)  # a plan asks for the same lengths for every tensor
 def low_frequencies(source: int, target: int) -> np.ndarray:
     """The (target, source) matrix that keeps the frequencies both lengths have."""
     kept = min(source, target)
-    return np.asarray(dct(target)[:kept].T @ dct(source)[:kept])
+    return np.asarray(dct(target, kept).T @ dct(source, kept))

@@ -8,9 +8,10 @@ import numpy as np
 
 from ..axes import Rule
 from ..errors import BadOption
+from ..maps import remembered
 from ..recipe import Read
 from .base import Task
-from .pairs import Pair, remembered
+from .pairs import Pair
 
 GROWS = ("wavelet", "repeat", "identity")
 SHRINKS = ("wavelet", "first", "even", "strongest")

@@ -14,11 +14,11 @@ section 3; Chen et al., "Net2Net: Accelerating Learning via Knowledge Transfer" 
 """
 
 import hashlib
-from functools import lru_cache
+from functools import partial
 
 import numpy as np
 
-from ..maps import banded, gather
+from ..maps import AxisMap, Band, Matrix, banded, gather, remembered
 from .base import Task
 from .depth import Depth, stacked_from_top
 from .linear import Linear
@@ -50,10 +50,17 @@ def drawn(source: int, target: int, key: str) -> np.ndarray:
     return np.concatenate([np.arange(source), *rounds])[:target]
 
 
-@lru_cache(maxsize=1024)
+@remembered
 def _copies(source: int, target: int, key: str) -> Pair:
+    copies, shares = (partial(bands, source, target, key) for bands in (_copying, _sharing))
+    return Pair(AxisMap(source, target, copies), AxisMap(source, target, shares), "drawn copies")
+
+
+def _copying(source: int, target: int, key: str) -> tuple[Band | Matrix, ...]:
+    return gather(drawn(source, target, key), source).bands
+
+
+def _sharing(source: int, target: int, key: str) -> tuple[Band | Matrix, ...]:
     index = drawn(source, target, key)
     counts = np.bincount(index, minlength=source)
-    consume = banded(np.arange(target), index, 1 / counts[index], target, source)
-    copies = gather(index, source)
-    return Pair(copies, type(copies)(source, target, (consume,)), "drawn copies")
+    return (banded(np.arange(target), index, 1 / counts[index], target, source),)

@@ -20,10 +20,10 @@ Source: the FRONT method (frequency-domain knowledge transfer by DCT); Ahmed, Na
 """
 
 from dataclasses import replace
-from functools import lru_cache
+from typing import Any
 
 from ..axes import Rule
-from ..maps import from_dense
+from ..maps import DENSE_TAPS, AxisMap, Matrix, from_dense
 from ..recipe import Read, Recipe
 from .base import Fresh, Task
 from .dct import low_frequencies
@@ -42,6 +42,12 @@ class Front(Linear):
     flat_heads = True
     combines = False  # mean and spread are restored over widths and depth together
 
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        self._pairs: dict[tuple[int, int], Pair] = {}  # dense: they go with the plan that holds them
+        self._depths: dict[tuple[int, int], Depth] = {}
+        self._mates: dict[str, tuple[tuple[Read, ...], tuple[tuple[float, ...], ...]]] = {}
+
     def check(self, task: Task) -> None:
         self.keeps_no_heads(task)
 
@@ -52,19 +58,28 @@ class Front(Linear):
             return made
         if layer is None:
             return replace(made, match=(Read(name, None),))
-        rows = self.layers(task).layers.tolist()
-        match = tuple(Read(name, place) for place in range(task.lengths("layer")[0]))
-        return replace(made, match=match, mates=tuple(tuple(row) for row in rows))
+        if name not in self._mates:  # as long as the stack is deep: one for all of its tensors
+            rows = tuple(tuple(row) for row in self.layers(task).layers.tolist())
+            self._mates[name] = tuple(Read(name, place) for place in range(task.lengths("layer")[0])), rows
+        match, mates = self._mates[name]
+        return replace(made, match=match, mates=mates)
 
     def pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
-        return _resampled(source, target)
+        if (source, target) not in self._pairs:
+            self._pairs[source, target] = _resampled(source, target)
+        return self._pairs[source, target]
 
     def depth(self, task: Task) -> Depth:
-        layers = low_frequencies(*task.lengths("layer"))
-        return Depth(layers, layers, "DCT over layers")
+        lengths = task.lengths("layer")
+        if lengths not in self._depths:
+            layers = low_frequencies(*lengths)
+            self._depths[lengths] = Depth(layers, layers, "DCT over layers")
+        return self._depths[lengths]
 
 
-@lru_cache(maxsize=32)
 def _resampled(source: int, target: int) -> Pair:
-    one = from_dense(low_frequencies(source, target))
+    if source <= 2 * DENSE_TAPS:  # its rows may have few entries that are not 0
+        one = AxisMap(source, target, lambda: from_dense(low_frequencies(source, target)).bands)
+    else:
+        one = AxisMap(source, target, (Matrix(lambda: low_frequencies(source, target), (target, source)),))
     return Pair(one, one, "DCT")

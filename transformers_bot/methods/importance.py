@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..axes import Factor
 from ..errors import BadOption
-from ..maps import gather, identity
+from ..maps import AxisMap, gather, identity, remembered
 from ..recipe import Segment
 from ..rewrite import Opened
 from .base import Task
@@ -73,7 +73,8 @@ class Importance(Linear):
     # -- maps -----------------------------------------------------------------------------------
 
     def pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
-        one = gather(self._kept(role, layer, target), source)
+        chosen = self.chosen.get((role, layer))
+        one = _first(source, target) if chosen is None else gather(chosen, source)
         return Pair(one, one, "most important")
 
     def axis_pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
@@ -87,6 +88,8 @@ class Importance(Linear):
         (heads_s, heads_t), (dim_s, dim_t) = task.lengths("heads"), task.lengths("head_dim")
         if heads_s == heads_t and dim_s == dim_t:
             return (identity(heads_s * dim_s),)
+        if not self.chosen:
+            return (_first_of_heads(heads_s, dim_s, heads_t, dim_t),)
         heads = self._kept("heads", layer, heads_t)
         every = np.broadcast_to(np.arange(dim_t), (heads_s, dim_t))
         entries = self.chosen.get((segment[-1].role, layer), every)[heads]  # (heads, head_dim)
@@ -112,6 +115,17 @@ class Importance(Linear):
 
     def warnings(self, task: Task) -> list[str]:
         return [] if self.scored_by else [UNREAD]
+
+
+@remembered
+def _first(source: int, target: int) -> AxisMap:
+    return gather(np.arange(target), source)
+
+
+@remembered
+def _first_of_heads(heads: int, length: int, heads_kept: int, kept: int) -> AxisMap:
+    """The first entries of the first heads."""
+    return gather((np.arange(heads_kept)[:, None] * length + np.arange(kept)).ravel(), heads * length)
 
 
 def choose(task: Task, scores: Scores) -> dict[tuple[str, int | None], np.ndarray]:

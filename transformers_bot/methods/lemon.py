@@ -26,12 +26,12 @@ from typing import Any
 import numpy as np
 
 from ..axes import Factor, Rule
-from ..maps import AxisMap, banded, from_dense, gather, identity
+from ..maps import DENSE_TAPS, AxisMap, Matrix, banded, from_dense, identity, remembered, tiled
 from ..recipe import Detail, Recipe, TensorMap, is_identity
 from .base import Fresh, Task
 from .depth import Depth, identity_blocks
 from .linear import UNSIZED, Linear
-from .pairs import Pair
+from .pairs import Pair, there_and_back
 
 NOISE = 1.0  # in standard deviations of the weights, as for BoT's own twins
 
@@ -42,6 +42,10 @@ class Lemon(Linear):
     name = "lemon"
     option_names = ("positions", "grids", "seed")
     keeps_scores = True
+
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        self._averages: dict[tuple[int, int, float], AxisMap] = {}  # dense: they go with the plan that holds them
 
     def check(self, task: Task) -> None:
         self.only_grows(task)
@@ -95,8 +99,8 @@ class Lemon(Linear):
     def pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
         if role == "hidden":
             label = "tiled, the rest its mean" if target % source else "tiled"
-            return Pair(_averaged(source, target), _first(source, target), label)
-        return Pair(gather(np.arange(target) % source, source), _first(source, target), "tiled")
+            return Pair(self._averaged(source, target), _first(source, target), label)
+        return Pair(tiled(source, target), _first(source, target), "tiled")
 
     def axis_pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
         if role == "readout" and source != target and task.tied:
@@ -104,13 +108,18 @@ class Lemon(Linear):
             return Pair(copies.scaled(1 / (target // source)), copies, "tiled")
         return super().axis_pair(task, role, source, target, layer)
 
-    @staticmethod
-    def _norm(task: Task, role: str, part: str) -> AxisMap:
+    def _averaged(self, source: int, target: int, gain: float = 1.0) -> AxisMap:
+        key = source, target, gain
+        if key not in self._averages:
+            self._averages[key] = _averaged(source, target).scaled(gain)
+        return self._averages[key]
+
+    def _norm(self, task: Task, role: str, part: str) -> AxisMap:
         """A norm's weight has the mean on the rest, where it may be anything; the bias must be 0 there."""
         source, target = task.lengths("hidden")
         gain = source / (target // source * source) if role == "readout" and task.tied else 1.0
         if part == "weight":
-            return _averaged(source, target).scaled(gain * math.sqrt(_share(task)))
+            return self._averaged(source, target, gain * math.sqrt(_share(task)))
         return _copies_only(source, target).scaled(gain)
 
     # -- noise ----------------------------------------------------------------------------------
@@ -127,7 +136,7 @@ class Lemon(Linear):
         pair = self.axis_pair(task, factor.role, source, target, None)
         stream = factor.role in ("hidden", "readout", "pooler")
         arrives = pair.produce if not stream or _is_tied(task, factor) else _copies_only(source, target)
-        return arrives.transposed().then(pair.consume)
+        return there_and_back(arrives, pair.consume)
 
     def _noise(self, visible: TensorMap, name: str, layer: int | None) -> Detail:
         return Detail("gaussian", NOISE, visible, (), (), self.options.seed, name, layer)
@@ -143,12 +152,14 @@ def _share(task: Task) -> float:
     return target // source * source / target
 
 
+@remembered
 def _first(source: int, target: int) -> AxisMap:
     """The first copy is read, all else is not: [I; 0]."""
     places = np.arange(source)
     return AxisMap(source, target, (banded(places, places, np.ones(source), target, source),))
 
 
+@remembered
 def _copies_only(source: int, target: int) -> AxisMap:
     """Whole copies, and zeros on the rest: [I; ...; I; 0]."""
     places = np.arange(target // source * source)
@@ -157,7 +168,15 @@ def _copies_only(source: int, target: int) -> AxisMap:
 
 def _averaged(source: int, target: int) -> AxisMap:
     """Whole copies, and the mean on the rest."""
+    if target % source == 0:
+        return tiled(source, target)
+    if source <= DENSE_TAPS:
+        return from_dense(_averaging(source, target))
+    return AxisMap(source, target, (Matrix(lambda: _averaging(source, target), (target, source)),))
+
+
+def _averaging(source: int, target: int) -> np.ndarray:
     matrix = np.full((target, source), 1 / source)
     whole = target // source
     matrix[: whole * source] = np.tile(np.eye(source), (whole, 1))
-    return gather(np.arange(target) % source, source) if target % source == 0 else from_dense(matrix)
+    return matrix

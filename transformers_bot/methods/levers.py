@@ -1,14 +1,13 @@
 """What may be done to a source before BoT shrinks it, from options and sizes alone; `prepare` does it."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
 import pywt
 
 from ..errors import BadOption
-from ..maps import AxisMap, Matrix
+from ..maps import AxisMap, Matrix, remembered
 from ..options import BoTConfig
 from ..rewrite import Groups, merge_shapes
 from ..rewrite.order import leaves
@@ -47,6 +46,11 @@ def averaged_layers(task: Task, rule: str, wavelet: str) -> Groups:
         return ()
     if wavelet not in ("haar", "db1"):
         return (tuple(range(source)),)
+    return _places(source, target)
+
+
+@remembered
+def _places(source: int, target: int) -> Groups:
     starts = np.cumsum([0, *(leaves(shape) for shape in merge_shapes(source, target))])
     return tuple(tuple(range(first, last)) for first, last in pairwise(starts))
 
@@ -91,16 +95,15 @@ def principal_pair(source: int, target: int, dyadic: Pair) -> Pair:
     return _cosines(source, target)
 
 
-@lru_cache(maxsize=8)  # a plan asks for the same lengths for every tensor
 def _cosines(source: int, target: int) -> Pair:
-    return dense_pair(low_frequencies(source, target), "dct")
+    return dense_pair(Matrix(lambda: low_frequencies(source, target), (target, source)), "dct")
 
 
-def dense_pair(low_pass: np.ndarray, label: str) -> Pair:
+def dense_pair(low_pass: Matrix, label: str) -> Pair:
     """The pair of a (target, source) low-pass with orthonormal rows: R has unit gain on constants, C is its dual."""
-    target, source = low_pass.shape
+    target, source = low_pass.target, low_pass.source
     gain = (target / source) ** 0.5
-    maps = [AxisMap(source, target, (Matrix(low_pass * factor),)) for factor in (gain, 1 / gain)]
+    maps = [AxisMap(source, target, (low_pass.scaled(factor),)) for factor in (gain, 1 / gain)]
     return Pair(maps[0], maps[1], label)
 
 

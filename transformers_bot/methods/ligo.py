@@ -9,9 +9,7 @@ Source: Wang et al., "Learning to Grow Pretrained Models for Efficient Transform
 (ICLR 2023, arXiv 2303.00980), section 3.
 """
 
-import numpy as np
-
-from ..maps import gather
+from ..maps import tiled
 from .base import Task
 from .depth import Depth, stacked
 from .linear import Linear
@@ -29,7 +27,7 @@ class LiGO(Linear):
         self.only_grows(task)
 
     def pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
-        copies = gather(np.arange(target) % source, source)
+        copies = tiled(source, target)
         return Pair(copies, copies, "copied")
 
     def depth(self, task: Task) -> Depth:

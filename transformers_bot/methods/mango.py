@@ -11,7 +11,7 @@ Source: Pan et al., "Reusing Pretrained Models by Multi-linear Operators for Eff
 
 import numpy as np
 
-from ..maps import gather
+from ..maps import AxisMap, Band, Matrix, gather, remembered
 from .base import Task
 from .ligo import LiGO
 from .pairs import Pair
@@ -49,6 +49,16 @@ class Mango(LiGO):
         if role != "ffn":
             return super().pair(task, role, source, target, layer)
         hidden_s, hidden_t = task.lengths("hidden")
-        group, unit = np.divmod(np.arange(target), hidden_t)
-        copies = gather(group * hidden_s + unit % hidden_s, source)
+        copies = _in_groups(source, target, hidden_s, hidden_t)
         return Pair(copies, copies, "copied in groups")
+
+
+@remembered
+def _in_groups(source: int, target: int, small: int, large: int) -> AxisMap:
+    """Every group of `small` units copied into one of `large`."""
+
+    def made() -> tuple[Band | Matrix, ...]:
+        group, unit = np.divmod(np.arange(target), large)
+        return gather(group * small + unit % small, source).bands
+
+    return AxisMap(source, target, made)

@@ -1,11 +1,10 @@
 """Pairs of maps for one role: how it is resized where it is written and where it is read."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
-from ..maps import AxisMap, from_dense, gather, identity
+from ..maps import AxisMap, banded, gather, identity, remembered
 from ..wavelets import analysis_map, split_places, synthesis_map
 
 
@@ -30,24 +29,20 @@ class Pair:
 
     def reached(self) -> AxisMap:
         """Projection of a read axis onto what the grown signal reaches, C R^T; all of it if not grown."""
-        return _there_and_back(self.produce, self.consume) if self.grows else identity(self.produce.target)
+        return there_and_back(self.produce, self.consume) if self.grows else identity(self.produce.target)
 
     def low_band(self) -> AxisMap:
         """Projection onto what analysis takes for the low band, R C^T; all of it if not grown."""
-        return _there_and_back(self.consume, self.produce) if self.grows else identity(self.produce.target)
+        return there_and_back(self.consume, self.produce) if self.grows else identity(self.produce.target)
 
     @property
     def makes_twins(self) -> bool:
         """Whether two grown units are copies of one source unit, which training would never part."""
-        return self.grows and all(band.is_gather for band in self.produce.bands)
-
-
-# Every tensor with an axis of some role asks for the same maps, and what is found out about a map stays with it.
-remembered = lru_cache(maxsize=256)
+        return self.grows and self.produce.is_copy
 
 
 @remembered
-def _there_and_back(one: AxisMap, other: AxisMap) -> AxisMap:
+def there_and_back(one: AxisMap, other: AxisMap) -> AxisMap:
     return one.transposed().then(other)
 
 
@@ -64,6 +59,12 @@ def dual(source: int, target: int, wavelet: str) -> Pair:
     else:
         produce, adjoint = analysis_map(source, target, wavelet, True), synthesis_map(target, source, wavelet, True)
     return Pair(produce, adjoint.transposed(), wavelet)
+
+
+@remembered
+def low_band_of_layers(source: int, target: int, wavelet: str) -> np.ndarray:
+    """(target, target): the projection of a grown stack of layers onto its low band."""
+    return dual(source, target, wavelet).low_band().dense()
 
 
 @remembered
@@ -102,8 +103,8 @@ def whole_units(source: int, target: int) -> Pair:
     group = np.repeat(np.arange(small), counts)  # (large,): which small unit each belongs to
     copies = gather(group, small)
     if target > source:
-        dense = copies.dense()
-        return Pair(copies, from_dense(dense / dense.sum(0)), "copied")
+        shares = banded(np.arange(large), group, 1.0 / counts[group], large, small)
+        return Pair(copies, AxisMap(small, large, (shares,)), "copied")
     first = np.cumsum(counts) - counts
     return Pair(gather(first, source), copies.transposed(), "picked")
 

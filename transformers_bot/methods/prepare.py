@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..axes import Factor
 from ..errors import BadOption
-from ..maps import AxisMap, from_dense, identity
+from ..maps import AxisMap, Matrix, from_dense, identity
 from ..options import BoTConfig
 from ..recipe import Segment
 from ..rewrite import Opened, look, order_by_strength, order_heads, order_units, to_principal_basis
@@ -101,7 +101,7 @@ def prepare(
         wavelet = pair_of(replace(merged, basis="principal"), replace(task, calibrated=False), "hidden")
         low_pass = torch.from_numpy(wavelet.produce.dense() * (source / target) ** 0.5)
         principal, known = to_principal_basis(opened, low_pass, shrink.kept)
-        made = replace(made, known=known, stream=dense_pair(principal.numpy(), wavelet.label))
+        made = replace(made, known=known, stream=dense_pair(Matrix(principal.numpy()), wavelet.label))
     # Moving units commutes with folding, and the basis does not ask for their order: noted last, no order
     # is carried out for a tensor that is only looked at.
     for one in in_order:

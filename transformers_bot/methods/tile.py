@@ -7,9 +7,7 @@ Source: Samragh et al., "Scaling Smart: Accelerating Large Language Model Pre-tr
 Model Initialization" (arXiv 2409.12903), section 3.
 """
 
-import numpy as np
-
-from ..maps import gather
+from ..maps import tiled
 from .base import Task
 from .depth import Depth, stacked
 from .linear import SIZED, Linear
@@ -33,7 +31,7 @@ class Tile(Linear):
                 )
 
     def pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
-        copies = gather(np.arange(target) % source, source)
+        copies = tiled(source, target)
         return Pair(copies, copies.scaled(source / target), "tiled")
 
     def depth(self, task: Task) -> Depth:

@@ -7,13 +7,14 @@ N = Z (I - R C^T).
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from ..axes import Factor, Rule
-from ..maps import AxisMap, Band, banded, identity
+from ..maps import DENSE_TAPS, AxisMap, Band, Matrix, banded, identity, remembered
 from ..recipe import Segment, TensorMap
-from .pairs import Pair, remembered
+from .pairs import Pair
 
 PairsOf = Callable[[tuple[Factor, ...]], tuple[Pair, ...]]  # of a segment's factors, or one of all of them
 Bands = tuple[int, tuple[Segment, ...]]  # an axis, and its maps from the detail bands to the target
@@ -25,7 +26,7 @@ def noise_maps(rule: Rule, pairs_of: PairsOf) -> tuple[TensorMap, Bands | tuple[
     grown = [pair for axis in sides for segment in axis for pair, reads in segment if reads and pair.grows]
     if not grown:
         return None
-    if all(copied_from(pair.produce) is not None for pair in grown):
+    if all(_has_contrasts(pair) for pair in grown):
         return (), _bands(sides)
     reached = (
         tuple(tuple(pair.reached() if reads else identity(pair.produce.target) for pair, reads in one) for one in axis)
@@ -62,14 +63,23 @@ def _unreached(segment: list[tuple[Pair, bool]]) -> Segment | None:
     )
 
 
+@remembered
 def copied_from(produce: AxisMap) -> np.ndarray | None:
     """Of which source entry every target entry is a copy, with one factor for all of them; None if it is none."""
+    if produce.mixes:
+        return None
     index, weight = np.arange(produce.source), np.ones(produce.source)
     for band in produce.bands:
         if not isinstance(band, Band) or band.index.shape[1] != 1:
             return None
         index, weight = index[band.index[:, 0]], weight[band.index[:, 0]] * band.weight[:, 0]
     return index if np.all(weight == weight[0]) else None
+
+
+def _has_contrasts(pair: Pair) -> bool:
+    """Whether units are copied, and so few times that a contrast of each against those before it is a short filter."""
+    owner = copied_from(pair.produce)
+    return owner is not None and int(np.bincount(owner).max()) <= DENSE_TAPS
 
 
 @remembered
@@ -83,16 +93,24 @@ def contrasts(pair: Pair) -> AxisMap:
     owner = copied_from(pair.produce)
     if owner is None:
         raise ValueError("units that are not copied have no contrasts")
-    order = np.argsort(owner, kind="stable")
-    rows, columns, values, count = [], [], [], 0
-    for members in np.split(order, np.flatnonzero(np.diff(owner[order])) + 1):
-        for size in range(1, len(members)):
-            rows.append(members[: size + 1])
-            columns.append(np.full(size + 1, count))
-            values.append(np.append(np.full(size, -1.0), size) / (size * (size + 1)) ** 0.5)
-            count += 1
-    band = banded(np.concatenate(rows), np.concatenate(columns), np.concatenate(values), len(owner), count)
-    return AxisMap(count, len(owner), (band,))
+    count = len(owner) - len(np.unique(owner))
+    return AxisMap(count, len(owner), partial(_contrasting, owner, count))
+
+
+def _contrasting(owner: np.ndarray, count: int) -> tuple[Band | Matrix, ...]:
+    order = np.argsort(owner, kind="stable")  # the copies of each unit side by side
+    copies = np.bincount(owner)
+    first = np.repeat(np.cumsum(copies) - copies, copies)
+    before = np.arange(len(owner)) - first  # of every copy, how many of its unit stand before it
+    later = np.flatnonzero(before)  # of each, one contrast
+    size = before[later]
+    column = np.repeat(np.arange(count), size + 1)
+    place = np.arange(len(column)) - np.repeat(np.cumsum(size + 1) - size - 1, size + 1)
+    rows = order[np.repeat(first[later], size + 1) + place]
+    roots = np.array([(n * (n + 1)) ** 0.5 for n in range(int(size.max(initial=0)) + 1)])
+    long = np.repeat(size, size + 1)
+    values = np.where(place == long, long, -1.0) / roots[long]
+    return (banded(rows, column, values, len(owner), count),)
 
 
 @remembered

@@ -10,7 +10,7 @@ Source: Xu et al., "Initializing Models with Larger Ones" (arXiv 2311.18823), se
 import numpy as np
 
 from ..axes import Rule
-from ..maps import gather
+from ..maps import AxisMap, gather, remembered
 from ..recipe import Recipe
 from .base import Fresh, Task
 from .depth import Depth, picked
@@ -41,15 +41,20 @@ class WeightSelection(Linear):
         return super().recipe(task, rule, layer, name)
 
     def pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
-        kept = gather(selected(source, target), source)
+        kept = _selection(source, target)
         return Pair(kept, kept, "evenly selected")
 
     def positions(self, source: int, target: int) -> Pair:
-        kept = gather(selected(source, target), source)
+        kept = _selection(source, target)
         return Pair(kept, kept, "evenly selected")
 
     def depth(self, task: Task) -> Depth:
         return picked(*task.lengths("layer"), "first")
+
+
+@remembered
+def _selection(source: int, target: int) -> AxisMap:
+    return gather(selected(source, target), source)
 
 
 def selected(source: int, target: int) -> np.ndarray:
