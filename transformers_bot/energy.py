@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .kernels import at_least_float32
 from .maps import AxisMap, Band, from_dense
 
 ROUNDING = 1e-9  # beside a Gram matrix's largest entry: what a product of filters misses zero by
 FADED = 1e-7  # beside a matrix's largest entry: what no figure of the report shows
 SMALL = 1 << 16  # entries: up to here sums are taken in float64
+FAINT = 1e-30  # a mean square below which squares are too small for float32
 ROW, BLOCK = 1 << 10, 1 << 18  # entries of a row and of a block
 
 
@@ -64,7 +64,7 @@ def sums(x: Tensor) -> Sums:
     rows = x[: x.numel() // ROW * ROW].view(-1, ROW)
     dtype = torch.promote_types(x.dtype, torch.float32)
     found = _row_sums(rows, dtype)
-    if not math.isfinite(found.squares):  # squares of finite entries may be too large for float32
+    if not FAINT * found.count < found.squares < math.inf:  # squares may be too large, or too small, for float32
         found = _row_sums(rows, torch.float64)
     return found + sums(x[rows.numel() :])
 
@@ -88,27 +88,41 @@ def energy(x: Tensor, weights: Mapping[int, Tensor] | None = None) -> float:
     Args:
         weights: axis -> (length,), at least 0; what is weighted exists for a block of `x` at a time.
     """
+    compute = torch.promote_types(x.dtype, torch.float32)
+    found = _energy(x, weights, compute)
+    in_range = FAINT * x.numel() < found < math.inf
+    return found if in_range or compute == torch.float64 else _energy(x, weights, torch.float64)
+
+
+def length_of(x: Tensor) -> float:
+    """The Euclidean norm of all entries together, whatever their magnitude."""
+    found = float(torch.linalg.vector_norm(x))
+    in_range = FAINT * x.numel() < found * found < math.inf
+    return found if in_range else float(torch.linalg.vector_norm(x, dtype=torch.float64))
+
+
+def _energy(x: Tensor, weights: Mapping[int, Tensor] | None, compute: torch.dtype) -> float:
     every = weights or {}
     uneven = {axis: one for axis, one in every.items() if float(one.min()) != float(one.max())}
     scale = math.prod(float(one[0]) for axis, one in every.items() if axis not in uneven)
     flat = _dense(x)
     if uneven or not flat.is_contiguous():  # a part of a larger tensor is not copied to be flat
-        return scale * _uneven_energy(x, uneven)
+        return scale * _uneven_energy(x, uneven, compute)
     flat = flat.reshape(-1)
     rows = flat[: x.numel() // ROW * ROW].view(-1, ROW)
-    norms = [torch.linalg.vector_norm(at_least_float32(block), dim=1) for block in _blocks(rows)]
+    norms = [torch.linalg.vector_norm(block.to(compute), dim=1) for block in _blocks(rows)]
     return scale * (float(_joined(norms).square().sum()) + sums(flat[rows.numel() :]).squares)
 
 
-def _uneven_energy(x: Tensor, weights: Mapping[int, Tensor]) -> float:
+def _uneven_energy(x: Tensor, weights: Mapping[int, Tensor], compute: torch.dtype) -> float:
     """Entries are weighted along the last axis, then their norms along the others."""
     if x.dim() == 1:
         x, weights = x[None], {1: weights[0]}
-    factors = {axis: one.sqrt().to(x.device, at_least_float32(x[:0]).dtype) for axis, one in weights.items()}
+    factors = {axis: one.sqrt().to(x.device, compute) for axis, one in weights.items()}
     last = factors.pop(x.dim() - 1, None)
     found, start = [], 0
     for block in _blocks(x):
-        norms = torch.linalg.vector_norm(at_least_float32(block if last is None else block * last), dim=-1)
+        norms = torch.linalg.vector_norm((block if last is None else block * last).to(compute), dim=-1)
         for axis, factor in factors.items():
             own = factor[start : start + len(block)] if axis == 0 else factor
             norms = norms * own.view([-1 if dim == axis else 1 for dim in range(norms.dim())])

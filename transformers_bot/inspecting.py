@@ -9,6 +9,7 @@ halved on both, as a resize does it, so that noise has 0.25 there.
 A resize with the defaults keeps more than this: it puts similar units next to each other first.
 """
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -222,7 +223,8 @@ class _Reader:
         )
         releasing = Releasing(LITTLE)
         for x in self.tensors:
-            yield energy(apply(_floats(x), maps))
+            found = energy(apply(_floats(x), maps))
+            yield found if math.isfinite(found) else energy(apply(x.detach().double(), maps))
             releasing.made(x.nbytes)
 
     def _map(self, factor: Factor, role: str) -> AxisMap:
@@ -234,11 +236,15 @@ class _Reader:
     def _over_layers(self) -> Iterator[float]:
         """The energies of the low band over the layers, one entry of it at a time."""
         for row in halving(len(self.tensors), self.wavelet).dense():
-            total = torch.zeros(self.tensors[0].shape)
-            for weight, x in zip(row, self.tensors, strict=True):
-                if weight:
-                    total.add_(_floats(x), alpha=float(weight))
-            yield energy(total)
+            found = energy(self._summed(row, torch.float32))
+            yield found if math.isfinite(found) else energy(self._summed(row, torch.float64))
+
+    def _summed(self, row: Any, dtype: torch.dtype) -> Tensor:
+        total = torch.zeros(self.tensors[0].shape, dtype=dtype)
+        for weight, x in zip(row, self.tensors, strict=True):
+            if weight:
+                total.add_(_floats(x), alpha=float(weight))
+        return total
 
 
 def halving(length: int, wavelet: str) -> AxisMap:

@@ -33,7 +33,7 @@ from .memory import reuse
 from .methods import Method, Task
 from .options import BoTConfig
 from .planner import Plan, Side, make_plan, task_of
-from .rewrite import Network, Opened, Place
+from .rewrite import Network, Opened, OutOfRange, Place
 from .source import Source, open_source, quiet, stored_dtype
 from .source_class import with_likely_class
 from .targets import asked_dtype, plan_from_configs, sides
@@ -254,18 +254,53 @@ def _plan_opened(
     with quiet():
         target = _settle_ties(model_class, source, target, words)
     task = task_of(adapter, source, target, words.calibration is not None)
-    method = methods.get(words.method, options)
-    method.check(task)
     network = network_of(adapter, source, opened.model.state_dict(), target if task.tied else None)
-    method, prepared = method.prepare(task, Opened(network, opened.model, words.calibration))
+    method, prepared, told = _prepared(task, network, opened, options, words)
     wanted = _with_method_fields(task, method, source, target)
+    made = make_plan(adapter, source, target, method, words.ignore_mismatched_sizes, words.calibration is not None)
     return (
         wanted,
-        make_plan(adapter, source, target, method, words.ignore_mismatched_sizes, words.calibration is not None),
+        replace(made, warnings=(*made.warnings, *told)),
         prepared,
         method,
         task,
     )
+
+
+def _prepared(
+    task: Task, network: Network, opened: Source, options: BoTConfig, words: Keywords
+) -> tuple[Method, Mapping[str, torch.Tensor], list[str]]:
+    """The method once it has seen the source, the tensors to read, and what there is to say.
+
+    Where products of weights are beyond float32, everything is computed in float64. What is beyond that too
+    decides nothing: the stream is not turned and units keep their order.
+
+    Raises:
+        BadWeights: such weights where the method, an option or calibration asks for what they cannot tell.
+    """
+    method = methods.get(words.method, options)
+    method.check(task)
+    asked = words.calibration is not None or options.basis == "principal" or options.order not in ("auto", "kept")
+    edits = network.over(network.stored)  # preparing notes edits in the one that it is given
+    try:
+        return *method.prepare(task, Opened(edits, opened.model, words.calibration)), []
+    except OutOfRange as error:
+        reason = str(error)
+        if words.calibration is not None:
+            raise BadWeights(_out_of_range(reason)) from None
+    try:
+        wide = Network(network.adapter, network.sizes, network.stored, network.places, network.tied, wide=True)
+        return *method.prepare(task, Opened(wide, opened.model)), []
+    except OutOfRange:
+        if asked or method.name != "bot":
+            raise BadWeights(_out_of_range(reason)) from None
+    plain = methods.get(words.method, replace(options, basis="plain", order="kept"))
+    told = f"{_out_of_range(reason)} The stream is not turned and units keep their order, as with basis='plain'."
+    return *plain.prepare(task, Opened(network, opened.model)), [told]
+
+
+def _out_of_range(what: str) -> str:
+    return f"the weights are too large, or too small, to compute with: {what} is not finite. Scale or mend them."
 
 
 def network_of(adapter: Adapter, source: Side, tensors: Mapping[str, torch.Tensor], tied: Side | None) -> Network:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..axes import Factor
+from ..energy import length_of
 from ..errors import BadOption
 from ..maps import AxisMap, Matrix, from_dense, identity
 from ..options import BoTConfig
@@ -219,6 +220,6 @@ def _is_lossless(network: Network, role: str, pair: Callable[[str], Pair], kept:
         reads = {f.role: pair(f.role).consume for axis in place.rule.axes for f in factors(axis) if f.reads and f.role}
         seen = network.mapped(name, reads, {})
         again = network.mapped(name, reads, {role: back})
-        if float((again - seen).norm()) > LOSSLESS * float(seen.norm()):
+        if not length_of(again - seen) <= LOSSLESS * length_of(seen):  # nor where a sum overflows
             return False
     return True

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..axes import Factor, Rule
-from ..rewrite import Opened
+from ..rewrite import Opened, OutOfRange
 from ..rewrite.calibration import See, watch
 from ..rewrite.fold import fold_norms, norms
 from ..rewrite.network import STREAM, Network
@@ -42,7 +42,7 @@ def from_weights(network: Network) -> Scores:
     Hidden units have many writers, norms and readers; each counts by the share of its squared norm that
     a unit has, and the three sums are multiplied. Norms are folded into their readers where possible.
     """
-    folded = Network(network.adapter, network.sizes, network, network.places, network.tied)
+    folded = Network(network.adapter, network.sizes, network, network.places, network.tied, network.wide)
     fold_norms(folded)
     paths: dict[Key, dict[bool, Tensor]] = defaultdict(dict)  # squared norms of a unit's writers and readers
     stream: dict[str, dict[Key, Tensor]] = {"writers": {}, "norms": {}, "readers": {}}
@@ -69,6 +69,8 @@ def from_weights(network: Network) -> Scores:
     if network.adapter.norm == "pre":
         added = added / (embedded + added.cumsum(0) - added).clamp_min(1e-300)
     scores["layer", None] = added.sqrt()
+    if not all(bool(score.isfinite().all()) for score in scores.values()):
+        raise OutOfRange("what the weights say of units")
     return scores
 
 

@@ -24,7 +24,7 @@ from ..products import aligned, mirrored
 from .calibration import See
 from .fold import behind, fold_norms, norms
 from .moments import Moments, Seen, measured
-from .network import STREAM, Network, Place
+from .network import STREAM, Network, OutOfRange, Place
 from .order import add_grams, head_strength, matching_order, merge_shapes, similar_order, strongest_first
 from .principal import basis, estimated, kept_shares
 from .readers import MapsOf, match_norm_scale, refit_readers
@@ -226,6 +226,7 @@ __all__ = [
     "Groups",
     "Network",
     "Opened",
+    "OutOfRange",
     "Place",
     "fit_to_low_pass",
     "fold_norms",

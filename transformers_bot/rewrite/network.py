@@ -17,6 +17,12 @@ from ..memory import Releasing
 from ..recipe import TensorMap, apply
 
 STREAM = ("hidden", "readout")  # the residual stream, before and after the norm of a tied output embedding
+
+
+class OutOfRange(ArithmeticError):
+    """What is computed from finite weights is not finite, or vanishes, in the dtype it is computed in."""
+
+
 Edit = Callable[[Tensor], Tensor]
 LOOKED = 256 << 20  # bytes of tensors that are looked at before freed memory is given back
 
@@ -54,6 +60,7 @@ class Network(Mapping[str, Tensor]):
         tensors: name -> tensor; a tied tensor stands under all of its names.
         places: name -> what it is.
         tied: names of tensors that the target keeps equal to another one.
+        wide: all come in float64, for weights whose products are beyond float32.
     """
 
     def __init__(
@@ -63,7 +70,9 @@ class Network(Mapping[str, Tensor]):
         tensors: Mapping[str, Tensor],
         places: Mapping[str, Place],
         tied: frozenset[str] = frozenset(),
+        wide: bool = False,
     ) -> None:
+        self.wide = wide
         self.adapter, self.sizes, self.places, self.tied = adapter, sizes, places, tied
         self._tensors = tensors
         self._edits: dict[str, tuple[Edit, ...]] = {}
@@ -80,7 +89,7 @@ class Network(Mapping[str, Tensor]):
         x = self._tensors[name]
         self._releasing.made(x.nbytes)
         edits = self._edits.get(name, ())
-        x = at_least_float32(x) if edits else x
+        x = x.double() if self.wide else at_least_float32(x) if edits else x
         for edit in edits:
             x = edit(x)
         return x
@@ -142,7 +151,7 @@ class Network(Mapping[str, Tensor]):
     @cached_property
     def dtype(self) -> torch.dtype:
         """Of what is computed from tensors: float32, or float64 where one is."""
-        wide = any(x.dtype == torch.float64 for x in self._tensors.values())
+        wide = self.wide or any(x.dtype == torch.float64 for x in self._tensors.values())
         return torch.float64 if wide else torch.float32
 
     @property

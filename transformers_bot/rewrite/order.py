@@ -12,14 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..energy import length_of
 from ..products import add_gram, product
 from ..wavelets import split_places
-from .network import Network
+from .network import Network, OutOfRange
 
 Shape = tuple["Shape", "Shape"] | tuple[()]  # a merge of two shapes, or a single unit
 UNIT: Shape = ()
 PIECE = 256  # rows that are gathered at a time
 TINY = 1e-30  # of a norm or its square: what is smaller is dead; its inverse squared is finite in float32
+LARGE = 1e38  # of a norm: what is larger is none of float32's numbers
 SAFE = 1e6  # of a norm: products of units a millionth as strong are still far from float32's ends
 ENTRIES = 4096  # of a unit, that are multiplied at a time
 STEPS = 2**20  # between similarities of 0 and 1: what differs by less is equal
@@ -138,11 +140,13 @@ def add_grams(
     for name, place in network.having(role, layer):
         if place.rule.maps and (kept is None or place.layer is None or place.layer in kept):
             for _, units in network.along(name, role):
-                norm = max(float(torch.linalg.vector_norm(units, dtype=total.dtype)), TINY)
+                norm = max(_norm(units, total.dtype), TINY)
                 fits = 1 / SAFE < norm < SAFE  # then the products are scaled, which takes no copy of the units
                 for part in torch.split(units, ENTRIES, dim=1):
                     x = part.to(total.dtype)
-                    add_gram(total, (x if fits else x / norm).contiguous(), norm**-2 if fits else 1.0)
+                    add_gram(
+                        total, (x if fits else _scaled(part, norm, total.dtype)).contiguous(), norm**-2 if fits else 1.0
+                    )
 
 
 def matching_order(network: Network, role: str, first: int, layer: int) -> list[int]:
@@ -179,7 +183,18 @@ def strongest_first(strength: Tensor, counts: Sequence[int]) -> list[int]:
 
 
 def _unit(x: Tensor) -> Tensor:
-    return x / max(float(x.norm()), TINY)
+    norm = max(length_of(x), TINY)
+    return x / norm if norm < LARGE else _scaled(x, norm, x.dtype)
+
+
+def _norm(x: Tensor, dtype: torch.dtype) -> float:
+    norm = float(torch.linalg.vector_norm(x, dtype=dtype))
+    return norm if TINY**0.5 < norm < LARGE else float(torch.linalg.vector_norm(x, dtype=torch.float64))
+
+
+def _scaled(x: Tensor, norm: float, dtype: torch.dtype) -> Tensor:
+    """`x / norm`, also where the norm of numbers of a dtype is none of its own."""
+    return x.to(dtype) / norm if norm < LARGE else (x.double() / norm).to(dtype)
 
 
 def head_strength(network: Network, layer: int) -> Tensor:
@@ -190,6 +205,8 @@ def head_strength(network: Network, layer: int) -> Tensor:
     reads = values[0].reshape(heads, -1, values[0].shape[1])  # (heads, head_dim, hidden)
     # |O V|^2 = tr(O^T O V V^T), of which both factors are small
     squares = [product(outs[:, i].T, outs[:, i].T) * product(reads[i], reads[i]) for i in range(heads)]
+    if not all(bool(one.isfinite().all()) for one in squares):
+        raise OutOfRange(f"what the heads of layer {layer} write")
     return torch.stack([one.sum() for one in squares]).clamp_min(0).sqrt()  # what writes nothing may round to less
 
 

@@ -7,6 +7,7 @@ P span the top eigenvectors of the stream's second moments, centred, and the mea
 the low-pass are one product, so P is all that `basis` finds, and nothing is ever turned.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,12 +17,13 @@ from torch import Tensor
 
 from ..products import add_gram, gram, mirrored, product, times
 from .moments import Moments
-from .network import Network
+from .network import Network, OutOfRange
 
 # Attention averages values over tokens, which takes away most of their variance: an assumption, not fitted.
 ATTENTION_SHARE = 0.25
 ENTRIES = 4096  # of a table, that are multiplied at a time
 ENOUGH = 16  # entries of a table for every hidden unit: their principal directions keep what those of all do
+VANISHED = 1e-30  # the size of a stream whose squares are too small for float32
 NEIGHBOUR = 0.95  # correlation of neighbouring pixels
 
 
@@ -33,7 +35,12 @@ def basis(moments: Tensor, low_pass: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         moments: (n, n) second moments of the stream, in float64.
         low_pass: (m, n) with orthonormal rows.
+
+    Raises:
+        OutOfRange: moments that are not finite.
     """
+    if not bool(moments.isfinite().all()):
+        raise OutOfRange("second moments of the stream")
     source, target = len(moments), len(low_pass)
     mean = torch.full((source, 1), source**-0.5, dtype=torch.float64)
     centred = moments - mean @ (mean.T @ moments)
@@ -94,7 +101,10 @@ def estimated(network: Network, activation: Callable[[Tensor], Tensor], counted:
         elif block.right.ndim == 1:
             spreads.append(block.right)
         means.append(stream.mean)
-        sizes.append(max(float(stream.size), 1e-300))
+        size = float(stream.size)
+        if not (size > VANISHED or network.dtype == torch.float64) or size == math.inf:
+            raise OutOfRange("the size of the stream")
+        sizes.append(max(size, 1e-300))
         if counts:
             weight = hidden / sizes[-1] / sum(counted)
             total.add_(stream.covariance, alpha=weight).addr_(stream.mean, stream.mean, alpha=weight)
@@ -109,10 +119,11 @@ def kept_shares(network: Network, kept: Tensor, dropped: Tensor, estimate: Estim
     Args:
         kept, dropped: of `basis`: (target hidden, source hidden) and what completes it.
     """
-    if len(kept) <= len(dropped):
-        yield from _shares(network, kept, estimate)
-    else:
-        yield from ((1 - share).clamp_min(0) for share in _shares(network, dropped, estimate))
+    less = len(kept) <= len(dropped)
+    for share in _shares(network, kept if less else dropped, estimate):
+        if not bool(share.isfinite()):
+            raise OutOfRange("the share of the stream that is kept")
+        yield share if less else (1 - share).clamp_min(0)
 
 
 def _shares(network: Network, rows: Tensor, estimate: Estimate) -> Iterator[Tensor]:
