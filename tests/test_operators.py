@@ -166,7 +166,7 @@ def test_gradients_reach_all_of_the_operator_and_nothing_else(saved, family, hea
     model = grow(saved, family, head, method, **BIG)
     inputs = saved(family, head, **SMALL)[1].inputs
     operator = operator_of(model, seed=0, **keywords)
-    functional_call(model, operator(), kwargs=labelled(model, inputs))["loss"].backward()
+    functional_call(model, operator(), (), labelled(model, inputs))["loss"].backward()
     for name, parameter in operator.named_parameters():
         assert float(parameter.grad.abs().sum()) > 0, name
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -48,6 +48,10 @@ class SaveError(BoTError, OSError):
     """A result that could not be written; what stood in its place is untouched."""
 
 
+class TooLittleMemory(BoTError, MemoryError):
+    """A resize that needs more memory than there is; nothing was written."""
+
+
 class RankError(BoTError, RuntimeError):
     """Processes of one job that cannot make or load a model together."""
 

@@ -196,7 +196,7 @@ class _Run:
     def _gradients(self, batch: dict[str, Any]) -> float:
         grown = self.operator()
         tensors = {**grown, **_others(self.model, grown)}
-        output = functional_call(self.model, tensors, kwargs=batch)
+        output = functional_call(self.model, tensors, (), batch)  # torch 2.4 asks for both
         loss = output.get("loss") if isinstance(output, Mapping) else None
         if loss is None:
             raise BadOption(

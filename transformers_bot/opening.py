@@ -34,6 +34,7 @@ from .methods import Method, Task
 from .options import BoTConfig
 from .planner import Plan, Side, make_plan, task_of
 from .rewrite import Network, Opened, OutOfRange, Place
+from .room import check_room
 from .source import Source, open_source, quiet, stored_dtype
 from .source_class import with_likely_class
 from .targets import asked_dtype, plan_from_configs, sides
@@ -110,6 +111,7 @@ def open_resize(
     if checkpoint is not None:
         source_config = with_likely_class(source_config, checkpoint, model_class)
     expected = plan_from_configs(source_config, wanted, own_class(source_config), model_class, words)
+    _check_room(expected)
     if checkpoint is None:
         checkpoint = _checked(name, hub, source_config, words)
         source_config = with_likely_class(source_config, checkpoint, model_class)
@@ -125,6 +127,18 @@ def open_resize(
     plan = replace(plan, warnings=(*notes, *plan.warnings, *checkpoint.notes, *gaps, *odd, *coded))
     logger.info("%s", plan)  # rendered only where it is shown
     return Resize(name, words, checkpoint, opened, model_class, config, plan, tensors, method, task)
+
+
+def _check_room(plan: Plan) -> None:
+    """Refuse a plan of which not even one tensor could be made."""
+    made = [step for step in plan.steps if step.action == "resample"]
+    if made:
+        largest = max(made, key=lambda step: step.parameters)
+        check_room(
+            largest.parameters * plan.dtypes[1].itemsize,
+            f"the tensor {largest.target} of shape {largest.shape}",
+            "Choose smaller sizes, or a machine with more.",
+        )
 
 
 def _checked(name: str, hub: dict[str, Any], config: PreTrainedConfig, words: Keywords) -> Checkpoint:

@@ -29,6 +29,7 @@ from .planner import Plan
 from .ranks import undivided
 from .report import Report, make_report
 from .resize import run_plan
+from .room import told_of_memory
 from .save import check_place, whole_folder
 from .sentence_widths import Carried, carry_modules
 from .shards import Entry, Shard, ShardWriter, lay_out, total_bytes
@@ -92,6 +93,7 @@ def resize_checkpoint(
 
     Raises:
         SaveError: `out` exists, is being written by another process, or does not fit on the disk.
+        TooLittleMemory: not even its largest tensor fits into the memory that can be had.
         What `BoTModel.from_pretrained` raises.
     """
     replacing = _replacing(overwrite)
@@ -114,7 +116,8 @@ def resize_checkpoint(
     writing = whole_folder(out, **replacing, needs=needs, keep=resize.checkpoint.files)
     with writing as folder, Hashing(resize.checkpoint) as hashing:
         warnings = companions.carry(files, folder, resize.config, resize.plan.target_sizes.get("position"))
-        watch = write_weights(folder, resize, skeleton, stored, shards)
+        with told_of_memory(f"Writing {os.fspath(out)!r}", memory_bound(resize.plan)):
+            watch = write_weights(folder, resize, skeleton, stored, shards)
         record = {**provenance(resize), "files": hashing.result(), "seed_of_new_heads": seed}
         if behind:
             behind.write(folder)

@@ -11,7 +11,7 @@ from zipfile import is_zipfile
 
 import torch
 
-from ..errors import BadCheckpoint, UnsafeCheckpoint
+from ..errors import BadCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
 from .headers import StoredTensor, check_content
 from .paths import clean, opened, shown_path
 
@@ -29,7 +29,14 @@ def read_pickle(path: Path) -> dict[str, StoredTensor]:
     Raises:
         UnsafeCheckpoint: it holds more than tensors and plain containers.
         BadCheckpoint: it is damaged, or no tensors by name.
+        UnsupportedCheckpoint: torch is older than 2.6, whose reader of pickles is not safe.
     """
+    if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):  # came with 2.6
+        raise UnsupportedCheckpoint(
+            f"{shown_path(path)} is pickled, and torch {torch.__version__} can be made to run code by such a file even "
+            "with weights_only=True (CVE-2025-32434): transformers refuses to read it. Update to torch>=2.6, or get "
+            "the weights as safetensors."
+        )
     with opened(path) as (stream, size):
         start = stream.read(128)
     check_content(path, start, size)

@@ -25,11 +25,13 @@ from ..rewrite.fold import behind, norms
 from ..rewrite.moments import Moments
 from ..rewrite.network import Network, factors
 from ..rewrite.readers import input_axis
+from ..room import check_room
 from .base import Task
 from .levers import Shrink, dense_pair, ordered, picked_roles
 from .pairs import Pair, group_sizes
 from .unit_scores import Scores, from_tallies, watching
 
+SQUARES = 4  # float64 matrices over the stream's units that finding its principal basis holds at one time
 LOSSLESS = 1e-3  # relative; copies stored in float16 differ by less, units of a trained model by far more
 
 
@@ -100,6 +102,11 @@ def prepare(
     if basis == "principal":
         source, target = task.lengths("hidden")
         wavelet = pair_of(replace(merged, basis="principal"), replace(task, calibrated=False), "hidden")
+        check_room(
+            SQUARES * 8 * source**2,
+            f"turning a stream of {source} units to its principal basis",
+            "Pass bot_config={'basis': 'plain'}, which keeps less of the source, or use a machine with more.",
+        )
         low_pass = torch.from_numpy(wavelet.produce.dense() * (source / target) ** 0.5)
         principal, known = to_principal_basis(opened, low_pass, shrink.kept)
         made = replace(made, known=known, stream=dense_pair(Matrix(principal.numpy()), wavelet.label))
