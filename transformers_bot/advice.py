@@ -7,6 +7,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from .adapters import Adapter
 from .axes import Sizes
+from .fields import field_warnings
 
 
 def general_warnings(
@@ -18,10 +19,7 @@ def general_warnings(
     both_ways = "is_decoder" in adapter.meaning and not configs[1].is_decoder
     if both_ways and model_class in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
         found.append(f"{model_class} sees the words that come next: to generate text, pass is_decoder=True")
-    for name in adapter.meaning:
-        before, after = (getattr(config, name, None) for config in configs)
-        if before != after:
-            found.append(f"{name} is {before!r} in the source and {after!r} in the target; the weights fit the former")
+    found += field_warnings(adapter, *configs)
     if _numbers_lag(*configs):
         found.append("label2id does not fit id2label: it is kept as it is. Give both where one changes")
     if renewed:

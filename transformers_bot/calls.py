@@ -10,15 +10,17 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from . import adapters, methods
 from .checkpoint import check_files, renaming
 from .classes import own_class
-from .errors import BadKeyword, BadOption
+from .errors import BadKeyword, BadOption, BoTError
+from .fields import field_warnings
+from .inventory import predict
 from .keywords import FILES, HUB, ONLY_RESIZING, Keywords, init_keywords, overrides_of, picked, sort_keywords
 from .loading import forget_renames, load_resized
 from .logs import logger
-from .opening import refuse_unsound
+from .opening import as_checked, refuse_unsound
 from .options import BoTConfig
 from .planner import Plan
-from .sizes import differing_roles
-from .source import Source
+from .sizes import differing_roles, role_sizes
+from .source import Source, open_source, quiet
 from .source_class import with_class
 from .targets import plan_from_configs, read_config, sides, target_config
 
@@ -54,6 +56,8 @@ def _resized(factory: "Factory", name: str, kwargs: dict[str, Any]) -> Any:
         if source.num_labels != wanted.num_labels:  # a head of another size is refused here as elsewhere
             plan_from_configs(source, wanted, own_class(source), factory.class_for(wanted), words)
         logger.info("source and target have the same sizes: nothing to resample")
+        for sentence in field_warnings(adapters.get(source.model_type), source, wanted):
+            logger.warning(sentence)
         kept = {key: value for key, value in kwargs.items() if key not in words.overrides}
         model, info = _as_auto(factory, name, **{**kept, "config": wanted, "output_loading_info": True})
         if not words.target:  # what is placed, split or quantised by now is transformers' business
@@ -76,11 +80,43 @@ def _as_auto(factory: "Factory", name: str | os.PathLike[str], *model_args: Any,
     wrapped = bool(checkpoint.wrapper) and kept.get("key_mapping") is None
     if wrapped:
         kept["key_mapping"] = renaming(checkpoint.wrapper)
-    with checkpoint.reading():
-        loaded = factory.auto_class.from_pretrained(name, *model_args, **kept)
+    try:
+        with checkpoint.reading():
+            loaded = factory.auto_class.from_pretrained(name, *model_args, **kept)
+    except (BoTError, OSError):
+        raise
+    except Exception as error:
+        reason = _config_fault(factory, source_name(name), kwargs)
+        if reason is None:
+            raise
+        raise reason from error
     if wrapped:
         forget_renames(loaded[0] if isinstance(loaded, tuple) else loaded)
     return loaded
+
+
+def _config_fault(factory: "Factory", name: str, kwargs: dict[str, Any]) -> BoTError | None:
+    """What is wrong with the config or its weights, looked for where transformers could not load them."""
+    if kwargs.get("trust_remote_code"):
+        return None
+    hub, asked = picked(kwargs, HUB), kwargs.get("config")
+    try:
+        config = asked if isinstance(asked, PreTrainedConfig) else read_config(name, hub)
+        model_class = factory.class_for(config)
+        if config.model_type in adapters.ADAPTERS:
+            role_sizes(adapters.get(config.model_type), config, "source")
+        with quiet():
+            predict(model_class, config, picked(kwargs, init_keywords(model_class)))
+        if config.model_type in adapters.ADAPTERS:
+            where = {key: value for key, value in picked(kwargs, (*HUB, *FILES)).items() if key != "code_revision"}
+            pickled = bool(kwargs.get("allow_pickle"))
+            checkpoint = check_files(name, where, allow_pickle=pickled, resampled=False)
+            open_source(model_class, name, config, {**where, **as_checked(checkpoint)}, checkpoint)
+    except BoTError as error:
+        return error
+    except Exception:  # as the call itself: what it said is told
+        return None
+    return None
 
 
 def source_name(source: Any) -> str:

@@ -1,6 +1,7 @@
 """What a checkpoint lacks of its own architecture, and what it holds beyond any of its family."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -48,6 +49,12 @@ def foreign_tensors(adapter: Adapter, opened: Source) -> list[str]:
     return [name for name in opened.unexpected if not _is_known(adapter, name.removeprefix(prefix), layers)]
 
 
+def refused_tensors(adapter: Adapter, names: Iterable[str]) -> dict[str, str]:
+    """Tensors without which a checkpoint computes another function, and what they are."""
+    patterns = adapter.foreign.items()
+    return {name: what for name in names for pattern, what in patterns if re.search(rf"(^|\.){pattern}$", name)}
+
+
 def _names(
     model_class: type[PreTrainedModel], config: PreTrainedConfig, init: Mapping[str, Any] | None = None
 ) -> set[str]:
@@ -58,8 +65,8 @@ def _names(
 
 
 def _is_known(adapter: Adapter, name: str, layers: int) -> bool:
-    """Whether a rule names it, as a tensor of one of the config's layers or outside of them, or it is a buffer."""
-    if adapter.is_buffer(name):
+    """Whether a rule names it, for one of the config's layers or outside of them, or it is one of those left out."""
+    if adapter.is_buffer(name) or any(re.fullmatch(pattern, name) for pattern in adapter.crossing):
         return True
     try:
         _, layer = find_rule(adapter.rules, name)

@@ -23,18 +23,19 @@ from transformers.utils import logging
 
 from . import adapters
 from .axes import Factor, Rule
-from .checkpoint import check_files
+from .checkpoint import check_amount, check_files
 from .classes import class_for_task
 from .energy import energy
 from .errors import BadOption
-from .inventory import inventory_of, rules_of
+from .fields import check_fields, without_crossing
+from .inventory import inventory_of, predict, rules_of
 from .keywords import FILES, HUB, picked, sort_keywords
 from .maps import AxisMap, identity
 from .memory import Releasing
 from .opening import as_checked
 from .recipe import TensorMap, apply
 from .sizes import role_sizes
-from .source import open_source
+from .source import open_source, quiet
 from .source_class import with_class
 from .targets import read_config
 from .wavelets import analysis_map, check_name
@@ -158,13 +159,19 @@ def inspect(
     config = read_config(name, picked(keywords, HUB))
     adapter = adapters.get(config.model_type)
     sizes = role_sizes(adapter, config, "source")
+    check_fields(adapter, config, "source")
     told: tuple[str, ...] = ()
     class_for = class_for_task(task)
     if task is None:
         config, told = with_class(config, name, sort_keywords(picked(keywords, (*HUB, *FILES, "allow_pickle"))))
+    alone = without_crossing(config)
     where = {key: value for key, value in picked(keywords, (*HUB, *FILES)).items() if key != "code_revision"}
     checkpoint = check_files(name, where, allow_pickle=bool(keywords.get("allow_pickle", False)))
-    opened = open_source(class_for(config), name, config, {**where, **as_checked(checkpoint)}, checkpoint)
+    model_class = class_for(alone)
+    with quiet():
+        described = predict(model_class, alone)
+    check_amount(checkpoint, described.shapes, described.ties)
+    opened = open_source(model_class, name, alone, {**where, **as_checked(checkpoint)}, checkpoint)
     inventory = inventory_of(opened.model)
     tensors = opened.model.state_dict()
     groups: dict[str, list[str]] = {}

@@ -57,7 +57,7 @@ def predict(
         with torch.device("meta"), no_init_weights():  # drawing numbers for nothing is most of the time
             # A copy: some classes write into the config they are given (GPT2DoubleHeadsModel).
             return inventory_of(model_class(copy.deepcopy(config), **(init or {})))
-    except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         said = printable(" ".join(str(error).split()))[:300].rstrip(".")  # it may quote the config at any length
         raise BadOption(
             f"transformers cannot build {model_class.__name__} from this config: {type(error).__name__} {said}. "

@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from . import companions, hub, ranks
 from .classes import named_class
 from .errors import PlanError
+from .fields import crossing
 from .gpu import Arriving, Entry, gpu_for
 from .keywords import Keywords
 from .logs import logger
@@ -88,6 +89,8 @@ def hand_over(
     """
     words, opened = resize.words, resize.opened
     keywords = {**words.target, **words.init}
+    if getattr(resize.config, "output_attentions", False):  # other implementations do not give them, nor are saved
+        keywords.setdefault("attn_implementation", "eager")
     if resize.model_class.can_generate() and "generation_config" not in keywords:
         keywords["generation_config"] = copy.deepcopy(getattr(opened.model, "generation_config", None))
     if gpu is not None:
@@ -137,6 +140,7 @@ def provenance(resize: Resize) -> dict[str, Any]:
     The files' SHA-256 are those that the hub's cache knows; others cost reading the files.
     """
     shown = ("layer", "hidden", "heads", "ffn")
+    alone = {"add_cross_attention": False} if crossing(resize.adapter, resize.plan.dropped) else {}
     plan, words, source = resize.plan, resize.words, resize.opened.model.config
     wrote = named_class(source)
     return {
@@ -151,7 +155,7 @@ def provenance(resize: Resize) -> dict[str, Any]:
         "classes": [wrote.__name__ if wrote else None, resize.model_class.__name__],
         "left_out": plan.left_out[:LEFT_OUT],
         **plan.method,
-        "config": changed_fields(source, resize.config),
+        "config": {**changed_fields(source, resize.config), **alone},
         **{key: getattr(words, key) for key in ("ignore_mismatched_sizes", "nonfinite", "strict", "allow_pickle")},
         "dtype": str(resize.dtype).removeprefix("torch."),
         "versions": {package: metadata.version(package) for package in ("transformers", "torch", "pywavelets")}

@@ -24,8 +24,9 @@ from .checkpoint import (
 )
 from .classes import own_class
 from .companions import code_of
-from .errors import BadCheckpoint, BadWeights
-from .gaps import foreign_tensors, lost_tensors, optional_tensors
+from .errors import BadCheckpoint, BadWeights, UnsupportedArchitecture
+from .fields import without_crossing
+from .gaps import foreign_tensors, lost_tensors, optional_tensors, refused_tensors
 from .inventory import inventory_of, predict, rules_of
 from .keywords import Keywords
 from .logs import logger
@@ -116,7 +117,7 @@ def open_resize(
         checkpoint = _checked(name, hub, source_config, words)
         source_config = with_likely_class(source_config, checkpoint, model_class)
     given = {**hub, **words.files, **words.init, **as_checked(checkpoint)}
-    opened = open_source(model_class, name, source_config, given, checkpoint)
+    opened = open_source(model_class, name, without_crossing(source_config), given, checkpoint)
     gaps, odd = _refuse_gaps(name, source_config, opened, words), _refuse_nonfinite(opened, words)
     spoiled = bool(odd) and words.nonfinite == "warn" and words.calibration is None
     planned = Side(wanted, expected.target_sizes, expected.target, expected.dtypes[1])
@@ -178,6 +179,13 @@ def refuse_unsound(name: str, config: PreTrainedConfig, opened: Source, words: K
 
 def _refuse_gaps(name: str, config: PreTrainedConfig, opened: Source, words: Keywords) -> list[str]:
     """Tensors that should be there and are not, or that nobody knows: errors, or sentences where not strict."""
+    refused = refused_tensors(adapters.get(config.model_type), opened.unexpected)
+    if refused:
+        what = next(iter(refused.values()))
+        raise UnsupportedArchitecture(
+            f"{name} holds {len(refused)} tensors that are {what}: {_listed(list(refused))}. transformers no longer "
+            "computes them, and without them the model is another one. Use another checkpoint."
+        )
     inside, head = lost_tensors(config, opened)
     foreign = foreign_tensors(adapters.get(config.model_type), opened)
     architecture = own_class(config).__name__

@@ -19,6 +19,7 @@ from .adapters import Adapter
 from .advice import general_warnings
 from .axes import Rule
 from .errors import BadSize, IncompatibleModels, PlanError
+from .fields import crossing
 from .inventory import Inventory, rules_of
 from .maps import forget_large
 from .methods import Fresh, Method, Task
@@ -174,6 +175,12 @@ def _made_plan(adapter: Adapter, source: Side, target: Side, method: Method, ren
     fresh = {templates[name] for name in renewed}
     sizes = source.sizes, target.sizes
     advice = general_warnings(adapter, (source.config, target.config), sizes, renewed, target.inventory.model_class)
+    crossed = crossing(adapter, source.extra)
+    if crossed:
+        what = (
+            "1 tensor of cross attention is" if len(crossed) == 1 else f"{len(crossed)} tensors of cross attention are"
+        )
+        advice.append(f"{what} left out, the decoder no longer reads another model: {crossed[0]}, ...")
     read = {used for step in steps for used in step.reads.values()}
     dropped = _dropped(source, target, source_rules, read, set(templates.values()), fresh)
     return Plan(
@@ -251,7 +258,7 @@ def _step(name: str, rule: Rule, layer: int | None, template: str, context: _Con
     clash = _clash(rule, task, source_shape, shape)
     if clash:
         if not context.renew:
-            raise IncompatibleModels(_clash_message(task.adapter, clash, name, source_shape, shape))
+            raise IncompatibleModels(_clash_message(task.adapter, clash, name, source_shape, shape, source.config))
         return Step(
             name, "fresh", shape, source_shape=source_shape, reason=f"{clash} differs: {source_shape} -> {shape}"
         )
@@ -280,8 +287,17 @@ def _clash(rule: Rule, task: Task, source_shape: tuple[int, ...], shape: tuple[i
     return None
 
 
-def _clash_message(adapter: Adapter, role: str, name: str, source: tuple[int, ...], target: tuple[int, ...]) -> str:
+def _clash_message(
+    adapter: Adapter, role: str, name: str, source: tuple[int, ...], target: tuple[int, ...], config: Any
+) -> str:
     field_name = config_field(adapter, role)
+    if role == "label" and ".summary." in name and not getattr(config, "summary_proj_to_labels", True):
+        return (
+            f"{name} is {source} in the source and {target} in the target config: with summary_proj_to_labels=False "
+            f"this head has as many outputs as the stream is wide, and outputs are never resampled. Keep "
+            f"{config_field(adapter, 'hidden')} and summary_proj_to_labels, pass ignore_mismatched_sizes=True to "
+            "initialise this head anew, or choose a class without it."
+        )
     keep = (
         " To keep the rows, save the source with transformers' resize_token_embeddings first."
         if role == "vocab"

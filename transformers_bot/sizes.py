@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import re
 from numbers import Integral
 from typing import Any
@@ -11,6 +12,7 @@ from transformers import PreTrainedConfig
 
 from .adapters import Adapter
 from .errors import BadKeyword, BadOption, BadSize, UnsupportedArchitecture, suggest
+from .fields import check_fields, check_overrides, check_spread
 from .report_text import brief
 
 # Axes whose entries have an identity of their own: they are never filtered, only kept.
@@ -32,11 +34,16 @@ def role_sizes(adapter: Adapter, config: PreTrainedConfig, which: str) -> dict[s
     """
     for entry in adapter.sizes.values():
         if isinstance(entry, str):
-            _check_positive(entry, getattr(config, entry), which)
+            _check_positive(entry, getattr(config, entry, None), which)
+    check_spread(config, which)
+    if "offset" in adapter.sizes:
+        _check_padding(config, which)
     for name in ("image_size", "patch_size"):
         value = getattr(config, name, 1)
         if isinstance(value, (list, tuple)) and len(value) != 2:
-            raise BadSize(f"{name} is {value!r} in the {which} config; give one length, or height and width.")
+            raise BadSize(
+                f"{name} is {brief(repr(value))} in the {which} config; give one length, or height and width."
+            )
         for length in value if isinstance(value, (list, tuple)) else (value,):
             _check_positive(name, length, which)
     _check_heads(adapter, config, which)
@@ -53,7 +60,8 @@ def rebuild(adapter: Adapter, config: PreTrainedConfig, overrides: dict[str, Any
         BadKeyword: an override that the config does not have, with the nearest field.
     """
     known = config.to_dict()
-    chosen = _by_field(config, known, overrides)
+    chosen = _by_field(adapter, config, known, overrides)
+    check_overrides(chosen)
     for name, value in chosen.items():
         if name in adapter.sizes.values() or name == "num_labels":
             _check_positive(name, value, "target")
@@ -135,18 +143,25 @@ def config_field(adapter: Adapter, role: str) -> str:
     return entry if isinstance(entry, str) else {**named, **patch}.get(role, role)
 
 
-def _by_field(config: PreTrainedConfig, known: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+def _by_field(
+    adapter: Adapter, config: PreTrainedConfig, known: dict[str, Any], overrides: dict[str, Any]
+) -> dict[str, Any]:
     """Overrides under the config's own field names, whole numbers of any library as int."""
     aliases = dict(getattr(config, "attribute_map", {}))
     chosen: dict[str, Any] = {}
     for name, value in overrides.items():
-        is_field = name in known or name in aliases or (hasattr(config, name) and not callable(getattr(config, name)))
+        named = name in known or name in aliases or name in adapter.only or name == "pruned_heads"
+        is_field = named or (hasattr(config, name) and not callable(getattr(config, name)))
         if not is_field or name in ("model_type", "transformers_version"):
             hint = suggest(name, [*known, *aliases]) if not is_field else " It cannot be changed."
             raise BadKeyword(f"{type(config).__name__} has no field {name!r} to set.{hint}")
         field_name = aliases.get(name, name)
         if field_name in chosen:
             raise BadKeyword(f"{field_name} is given twice, also as {name!r}; keep one.")
+        if name == "architectures" and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
+            raise BadOption(f"architectures is {brief(repr(value))}; it must be a list of names of model classes.")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadOption(f"{name} is {value!r}, which no field of a model can be.")
         whole = isinstance(value, Integral) and not isinstance(value, bool)
         chosen[field_name] = int(value) if whole else value
     return chosen
@@ -160,7 +175,9 @@ def _length(adapter: Adapter, role: str, config: PreTrainedConfig, which: str) -
         return None
     field = config_field(adapter, role)
     if isinstance(length, bool) or not isinstance(length, Integral):
-        raise BadSize(f"{field} gives {length!r} entries for {role} in the {which} config; set it to a whole number.")
+        raise BadSize(
+            f"{field} gives {brief(repr(length))} entries for {role} in the {which} config; set it to a whole number."
+        )
     length = int(length)
     if length < 1:
         raise BadSize(f"the {which} config leaves {length} entries for {role}: {_why_empty(adapter, role, config)}")
@@ -184,7 +201,17 @@ def _with_fields(config: PreTrainedConfig, fields: dict[str, Any]) -> Any:
 
 def _check_positive(name: str, value: object, which: str) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise BadSize(f"{name} is {value!r} in the {which} config; it must be a whole number of at least 1.")
+        raise BadSize(f"{name} is {brief(repr(value))} in the {which} config; it must be a whole number of at least 1.")
+
+
+def _check_padding(config: Any, which: str) -> None:
+    """The rows of a table of positions are counted from the padding id."""
+    value = config.pad_token_id
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
+        raise BadSize(
+            f"pad_token_id is {brief(repr(value))} in the {which} config; text positions of {config.model_type} begin "
+            "at pad_token_id + 1, so it must be the tokenizer's padding id, 1 in most of these models. Correct it."
+        )
 
 
 def _check_heads(adapter: Adapter, config: PreTrainedConfig, which: str) -> None:
@@ -210,13 +237,24 @@ def _why_empty(adapter: Adapter, role: str, config: Any) -> str:
 
 
 def check_supported(
-    adapter: Adapter, config: Any, source: dict[str, int | None], target: dict[str, int | None]
+    adapter: Adapter,
+    configs: tuple[Any, Any],
+    source: dict[str, int | None],
+    target: dict[str, int | None],
 ) -> None:
-    """Refuse what no rule describes, and a depth change where a layer's meaning depends on its number."""
+    """Refuse what no rule describes, and a depth change where a layer's meaning depends on its number.
+
+    Args:
+        configs: of source and target.
+    """
+    for config, which in zip(configs, ("source", "target"), strict=True):
+        check_fields(adapter, config, which)
+    config = configs[1]
     if getattr(config, "add_cross_attention", False):
         raise UnsupportedArchitecture(
             "add_cross_attention=True: its keys and values read another model's hidden states, whose size is not "
-            "this model's to change. Set it to False."
+            "this model's to change. Pass add_cross_attention=False: the decoder is then resized alone, and the "
+            "tensors of its cross attention are left out."
         )
     flag = adapter.depth_flag
     if flag and getattr(config, flag, False) and source["layer"] != target["layer"]:

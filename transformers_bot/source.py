@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 from .checkpoint import Checkpoint, renaming, wrapper_hint
 from .errors import BadCheckpoint
+from .pruned import refuse_pruned
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -75,6 +76,7 @@ def open_source(
             "(DeepSpeed ZeRO-3). Resize in one process first, then load the saved result."
         )
     if info["mismatched_keys"]:
+        refuse_pruned(name, config, info["mismatched_keys"])
         key, stored, built = sorted(info["mismatched_keys"])[0]
         raise BadCheckpoint(
             f"{name}: {key} is {tuple(stored)} in the weights but {tuple(built)} by its own config. "

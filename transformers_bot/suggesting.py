@@ -25,6 +25,7 @@ from .adapters import Adapter
 from .amounts import read_bytes, read_number, read_share
 from .classes import class_for_task, own_class
 from .errors import BadOption, BadSize
+from .fields import check_fields, without_crossing
 from .inventory import predict
 from .keywords import FILES, HUB, picked, sort_keywords
 from .logs import logger
@@ -117,7 +118,7 @@ def suggest(
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise BadOption(f"count must be a whole number of at least 1, got {count!r}.")
     config = _config(source, task, keywords)
-    search = _Search.of(config, dtype)
+    search = _Search.of(without_crossing(config), dtype, config)
     if like is not None:
         return search.like(like, count)
     if memory is not None:
@@ -136,17 +137,19 @@ class _Search:
     shapes: Shapes
     dtype: Any
     itemsize: int
+    crossed: bool  # whether the source has cross attention, which its target is to leave out
 
     @classmethod
-    def of(cls, config: PreTrainedConfig, dtype: Any) -> "_Search":
+    def of(cls, config: PreTrainedConfig, dtype: Any, whole: PreTrainedConfig) -> "_Search":
         adapter = adapters.get(config.model_type)
         sizes = role_sizes(adapter, config, "source")
+        check_fields(adapter, config, "source")
         with quiet():
             inventory = predict(own_class(config), config)
         # Asks for the source's own size: checks dtype, and says how large one parameter is.
         bytes_ = plan(copy.deepcopy(config), {}, dtype=dtype, bot_config=QUICK).to_dict()["bytes"]["target"]
         shapes = Shapes.of(adapter, inventory, sizes)
-        return cls(adapter, config, sizes, shapes, dtype, bytes_ // shapes.parameters(sizes))
+        return cls(adapter, config, sizes, shapes, dtype, bytes_ // shapes.parameters(sizes), config is not whole)
 
     @property
     def parameters(self) -> int:
@@ -229,7 +232,7 @@ class _Search:
         made = plan(copy.deepcopy(self.config), fields, dtype=self.dtype, bot_config=QUICK)
         shown = {role: _known(made.target_sizes, role) for role in ("layer", "hidden", "heads", "head_dim", "ffn")}
         return Suggestion(
-            fields,
+            {**fields, "add_cross_attention": False} if self.crossed else fields,
             shown,
             made.parameters,
             made.to_dict()["bytes"]["target"],

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from . import adapters, checkpoint, configs, methods
 from .classes import named_class
 from .errors import BadOption, IncompatibleModels
+from .fields import forget_pruned, without_crossing
 from .inventory import predict
 from .keywords import Keywords
 from .options import BoTConfig
@@ -58,6 +59,7 @@ def target_config(source: PreTrainedConfig, words: Keywords) -> PreTrainedConfig
     else:
         wanted = copy.deepcopy(words.config)
     check_same_type(source, wanted)
+    forget_pruned(wanted)
     if named_class(wanted) is None:
         wanted.architectures = source.architectures
     return wanted
@@ -78,7 +80,7 @@ def sides(
     """Both lists of sizes, checked against each other where configs alone can tell."""
     adapter = adapters.get(source.model_type)
     before, after = role_sizes(adapter, source, "source"), role_sizes(adapter, target, "target")
-    check_supported(adapter, target, before, after)
+    check_supported(adapter, (source, target), before, after)
     if before["hidden"] == after["hidden"] and before["heads"] != after["heads"] and options.reheads == "error":
         raise IncompatibleModels(
             f"{config_field(adapter, 'heads')} goes from {before['heads']} to {after['heads']} at the same "
@@ -101,8 +103,12 @@ def plan_from_configs(
     before, after = sides(source_config, wanted, options)
     stored = asked_dtype(None, source_config) or torch.float32
     dtype = asked_dtype(words.dtype, wanted) or stored
+    alone = without_crossing(source_config)
     with quiet():
-        source = Side(source_config, before, predict(source_class, source_config), stored)
+        held = predict(source_class, alone)
+        whole = held if alone is source_config else predict(source_class, source_config)
+        crossed = tuple(name for name in whole.shapes if name not in held.shapes)
+        source = Side(alone, before, held, stored, extra=crossed)
         target = Side(wanted, after, predict(target_class, wanted, words.init), dtype)
     method = methods.get(words.method, options)
     return make_plan(adapter, source, target, method, words.ignore_mismatched_sizes, words.calibration is not None)

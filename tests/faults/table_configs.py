@@ -5,7 +5,7 @@ import os
 from folders import CONFIG, config, content, json_edit, moved_out, replaced
 from table import Fault
 
-from transformers_bot import BadCheckpoint, BadSize, UnsafeCheckpoint
+from transformers_bot import BadCheckpoint, BadOption, BadSize, UnsafeCheckpoint, UnsupportedArchitecture
 from transformers_bot.checkpoint import jsons
 
 BIG = 10**9
@@ -67,5 +67,9 @@ CONFIGS = {
     "no model type": bad(
         json_edit(CONFIG, lambda fields: fields.pop("model_type") and None), "config .* cannot be used"
     ),
-    "hostile model type": bad(config(model_type="\x1b[31m"), "cannot be used"),
+    "hostile model type": bad(config(model_type="\x1b[31m"), r"model type '\\x1b\[31m'", UnsupportedArchitecture),
+    "a model type of another version": bad(config(model_type="bertt"), "Did you mean 'bert'", UnsupportedArchitecture),
+    "timm": bad(config(model_type=None, pretrained_cfg={}), "is a config of timm", UnsupportedArchitecture),
+    "dropout of 3": bad(config(resid_pdrop=3), r"cannot build GPT2LMHeadModel.*dropout probability", BadOption),
+    "no such activation": bad(config(activation_function="nope\x1b[31m"), "cannot build .*nope", BadOption),
 }

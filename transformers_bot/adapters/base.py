@@ -28,6 +28,11 @@ class Adapter:
             identity block's first norm undoes what the last norm of the block below did.
         norms: every norm's name without ".weight" -> the matrices (without ".weight") that read its
             output; empty where the residual stream itself goes on from it (post-norm).
+        inert: config fields of this type that do not change what a trained model computes.
+        only: config field -> the one value, or a function of the config that gives it, which transformers
+            computes; another value is refused.
+        crossing: patterns of the tensors of cross attention, which are left out of the target.
+        foreign: pattern of tensors -> what they are, where they make a checkpoint one that is refused.
         buffers: patterns of constants that older versions stored beside the weights, such as masks.
     """
 
@@ -42,6 +47,10 @@ class Adapter:
     undoes: Mapping[str, str] = field(default_factory=dict)
     norms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     buffers: tuple[str, ...] = ()
+    inert: tuple[str, ...] = ()
+    only: Mapping[str, Any] = field(default_factory=dict)
+    crossing: tuple[str, ...] = ()
+    foreign: Mapping[str, str] = field(default_factory=dict)
 
     def is_buffer(self, name: str) -> bool:
         """Whether a tensor, named without the base model's prefix, is one of `buffers`."""

@@ -1,5 +1,7 @@
 """BERT and RoBERTa: one encoder, post-norm, two ways to name the heads."""
 
+from typing import Any
+
 from ..axes import parse_rules
 from .base import Adapter, RoleSizes
 
@@ -67,7 +69,14 @@ SIZES: RoleSizes = {
     "segment": "type_vocab_size",
     "label": None,
 }
-DERIVED = {"intermediate_size": lambda c: 4 * c.hidden_size}
+DERIVED: dict[str, Any] = {"intermediate_size": lambda c: 4 * c.hidden_size, "embedding_size": lambda c: c.hidden_size}
+# Older versions of transformers also knew relative positions, with embeddings of their own in every layer.
+ONLY: dict[str, Any] = {"position_embedding_type": "absolute", "embedding_size": lambda c: c.hidden_size}
+FOREIGN = {
+    r"distance_embedding\.weight": "embeddings of relative positions (position_embedding_type 'relative_key' or "
+    "'relative_key_query')"
+}
+CROSSING = (r"encoder\.layer\.\d+\.crossattention\..+",)
 MEANING = ("hidden_act", "layer_norm_eps", "is_decoder", "pad_token_id")
 
 UNDOES = {"encoder.layer.{layer}.attention.output.LayerNorm": "encoder.layer.{layer}.output.LayerNorm"}
@@ -85,6 +94,9 @@ BERT = Adapter(
     undoes=UNDOES,
     buffers=BUFFERS,
     norms={**dict.fromkeys(BLOCK_NORMS, ()), "cls.predictions.transform.LayerNorm": ("cls.predictions.decoder",)},
+    only=ONLY,
+    crossing=CROSSING,
+    foreign=FOREIGN,
 )
 ROBERTA = Adapter(
     "roberta",
@@ -100,4 +112,7 @@ ROBERTA = Adapter(
     undoes=UNDOES,
     buffers=BUFFERS,
     norms={**dict.fromkeys(BLOCK_NORMS, ()), "lm_head.layer_norm": ("lm_head.decoder",)},
+    only=ONLY,
+    crossing=CROSSING,
+    foreign=FOREIGN,
 )

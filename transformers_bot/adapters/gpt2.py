@@ -45,7 +45,16 @@ GPT2 = Adapter(
     },
     derived={"n_inner": lambda c: 4 * c.n_embd, "n_ctx": lambda c: c.n_positions},
     readout=True,
-    meaning=("activation_function", "layer_norm_epsilon", "scale_attn_weights", "scale_attn_by_inverse_layer_idx"),
+    meaning=(
+        *("activation_function", "layer_norm_epsilon", "scale_attn_weights", "scale_attn_by_inverse_layer_idx"),
+        *("summary_type", "summary_activation", "summary_use_proj", "summary_proj_to_labels", "pad_token_id"),
+    ),
+    # The last is another order of the same operations.
+    inert=(
+        *("resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_first_dropout", "summary_last_dropout"),
+        *("n_special", "predict_special_tokens", "reorder_and_upcast_attn"),
+    ),
+    crossing=(r"h\.\d+\.(crossattention|ln_cross_attn)\..+",),
     depth_flag="scale_attn_by_inverse_layer_idx",
     norms={
         "h.{layer}.ln_1": ("h.{layer}.attn.c_attn",),

@@ -2,13 +2,16 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers import __version__ as version
 
-from ..errors import BadCheckpoint
+from ..adapters import ADAPTERS
+from ..errors import BadCheckpoint, UnsupportedArchitecture, suggest
 from .configs import source_config
-from .paths import clean, shown_path
+from .paths import clean, shown, shown_path
 
 
 def model_config(
@@ -22,10 +25,13 @@ def model_config(
         like: the class to use where an old config.json does not name its model type.
 
     Raises:
+        UnsupportedArchitecture: a config of timm, or a model type that this transformers does not have.
         BadCheckpoint, BadSize, UnsafeCheckpoint: see `source_config`, and what transformers cannot build.
         OSError: transformers' own, for hub ids that cannot be reached.
     """
-    _, fields = source_config(name, keywords)
+    path, fields = source_config(name, keywords)
+    if not (keywords.get("trust_remote_code") and "auto_map" in fields):
+        _check_type(path, fields, named=like is None)
     reader = like if like is not None and "model_type" not in fields else AutoConfig
     try:
         config: PreTrainedConfig = reader.from_pretrained(name, **{"trust_remote_code": False, **keywords})
@@ -34,3 +40,33 @@ def model_config(
             raise
         raise BadCheckpoint(f"the config of {shown_path(name)} cannot be used: {clean(str(error))}") from error
     return config
+
+
+def _check_type(path: Path, fields: Mapping[str, Any], named: bool) -> None:
+    """Refuse configs of which transformers makes nothing, before it advises to install something.
+
+    Args:
+        named: the config must name its model type itself.
+
+    Raises:
+        UnsupportedArchitecture: a config of timm, or a model type that this transformers does not have.
+        BadCheckpoint: no model type at all.
+    """
+    where, supported = shown_path(path), f"Supported are {', '.join(ADAPTERS)}"
+    model_type = fields.get("model_type")
+    if "pretrained_cfg" in fields or model_type == "timm_wrapper":
+        what = shown(fields.get("architecture", "a model"))
+        raise UnsupportedArchitecture(
+            f"{where} is a config of timm ({what}), whose tensors have other names and shapes. {supported}: use a "
+            "checkpoint in transformers' own format, such as google/vit-base-patch16-224 for a ViT."
+        )
+    if model_type is None and named:
+        raise BadCheckpoint(
+            f"the config of {shown_path(path.parent)} cannot be used: it names no model_type. {supported}: write the "
+            f"right one into {path.name}."
+        )
+    if model_type is not None and model_type not in CONFIG_MAPPING:
+        raise UnsupportedArchitecture(
+            f"{where} is of the model type {shown(model_type)}, which transformers {version} does not have."
+            f"{suggest(model_type, ADAPTERS)} {supported}."
+        )

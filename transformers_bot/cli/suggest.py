@@ -97,7 +97,7 @@ def _command(chosen: argparse.Namespace, best: "Suggestion") -> list[str]:
     """The line for the shell, broken after the folders."""
     name = PurePath(chosen.source.rstrip("/")).name or "model"
     out = f"{name}-{best.sizes['layer']}x{best.sizes['hidden']}"
-    words = [f"--set {field}={value}" for field, value in best.fields.items()]
+    words = [f"--set {field}={json.dumps(value)}" for field, value in best.fields.items()]
     words += [f"--{name} {shlex.quote(value)}" for name, value in hub_keywords(chosen).items()]
     words += [f"--task {chosen.task}"] if chosen.task else []
     words += [f"--dtype {shlex.quote(chosen.dtype)}"] if chosen.dtype else []
