@@ -63,7 +63,7 @@ else:  # hidden from type checkers, for whom any name would exist
         return found
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+        return sorted(__all__)
 
 
 # public name -> the module that has it

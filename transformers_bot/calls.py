@@ -27,7 +27,7 @@ from .targets import plan_from_configs, read_config, sides, target_config
 if TYPE_CHECKING:
     from .model import _BaseBoTModel
 
-    Factory = type[_BaseBoTModel]
+    Factory = type[_BaseBoTModel[Any]]
 
 ClassFor = Callable[[PreTrainedConfig], type[PreTrainedModel]]
 

@@ -70,3 +70,10 @@ def _check_fields(family: type[PreTrainedConfig], overrides: dict[str, Any]) -> 
         if not hasattr(default, name) or callable(getattr(default, name)):
             hint = suggest(name, default.to_dict())
             raise BadKeyword(f"{family.__name__} has no field {name!r}.{hint}")
+
+
+__all__ = ["SIZES", "STRUCTURES", "get", "names"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

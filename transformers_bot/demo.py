@@ -25,7 +25,7 @@ from .table import merge_layers
 
 __all__ = ["embed", "fetch_model", "find_model", "retrieve", "run"]
 
-TARGETS = {
+TARGETS: dict[str, dict[str, Any]] = {
     "6x768": {"hidden_size": 768, "num_attention_heads": 24},
     "12x768": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 24},
     "6x192": {"hidden_size": 192, "num_attention_heads": 6},
@@ -149,7 +149,7 @@ def run(out: str | os.PathLike[str] = "bot-demo") -> Path:
     return folder
 
 
-def _resize(source: Path, sizes: dict[str, int], tokenizer: Any, place: Path) -> tuple[float, float]:
+def _resize(source: Path, sizes: dict[str, Any], tokenizer: Any, place: Path) -> tuple[float, float]:
     """Resize into folder `place`, which appears whole or not at all; seconds for resizing and saving."""
     start = time.perf_counter()
     model = BoTModel.from_pretrained(source, **sizes)

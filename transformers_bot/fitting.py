@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from .planner import Side, make_plan
 from .source import open_source, stored_dtype
 from .targets import read_config, sides
 
+if TYPE_CHECKING:
+    from .signatures import SourceKeywords
+
 LEARNED = ("ligo", "mango")
 # Supplement C.5, for a batch of 256 (GPT-2: 512); other model types take BERT's.
 LEARNING_RATE = {"deit": 5e-4, "vit": 5e-4, "bert": 2e-4, "roberta": 2e-4, "gpt2": 1e-5}
@@ -37,7 +40,7 @@ def fit(
     lr: float | None = None,
     seed: int = 0,
     rank: int | None = None,
-    **source: Any,
+    **source: "Unpack[SourceKeywords]",
 ) -> PreTrainedModel:
     """The same model with the weights of a learned operator: still an ordinary transformers model.
 

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import pywt
 import torch
@@ -26,7 +26,7 @@ from .axes import Factor, Rule
 from .checkpoint import check_amount, check_files
 from .classes import class_for_task
 from .energy import energy
-from .errors import BadOption
+from .errors import BadKeyword, BadOption, suggest
 from .fields import check_fields, without_crossing
 from .inventory import inventory_of, predict, rules_of
 from .keywords import FILES, HUB, picked, sort_keywords
@@ -39,6 +39,9 @@ from .source import open_source, quiet
 from .source_class import with_class
 from .targets import read_config
 from .wavelets import analysis_map, check_name
+
+if TYPE_CHECKING:
+    from .signatures import SourceKeywords
 
 LITTLE = 4 << 20  # bytes of tensors after which freed memory is given back
 ROLES = ("hidden", "ffn", "heads", "head_dim")
@@ -132,7 +135,12 @@ class Inspection:
 
 
 def inspect(
-    source: str | os.PathLike[str], *, wavelet: str = "haar", task: str | None = None, **keywords: Any
+    source: str | os.PathLike[str],
+    *,
+    wavelet: str = "haar",
+    task: str | None = None,
+    allow_pickle: bool = False,
+    **keywords: "Unpack[SourceKeywords]",
 ) -> Inspection:
     """Roles, shapes and energy per wavelet band of a checkpoint's tensors, read one after another.
 
@@ -146,7 +154,8 @@ def inspect(
         source: hub id or folder.
         wavelet: an orthogonal one, or the bands' energies would not add up to the whole.
         task: the head, where config.json does not name it and the tensors fit several classes.
-        keywords: of the Hub (revision, subfolder, token, ...) and of the files (variant, allow_pickle, ...).
+        allow_pickle: read pytorch_model.bin where there is no safetensors file, as tensors only.
+        keywords: of the Hub (revision, subfolder, token, ...) and of the files (variant, ...).
 
     Raises:
         BadOption: a wavelet that is unknown or not orthogonal.
@@ -155,6 +164,8 @@ def inspect(
     """
     if not pywt.Wavelet(check_name(wavelet)).orthogonal or wavelet == "dmey":
         raise BadOption(f"wavelet {wavelet!r} is not orthogonal: its bands' energies do not add up. Try haar or db2.")
+    for unknown in set(keywords) - {*HUB, *FILES}:
+        raise BadKeyword(f"inspect has no keyword {unknown!r}.{suggest(unknown, (*HUB, *FILES))}")
     name = os.fspath(source)
     config = read_config(name, picked(keywords, HUB))
     adapter = adapters.get(config.model_type)
@@ -163,10 +174,10 @@ def inspect(
     told: tuple[str, ...] = ()
     class_for = class_for_task(task)
     if task is None:
-        config, told = with_class(config, name, sort_keywords(picked(keywords, (*HUB, *FILES, "allow_pickle"))))
+        config, told = with_class(config, name, sort_keywords({**keywords, "allow_pickle": allow_pickle}))
     alone = without_crossing(config)
     where = {key: value for key, value in picked(keywords, (*HUB, *FILES)).items() if key != "code_revision"}
-    checkpoint = check_files(name, where, allow_pickle=bool(keywords.get("allow_pickle", False)))
+    checkpoint = check_files(name, where, allow_pickle=allow_pickle)
     model_class = class_for(alone)
     with quiet():
         described = predict(model_class, alone)

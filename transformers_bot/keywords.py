@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -110,7 +110,7 @@ def overrides_of(keywords: dict[str, Any], init: frozenset[str] = frozenset()) -
     return {name: value for name, value in keywords.items() if name not in KNOWN and name not in init}
 
 
-def picked(keywords: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+def picked(keywords: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """Those of `names` that a call has."""
     return {name: keywords[name] for name in names if name in keywords}
 

@@ -5,12 +5,36 @@ and whoever only imports a factory should not wait for them.
 """
 
 import os
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, Unpack, overload
+
+from .signatures import stated
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from .planner import Plan
+    from .signatures import (
+        Batches,
+        DType,
+        GenerativeModel,  # noqa: F401  # named in a string below
+        ModelKeywords,
+        Nonfinite,
+        Options,
+        Target,
+    )
+
+    Model = TypeVar("Model", bound=PreTrainedModel)
+
+    class _Of(Generic[Model]):
+        """What a factory makes, for type checkers."""
+
+else:
+
+    class _Of:
+        def __class_getitem__(cls, _model: object) -> type:
+            return cls
+
+    Model = Any  # only named in brackets, which nothing looks at
 
 
 class _Auto:
@@ -25,7 +49,7 @@ class _Auto:
         return getattr(transformers, self.name)
 
 
-class _BaseBoTModel:
+class _BaseBoTModel(_Of[Model]):
     """Common to all factories; each names its Auto class and the mapping from configs to classes."""
 
     auto_class: ClassVar[_Auto]
@@ -35,9 +59,83 @@ class _BaseBoTModel:
         name = type(self).__name__
         raise OSError(f"{name} is designed to be instantiated using the `{name}.from_pretrained(name_or_path)` method.")
 
+    @overload
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], *model_args: Any, **kwargs: Any
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        config: "Target" = None,
+        bot_config: "Options" = None,
+        method: str = "bot",
+        calibration: "Batches" = None,
+        nonfinite: "Nonfinite" = "error",
+        allow_pickle: bool = False,
+        strict: bool = True,
+        ignore_mismatched_sizes: bool = False,
+        dtype: "DType" = None,
+        torch_dtype: "DType" = None,
+        output_loading_info: Literal[False] = False,
+        **kwargs: "Unpack[ModelKeywords]",
+    ) -> "Model": ...
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        config: "Target" = None,
+        bot_config: "Options" = None,
+        method: str = "bot",
+        calibration: "Batches" = None,
+        nonfinite: "Nonfinite" = "error",
+        allow_pickle: bool = False,
+        strict: bool = True,
+        ignore_mismatched_sizes: bool = False,
+        dtype: "DType" = None,
+        torch_dtype: "DType" = None,
+        output_loading_info: Literal[True],
+        **kwargs: "Unpack[ModelKeywords]",
+    ) -> "tuple[Model, dict[str, Any]]": ...
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        config: "Target" = None,
+        bot_config: "Options" = None,
+        method: str = "bot",
+        calibration: "Batches" = None,
+        nonfinite: "Nonfinite" = "error",
+        allow_pickle: bool = False,
+        strict: bool = True,
+        ignore_mismatched_sizes: bool = False,
+        dtype: "DType" = None,
+        torch_dtype: "DType" = None,
+        output_loading_info: bool,
+        **kwargs: "Unpack[ModelKeywords]",
+    ) -> "Model | tuple[Model, dict[str, Any]]": ...
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *model_args: Any,
+        config: "Target" = None,
+        bot_config: "Options" = None,
+        method: str = "bot",
+        calibration: "Batches" = None,
+        nonfinite: "Nonfinite" = "error",
+        allow_pickle: bool = False,
+        strict: bool = True,
+        ignore_mismatched_sizes: bool = False,
+        dtype: "DType" = None,
+        torch_dtype: "DType" = None,
+        output_loading_info: bool = False,
+        **kwargs: "Unpack[ModelKeywords]",
     ) -> Any:
         """A pretrained model at another size, as an ordinary transformers model in eval mode.
 
@@ -70,7 +168,8 @@ class _BaseBoTModel:
                 of its type has, are errors; off, they are warnings. A body with gaps is always an error.
             ignore_mismatched_sizes: initialise tensors anew whose fixed axes (vocabulary, labels,
                 channels) differ; off, they are an error.
-            kwargs: every other keyword is transformers': hub keywords for the source, dtype,
+            dtype: of the result, such as "bfloat16"; the source's own by default. `torch_dtype` is its older name.
+            kwargs: fields of the config, and transformers' own keywords: those of the Hub for the source,
                 device_map, quantization_config, attn_implementation and the like for the target.
 
         Raises:
@@ -84,27 +183,63 @@ class _BaseBoTModel:
 
         Source: the BoT paper, section 3 and supplement A; gains and odd ratios are this package's.
         """
+        ours = stated(
+            config=config,
+            bot_config=bot_config,
+            method=method,
+            calibration=calibration,
+            nonfinite=nonfinite,
+            allow_pickle=allow_pickle,
+            strict=strict,
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
+            dtype=dtype,
+            torch_dtype=torch_dtype,
+            output_loading_info=output_loading_info,
+        )
         from .memory import no_full_search  # nothing before it is needed, least of all the next one:
 
         with no_full_search():
             from . import calls  # torch, transformers' models and the methods
 
-            return calls.load(cls, pretrained_model_name_or_path, model_args, kwargs)
+            return calls.load(cls, pretrained_model_name_or_path, model_args, {**kwargs, **ours})
 
     @classmethod
     def plan(
         cls,
         pretrained_model_name_or_path: "str | os.PathLike[str] | PreTrainedConfig",
-        config: Any = None,
-        **kwargs: Any,
+        config: "Target" = None,
+        *,
+        bot_config: "Options" = None,
+        method: str = "bot",
+        calibration: "Batches" = None,
+        nonfinite: "Nonfinite" = "error",
+        allow_pickle: bool = False,
+        strict: bool = True,
+        ignore_mismatched_sizes: bool = False,
+        dtype: "DType" = None,
+        torch_dtype: "DType" = None,
+        output_loading_info: bool = False,
+        **kwargs: "Unpack[ModelKeywords]",
     ) -> "Plan":
         """What `from_pretrained` with the same arguments would do to every tensor, without weights.
 
         See `transformers_bot.plan`; here the target class is this factory's.
         """
+        ours = stated(
+            bot_config=bot_config,
+            method=method,
+            calibration=calibration,
+            nonfinite=nonfinite,
+            allow_pickle=allow_pickle,
+            strict=strict,
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
+            dtype=dtype,
+            torch_dtype=torch_dtype,
+            output_loading_info=output_loading_info,
+        )
         from . import calls  # as above
 
-        return calls.plan_for(cls.class_for, pretrained_model_name_or_path, config, kwargs)
+        return calls.plan_for(cls.class_for, pretrained_model_name_or_path, config, {**kwargs, **ours})
 
     @classmethod
     def class_for(cls, config: "PreTrainedConfig") -> "type[PreTrainedModel]":
@@ -115,7 +250,21 @@ class _BaseBoTModel:
 
 
 def plan(
-    source: "str | os.PathLike[str] | PreTrainedConfig", config: Any = None, *, task: str | None = None, **kwargs: Any
+    source: "str | os.PathLike[str] | PreTrainedConfig",
+    config: "Target" = None,
+    *,
+    task: str | None = None,
+    bot_config: "Options" = None,
+    method: str = "bot",
+    calibration: "Batches" = None,
+    nonfinite: "Nonfinite" = "error",
+    allow_pickle: bool = False,
+    strict: bool = True,
+    ignore_mismatched_sizes: bool = False,
+    dtype: "DType" = None,
+    torch_dtype: "DType" = None,
+    output_loading_info: bool = False,
+    **kwargs: "Unpack[ModelKeywords]",
 ) -> "Plan":
     """What resizing `source` to `config` does to every tensor, from two configs and no weights.
 
@@ -133,87 +282,101 @@ def plan(
         source: hub id, folder, or a config object.
         config: the target, as in `BoTModel.from_pretrained`; overrides may be keywords.
         task: another head than the source's own: one of `transformers_bot.model.TASKS`.
-        kwargs: `bot_config`, `method`, `ignore_mismatched_sizes` and hub keywords.
+        calibration: that there will be batches; the plan from configs does not run them.
+        kwargs: fields of the config, hub keywords, and whatever else `from_pretrained` takes: the same call
+            can be planned and made.
 
     Raises:
         What `from_pretrained` raises for the same arguments, before any download of weights.
     """
+    ours = stated(
+        bot_config=bot_config,
+        method=method,
+        calibration=calibration,
+        nonfinite=nonfinite,
+        allow_pickle=allow_pickle,
+        strict=strict,
+        ignore_mismatched_sizes=ignore_mismatched_sizes,
+        dtype=dtype,
+        torch_dtype=torch_dtype,
+        output_loading_info=output_loading_info,
+    )
     from . import calls, classes  # as in the factories
 
-    return calls.plan_for(classes.class_for_task(task), source, config, kwargs)
+    return calls.plan_for(classes.class_for_task(task), source, config, {**kwargs, **ours})
 
 
-class BoTModel(_BaseBoTModel):
+class BoTModel(_BaseBoTModel["PreTrainedModel"]):
     """The base model without a head, like `AutoModel`."""
 
     auto_class = _Auto("AutoModel")
     mapping = "MODEL_MAPPING"
 
 
-class BoTModelForPreTraining(_BaseBoTModel):
+class BoTModelForPreTraining(_BaseBoTModel["PreTrainedModel"]):
     """With the heads used for pre-training, like `AutoModelForPreTraining`."""
 
     auto_class = _Auto("AutoModelForPreTraining")
     mapping = "MODEL_FOR_PRETRAINING_MAPPING"
 
 
-class BoTModelForCausalLM(_BaseBoTModel):
+class BoTModelForCausalLM(_BaseBoTModel["GenerativeModel"]):
     """With a causal language-modelling head, like `AutoModelForCausalLM`."""
 
     auto_class = _Auto("AutoModelForCausalLM")
     mapping = "MODEL_FOR_CAUSAL_LM_MAPPING"
 
 
-class BoTModelForMaskedLM(_BaseBoTModel):
+class BoTModelForMaskedLM(_BaseBoTModel["PreTrainedModel"]):
     """With a masked language-modelling head, like `AutoModelForMaskedLM`."""
 
     auto_class = _Auto("AutoModelForMaskedLM")
     mapping = "MODEL_FOR_MASKED_LM_MAPPING"
 
 
-class BoTModelForNextSentencePrediction(_BaseBoTModel):
+class BoTModelForNextSentencePrediction(_BaseBoTModel["PreTrainedModel"]):
     """With a next-sentence head, like `AutoModelForNextSentencePrediction`."""
 
     auto_class = _Auto("AutoModelForNextSentencePrediction")
     mapping = "MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING"
 
 
-class BoTModelForSequenceClassification(_BaseBoTModel):
+class BoTModelForSequenceClassification(_BaseBoTModel["PreTrainedModel"]):
     """With a sequence-classification head, like `AutoModelForSequenceClassification`."""
 
     auto_class = _Auto("AutoModelForSequenceClassification")
     mapping = "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING"
 
 
-class BoTModelForTokenClassification(_BaseBoTModel):
+class BoTModelForTokenClassification(_BaseBoTModel["PreTrainedModel"]):
     """With a token-classification head, like `AutoModelForTokenClassification`."""
 
     auto_class = _Auto("AutoModelForTokenClassification")
     mapping = "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING"
 
 
-class BoTModelForQuestionAnswering(_BaseBoTModel):
+class BoTModelForQuestionAnswering(_BaseBoTModel["PreTrainedModel"]):
     """With a span head, like `AutoModelForQuestionAnswering`."""
 
     auto_class = _Auto("AutoModelForQuestionAnswering")
     mapping = "MODEL_FOR_QUESTION_ANSWERING_MAPPING"
 
 
-class BoTModelForMultipleChoice(_BaseBoTModel):
+class BoTModelForMultipleChoice(_BaseBoTModel["PreTrainedModel"]):
     """With a multiple-choice head, like `AutoModelForMultipleChoice`."""
 
     auto_class = _Auto("AutoModelForMultipleChoice")
     mapping = "MODEL_FOR_MULTIPLE_CHOICE_MAPPING"
 
 
-class BoTModelForImageClassification(_BaseBoTModel):
+class BoTModelForImageClassification(_BaseBoTModel["PreTrainedModel"]):
     """With an image-classification head, like `AutoModelForImageClassification`."""
 
     auto_class = _Auto("AutoModelForImageClassification")
     mapping = "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING"
 
 
-class BoTModelForMaskedImageModeling(_BaseBoTModel):
+class BoTModelForMaskedImageModeling(_BaseBoTModel["PreTrainedModel"]):
     """With a masked-image-modelling head, like `AutoModelForMaskedImageModeling`."""
 
     auto_class = _Auto("AutoModelForMaskedImageModeling")
@@ -221,7 +384,7 @@ class BoTModelForMaskedImageModeling(_BaseBoTModel):
 
 
 # Names of tasks, as the command line and recipes have them; without one the source's own architecture is taken.
-TASKS: dict[str, type[_BaseBoTModel]] = {
+TASKS: dict[str, type[_BaseBoTModel[Any]]] = {
     "base": BoTModel,
     "causal-lm": BoTModelForCausalLM,
     "masked-lm": BoTModelForMaskedLM,

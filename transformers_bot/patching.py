@@ -10,7 +10,7 @@ import functools
 import os
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -23,12 +23,15 @@ from .options import BoTConfig
 from .sizes import differing_roles, role_sizes
 from .targets import read_config, target_config
 
+if TYPE_CHECKING:
+    from .signatures import Options
+
 _original: Any = None
 _options: tuple[str, Any] = ("bot", None)
 _inside = threading.local()
 
 
-def enable(bot_config: Any = None, method: str = "bot") -> None:
+def enable(bot_config: "Options" = None, method: str = "bot") -> None:
     """Let `AutoModelFor*.from_pretrained(src, config=other_size)` resize; `disable()` takes it back.
 
     Example:
@@ -59,7 +62,7 @@ def disable() -> None:
 
 
 @contextlib.contextmanager
-def integration(bot_config: Any = None, method: str = "bot") -> Iterator[None]:
+def integration(bot_config: "Options" = None, method: str = "bot") -> Iterator[None]:
     """`enable()` for the duration of a with block; an outer `enable()` is restored at its end."""
     global _options
     outer, was_on = _options, _original is not None

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import torch
 from torch import Tensor
@@ -33,9 +33,13 @@ from .room import told_of_memory
 from .save import check_place, whole_folder
 from .sentence_widths import Carried, carry_modules
 from .shards import Entry, Shard, ShardWriter, lay_out, total_bytes
+from .signatures import stated
 from .source_class import with_class
 from .targets import plan_from_configs, sides, target_config
 from .written import fingerprints, why_foreign
+
+if TYPE_CHECKING:
+    from .signatures import Batches, DType, FolderKeywords, Nonfinite, Options, Target
 
 CARD = "README.md"
 ROOM = 4 * 2**20  # bytes on the disk beside the weights: configs, report, card
@@ -47,14 +51,23 @@ WORKSPACE = 64 * 2**20  # bytes of memory beside the tensors: the plan, filters,
 def resize_checkpoint(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
-    config: PreTrainedConfig | str | os.PathLike[str] | dict[str, Any] | None = None,
+    config: "Target" = None,
     *,
+    bot_config: "Options" = None,
+    method: str = "bot",
+    calibration: "Batches" = None,
+    nonfinite: "Nonfinite" = "error",
+    allow_pickle: bool = False,
+    strict: bool = True,
+    ignore_mismatched_sizes: bool = False,
+    dtype: "DType" = None,
+    torch_dtype: "DType" = None,
     task: str | None = None,
     max_shard_size: int | str = "50GB",
-    overwrite: bool | str = False,
+    overwrite: bool | Literal["foreign"] = False,
     tokenizer: bool = True,
     modules: bool = True,
-    **kwargs: Any,
+    **kwargs: "Unpack[FolderKeywords]",
 ) -> Report:
     """Write `source` at another size to the folder `out`, shard by shard, and say what became of it.
 
@@ -83,9 +96,10 @@ def resize_checkpoint(
         tokenizer: carry tokenizer and processor files along, and check the vocabulary.
         modules: carry the modules of a sentence-transformers folder along, at the new width; off, the result
             is a plain model.
-        kwargs: of `BoTModel.from_pretrained`: `dtype`, `method`, `bot_config`, `calibration`,
-            `revision`, `nonfinite`, `allow_pickle`, `strict`, ...; those that place a model in
-            memory (`device_map`, `quantization_config`, ...) are refused.
+        bot_config, method, calibration, nonfinite, allow_pickle, strict, ignore_mismatched_sizes, dtype,
+            torch_dtype: as in `BoTModel.from_pretrained`.
+        kwargs: fields of the config and hub keywords, as there; those that place a model in memory
+            (`device_map`, `quantization_config`, ...) are refused.
 
     Memory: beyond the source's mapped (evictable) pages, `memory_bound` bytes at most with the method
     "bot", whatever the number of layers; with `calibration` also one float64 covariance for every fitted
@@ -96,9 +110,20 @@ def resize_checkpoint(
         TooLittleMemory: not even its largest tensor fits into the memory that can be had.
         What `BoTModel.from_pretrained` raises.
     """
+    ours = stated(
+        bot_config=bot_config,
+        method=method,
+        calibration=calibration,
+        nonfinite=nonfinite,
+        allow_pickle=allow_pickle,
+        strict=strict,
+        ignore_mismatched_sizes=ignore_mismatched_sizes,
+        dtype=dtype,
+        torch_dtype=torch_dtype,
+    )
     replacing = _replacing(overwrite)
     name = source_name(source)
-    asked = _asked(name, config, task, kwargs)
+    asked = _asked(name, config, task, {**kwargs, **ours})
     lay_out((), max_shard_size)  # refuses a size that is none
     place = _free_place(out, replacing, asked)  # before weights are fetched
     before = _card_before(place / CARD)

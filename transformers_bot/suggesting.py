@@ -16,7 +16,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from transformers import PreTrainedConfig
 
@@ -24,7 +24,8 @@ from . import adapters
 from .adapters import Adapter
 from .amounts import read_bytes, read_number, read_share
 from .classes import class_for_task, own_class
-from .errors import BadOption, BadSize
+from .errors import BadKeyword, BadOption, BadSize
+from .errors import suggest as nearest
 from .fields import check_fields, without_crossing
 from .inventory import predict
 from .keywords import FILES, HUB, picked, sort_keywords
@@ -36,6 +37,10 @@ from .source import quiet
 from .source_class import with_class
 from .targets import named_config, read_config
 
+if TYPE_CHECKING:
+    from .signatures import DType, SourceKeywords
+
+OWN = ("params", "like", "ratio", "memory", "dtype", "count", "task", "allow_pickle")
 NEAR = (0.05, 0.15, 0.30)  # relative distances that count as equal
 DEARER = 2  # halvings more than the cheapest proposal has: what is left out
 FARTHEST = 8  # times the source's width or depth
@@ -59,7 +64,7 @@ class Suggestion:
         notes: what happens to width, depth and heads.
     """
 
-    fields: dict[str, int]
+    fields: dict[str, Any]
     sizes: dict[str, int]
     parameters: int
     bytes: int
@@ -80,10 +85,11 @@ def suggest(
     like: str | PreTrainedConfig | None = None,
     ratio: float | str | None = None,
     memory: int | float | str | None = None,
-    dtype: Any = None,
+    dtype: "DType" = None,
     count: int = 5,
     task: str | None = None,
-    **keywords: Any,
+    allow_pickle: bool = False,
+    **keywords: "Unpack[SourceKeywords]",
 ) -> list[Suggestion]:
     """A handful of valid sizes for `source`, the best first; from configs alone, no weights are read.
 
@@ -103,13 +109,17 @@ def suggest(
         dtype: of the result, for bytes; the source's by default.
         count: how many sizes at most.
         task: the head, where it is not the source's own or config.json does not name it.
-        keywords: of the Hub (revision, subfolder, token, ...).
+        allow_pickle: read pytorch_model.bin for its tensors' names, where nothing else tells the class.
+        keywords: of the Hub (revision, subfolder, token, ...) and of the files (variant, ...).
 
     Raises:
+        BadKeyword: a keyword that does not exist.
         BadOption: none or several of params, like, ratio and memory, or a value that is no size.
         BadSize: a size that no width or depth comes near.
         UnsupportedArchitecture: a model type without an adapter.
     """
+    for unknown in set(keywords) - {*HUB, *FILES}:
+        raise BadKeyword(f"suggest has no keyword {unknown!r}.{nearest(unknown, (*OWN, *HUB, *FILES))}")
     given = {"params": params, "like": like, "ratio": ratio, "memory": memory}
     asked = [name for name, value in given.items() if value is not None]
     if len(asked) != 1:
@@ -117,7 +127,7 @@ def suggest(
         raise BadOption(f"a size is asked for by one of params=, like=, ratio= and memory=, got {got}.")
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise BadOption(f"count must be a whole number of at least 1, got {count!r}.")
-    config = _config(source, task, keywords)
+    config = _config(source, task, {**keywords, "allow_pickle": allow_pickle})
     search = _Search.of(without_crossing(config), dtype, config)
     if like is not None:
         return search.like(like, count)
@@ -281,7 +291,7 @@ def _config(source: Any, task: str | None, keywords: dict[str, Any]) -> PreTrain
         config = read_config(name, picked(keywords, HUB))
         adapters.get(config.model_type)
         if task is None:
-            words = sort_keywords(picked(keywords, (*HUB, *FILES, "allow_pickle")))
+            words = sort_keywords(keywords)
             config, told = with_class(config, name, words, fetch=False)
             for sentence in told:
                 logger.warning(sentence)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ from .source import Source, open_source
 from .source_class import with_likely_class
 from .streaming import modules_of, skeleton_of, tensors_of
 from .targets import check_same_type, read_config
+
+if TYPE_CHECKING:
+    from .signatures import HubKeywords
 
 KEPT = ("method", "revision", "subfolder", "variant", "dtype", "ignore_mismatched_sizes", "nonfinite")
 SWITCHES = ("strict",)
@@ -80,7 +83,7 @@ def verify(
     source: str | os.PathLike[str] | None = None,
     *,
     allow_pickle: bool = False,
-    **hub: Any,
+    **hub: "Unpack[HubKeywords]",
 ) -> Verification:
     """Whether a resized checkpoint is what its record says: the same source resized again, bit by bit.
 

@@ -238,3 +238,10 @@ def _axis(axis: object, x: Tensor) -> int:
     if not -x.dim() <= one < x.dim():
         raise BadOption(f"axis {axis!r} is not one of the {x.dim()} axes of shape {tuple(x.shape)}.")
     return one % x.dim()
+
+
+__all__ = ["analysis", "analysis_map", "check_name", "names", "split_places", "synthesis", "synthesis_map"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -52,3 +52,7 @@ def register(adapter: Adapter) -> Adapter:
 
 
 __all__ = ["ADAPTERS", "Adapter", "get", "load", "register", "validate"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
