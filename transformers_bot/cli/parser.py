@@ -75,9 +75,12 @@ class Parser(argparse.ArgumentParser):
         name, equals, value = left[place].partition("=")
         if not equals and place + 1 < len(left) and not left[place + 1].startswith("-"):
             value = left[place + 1]
+        hint = errors.suggest(name, options)
+        if hint and "_" not in name:  # a misspelt option: no library is imported to say so
+            return f".{hint}"
         if "--set" in options and _is_field(field := name.lstrip("-").replace("-", "_")):
             return f". {field} is a field of the model's config.json: write --set {field}={value or 'VALUE'}"
-        return f".{hint}" if (hint := errors.suggest(name, options)) else ""
+        return f".{hint}" if hint else ""
 
     def _too_many(self, left: Sequence[str]) -> str:
         if "--set" in self._option_string_actions and all(re.match(r"\w+=", word) for word in left):
