@@ -247,6 +247,18 @@ def test_a_decoder_is_resized_without_its_cross_attention(tmp_path, family, head
     assert inspect(source).parameters < sum(p.numel() for p in built.model.parameters())
 
 
+@pytest.mark.parametrize(("family", "head", "fields"), CROSSED)
+def test_cross_attention_hides_no_class_of_a_head(tmp_path, family, head, fields):
+    built = build(family, head, add_cross_attention=True, **fields)
+    built.model.save_pretrained(tmp_path / "in")
+    path = tmp_path / "in/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "architectures": None}))
+    asked = {**GROWN, "add_cross_attention": False}
+    transformers_bot.resize_checkpoint(tmp_path / "in", tmp_path / "out", asked)
+    assert transformers.AutoConfig.from_pretrained(tmp_path / "out").architectures == [head]
+    assert inspect(tmp_path / "in").model_class == head
+
+
 def test_a_summary_as_wide_as_the_stream_has_remedies_that_work(tmp_path):
     build("gpt2", "GPT2DoubleHeadsModel", summary_proj_to_labels=False).model.save_pretrained(tmp_path / "in")
     source = str(tmp_path / "in")

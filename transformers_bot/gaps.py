@@ -66,7 +66,7 @@ def _names(
 
 def _is_known(adapter: Adapter, name: str, layers: int) -> bool:
     """Whether a rule names it, for one of the config's layers or outside of them, or it is one of those left out."""
-    if adapter.is_buffer(name) or any(re.fullmatch(pattern, name) for pattern in adapter.crossing):
+    if adapter.is_left_out(name):
         return True
     try:
         _, layer = find_rule(adapter.rules, name)

@@ -21,6 +21,7 @@ from .axes import find_rule
 from .checkpoint import Checkpoint, check_files, is_folder, listed, shown_path
 from .classes import ModelClass, class_in_mapping, named_class, tasks_of
 from .errors import BadCheckpoint, BadOption, PlanError, UnsafeCheckpoint, UnsupportedCheckpoint
+from .fields import without_crossing
 from .inventory import predict
 from .keywords import Keywords
 from .source import quiet
@@ -124,7 +125,7 @@ def _held(adapter: Adapter, base: ModelClass, stored: Shapes) -> _Tensors:
     for name, shape in stored.items():
         end = next((old for old in RENAMED if name.endswith(f"LayerNorm{old}")), "")
         plain = (name.removesuffix(end) + RENAMED.get(end, "")).removeprefix(prefix)
-        if adapter.is_buffer(plain):
+        if adapter.is_left_out(plain):
             continue
         try:
             _, layer = find_rule(adapter.rules, plain)
@@ -140,7 +141,7 @@ def _outside(
     adapter: Adapter, model_class: ModelClass, config: PreTrainedConfig, init: Mapping[str, Any] | None = None
 ) -> Any:
     """What a class has; None if it cannot be built with this config."""
-    shallow = copy.deepcopy(config)
+    shallow = copy.deepcopy(without_crossing(config))
     setattr(shallow, str(adapter.sizes["layer"]), 1)
     try:
         with quiet():

@@ -55,3 +55,7 @@ class Adapter:
     def is_buffer(self, name: str) -> bool:
         """Whether a tensor, named without the base model's prefix, is one of `buffers`."""
         return any(re.fullmatch(pattern, name) for pattern in self.buffers)
+
+    def is_left_out(self, name: str) -> bool:
+        """Whether a tensor, named without the base model's prefix, is one of `buffers` or of `crossing`."""
+        return self.is_buffer(name) or any(re.fullmatch(pattern, name) for pattern in self.crossing)
