@@ -115,7 +115,10 @@ def test_print_merges_layers_and_totals(family, head, change):
     text = str(plan(config, wanted))
     lines = text.splitlines()
     assert lines[0] == f"{head} -> {head}, method bot"
-    assert "inherited 100.0 %" in text
+    made = plan(config, wanted)
+    kept = made.parameters / made.to_dict()["parameters"]["source"]
+    assert (f"keeps {100 * kept:.1f} % of the source's parameters, must be trained" in text) == made.shrinks
+    assert ("inherited 100.0 % of the target" in text) == (not made.shrinks)
     layers = max(2, wanted.num_hidden_layers)
     assert len(lines) < 70, "one row per stack of layers"
     assert ".{" in text or layers == 2

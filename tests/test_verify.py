@@ -203,3 +203,24 @@ def test_a_record_does_not_open_pickles(result):
     (result / "model.safetensors").rename(result / "pytorch_model.bin")
     with pytest.raises(UnsafeCheckpoint, match="pickle"):
         verify(result)
+
+
+def test_a_trained_model_is_said_in_one_sentence(result):
+    model = AutoModelForCausalLM.from_pretrained(result)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1e-3)
+    model.save_pretrained(result)
+    found = verify(result)
+    assert found.trained
+    assert not found.equal
+    assert len(found.differing) == found.compared == len(found.changed)
+    assert str(found).count("\n") == 0
+    assert f"was trained or changed since it was made from {found.source}: {found.compared} of {found.compared}" in str(
+        found
+    )
+
+
+def test_a_trained_model_of_another_dtype_is_said_in_one_sentence(result):
+    AutoModelForCausalLM.from_pretrained(result, dtype=torch.bfloat16).save_pretrained(result)
+    assert str(verify(result)).count("\n") == 0

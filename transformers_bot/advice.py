@@ -26,14 +26,18 @@ def general_warnings(
         shown = ", ".join(renewed[:4]) + (", ..." if len(renewed) > 4 else "")
         what = "1 tensor is" if len(renewed) == 1 else f"{len(renewed)} tensors are"
         found.append(f"{what} newly initialised, train the model before use: {shown}")
-    smaller = [role for role in ("layer", "hidden", "ffn", "heads", "head_dim") if _change(sizes, role) < 0]
-    if smaller:
+    if smaller := smaller_roles(sizes):
         lost = " and ".join(smaller)
         found.append(f"shrinking {lost} loses part of the source's function: train the model before use")
     if _change(sizes, "position") > 0:
         grown = f"{sizes[0]['position']} -> {sizes[1]['position']}"
         found.append(f"text positions {grown}: the new ones have never been trained")
     return found
+
+
+def smaller_roles(sizes: tuple[Sizes, Sizes]) -> list[str]:
+    """The roles of which the target has fewer than the source."""
+    return [role for role in ("layer", "hidden", "ffn", "heads", "head_dim") if _change(sizes, role) < 0]
 
 
 def _change(sizes: tuple[Sizes, Sizes], role: str) -> int:

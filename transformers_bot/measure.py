@@ -59,6 +59,7 @@ class Watch:
         }  # stacks of same-function tensors
         self.results: dict[str, Made] = {}
         self.unfinite: list[str] = []  # results that are not finite because their source is not
+        self.unread = 0.0  # energy of the source tensors that nothing was made of
         self._sources: dict[str, Sums] = {}
         self._stretches = Stretches()
         self._trace: Trace | None = None
@@ -66,6 +67,15 @@ class Watch:
     def reading(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The same tensors, each measured when it is first read."""
         return _Measured(tensors, self._sources)
+
+    def passed_over(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take down the source tensors that nothing was made of."""
+        self.unread = sum(sums(x).squares for x in tensors.values() if x.is_floating_point())
+
+    @property
+    def sources(self) -> Mapping[str, Sums]:
+        """Source tensor -> its sums, of all that were read."""
+        return self._sources
 
     def following(self, step: Step) -> Trace:
         """What `recipe.run` tells about this step."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from .adapters import Adapter
-from .advice import general_warnings
+from .advice import general_warnings, smaller_roles
 from .axes import Rule
 from .errors import BadSize, IncompatibleModels, PlanError
 from .fields import crossing
@@ -113,6 +113,11 @@ class Plan:
     def parameters(self) -> int:
         """Parameters of the target; tied ones count once."""
         return sum(step.parameters for step in self.steps if step.action != "tie")
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether layers or units get fewer: the result has lost a part, and must be trained."""
+        return bool(smaller_roles((self.source_sizes, self.target_sizes)))
 
     @property
     def inherited(self) -> float:

@@ -12,10 +12,11 @@ from .errors import BadCheckpoint
 from .measure import Watch
 from .planner import Plan
 from .report_data import decode
-from .report_rows import DIGITS, Depths, Role, Stack, Tensor, role_rows, tensor_row
+from .report_rows import DIGITS, Depths, Role, Stack, Tensor, energy_kept, role_rows, tensor_row
 
 FILE = "transfer_report.json"
 FORMAT = 1
+SHRINKING = ("layer", "hidden", "ffn", "heads", "head_dim")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Report:
         tensors: every tensor of the target once, in its order.
         dropped: source tensors that nothing is made of -> why.
         warnings: sentences a user should read.
+        energy_kept: share of the squares of all the source's weights that the maps keep, layers that are left out
+            included; None where nothing shrinks, or where more than a twentieth of it cannot be told.
         written: file -> fingerprint, of what `resize_checkpoint` wrote beside report and card; by these it knows
             a folder that it may replace. Empty for a model in memory.
     """
@@ -61,6 +64,7 @@ class Report:
     tensors: tuple[Tensor, ...]
     dropped: dict[str, str]
     warnings: tuple[str, ...]
+    energy_kept: float | None = field(default=None, metadata={"optional": True})
     written: dict[str, str] = field(default_factory=dict, metadata={"optional": True})
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,6 +109,17 @@ class Report:
             raise BadCheckpoint(f"{folder} holds no {FILE}: it was not saved by transformers_bot.") from error
         except (OSError, RecursionError, ValueError) as error:  # bytes that are no JSON, or one too deep
             raise BadCheckpoint(f"{path} cannot be read: {error}") from error
+
+    @property
+    def parameters_kept(self) -> float:
+        """The share of the source's parameters that the target has, at most 1."""
+        before, after = self.parameters
+        return min(1.0, after * self.inherited / max(1, before))
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether layers or units get fewer: the result has lost a part, and must be trained."""
+        return any(self.sizes[role][1] < self.sizes[role][0] for role in SHRINKING if role in self.sizes)
 
     def __str__(self) -> str:
         from .report_view import terminal
@@ -165,6 +180,7 @@ def make_report(plan: Plan, watch: Watch, provenance: dict[str, Any]) -> Report:
         tensors=tuple(tensor_row(step, watch, depths) for step in plan.steps),
         dropped=dict(plan.dropped),
         warnings=(*plan.warnings, *unfinite),
+        energy_kept=energy_kept(plan, watch, depths) if plan.shrinks else None,
     )
 
 

@@ -169,6 +169,38 @@ def tensor_row(step: Step, watch: Watch, depths: Depths) -> Tensor:
     )
 
 
+def energy_kept(plan: Plan, watch: Watch, depths: Depths) -> float | None:
+    """The share of the energy of all source tensors that the maps keep, those that nothing reads included.
+
+    Every source tensor counts once, with what the steps that read its stack keep of it. None where more than a
+    twentieth of the energy is in tensors whose share has no meaning.
+    """
+    arrived: dict[str, float] = {}
+    kept: dict[str, float] = {}
+    read: dict[str, set[str]] = {}
+    unknown: set[str] = set()
+    for step in (step for step in plan.steps if step.recipe is not None):
+        template, made = watch.templates[step.target], watch.results[step.target]
+        read.setdefault(template, set()).update(step.reads.values())
+        depth = _over_layers(step, made, watch, depths)
+        shares = share(depth), share(made.axes)
+        if not made.source.squares or (step.recipe and not any(one.weight for one in step.recipe.reads)):
+            continue  # nothing to keep; a layer that is inserted as the identity
+        if not made.linear or depth is None or shares[0] is None or shares[1] is None:
+            unknown.add(template)
+            continue
+        arrived[template] = arrived.get(template, 0.0) + depth[0]
+        kept[template] = kept.get(template, 0.0) + depth[0] * shares[0] * shares[1]
+    total, known, left = watch.unread, watch.unread, 0.0
+    for template, names in read.items():
+        energy = sum(watch.sources[name].squares for name in names)
+        total += energy
+        if template in arrived and template not in unknown:
+            known += energy
+            left += energy * kept[template] / arrived[template]
+    return share((known, left)) if known > 0.95 * total else None
+
+
 def role_rows(plan: Plan, watch: Watch, depths: Depths) -> tuple[Role, ...]:
     """Every role and side over all tensors: energies are added up, so that large tensors count for more."""
     groups: dict[tuple[str, bool, int, int], list[Part]] = {}

@@ -113,9 +113,23 @@ def _totals(report: "Report") -> list[str]:
     dtypes = " -> ".join(dict.fromkeys(report.dtypes))
     return [
         f"{before:,} -> {after:,} parameters, {size(small)} -> {size(large)} ({dtypes})",
-        f"{percent(report.inherited)} of the parameters inherited from the source",
+        _inherited(report),
         f"tensors: {', '.join(told)}",
     ]
+
+
+def _inherited(report: "Report") -> str:
+    """What of the source is in the result; that all of a smaller model comes from it would say nothing."""
+    if report.method.get("fitted") is False:
+        return f"nothing is learned yet: method {_method(report)} is to be fitted"
+    if not report.shrinks:
+        return f"{percent(report.inherited)} of the parameters inherited from the source"
+    parameters = percent(report.parameters_kept)
+    if report.energy_kept is None:
+        return f"keeps {parameters} of the source's parameters, must be trained"
+    return (
+        f"keeps {percent(report.energy_kept)} of the source's energy in {parameters} of its parameters, must be trained"
+    )
 
 
 def _depth(report: "Report") -> list[str]:

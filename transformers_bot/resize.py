@@ -42,7 +42,8 @@ def run_plan(
     steps = [step for step in plan.steps if step.recipe is not None]
     # Made here and not by the first `next`: whoever asks for that may have switched bars off by then.
     bar = logging.tqdm(steps, desc="Resampling weights", unit="tensor")
-    return _run_steps(bar, _order(steps), tensors, dtype, torch.device(device), watch, before)
+    dropped = tuple(plan.dropped)
+    return _run_steps(bar, _order(steps), tensors, dtype, torch.device(device), watch, before, dropped)
 
 
 def _run_steps(
@@ -53,6 +54,7 @@ def _run_steps(
     device: torch.device,
     watch: Watch | None,
     before: Callable[[], None] | None,
+    dropped: tuple[str, ...],
 ) -> Generator[tuple[str, Tensor], None, None]:
     kept = Kept()
     with _on(device, tensors, order) as there:
@@ -65,6 +67,9 @@ def _run_steps(
             if watch:
                 watch.made(step, out)
             yield step.target, out
+    if watch:
+        stored = tensors.stored if isinstance(tensors, Network) else tensors
+        watch.passed_over({name: stored[name] for name in dropped if name in stored})
 
 
 @contextlib.contextmanager

@@ -45,6 +45,7 @@ NEAR = (0.05, 0.15, 0.30)  # relative distances that count as equal
 DEARER = 2  # halvings more than the cheapest proposal has: what is left out
 FARTHEST = 8  # times the source's width or depth
 SMALLEST_HEAD = 8
+NARROWEST = 16  # times narrower than the source: hardly a model
 QUICK = {"basis": "plain"}  # sizes and the inherited share are the same for every basis; this one is planned fastest
 
 
@@ -61,7 +62,8 @@ class Suggestion:
         inherited: share of the parameters that comes from the source.
         off: relative distance of the parameters from those asked for.
         cost: halvings and doublings, and 0.5 for a partial level.
-        notes: what happens to width, depth and heads.
+        notes: what happens to width, depth and heads, and whether that is hardly a model any more.
+        kept: share of the source's parameters that the result has, at most 1; below 1 it must be trained.
     """
 
     fields: dict[str, Any]
@@ -73,6 +75,7 @@ class Suggestion:
     off: float
     cost: float
     notes: tuple[str, ...]
+    kept: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"notes": list(self.notes)}
@@ -178,6 +181,7 @@ class _Search:
         far, most = self._rank(ranked[0], wanted)[0], min(map(self._cost, best.values())) + DEARER
         kept = [s for s in ranked if best[s["hidden"]] is s and self._rank(s, wanted)[0] <= max(far, len(NEAR) - 1)]
         cheap = [sizes for sizes in kept if self._cost(sizes) <= most] or kept
+        cheap = [sizes for sizes in cheap if not self._hardly(sizes)] or cheap
         return [self._suggestion(sizes, wanted) for sizes in cheap[:count]]
 
     def within(self, limit: float, count: int) -> list[Suggestion]:
@@ -223,6 +227,11 @@ class _Search:
         heads_too = {"heads": heads, "head_dim": head_dim, "score": head_dim}
         return {**self.sizes, "layer": layer, "hidden": hidden, **as_wide, **heads_too, "ffn": ffn}
 
+    def _hardly(self, sizes: Sizes) -> bool:
+        """Whether a size is too narrow to be of use: one head left of several, or next to no width."""
+        heads, hidden = _known(sizes, "heads"), _known(sizes, "hidden")
+        return heads == 1 < _known(self.sizes, "heads") or hidden * NARROWEST < _known(self.sizes, "hidden")
+
     def _off(self, sizes: Sizes, wanted: float) -> float:
         return abs(self.shapes.parameters(sizes) / wanted - 1)
 
@@ -251,6 +260,7 @@ class _Search:
             round(made.parameters / wanted - 1, 4),
             round(self._cost(made.target_sizes), 3),
             tuple(self._notes(shown)),
+            round(min(1.0, made.inherited * made.parameters / self.parameters), 4),
         )
 
     def _fields(self, sizes: Sizes) -> dict[str, int]:
@@ -278,6 +288,9 @@ class _Search:
                 yield f"{after} of {before} {name} kept whole"
             else:
                 yield f"all {name} kept" + (f", {after - before} added" if after > before else "")
+        if self._hardly(sizes):
+            one = "one head" if sizes["heads"] == 1 else f"{sizes['heads']} heads"
+            yield f"width {sizes['hidden']} with {one} is hardly a model: ask for more parameters"
         if sizes["head_dim"] != self.sizes["head_dim"]:
             yield f"head_dim {self.sizes['head_dim']} to {sizes['head_dim']}"
 

@@ -178,8 +178,18 @@ def _totals(plan: "Plan") -> list[str]:
     return [
         f"parameters {_source_parameters(plan):,} -> {plan.parameters:,}",
         f"bytes {size(_source_bytes(plan))} -> {size(_target_bytes(plan))}",
-        f"inherited {100 * plan.inherited:.1f} % of the target",
+        _inherited(plan),
     ]
+
+
+def _inherited(plan: "Plan") -> str:
+    """What of the source is in the target; that all of a smaller one comes from it would say nothing."""
+    if plan.method.get("fitted") is False:
+        return f"nothing is learned yet: method {plan.method['method']} is to be fitted"
+    if plan.shrinks:
+        kept = min(1.0, plan.inherited * plan.parameters / max(1, _source_parameters(plan)))
+        return f"keeps {100 * kept:.1f} % of the source's parameters, must be trained"
+    return f"inherited {100 * plan.inherited:.1f} % of the target"
 
 
 def _source_parameters(plan: "Plan") -> int:

@@ -45,6 +45,7 @@ class Verification:
         compared: tensors that were computed again.
         differing: a line for everything that is not as recomputed.
         unknown: new heads of a model saved from memory: nothing says how they were drawn.
+        changed: tensors among the differing ones that have their shape, but other values or another dtype.
     """
 
     folder: str
@@ -52,13 +53,30 @@ class Verification:
     compared: int
     differing: tuple[str, ...]
     unknown: tuple[str, ...]
+    changed: tuple[str, ...] = ()
 
     @property
     def equal(self) -> bool:
         """Whether every tensor that can be computed again is bit-equal."""
         return not self.differing
 
+    @property
+    def trained(self) -> bool:
+        """Whether more than half of the tensors have other values: it was trained, or it is another model."""
+        return len(self.changed) > max(3, self.compared // 2)
+
+    def _trained(self) -> str:
+        names = set(self.changed)
+        others = [line for line in self.differing if line.partition(":")[0] not in names]
+        head = (
+            f"{self.folder} was trained or changed since it was made from {self.source}: {len(self.changed)} of "
+            f"{self.compared} tensors have other values."
+        )
+        return "\n".join([head, *(f"  {line}" for line in others)])
+
     def __str__(self) -> str:
+        if self.trained:
+            return self._trained()
         count = len(self.differing)
         verdict = "bit-equal" if self.equal else f"differs in {count} place{'s' * (count > 1)}"
         lines = [f"{self.folder}: {verdict} ({self.compared} tensors computed again from {self.source})"]
@@ -74,6 +92,7 @@ class Verification:
             "equal": self.equal,
             "compared": self.compared,
             "differing": list(self.differing),
+            "trained": self.trained,
             "unknown": list(self.unknown),
         }
 
@@ -136,11 +155,13 @@ def verify(
         *_other_names(stored, resize),
         *_other_modules(place, record, resize),
     ]
-    compared = 0
-    for line in _other_tensors(stored.model.state_dict(), resize, seed or 0, {*unknown, *stored.missing}):
+    compared, changed = 0, []
+    state = stored.model.state_dict()
+    for tensor, line in _other_tensors(state, resize, seed or 0, {*unknown, *stored.missing}):
         compared += 1
         lines += [line] if line else []
-    return Verification(place, name, compared, tuple(lines), unknown)
+        changed += [tensor] if line and state[tensor].shape == resize.plan.target.shapes[tensor] else []
+    return Verification(place, name, compared, tuple(lines), unknown, tuple(changed))
 
 
 def _record(place: str, config: PreTrainedConfig) -> dict[str, Any]:
@@ -244,12 +265,14 @@ def _other_modules(place: str, record: Mapping[str, Any], resize: Resize) -> Ite
                 yield f"{name}: not as it is made of the source's"
 
 
-def _other_tensors(state: Mapping[str, Tensor], resize: Resize, seed: int, skipped: set[str]) -> Iterator[str | None]:
-    """A line for every tensor computed again that is not bit-equal, None for each that is."""
+def _other_tensors(
+    state: Mapping[str, Tensor], resize: Resize, seed: int, skipped: set[str]
+) -> Iterator[tuple[str, str | None]]:
+    """Every tensor computed again, and a line if it is not bit-equal."""
     skeleton = skeleton_of(resize, seed)
     for name, again in tensors_of(resize, skeleton):
         if name not in skipped:
-            yield _difference(name, state[name], again)
+            yield name, _difference(name, state[name], again)
 
 
 def _difference(name: str, stored: Tensor, again: Tensor) -> str | None:

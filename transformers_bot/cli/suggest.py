@@ -13,7 +13,10 @@ from .terminal import fill, table, width
 if TYPE_CHECKING:
     from ..suggesting import Suggestion
 
-HEADING = ("", "layers", "width", "heads", "MLP", "parameters", "off", "weights", "FLOPs", "inherited", "")
+HEADING = ("", "layers", "width", "heads", "MLP", "parameters", "off", "weights", "FLOPs", "kept", "")
+
+LEGEND = "off: from what was asked; FLOPs: of a token, beside the source's; kept: of the source's parameters."
+TRAIN = " What keeps less than all has lost the rest and must be trained before use."
 
 
 def add(commands: Any) -> None:
@@ -66,7 +69,7 @@ def run(chosen: argparse.Namespace) -> int:
         rows += [_row(number, one), *fill("; ".join(one.notes), columns, " " * 4, " " * 4).splitlines()]
     print(table(rows, columns, right=range(10)))
     print()
-    print(fill("off: from what was asked; FLOPs: of a token, beside the source's. The first one is made by", columns))
+    print(fill(f"{LEGEND}{TRAIN if any(one.kept < 1 for one in found) else ''} The first one is made by", columns))
     print("\n".join(_command(chosen, found[0])))
     return 0
 
@@ -80,7 +83,7 @@ def _row(number: int, one: "Suggestion") -> tuple[str, ...]:
         f"{100 * one.off:+.1f} %",
         size(one.bytes),
         f"{one.flops:.2f}x",
-        f"{100 * one.inherited:.0f} %",
+        f"{100 * one.kept:.{0 if one.kept >= 0.1 else 1}f} %",
         "",
     )
 
