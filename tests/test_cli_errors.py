@@ -69,7 +69,7 @@ MISTAKES = {
     "family": (("plan", "SOURCE", "--config", "bert-small"), 4, "gpt2 model and the target config is bert"),
     "no target": (("resize", "SOURCE", "out"), 2, "no target is given: pass --config, or --set FIELD=VALUE"),
     "no out": (("resize", "SOURCE"), 2, "OUT is missing: give it on the command line, or as out:"),
-    "no such model": (("plan", "nowhere"), 5, "'nowhere' is no folder here, and as a model on the Hub: "),
+    "no such model": (("plan", "nowhere"), 5, "'nowhere' is no folder here"),
     "no such folder": (("verify", "nowhere"), 5, "there is no folder 'nowhere' to verify"),
     "no folder": (("plan", "./nowhere"), 5, "there is no folder or file './nowhere'"),
     "folder without config": (("plan", "EMPTY"), 3, "config.json|does not appear to have a file named"),

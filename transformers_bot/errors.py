@@ -44,6 +44,10 @@ class UnsupportedArchitecture(BoTError, ValueError):
     """A model type, or a task for it, without an adapter."""
 
 
+class HubError(BoTError, OSError):
+    """A model or file that the Hub does not give: no such name, no access, no connection."""
+
+
 class SaveError(BoTError, OSError):
     """A result that could not be written; what stood in its place is untouched."""
 

@@ -130,7 +130,7 @@ def growth_for(model: PreTrainedModel, record: Mapping[str, Any], keywords: Mapp
         raise BadCheckpoint(
             f"the source {name!r} (revision {revision}) of this model cannot be opened again, and fit needs its "
             f"weights: {' '.join(str(error).split())}"
-        ) from error
+        ) from None
     options = BoTConfig.from_any(record["options"])
     before, after = sides(config, model.config, options)
     known = record["source_sizes"]

@@ -59,7 +59,7 @@ def push_to_hub(
     the same with `model.push_to_hub(repo_id)`; for one that was saved and loaded again:
 
     Example:
-        >>> model = AutoModelForCausalLM.from_pretrained("gpt2-small")            # doctest: +SKIP
+        >>> model = AutoModelForCausalLM.from_pretrained("my-gpt2")            # doctest: +SKIP
         >>> transformers_bot.push_to_hub(model, "me/gpt2-small").commit_url      # doctest: +SKIP
         'https://huggingface.co/me/gpt2-small/commit/...'
 
@@ -252,7 +252,7 @@ def _updated_card(place: _Place, commit: str | None, fresh: str) -> str:
         raise SaveError(
             f"the README.md of {place.repo} is not UTF-8 text, so it cannot be updated without harm: {error}. "
             "Convert or remove it there first; nothing was uploaded."
-        ) from error
+        ) from None
     return update_card(existing, fresh)
 
 

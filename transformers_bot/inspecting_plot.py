@@ -17,8 +17,8 @@ def plot(found: "Inspection", path: Path) -> Path:
     """Save a picture of `found`; see `Inspection.plot`."""
     try:
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise BadOption('pictures need matplotlib: pip install "transformers-bot[plot]".') from error
+    except ModuleNotFoundError:
+        raise BadOption('pictures need matplotlib: pip install "transformers-bot[plot]".') from None
     endings = sorted(Figure().canvas.get_supported_filetypes())
     if path.suffix.removeprefix(".").lower() not in endings:
         raise BadOption(f"{path.name} must end in one of {', '.join('.' + one for one in endings)}.")

@@ -62,7 +62,7 @@ def predict(
         raise BadOption(
             f"transformers cannot build {model_class.__name__} from this config: {type(error).__name__} {said}. "
             "Correct that field of the config."
-        ) from error
+        ) from None
 
 
 def rules_of(adapter: Adapter, inventory: Inventory, sizes: Sizes) -> dict[str, tuple[Rule, int | None]]:

@@ -98,6 +98,16 @@ class Keywords:
     strict: bool = True
 
 
+def place(path: os.PathLike[str]) -> str:
+    """A path as a string that cannot be taken for a name: a relative one begins with "./".
+
+    >>> from pathlib import Path
+    >>> place(Path("bert-small"))
+    './bert-small'
+    """
+    return os.path.join("" if os.path.isabs(path) else os.curdir, path)
+
+
 def init_keywords(model_class: type[PreTrainedModel]) -> frozenset[str]:
     """The keywords of a model's constructor beside its config, such as `add_pooling_layer`."""
     named = inspect.signature(model_class.__init__).parameters.values()
@@ -157,7 +167,7 @@ def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset()) 
         target=picked(keywords, TARGET),
         overrides=overrides,
         init=picked(keywords, init),
-        config=os.fspath(config) if isinstance(config, os.PathLike) else config,
+        config=place(config) if isinstance(config, os.PathLike) else config,
         bot_config=keywords.get("bot_config"),
         method=method,
         dtype=keywords.get("dtype", keywords.get("torch_dtype")),

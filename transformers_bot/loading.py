@@ -111,8 +111,12 @@ def hand_over(
 
 def forget_source(model: PreTrainedModel) -> None:
     """Take away what transformers notes about the files that a model was loaded from."""
-    # Without a name transformers writes the string "None"; the model is stored nowhere yet.
+    # The model is stored nowhere yet, and its source is another one: a name would make adapters (PEFT) and
+    # cards say that they belong to that. Without any, transformers notes the string "None".
     model.config.name_or_path = ""
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel):
+            part.name_or_path = ""
     forget_renames(model)
 
 

@@ -86,7 +86,7 @@ class Report:
             known = {name: value for name, value in plain.items() if name != "format"}
             made: Report = decode(cls, known, "report")
         except ValueError as error:
-            raise BadCheckpoint(f"a transfer report that is not whole: {error}; resize the source again.") from error
+            raise BadCheckpoint(f"a transfer report that is not whole: {error}; resize the source again.") from None
         return made
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -105,10 +105,10 @@ class Report:
         path = Path(folder) / FILE
         try:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError as error:
-            raise BadCheckpoint(f"{folder} holds no {FILE}: it was not saved by transformers_bot.") from error
+        except FileNotFoundError:
+            raise BadCheckpoint(f"{folder} holds no {FILE}: it was not saved by transformers_bot.") from None
         except (OSError, RecursionError, ValueError) as error:  # bytes that are no JSON, or one too deep
-            raise BadCheckpoint(f"{path} cannot be read: {error}") from error
+            raise BadCheckpoint(f"{path} cannot be read: {error}") from None
 
     @property
     def parameters_kept(self) -> float:

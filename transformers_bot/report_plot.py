@@ -27,8 +27,8 @@ def plot(report: "Report", path: Path) -> Path:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise BadOption("a picture needs matplotlib: pip install transformers-bot[plot].") from error
+    except ModuleNotFoundError:
+        raise BadOption("a picture needs matplotlib: pip install transformers-bot[plot].") from None
     kinds, columns = _grid(report.tensors)
     height, width = len(kinds), len(columns)
     kept = _values(report, kinds, columns, lambda one: one.energy_kept)

@@ -99,7 +99,7 @@ def whole_folder(
             raise SaveError(
                 f"Cannot write {target}: {FAILURES[code]}; {done} were written or reserved in {target.parent}."
                 " What stood there is as it was. Free some space, or choose another folder."
-            ) from error
+            ) from None
         finally:
             remove(staging)  # what was written, if the block failed; what stood at `out`, if it was replaced
 
@@ -113,7 +113,7 @@ def _told(doing: str) -> Iterator[None]:
         raise
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        raise SaveError(f"Cannot {doing}: {error.strerror or error}{where}. Choose another folder.") from error
+        raise SaveError(f"Cannot {doing}: {error.strerror or error}{where}. Choose another folder.") from None
 
 
 def check_place(
@@ -276,7 +276,7 @@ def _take(path: Path, target: Path) -> BinaryIO:
         file.close()
         if error.errno not in (errno.EAGAIN, errno.EACCES):
             raise
-        raise SaveError(f"Another process is writing to {target}. Wait for it, or choose another folder.") from error
+        raise SaveError(f"Another process is writing to {target}. Wait for it, or choose another folder.") from None
     return file
 
 

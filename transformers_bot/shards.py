@@ -125,7 +125,7 @@ def lay_out(
             max_shard_size=max_shard_size,
         )
     except (TypeError, ValueError) as error:
-        raise BadOption(f"max_shard_size {max_shard_size!r}: give bytes, or text such as '2GB' ({error}).") from error
+        raise BadOption(f"max_shard_size {max_shard_size!r}: give bytes, or text such as '2GB' ({error}).") from None
     return tuple(Shard(file, tuple(named[name] for name in names)) for file, names in split.filename_to_tensors.items())
 
 

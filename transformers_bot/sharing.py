@@ -93,7 +93,7 @@ def _write(
         watch = write_weights(folder, resize, skeleton, stored, shards)
         save_configs(folder, skeleton)
     except OSError as error:
-        raise SaveError(f"the resized model could not be written to {folder}: {error}. {remedy}.") from error
+        raise SaveError(f"the resized model could not be written to {folder}: {error}. {remedy}.") from None
     for sentence in resize.plan.warnings:
         logger.warning(sentence)
     report = make_report(resize.plan, watch, skeleton.config.transformers_bot)

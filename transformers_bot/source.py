@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from .checkpoint import Checkpoint, renaming, wrapper_hint
+from .checkpoint import Checkpoint, from_hub, renaming, wrapper_hint
 from .errors import BadCheckpoint
 from .pruned import refuse_pruned
 
@@ -53,13 +53,13 @@ def open_source(
 
     Raises:
         BadCheckpoint: no tensor of the class is in the checkpoint, or tensors are empty or misshapen.
-        OSError, ValueError: transformers' own, for missing files and bad ids.
+        HubError: a hub id that is not there, or cannot be reached.
     """
     if checkpoint is not None and checkpoint.wrapper and keywords.get("key_mapping") is None:
         keywords = {**keywords, "key_mapping": renaming(checkpoint.wrapper)}
     # What transformers draws for tensors that the files lack is never used: the caller's random state stays.
     reading = checkpoint.reading() if checkpoint is not None else contextlib.nullcontext()
-    with reading, quiet(), torch.random.fork_rng(devices=[]):
+    with from_hub(name, keywords.get("revision")), reading, quiet(), torch.random.fork_rng(devices=[]):
         model, info = model_class.from_pretrained(
             name,
             config=copy.deepcopy(config),

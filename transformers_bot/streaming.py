@@ -81,8 +81,8 @@ def resize_checkpoint(
     from `BoTConfig.seed`.
 
     Example:
-        >>> report = resize_checkpoint("gpt2", "gpt2-small", n_layer=6, n_embd=384, n_head=6)  # doctest: +SKIP
-        >>> AutoModelForCausalLM.from_pretrained("gpt2-small")                                 # doctest: +SKIP
+        >>> report = resize_checkpoint("gpt2", "my-gpt2", n_layer=6, n_embd=384, n_head=6)  # doctest: +SKIP
+        >>> AutoModelForCausalLM.from_pretrained("my-gpt2")                                 # doctest: +SKIP
 
     Args:
         source: hub id or folder.
@@ -177,7 +177,7 @@ def _card_before(path: Path) -> str:
     except OSError as error:
         raise SaveError(f"{path} cannot be read ({error.strerror}), so its text could not be kept. Move it.") from None
     except UnicodeDecodeError as error:
-        raise SaveError(f"{path} is not UTF-8 ({error}), so its text could not be kept. Mend or move it.") from error
+        raise SaveError(f"{path} is not UTF-8 ({error}), so its text could not be kept. Mend or move it.") from None
     before, header, _ = split_card(text.removeprefix("\ufeff"))
     read_metadata(header, before[0])
     return text
@@ -193,7 +193,7 @@ def _check_generation(name: str, skeleton: PreTrainedModel) -> None:
         raise BadCheckpoint(
             f"the generation_config.json of {name} contradicts itself, and transformers does not save such: "
             f"{' '.join(str(error).split())} Correct that file, or pass generation_config=."
-        ) from error
+        ) from None
 
 
 def layout_of(

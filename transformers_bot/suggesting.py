@@ -28,7 +28,7 @@ from .errors import BadKeyword, BadOption, BadSize
 from .errors import suggest as nearest
 from .fields import check_fields, without_crossing
 from .inventory import predict
-from .keywords import FILES, HUB, picked, sort_keywords
+from .keywords import FILES, HUB, picked, place, sort_keywords
 from .logs import logger
 from .model import plan
 from .shapes import Shapes, Sizes
@@ -85,7 +85,7 @@ def suggest(
     source: str | os.PathLike[str] | PreTrainedConfig,
     *,
     params: int | float | str | None = None,
-    like: str | PreTrainedConfig | None = None,
+    like: str | os.PathLike[str] | PreTrainedConfig | None = None,
     ratio: float | str | None = None,
     memory: int | float | str | None = None,
     dtype: "DType" = None,
@@ -188,9 +188,10 @@ class _Search:
         """The largest sizes of at most `limit` parameters."""
         return self.near(limit, count, limit)
 
-    def like(self, other: str | PreTrainedConfig, count: int) -> list[Suggestion]:
+    def like(self, other: str | os.PathLike[str] | PreTrainedConfig, count: int) -> list[Suggestion]:
         """Another model's shape first, then sizes near its number of parameters."""
-        config = named_config(other) if isinstance(other, str) else other
+        named = place(other) if isinstance(other, os.PathLike) else other
+        config = named_config(named) if isinstance(named, str) else named
         theirs = role_sizes(adapters.get(config.model_type), config, "target")
         hidden, head_dim = _known(theirs, "hidden"), _known(self.sizes, "head_dim")
         heads = hidden // head_dim if hidden % head_dim == 0 else _known(theirs, "heads")

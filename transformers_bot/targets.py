@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from . import adapters, checkpoint, configs, methods
 from .classes import named_class
-from .errors import BadOption, IncompatibleModels
+from .errors import BadOption, HubError, IncompatibleModels, suggest
 from .fields import forget_pruned, without_crossing
 from .inventory import predict
 from .keywords import Keywords
@@ -21,6 +21,8 @@ from .source import FLOATS, quiet
 DTYPES = {"fp16": "float16", "f16": "float16", "bf16": "bfloat16"}  # what torch itself has no name for
 DTYPES |= {"fp32": "float32", "f32": "float32", "fp64": "float64", "f64": "float64"}
 
+READY = "ready:"  # before the name of a ready config
+
 
 def read_config(source: str, hub: dict[str, Any], like: type[PreTrainedConfig] | None = None) -> PreTrainedConfig:
     """The source's own config, through transformers, with errors that name what is wrong.
@@ -30,7 +32,7 @@ def read_config(source: str, hub: dict[str, Any], like: type[PreTrainedConfig] |
 
     Raises:
         BadCheckpoint: a config.json that is missing from a folder, or that cannot be read.
-        OSError: transformers' own, for hub ids that cannot be reached.
+        HubError: a hub id that is not there, or cannot be reached.
     """
     local = os.path.exists(source)
     if not local and (source.startswith((".", "/", "~")) or source.count("/") > 1):
@@ -39,9 +41,29 @@ def read_config(source: str, hub: dict[str, Any], like: type[PreTrainedConfig] |
 
 
 def named_config(name: str, like: type[PreTrainedConfig] | None = None) -> PreTrainedConfig:
-    """A config by path or hub id, or a ready one by its name; an existing path comes first."""
-    ready = name in configs.names() and not os.path.exists(name)
-    return configs.get(name) if ready else read_config(name, {}, like)
+    """A config by path or hub id, or a ready one by its name ("ready:bert-small" where a folder has that name).
+
+    Raises:
+        BadOption: a ready config and also a folder; or a name that is nothing at all, with the nearest ready one.
+        HubError: a hub id that is not there, or cannot be reached.
+        What `read_config` raises.
+    """
+    if name.startswith(READY):
+        return configs.get(name.removeprefix(READY))
+    if name not in configs.names():
+        try:
+            return read_config(name, {}, like)
+        except HubError as error:
+            if "/" in name:
+                raise HubError(f"config {name!r}: {error}") from None
+            ready = f"no ready config ({', '.join(configs.names())})"
+            raise BadOption(f"config {name!r} is {ready}. {error}{suggest(name, configs.names())}") from None
+    if os.path.exists(name):
+        raise BadOption(
+            f"config {name!r} is a ready config, and there is a folder or file of that name. Write "
+            f"{os.path.join(os.curdir, name)!r} for what is here, {READY + name!r} for the ready config."
+        )
+    return configs.get(name)
 
 
 def target_config(source: PreTrainedConfig, words: Keywords) -> PreTrainedConfig:

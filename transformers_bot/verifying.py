@@ -110,8 +110,8 @@ def verify(
     and tokenizer files are not.
 
     Example:
-        >>> print(verify("gpt2-small"))                                              # doctest: +SKIP
-        gpt2-small: bit-equal (76 tensors computed again from gpt2)
+        >>> print(verify("my-gpt2"))                                              # doctest: +SKIP
+        my-gpt2: bit-equal (76 tensors computed again from gpt2)
 
     Args:
         folder: written by `resize_checkpoint`, or saved from `BoTModel.from_pretrained`.

@@ -4,6 +4,7 @@ from .amounts import check_amount
 from .checking import Checkpoint, check_files
 from .configs import check_config, source_config
 from .files import has_file, is_folder
+from .from_hub import from_hub
 from .hashing import Hashing
 from .headers import StoredTensor, read_header
 from .jsons import read_json, read_value
@@ -22,6 +23,7 @@ __all__ = [
     "check_files",
     "clean",
     "find_nonfinite",
+    "from_hub",
     "has_file",
     "is_folder",
     "is_plain",

@@ -111,7 +111,7 @@ class Checkpoint:
         except (SafetensorError, OSError, RuntimeError, ValueError) as error:
             self.check_unchanged()
             if isinstance(error, (SafetensorError, PermissionError)):
-                raise BadCheckpoint(f"the weights in {shown_path(self.folder)} cannot be read: {error}") from error
+                raise BadCheckpoint(f"the weights in {shown_path(self.folder)} cannot be read: {error}") from None
             raise
         self.check_unchanged()
 
@@ -137,7 +137,7 @@ def check_files(
         UnsafeCheckpoint: pickled weights, or names and links that lead out of the folder.
         UnsupportedCheckpoint: quantised weights, an adapter, one rank's part of a model.
         BadSize: a config with sizes no model has.
-        OSError: transformers' own, for hub ids.
+        HubError: a hub id that is not there, or cannot be reached.
     """
     config_path, config = source_config(name, keywords)
     if not is_folder(name) and Path(name).exists():
@@ -201,7 +201,7 @@ def _check_generation(path: Path) -> None:
     try:
         GenerationConfig.from_dict(fields)
     except Exception as error:  # it computes with its fields unchecked
-        raise BadCheckpoint(f"{shown_path(path)} cannot be used: {clean(str(error))}. Correct or remove it.") from error
+        raise BadCheckpoint(f"{shown_path(path)} cannot be used: {clean(str(error))}. Correct or remove it.") from None
 
 
 def _tensors(choice: Choice, index: Mapping[str, str], shards: list[str], files: list[Path]) -> dict[str, StoredTensor]:

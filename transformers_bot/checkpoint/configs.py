@@ -13,6 +13,7 @@ from transformers.utils import CONFIG_NAME, cached_file
 from ..errors import BadCheckpoint, BadSize, UnsafeCheckpoint, UnsupportedCheckpoint
 from ..sizes import MAX_LAYERS, MAX_LENGTH
 from .files import hub_keywords
+from .from_hub import from_hub
 from .jsons import read_json, read_value
 from .paths import Folder, is_plain, shown, shown_path
 
@@ -39,7 +40,7 @@ def source_config(name: str, keywords: Mapping[str, Any]) -> tuple[Path, dict[st
     Raises:
         BadCheckpoint: there is none, or it is no config; BadSize: a size no model has.
         UnsafeCheckpoint: it lies outside of the folder, or asks for code.
-        OSError: transformers' own, for hub ids that cannot be reached.
+        HubError: a hub id that is not there, or cannot be reached.
     """
     if os.path.isdir(name):
         folder = Folder.at(name, keywords.get("subfolder") or "")
@@ -65,13 +66,14 @@ def source_config(name: str, keywords: Mapping[str, Any]) -> tuple[Path, dict[st
         fields = read_json(path)
         check_config(fields, path)
         return path, fields
-    try:
-        found = cached_file(name, CONFIG_NAME, **hub_keywords(keywords))
-    except OSError:
-        listed = cached_file(name, MODULES, **hub_keywords(keywords), **QUIETLY)
-        if listed and (place := _first_module(Path(listed))):
-            raise _in_module(name, place) from None
-        raise
+    with from_hub(name, keywords.get("revision")):
+        try:
+            found = cached_file(name, CONFIG_NAME, **hub_keywords(keywords))
+        except OSError:
+            listed = cached_file(name, MODULES, **hub_keywords(keywords), **QUIETLY)
+            if listed and (place := _first_module(Path(listed))):
+                raise _in_module(name, place) from None
+            raise
     if found is None:
         raise BadCheckpoint(f"{shown_path(name)} has no {CONFIG_NAME} on the hub. Use a model repository.")
     path = Path(found)
@@ -110,7 +112,7 @@ def _followed(path: Path, folder: Folder) -> tuple[Path, dict[str, Any]]:
     try:
         chosen = get_configuration_file(others)
     except ValueError as error:  # names whose middle is no version
-        raise BadCheckpoint(f"{shown_path(path)}: configuration_files cannot be used: {error}. Remove it.") from error
+        raise BadCheckpoint(f"{shown_path(path)}: configuration_files cannot be used: {error}. Remove it.") from None
     if chosen == path.name:
         return path, fields
     other = folder.locate(chosen)

@@ -20,7 +20,8 @@ from transformers.utils import (
 )
 from transformers.utils.hub import cached_files
 
-from ..errors import BadCheckpoint, UnsafeCheckpoint
+from ..errors import BadCheckpoint, HubError, UnsafeCheckpoint
+from .from_hub import from_hub
 from .index import missing_shards
 from .paths import Folder, is_plain, listed, shown, shown_path
 
@@ -101,7 +102,7 @@ def choose(find: Callable[[str], Path | None], names: list[str]) -> Choice | Non
 def finder(name: str, folder: Folder, keywords: Mapping[str, Any]) -> Callable[[str], Path | None]:
     """`find(file name)` -> its path, None where the source has no such file.
 
-    For hub ids it downloads the file; the hub's errors pass as they are.
+    For hub ids it downloads the file; what the Hub refuses is a `HubError`.
     """
     if is_folder(name):
         return lambda file: folder.locate(file) if folder.holds(file) else None
@@ -109,7 +110,8 @@ def finder(name: str, folder: Folder, keywords: Mapping[str, Any]) -> Callable[[
     quietly = {"_raise_exceptions_for_missing_entries": False}
 
     def find(file: str) -> Path | None:
-        path = cached_file(name, file, **hub_keywords(keywords), **quietly)
+        with from_hub(name, keywords.get("revision")):
+            path = cached_file(name, file, **hub_keywords(keywords), **quietly)
         if path is None:
             return None
         folder.check(Path(path))
@@ -135,14 +137,15 @@ def find_shards(
 
     Raises:
         BadCheckpoint: some are missing from the folder; all of them are named.
-        OSError: transformers' own, for hub ids.
+        HubError: a hub id that is not there, or cannot be reached.
     """
     if is_folder(name):
         absent = [shard for shard in shards if not folder.holds(shard)]
         if absent:
             raise missing_shards(choice.main, shards, absent)
         return [folder.locate(shard) for shard in shards]
-    found = cached_files(name, shards, **hub_keywords(keywords)) or []
+    with from_hub(name, keywords.get("revision")):
+        found = cached_files(name, shards, **hub_keywords(keywords)) or []
     # cached_files keeps the order it was given; a short answer would pair names with other files.
     if len(found) != len(shards):
         raise BadCheckpoint(f"{shown_path(name)}: the hub gave {len(found)} of {len(shards)} shards. Try again.")
@@ -164,8 +167,9 @@ def no_weights(name: str, folder: Folder, names: list[str], keywords: Mapping[st
     """The error for a source without any file that would be loaded: ours for folders, the hub's for ids."""
     if not is_folder(name):
         try:
-            cached_file(name, names[0], **hub_keywords(keywords))
-        except OSError as error:
+            with from_hub(name, keywords.get("revision")):
+                cached_file(name, names[0], **hub_keywords(keywords))
+        except HubError as error:
             return error
     held = folder.names()
     alien = {kind: file for file in held for end, kind in ALIEN.items() if file.endswith(end)}

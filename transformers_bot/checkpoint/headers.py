@@ -200,8 +200,8 @@ def _text(path: Path, quoted: bytes) -> str:
     try:
         text = str(json.loads(quoted))
         text.encode()
-    except ValueError as error:
-        raise BadCheckpoint(f"the header of {shown_path(path)} has {quoted[:40]!r} as a text. {AGAIN}") from error
+    except ValueError:
+        raise BadCheckpoint(f"the header of {shown_path(path)} has {quoted[:40]!r} as a text. {AGAIN}") from None
     return text
 
 
@@ -211,7 +211,7 @@ def _tensor(path: Path, name: str, value: bytes) -> tuple[StoredTensor, int, int
     try:
         fields = json.loads(value, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
-        raise BadCheckpoint(f"{bad}an entry that cannot be read ({shown(str(error))}). {AGAIN}") from error
+        raise BadCheckpoint(f"{bad}an entry that cannot be read ({shown(str(error))}). {AGAIN}") from None
     if set(fields) != {"dtype", "shape", "data_offsets"}:
         raise BadCheckpoint(f"{bad}the fields {sorted(fields)[:4]!r:.200}, not dtype, shape and data_offsets. {AGAIN}")
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]

@@ -54,7 +54,7 @@ def read_value(path: Path, most: int = MAX_BYTES, values: int = MAX_VALUES) -> A
         found = json.loads(data.decode(), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         what = "nested too deeply" if isinstance(error, RecursionError) else _reason(error)
-        raise BadCheckpoint(f"{shown_path(path)} cannot be read as JSON: {what}. Download it again.") from error
+        raise BadCheckpoint(f"{shown_path(path)} cannot be read as JSON: {what}. Download it again.") from None
     if _depth(found) > MAX_DEPTH:
         raise BadCheckpoint(f"{shown_path(path)} is nested deeper than {MAX_DEPTH} levels. Download it again.")
     return found

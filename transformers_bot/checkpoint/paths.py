@@ -138,11 +138,11 @@ class Folder:
             )
         try:
             found = os.stat(path)
-        except FileNotFoundError as error:
+        except FileNotFoundError:
             what = f"is a broken link to {shown(os.readlink(path))}" if path.is_symlink() else "does not exist"
-            raise BadCheckpoint(f"{shown_path(path)} {what}. Download it again.") from error
+            raise BadCheckpoint(f"{shown_path(path)} {what}. Download it again.") from None
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise _unreadable(path, error) from None
         if not stat.S_ISREG(found.st_mode):
             kind = KINDS.get(stat.S_IFMT(found.st_mode), "a special file")
             raise BadCheckpoint(f"{shown_path(path)} is {kind}, not a file. Remove it and download the file.")
@@ -164,7 +164,7 @@ class Folder:
         try:
             return os.scandir(self.path)
         except OSError as error:
-            raise _unreadable(self.path, error) from error
+            raise _unreadable(self.path, error) from None
 
 
 @contextlib.contextmanager
@@ -178,7 +178,7 @@ def opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
         # A pipe that took the file's place since the check opens at once with O_NONBLOCK.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(path, error) from None
     with os.fdopen(handle, "rb", buffering=0) as stream:
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
@@ -186,7 +186,7 @@ def opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
         try:
             yield stream, found.st_size
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise _unreadable(path, error) from None
 
 
 def _unreadable(path: Path, error: OSError) -> BadCheckpoint:

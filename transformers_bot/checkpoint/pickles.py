@@ -42,17 +42,17 @@ def read_pickle(path: Path) -> dict[str, StoredTensor]:
     check_content(path, start, size)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
-    except pickle.UnpicklingError as error:
+    except pickle.UnpicklingError:
         if not start.startswith((b"PK", b"\x80")):
             raise BadCheckpoint(
                 f"{shown_path(path)} is not a PyTorch file (first bytes {start[:12]!r}). Download it again."
-            ) from error
+            ) from None
         raise UnsafeCheckpoint(
             f"{shown_path(path)} holds pickled objects other than tensors; they were not built. Get the weights as "
             "safetensors, from a source you trust."
-        ) from error
+        ) from None
     except Exception as error:  # damaged pickles make the unpickler fail in every way there is
-        raise BadCheckpoint(f"{shown_path(path)} cannot be read: {clean(str(error))}. Download it again.") from error
+        raise BadCheckpoint(f"{shown_path(path)} cannot be read: {clean(str(error))}. Download it again.") from None
     return _described(path, found)
 
 

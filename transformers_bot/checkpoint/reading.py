@@ -1,6 +1,5 @@
 """From a checked config.json to transformers' config object."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,9 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers import __version__ as version
 
 from ..adapters import ADAPTERS
-from ..errors import BadCheckpoint, UnsupportedArchitecture, suggest
+from ..errors import BadCheckpoint, HubError, UnsupportedArchitecture, suggest
 from .configs import source_config
+from .from_hub import from_hub
 from .paths import clean, shown, shown_path
 
 
@@ -27,18 +27,19 @@ def model_config(
     Raises:
         UnsupportedArchitecture: a config of timm, or a model type that this transformers does not have.
         BadCheckpoint, BadSize, UnsafeCheckpoint: see `source_config`, and what transformers cannot build.
-        OSError: transformers' own, for hub ids that cannot be reached.
+        HubError: a hub id that is not there, or cannot be reached.
     """
     path, fields = source_config(name, keywords)
     if not (keywords.get("trust_remote_code") and "auto_map" in fields):
         _check_type(path, fields, named=like is None)
     reader = like if like is not None and "model_type" not in fields else AutoConfig
     try:
-        config: PreTrainedConfig = reader.from_pretrained(name, **{"trust_remote_code": False, **keywords})
+        with from_hub(name, keywords.get("revision")):
+            config: PreTrainedConfig = reader.from_pretrained(name, **{"trust_remote_code": False, **keywords})
     except Exception as error:  # config classes compute with their fields, and fail in every way there is
-        if isinstance(error, OSError) and not os.path.exists(name):
+        if isinstance(error, HubError):
             raise
-        raise BadCheckpoint(f"the config of {shown_path(name)} cannot be used: {clean(str(error))}") from error
+        raise BadCheckpoint(f"the config of {shown_path(name)} cannot be used: {clean(str(error))}") from None
     return config
 
 

@@ -71,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="first steps:\n"
         "  transformers-bot suggest gpt2 --params 60M\n"
         "  transformers-bot plan gpt2 --set n_layer=6 --set n_embd=384 --set n_head=6\n"
-        "  transformers-bot resize gpt2 gpt2-small --set n_layer=6 --set n_embd=384 \\\n"
+        "  transformers-bot resize gpt2 my-gpt2 --set n_layer=6 --set n_embd=384 \\\n"
         "    --set n_head=6\n"
         "`transformers-bot COMMAND --help` explains a command.\n"
         "Exit codes: 0 done, 1 verify found a difference, 2 a mistake in the call, 3 a bad or unsafe "

@@ -107,7 +107,8 @@ def add_target(parser: Any) -> None:
     group.add_argument(
         "--config",
         metavar="TARGET",
-        help="a ready config such as bert-small, a folder, a .json file, or a Hub id with a slash",
+        help="a ready config such as bert-small, a folder (./bert-small if it is called so), a .json file, or a Hub "
+        "id with a slash",
     )
     group.add_argument(
         "--set",
@@ -239,8 +240,9 @@ def target(name: str, overrides: dict[str, Any]) -> Any:
     """
     from .. import adapters, configs, sizes, targets
 
-    if name not in configs.names() and not os.path.exists(name) and "/" not in name:
-        hint = errors.suggest(name, configs.names())
+    ready = name.removeprefix(targets.READY)
+    if ready not in configs.names() and not os.path.exists(name) and "/" not in name:
+        hint = errors.suggest(ready, configs.names())
         raise errors.BadOption(
             f"{name!r} is neither a folder, a file, a Hub id with a slash, nor a ready config "
             f"({', '.join(configs.names())}).{hint}"

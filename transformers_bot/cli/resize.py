@@ -34,13 +34,13 @@ def add(commands: Any) -> None:
         "that every from_pretrained loads. Weights are read and written one after another, so the model need not fit "
         f"into memory. OUT appears whole or not at all. {FIELDS}",
         epilog="examples:\n"
-        "  transformers-bot resize gpt2 gpt2-small --set n_layer=6 --set n_embd=384 \\\n"
+        "  transformers-bot resize gpt2 my-gpt2 --set n_layer=6 --set n_embd=384 \\\n"
         "    --set n_head=6\n"
-        "  transformers-bot resize bert-base-uncased bert-small --config bert-small\n"
+        "  transformers-bot resize bert-base-uncased my-bert --config bert-small\n"
         "  transformers-bot resize --recipe small.yaml\n"
         "small.yaml (paths are relative to the folder you are in):\n"
         "  source: gpt2\n"
-        "  out: gpt2-small\n"
+        "  out: my-gpt2\n"
         "  config: {n_layer: 6, n_embd: 384, n_head: 6}\n"
         "  bot_config: {depth: even}",
     )

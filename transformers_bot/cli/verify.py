@@ -20,8 +20,8 @@ def add(commands: Any) -> None:
         "compare: the source's files by their hashes, the result's weights bit by bit.",
         epilog="Exit codes: 0 it is the same, 1 it differs, 3 the folder says nothing of its source.\n"
         "examples:\n"
-        "  transformers-bot verify gpt2-small\n"
-        "  transformers-bot verify gpt2-small --source ./gpt2-copy",
+        "  transformers-bot verify my-gpt2\n"
+        "  transformers-bot verify my-gpt2 --source ./gpt2-copy",
     )
     parser.add_argument("folder", metavar="FOLDER", help="what `transformers-bot resize` wrote")
     parser.add_argument("--source", metavar="OTHER", help="where the source is now, if it has moved")

@@ -39,6 +39,8 @@ ONLY_PYTHON = (
     "; pass attn_implementation= yourself where you trust it",
     ", or use_safetensors=False",
     ", or a DataLoader",
+    ", or pass token=",
+    ", or local_files_only=True forbids it",
 )
 NAMES = "|".join((*KEYWORDS, *RENAMED))
 KEYWORD = rf"(?<![\w.-])({NAMES})="
