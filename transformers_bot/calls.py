@@ -85,11 +85,11 @@ def _as_auto(factory: "Factory", name: str | os.PathLike[str], *model_args: Any,
             loaded = factory.auto_class.from_pretrained(name, *model_args, **kept)
     except (BoTError, OSError):
         raise
-    except Exception as error:
+    except Exception:
         reason = _config_fault(factory, source_name(name), kwargs)
         if reason is None:
             raise
-        raise reason from error
+        raise reason from None
     if wrapped:
         forget_renames(loaded[0] if isinstance(loaded, tuple) else loaded)
     return loaded
