@@ -71,6 +71,20 @@ def push(source: str, repo: str, sizes: dict[str, int] | None = None, **keywords
     return {"digest": digest(model), "oid": info.oid, "url": info.commit_url, "pull": info.pr_url, "summary": summary}
 
 
+def push_local(source: str, repo: str, way: str) -> None:
+    """Push what was made from a folder whose path was recorded, straight from memory or loaded again."""
+    if way == "memory":
+        model = resized(source, record_path=True)
+        model.push_to_hub(repo)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        transformers_bot.resize_checkpoint(source, f"{folder}/out", record_path=True, **SIZES)
+        model = AutoModelForCausalLM.from_pretrained(f"{folder}/out")
+        if way != "reloaded":  # the path stood where the name is now
+            model.config.transformers_bot |= {"source": model.config.transformers_bot.pop("path")}
+        hub.push_to_hub(model, repo)
+
+
 def push_again(repo: str, to: str, changed: bool = False) -> str:
     """Load a pushed model as anybody does, train it if asked, and push it; the commit."""
     model = AutoModelForCausalLM.from_pretrained(repo)
@@ -101,9 +115,9 @@ def remake(recipe: str, folder: str) -> dict[str, Any]:
         return {"code": code, "digest": digest(AutoModelForCausalLM.from_pretrained(out)), "card": card}
 
 
-def verify(repo: str) -> bool:
+def verify(repo: str, **keywords: Any) -> bool:
     """Download what was pushed and compute it again."""
-    return transformers_bot.verify(snapshot_download(repo)).equal
+    return transformers_bot.verify(snapshot_download(repo), **keywords).equal
 
 
 def plan(source: str, **keywords: Any) -> int:

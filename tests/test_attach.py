@@ -162,12 +162,12 @@ def test_a_push_hashes_the_files_of_a_local_source(model):
     assert provenance_of(model.config)["files"] == {}  # loading does not wait for it
     moved = pickle.loads(pickle.dumps(model))
     pushed(moved, "me/it")
-    source = Path(provenance_of(model.config)["source"], "model.safetensors")
+    source = Path(hub.place_of(model).source, "model.safetensors")
     assert provenance_of(moved.config)["files"] == {source.name: hashlib.sha256(source.read_bytes()).hexdigest()}
 
 
 def test_a_local_source_that_has_changed_is_not_hashed(model):
-    source = Path(provenance_of(model.config)["source"], "model.safetensors")
+    source = Path(hub.place_of(model).source, "model.safetensors")
     before = source.stat()
     os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
     try:

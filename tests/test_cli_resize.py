@@ -126,16 +126,16 @@ def test_verify_says_equal_or_what_differs(call, source, tmp_path):
 
     out = tmp_path / "small"
     call("resize", source, out, *SET)
-    code, printed, err = call("verify", out)
+    code, printed, err = call("verify", out, "--source", source)
     assert (code, err) == (0, "")
     assert "bit-equal" in printed
     state = load_file(out / "model.safetensors")
     state["bert.pooler.dense.bias" if "bert.pooler.dense.bias" in state else next(iter(state))][0] += 1e-3
     save_file(state, out / "model.safetensors", metadata={"format": "pt"})
-    code, printed, err = call("verify", out)
+    code, printed, err = call("verify", out, "--source", source)
     assert (code, err) == (1, "")
     assert "differs in 1 place" in " ".join(printed.split())  # which is filled to the window
-    told = json.loads(call("verify", out, "--json")[1])
+    told = json.loads(call("verify", out, "--source", source, "--json")[1])
     assert (told["equal"], len(told["differing"])) == (False, 1)
 
 

@@ -209,7 +209,7 @@ def test_names_of_code_that_is_not_copied_are_left_out(tmp_path):
     for name in ("config.json", "tokenizer_config.json"):
         assert "auto_map" not in json.loads((tmp_path / "out" / name).read_text())
     assert AutoTokenizer.from_pretrained(tmp_path / "out")("word3")["input_ids"] == [3]
-    assert transformers_bot.verify(tmp_path / "out").equal
+    assert transformers_bot.verify(tmp_path / "out", source=source).equal
     model = BoTModelForCausalLM.from_pretrained(source, n_layer=1)
     assert not hasattr(model.config, "auto_map")
     assert any("auto_map in the config" in text for text in model.transfer_report.warnings)

@@ -238,7 +238,7 @@ def test_a_decoder_is_resized_without_its_cross_attention(tmp_path, family, head
     assert not any("cross" in name for name in made.state_dict())
     expected = outputs(built.model, built.inputs)["logits"]
     torch.testing.assert_close(outputs(made, built.inputs)["logits"], expected, rtol=0, atol=1e-6)
-    assert transformers_bot.verify(tmp_path / "out").equal
+    assert transformers_bot.verify(tmp_path / "out", source=source).equal
     alone = BoTModelForCausalLM.from_pretrained(source, add_cross_attention=False)
     torch.testing.assert_close(outputs(alone, built.inputs)["logits"], expected, rtol=0, atol=1e-9)
     # What is proposed for it can be followed.

@@ -1,6 +1,7 @@
 """Pushing a resized model through the real huggingface_hub to a local server that speaks the Hub's protocol."""
 
 import json
+import shutil
 from pathlib import Path
 
 import hub_calls
@@ -210,7 +211,7 @@ def test_a_lost_pull_request_is_not_opened_twice(hub, call):
 
 
 @pytest.mark.parametrize(
-    ("card", "word"), [(b"---\nlicense: [\n---\nText\n", "not YAML"), (b"---\na: 1\n---\n\xff\xfe", "UTF-8")]
+    ("card", "word"), [(b"---\nlicense: [\n---\nText\n", "plain YAML"), (b"---\na: 1\n---\n\xff\xfe", "UTF-8")]
 )
 def test_a_card_that_cannot_be_updated_stops_the_push(hub, call, card, word):
     name = f"me/broken-{len(card)}"
@@ -252,3 +253,25 @@ def test_a_push_without_the_right_token_passes_the_hubs_answer_on(call):
     kinds, _, message = call(hub_calls.raised, hub_calls.push, "org/source", "me/else", token=OTHER_TOKEN)
     assert "HfHubHTTPError" in kinds
     assert "401" in message
+
+
+@pytest.mark.parametrize("way", ["memory", "reloaded", "an earlier version's"])
+def test_a_push_of_a_local_source_tells_no_path(hub, call, saved, tmp_path, way):
+    folder, _ = saved("gpt2", "GPT2LMHeadModel")
+    source = tmp_path / "alice_realname/private_project/tiny-gpt2"
+    shutil.copytree(folder, source)
+    (source / "pytorch_model.bin").write_bytes(b"unread")  # named in a warning
+    repo = f"me/from-{way[:2]}"
+    call(hub_calls.push_local, str(source), repo, way)
+    files = hub.repos[repo].head().files
+    assert {"README.md", "config.json", "transfer_report.json"} <= set(files)
+    for name, stored in files.items():
+        assert not [
+            word for word in (b"alice_realname", b"private_project", str(tmp_path).encode()) if word in stored.data
+        ], name
+    record = json.loads(hub.text(repo, "config.json"))["transformers_bot"]
+    assert (record["source"], record["local"], "path" in record) == ("tiny-gpt2", True, False)
+    assert list(record["files"]) == ["model.safetensors"]
+    assert json.loads(hub.text(repo, "transfer_report.json"))["provenance"] == record
+    assert yaml.safe_load(recipe_in(hub.text(repo, "README.md")))["local_source"] == "tiny-gpt2"
+    assert call(hub_calls.verify, repo, source=str(source))

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, GPT2LMHeadM
 
 import transformers_bot
 from transformers_bot import BadSize, IncompatibleModels
+from transformers_bot.origin import folder_name
 
 ORIGINAL = PreTrainedModel.__dict__["from_pretrained"]
 
@@ -48,7 +49,7 @@ def test_auto_classes_resize_inside(saved, auto, family, head):
     with transformers_bot.integration():
         model = getattr(transformers, auto).from_pretrained(folder, config=wanted, dtype=torch.float64)
     assert_same_tensors(model, resize(folder, wanted, head, dtype=torch.float64))
-    assert model.config.transformers_bot["source"] == folder
+    assert model.config.transformers_bot["source"] == folder_name(folder)
 
 
 def test_overrides_resize_inside(saved):

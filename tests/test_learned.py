@@ -129,7 +129,7 @@ def test_a_fitted_model_is_saved_and_loaded_like_any_other(tmp_path, method):
     record = model.config.transformers_bot
     assert reloaded.config.transformers_bot == record == json.loads(json.dumps(record))
     eager = AutoModelForCausalLM.from_pretrained(unfitted, attn_implementation="eager")  # as the first one was
-    again = transformers_bot.fit(eager, [batch], steps=2, lr=1e-3)
+    again = transformers_bot.fit(eager, [batch], steps=2, lr=1e-3, source=folder)
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(reloaded.state_dict()[name], tensor, rtol=0, atol=0)
         torch.testing.assert_close(again.state_dict()[name], tensor, rtol=0, atol=0)
@@ -257,6 +257,5 @@ def test_a_source_that_is_gone_or_another(tmp_path):
     save(build("gpt2", "GPT2LMHeadModel", **{**SMALL, "layer": 3}).model, folder)
     with pytest.raises(BadCheckpoint, match=r"has other sizes than when .*'layer': 2.*'layer': 3"):
         transformers_bot.fit(model, [batch])
-    model.config.transformers_bot["source"] = str(tmp_path / "gone")
     with pytest.raises(BadCheckpoint, match=r"the source '.*gone' \(revision None\) .* cannot be opened again"):
-        transformers_bot.fit(model, [batch])
+        transformers_bot.fit(model, [batch], source=tmp_path / "gone")

@@ -30,6 +30,7 @@ from transformers_bot import (
     BoTModelForPreTraining,
     BoTModelForSequenceClassification,
 )
+from transformers_bot.origin import folder_name
 
 GROWN = {"layer": 3, "hidden": 24, "heads": 6, "ffn": 40}
 WITH_FACTORY = [pair for pair in ALL_HEADS if pair[1] != "GPT2DoubleHeadsModel"]
@@ -123,7 +124,7 @@ def test_provenance_survives_a_reload(saved, tmp_path, family, head):
     model.save_pretrained(tmp_path)
     facts = transformers.AutoConfig.from_pretrained(tmp_path).transformers_bot
     assert facts == json.loads(json.dumps(model.config.transformers_bot))
-    assert facts["source"] == folder
+    assert facts["source"] == folder_name(folder)
     assert facts["source_sizes"] == {"layer": 2, "hidden": 12, "heads": 3, "ffn": 20}
     assert facts["target_sizes"] == GROWN
     assert (facts["method"], facts["gain"], facts["options"]["seed"]) == ("bot", "consistent", 3)
@@ -132,7 +133,7 @@ def test_provenance_survives_a_reload(saved, tmp_path, family, head):
     repeated = resize(folder, resized_config(built.config, **GROWN), head, bot_config=facts["options"])
     assert_same_tensors(repeated, model)
     again = BoTModel.from_pretrained(str(tmp_path), num_hidden_layers=1)
-    assert again.config.transformers_bot["source"] == str(tmp_path)
+    assert again.config.transformers_bot["source"] == folder_name(tmp_path)
 
 
 def test_generation_config_is_kept(tmp_path):

@@ -79,7 +79,7 @@ def test_modules_come_along_at_the_new_width(tmp_path, spelling, prefix):
         assert (tmp_path / "out" / name).read_bytes() == (source / name).read_bytes()
     assert (tmp_path / "out/2_Normalize/config.json").is_file()
     assert not report.warnings
-    assert verify(tmp_path / "out").equal
+    assert verify(tmp_path / "out", source=source).equal
 
 
 def test_the_longest_text_follows_the_positions(tmp_path):
@@ -201,7 +201,7 @@ def test_pickled_weights_need_consent_and_become_safetensors(tmp_path):
     made = load_file(tmp_path / "out/2_Dense/model.safetensors")
     assert all(torch.equal(x, weights[name]) for name, x in made.items())
     assert not list((tmp_path / "out").rglob("*.bin"))
-    assert verify(tmp_path / "out", allow_pickle=True).equal
+    assert verify(tmp_path / "out", source=source, allow_pickle=True).equal
 
 
 # -- what is refused ------------------------------------------------------------------------------
@@ -306,7 +306,7 @@ def test_modules_can_be_left_out(tmp_path):
     source = write_folder(tmp_path / "source", ("Router", {}))
     resize_checkpoint(source, tmp_path / "out", modules=False, **GROWN)
     assert not (tmp_path / "out/modules.json").exists()
-    assert verify(tmp_path / "out").equal
+    assert verify(tmp_path / "out", source=source).equal
 
 
 def test_a_module_that_adds_its_input_cannot_change_its_width(tmp_path):
@@ -341,25 +341,25 @@ def test_a_model_in_a_folder_of_its_own_is_named_and_carried(tmp_path):
     assert [one["path"] for one in fields(tmp_path / "out/modules.json")] == ["", "1_Pooling"]
     assert fields(tmp_path / "out/1_Pooling/config.json")["embedding_dimension"] == 24
     assert fields(tmp_path / "out/sentence_bert_config.json")["max_seq_length"] == 10
-    assert verify(tmp_path / "out").equal
+    assert verify(tmp_path / "out", source=source).equal
 
 
 def test_verify_compares_modules(tmp_path):
     source = write_folder(tmp_path / "source", ("Pooling", pooling()), ("Dense", dense(12, 5)))
     resize_checkpoint(source, tmp_path / "out", **GROWN)
-    assert verify(tmp_path / "out").equal
+    assert verify(tmp_path / "out", source=source).equal
     weights = load_file(tmp_path / "out/2_Dense/model.safetensors")
     weights["linear.bias"][0] += 1
     save_file(weights, tmp_path / "out/2_Dense/model.safetensors")
     with_fields("1_Pooling/config.json", pooling_mode="cls")(tmp_path / "out")
     (tmp_path / "out/sentence_bert_config.json").unlink()
-    found = "\n".join(verify(tmp_path / "out").differing)
+    found = "\n".join(verify(tmp_path / "out", source=source).differing)
     assert "1_Pooling/config.json: not as" in found
     assert "2_Dense/model.safetensors: not as" in found
     assert "sentence_bert_config.json: not in the result" in found
     shutil.rmtree(tmp_path / "out/1_Pooling")
     (tmp_path / "out/modules.json").unlink()
-    assert "modules.json: not in the result" in "\n".join(verify(tmp_path / "out").differing)
+    assert "modules.json: not in the result" in "\n".join(verify(tmp_path / "out", source=source).differing)
 
 
 def test_such_a_folder_is_replaced_as_a_whole_and_no_other(tmp_path):

@@ -103,7 +103,7 @@ def test_a_language_model_keeps_its_head_and_its_generation_config(tmp_path, unn
     assert not report.dropped
     grown, words = transformers.AutoModelForCausalLM.from_pretrained(out), torch.arange(9)[None]
     torch.testing.assert_close(grown(words).logits, model(words).logits, rtol=1e-4, atol=1e-4)
-    checked = transformers_bot.verify(out)
+    checked = transformers_bot.verify(out, source=folder)
     assert checked.equal, checked
 
 
@@ -120,7 +120,7 @@ def test_every_entry_tells_the_same_class(tmp_path, capsys, head, family):
     assert main(["resize", folder, str(tmp_path / "out"), *options]) == 0
     assert architecture(tmp_path / "out") == head
     edit(tmp_path / "out", architectures=...)  # of the result, too
-    assert transformers_bot.verify(tmp_path / "out").equal
+    assert transformers_bot.verify(tmp_path / "out", source=folder).equal
 
 
 def test_what_older_versions_saved_beside_a_head_is_no_other_head(tmp_path):
@@ -194,7 +194,7 @@ def test_a_head_that_no_class_has_is_an_error_that_names_task(tmp_path):
     report = resize_checkpoint(folder, tmp_path / "out", task="base", strict=False, **WIDE)
     assert set(report.dropped) == {"my_head.weight"}
     assert any("my_head.weight" in text and "left out" in text for text in report.warnings)
-    assert transformers_bot.verify(tmp_path / "out").equal
+    assert transformers_bot.verify(tmp_path / "out", source=folder).equal
 
 
 def test_a_plan_that_cannot_look_says_so(tmp_path):
@@ -225,7 +225,7 @@ def test_a_head_that_is_left_out_is_in_the_plan_the_report_and_the_log(tmp_path,
     _, info = BoTModel.from_pretrained(folder, n_embd=32, n_head=4, output_loading_info=True)
     assert set(info["report"].dropped) == {lost}
     assert lost in caplog.text
-    checked = transformers_bot.verify(tmp_path / "out")
+    checked = transformers_bot.verify(tmp_path / "out", source=folder)
     assert checked.equal, checked
 
 
@@ -236,7 +236,7 @@ def test_a_head_that_was_lost_without_a_word_is_a_difference(tmp_path):
     record = json.loads((tmp_path / "out" / "config.json").read_text())["transformers_bot"]
     del record["left_out"], record["classes"]
     edit(tmp_path / "out", transformers_bot=record)
-    checked = transformers_bot.verify(tmp_path / "out")
+    checked = transformers_bot.verify(tmp_path / "out", source=folder)
     assert not checked.equal
     assert any("cls.predictions" in line for line in checked.differing)
 
@@ -267,7 +267,7 @@ def test_names_that_all_have_a_wrapper_are_read_without_it(tmp_path, wrapper, na
     words = torch.arange(9)[None]
     grown = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "out")
     torch.testing.assert_close(grown(words).logits, model(words).logits, rtol=1e-4, atol=1e-4)
-    assert transformers_bot.verify(tmp_path / "out").equal
+    assert transformers_bot.verify(tmp_path / "out", source=folder).equal
     same = BoTModelForMaskedLM.from_pretrained(folder)  # at its own sizes, too
     torch.testing.assert_close(same(words).logits, model(words).logits, rtol=0, atol=0)
     same.save_pretrained(tmp_path / "same")

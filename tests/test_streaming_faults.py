@@ -119,7 +119,7 @@ def test_two_processes_on_one_target(place):
     assert set(said) <= {"saved\n", "refused\n"}
     assert "saved\n" in said
     assert contents(place / "out") in [contents(place / f"wanted-{name}") for name in ("small", "large")]
-    assert verify(place / "out").equal
+    assert verify(place / "out", source=place / "source").equal
     clean(place)
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import HfHubHTTPError
@@ -10,9 +11,10 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from .card import HOME
+from .checkpoint import opened
 from .errors import BadCheckpoint
 from .logs import logger
-from .origin import hub_source
+from .origin import Place, hub_source
 from .plain_yaml import NotPlain, read_yaml
 from .report import FILE as REPORT_FILE
 from .report import Report
@@ -43,8 +45,12 @@ def source_card(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
     path = _found(name, "README.md", keywords)
     if path is None:
         return {}
-    with open(path, "rb") as file:
-        text = file.read(LARGEST_CARD).decode("utf-8-sig", "replace")
+    try:
+        with opened(Path(path)) as (stream, _):
+            text = stream.read(LARGEST_CARD).decode("utf-8-sig", "replace")
+    except BadCheckpoint as error:
+        logger.info("nothing is taken over from the model card of %r: %s", name, error)
+        return {}
     block = REGEX_YAML_BLOCK.match(text)
     try:
         data = read_yaml(block[2]) if block else None
@@ -60,11 +66,15 @@ def source_card(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def card_of_source(provenance: Mapping[str, Any], token: bool | str | None) -> dict[str, Any]:
-    """The `source_card` of the source that a provenance names, if that can be reached."""
-    source = str(provenance["source"])
-    if os.path.isdir(source):
-        return source_card(source, {})
+def card_of_source(provenance: Mapping[str, Any], place: Place | None, token: bool | str | None) -> dict[str, Any]:
+    """The `source_card` of a model's source, if that can be reached.
+
+    Args:
+        provenance: names a source on the Hub; a folder that it names is not opened.
+        place: the source that a user named in this process.
+    """
+    if place is not None and os.path.isdir(place.source):
+        return source_card(place.source, {})
     found = hub_source(provenance)
     return source_card(found[0], {"revision": found[1], "token": token}) if found else {}
 

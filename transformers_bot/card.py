@@ -18,7 +18,7 @@ from .adapters import ADAPTERS
 from .card_merge import in_markers
 from .errors import UnsupportedArchitecture
 from .model import TASKS
-from .origin import base_model, hub_source, provenance_of
+from .origin import base_model, claimed_in, hub_source, is_local, provenance_of, public
 from .sizes import config_field
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 TAGS = ("transformers_bot", "bot")
 # The keys of a recipe that provenance holds under the same name, and the settings that need not be told.
-RECIPE = ("source", "revision", "subfolder", "variant", "method", "dtype")
+RECIPE = ("variant", "method", "dtype")
 DEFAULTS = {"ignore_mismatched_sizes": False, "nonfinite": "error", "strict": True, "allow_pickle": False}
 # The end of an architecture's name -> the Hub's name of what it does.
 PIPELINES = {
@@ -119,16 +119,27 @@ def recipe(config: PreTrainedConfig) -> dict[str, Any]:
     """The settings that make this model again, under the names of the API; `resize --recipe` reads them.
 
     `config` holds the fields in which the target differs from the source where provenance has them,
-    else the fields that set its sizes.
+    else the fields that set its sizes. A folder is `local_source`, by its name alone: whoever reads the recipe says
+    where it is. Where its path was recorded, that is the `source`.
     """
     provenance = provenance_of(config)
-    made = {key: provenance.get(key) for key in RECIPE}
+    made = {**_recipe_source(provenance), **{key: provenance.get(key) for key in RECIPE}}
     made["config"] = _sorted(provenance.get("config")) or _size_fields(config, provenance)
     made["task"] = (_task(config) or (None,))[0]
     made["bot_config"] = _sorted(provenance.get("options"))
     made["dtype"] = made["dtype"] or (str(config.dtype).removeprefix("torch.") if config.dtype else None)
     made |= {key: provenance[key] for key, usual in DEFAULTS.items() if provenance.get(key, usual) != usual}
     return {key: value for key, value in made.items() if value is not None and value != {}}
+
+
+def _recipe_source(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a recipe's source is."""
+    if provenance.get("path"):
+        return {"source": provenance["path"]}
+    shown = public(provenance)
+    if is_local(provenance):
+        return {"local_source": shown["source"]}
+    return {key: shown.get(key) for key in ("source", "revision", "subfolder")}
 
 
 def code(text: object) -> str:
@@ -185,8 +196,10 @@ def _task(config: PreTrainedConfig) -> tuple[str, str] | None:
 
 def _what(provenance: Mapping[str, Any]) -> str:
     found = hub_source(provenance)
-    folder = re.split(r"[/\\]", provenance["source"].rstrip("/\\"))[-1]
-    source = f"[{code(found[0])}]({HOME}/{found[0]})" if found else f"a model in the local folder {code(folder)}"
+    name, claimed = public(provenance)["source"], claimed_in(provenance)
+    source = f"a model in a local folder called {code(name)}" if is_local(provenance) else code(name)
+    source = f"[{code(found[0])}]({HOME}/{found[0]})" if found else source
+    source += f" (which claims to come from {code(claimed[0])})" if claimed and not found else ""
     sizes = provenance["target_sizes"]
     rows = [
         f"| {_cell(role)} | {_cell(provenance['source_sizes'].get(role))} | {_cell(length)} |"
@@ -232,7 +245,8 @@ def _loading(config: PreTrainedConfig, name: str, library_class: str | None) -> 
 def _recipe_part(config: PreTrainedConfig, provenance: Mapping[str, Any], title: str) -> str:
     made = recipe(config)
     out = re.sub(r"[^\w.-]+", "-", title, flags=re.ASCII).strip("-.") or "resized"
-    settings = {"source": made.pop("source"), "out": out, **made}
+    first = "source" if "source" in made else "local_source"
+    settings = {first: made.pop(first), "out": out, **made}
     settings = json.loads(json.dumps(settings))  # nothing shared, so that YAML needs no aliases
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=False, width=110)
     note = (
@@ -240,8 +254,10 @@ def _recipe_part(config: PreTrainedConfig, provenance: Mapping[str, Any], title:
         if provenance.get("calibrated")
         else ""
     )
+    where = "SOURCE " if first == "local_source" else ""
+    note += f"\n\nSOURCE is where the folder {code(settings[first])} is." if where else ""
     return (
-        "### Recipe\n\nSaved as `recipe.yaml`, this makes it again with `transformers-bot resize --recipe "
+        f"### Recipe\n\nSaved as `recipe.yaml`, this makes it again with `transformers-bot resize {where}--recipe "
         f"recipe.yaml`:\n\n{_block(text, 'yaml')}{note}"
     )
 
@@ -249,8 +265,15 @@ def _recipe_part(config: PreTrainedConfig, provenance: Mapping[str, Any], title:
 def _origin_part(provenance: Mapping[str, Any]) -> str:
     found = hub_source(provenance)
     files, versions = _sorted(provenance.get("files")), _sorted(provenance.get("versions"))
-    lines = ["### Provenance", "", f"- source: {code(found[0] if found else 'a local folder')}"]
+    folder = f"a local folder called {code(public(provenance)['source'])}"
+    source = code(found[0]) if found else folder if is_local(provenance) else code(provenance["source"])
+    lines = ["### Provenance", "", f"- source: {source}"]
     lines += [f"- commit of the source: {code(found[1])}"] if found else []
+    claimed = claimed_in(provenance)
+    if claimed and not found:
+        lines.append(
+            f"- the folder's own config claims that it comes from {code(claimed[0])}, commit {code(claimed[1])}"
+        )
     if versions:
         lines.append("- made with " + ", ".join(code(f"{package} {version}") for package, version in versions.items()))
     if files:
@@ -258,7 +281,8 @@ def _origin_part(provenance: Mapping[str, Any]) -> str:
         lines += ["- SHA-256 of the source's files:", "", _block(hashes, "text")]
     lines += [
         "",
-        "`transformers-bot verify FOLDER` computes the weights again from the source and says which differ; after "
+        f"`transformers-bot verify FOLDER{' --source SOURCE' if is_local(provenance) else ''}` computes the weights "
+        "again from the source and says which differ; after "
         "further training all of them do.",
     ]
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """Learns a growth operator (LiGO, Mango) on a few batches and writes what it grows into the model."""
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from . import adapters, methods
+from . import adapters, hub, methods, origin
 from .checkpoint import check_files
 from .errors import BadCheckpoint, BadKeyword, BadOption, suggest
 from .flops import counted
@@ -40,7 +41,9 @@ def fit(
     lr: float | None = None,
     seed: int = 0,
     rank: int | None = None,
-    **source: "Unpack[SourceKeywords]",
+    *,
+    source: str | os.PathLike[str] | None = None,
+    **hub_keywords: "Unpack[SourceKeywords]",
 ) -> PreTrainedModel:
     """The same model with the weights of a learned operator: still an ordinary transformers model.
 
@@ -63,7 +66,9 @@ def fit(
             2e-4, GPT-2 1e-5).
         seed: of the operator's noise, of dropout and of a shuffling loader.
         rank: of Mango's tensor ring, 1 by default; LiGO has none.
-        source: keywords with which the source was opened and that its record does not hold
+        source: where the source is, for a model that was loaded from its own folder: its record calls a local
+            source by its name only.
+        hub_keywords: keywords with which the source was opened and that its record does not hold
             (`subfolder`, `variant`, `token`, `cache_dir`, ...).
 
     Returns:
@@ -81,7 +86,7 @@ def fit(
     record = _record(model)
     _check_numbers(steps, lr, seed)
     rate = float(LEARNING_RATE.get(model.config.model_type, LEARNING_RATE["bert"]) if lr is None else lr)
-    operator = _operator(record["method"], growth_for(model, record, source), int(seed), rank)
+    operator = _operator(record["method"], growth_for(model, record, hub_keywords, source), int(seed), rank)
     run = _Run(model, operator.to(model.device))
     run.train(batches, int(steps), rate, int(seed))
     _write(model, run.grown(), rate)
@@ -114,13 +119,37 @@ def _check_numbers(steps: Any, lr: Any, seed: Any) -> None:
     BoTConfig(seed=seed)
 
 
-def growth_for(model: PreTrainedModel, record: Mapping[str, Any], keywords: Mapping[str, Any]) -> Growth:
+def _source_of(model: PreTrainedModel, record: Mapping[str, Any], source: str | os.PathLike[str] | None) -> str:
+    """Where the source is: as the caller says, as the model in memory knows, or as the record says."""
+    place = hub.place_of(model)
+    if source is not None:
+        return os.fspath(source)
+    if place is not None:
+        return place.source
+    where = origin.recorded_path(record)
+    if where is None and origin.is_local(record):
+        raise BadOption(
+            f"this model was grown from a local folder called {record['source']!r}, and its config does not say where "
+            "that is: pass source= with the path."
+        )
+    return where or str(record["source"])
+
+
+def growth_for(
+    model: PreTrainedModel,
+    record: Mapping[str, Any],
+    keywords: Mapping[str, Any],
+    source: str | os.PathLike[str] | None = None,
+) -> Growth:
     """The source's tensors, planned against the tensors that the model has."""
     for name in keywords:
         if name not in (*HUB, *FILES):
             raise BadKeyword(f"fit has no keyword {name!r}.{suggest(name, (*HUB, *FILES))}")
-    name, revision = record["source"], record["revision"]
-    opening = ({} if revision is None else {"revision": revision}) | dict(keywords)
+    name, revision, place = _source_of(model, record, source), record.get("revision"), hub.place_of(model)
+    opening = {} if revision is None else {"revision": revision}
+    if source is None and place is not None and place.subfolder:
+        opening["subfolder"] = place.subfolder
+    opening |= dict(keywords)
     try:
         config = read_config(name, picked(opening, HUB), type(model.config))
         kept = {key: value for key, value in opening.items() if key != "code_revision"}

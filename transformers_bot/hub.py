@@ -1,7 +1,8 @@
 """Pushes a resized model to the Hub with its card, report and provenance."""
 
 import contextlib
-import hashlib
+import copy
+import json
 import os
 import re
 import shutil
@@ -9,7 +10,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,14 +18,16 @@ from typing import Any, TypeVar
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import PreTrainedModel
+from transformers.utils import CONFIG_NAME
 
 from .beside import CONNECTION, card_of_source, report_of, source_card, source_licence
 from .card import model_card
 from .card_merge import update_card
+from .checkpoint.hashing import sha256
 from .companions import say_left_behind
 from .errors import BadOption, SaveError
 from .logs import logger
-from .origin import provenance_of
+from .origin import Place, is_local, provenance_of, public, recorded_path
 from .report import Report
 from .version import __version__
 
@@ -76,10 +79,12 @@ def push_to_hub(
     """
     if getattr(model, "_hf_peft_config_loaded", False):
         raise BadOption("an adapter is loaded on this model, and the card describes whole weights. Merge it first.")
-    provenance = provenance_of(model.config)
-    report = report_of(model, provenance, token)
-    source = str(model.config.name_or_path or provenance["source"])
-    say_left_behind(source, {"token": token}, "push_to_hub of a model in memory")
+    record = public(provenance_of(model.config))
+    report = _public_report(model, record, token)
+    source = place_of(model)
+    if source is not None or model.config.name_or_path or not is_local(record):
+        whose = model.config.name_or_path or (source.source if source else record["source"])
+        say_left_behind(str(whose), {"token": token}, "push_to_hub of a model in memory")
     api = HfApi(token=token, library_name="transformers_bot", library_version=__version__)
     repo = _tried(lambda: api.create_repo(repo_id, private=private, exist_ok=True)).repo_id
     place = _Place(api, repo, revision, create_pr)
@@ -87,9 +92,10 @@ def push_to_hub(
         _make_branch(place)
     with _scratch() as folder:
         model.save_pretrained(folder, max_shard_size=max_shard_size)
+        _write_record(Path(folder), record)
         if report is not None:
             report.save(folder)
-        fresh = _fresh_card(model, report, [tags] if isinstance(tags, str) else tags or [], repo, token)
+        fresh = _fresh_card(model, record, report, [tags] if isinstance(tags, str) else tags or [], repo, token)
         message = commit_message or "Upload model", commit_description
 
         def commit() -> CommitInfo:
@@ -124,18 +130,27 @@ def _is_running(process: int) -> bool:
     return True
 
 
-def attach(model: PreTrainedModel, report: Report | None, files: Mapping[str, Path] | None = None) -> None:
+def attach(
+    model: PreTrainedModel, report: Report | None, files: Mapping[str, Path] | None = None, place: Place | None = None
+) -> None:
     """Give a model its report, and make its own `push_to_hub` write our card.
 
     The class stays what it is; both are attributes of this one instance, which copies and pickles of
     it keep.
 
     Args:
-        files: those of a local source, by their names in the record: a push hashes them, if they are still
+        files: those of the source, by their names in the record: a push hashes them, if they are still
             what was read. Loading does not wait for that.
+        place: where the source is.
     """
     model.transfer_report = report
-    model.push_to_hub = _Push(model, {name: (path, _stamp(path)) for name, path in (files or {}).items()})
+    model.push_to_hub = _Push(model, {name: (path, _stamp(path)) for name, path in (files or {}).items()}, place)
+
+
+def place_of(model: PreTrainedModel) -> Place | None:
+    """Where the source of a model in memory is; None for one that was loaded from its own files."""
+    held = vars(model).get("push_to_hub")
+    return held.place if isinstance(held, _Push) else None
 
 
 Stamps = dict[str, tuple[Path, tuple[int, int] | None]]  # name -> where the file is, its size and time of change
@@ -156,8 +171,8 @@ class _Push:
     would be freed late.
     """
 
-    def __init__(self, model: PreTrainedModel, files: Stamps) -> None:
-        self._model, self._files = weakref.ref(model), files
+    def __init__(self, model: PreTrainedModel, files: Stamps, place: Place | None = None) -> None:
+        self._model, self._files, self.place = weakref.ref(model), files, place
 
     def __call__(self, repo_id: str, **keywords: Any) -> CommitInfo:
         model = self._held()
@@ -170,12 +185,10 @@ class _Push:
     def _hash_files(self, model: PreTrainedModel) -> None:
         """Complete the record by the hashes of the source's files, where loading has not found them for nothing."""
         record = model.config.transformers_bot
-        if record.get("files") or any(_stamp(path) != stamp for path, stamp in self._files.values()):
+        known = record.get("files") or {}
+        if not set(self._files) - set(known) or any(_stamp(path) != stamp for path, stamp in self._files.values()):
             return
-        hashes = {}
-        for name, (path, _) in self._files.items():
-            with open(path, "rb") as file:
-                hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        hashes = {name: known.get(name) or sha256(path) for name, (path, _) in self._files.items()}
         model.config.transformers_bot = {**record, "files": hashes}
 
     def _held(self) -> PreTrainedModel:
@@ -187,12 +200,12 @@ class _Push:
             )
         return model
 
-    def __reduce__(self) -> tuple[type["_Push"], tuple[PreTrainedModel, Stamps]]:
-        return _Push, (self._held(), self._files)
+    def __reduce__(self) -> tuple[type["_Push"], tuple[PreTrainedModel, Stamps, Place | None]]:
+        return _Push, (self._held(), self._files, self.place)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Push":
         held = self._held()
-        return _Push(memo.get(id(held), held), self._files)
+        return _Push(memo.get(id(held), held), self._files, self.place)
 
 
 @dataclass(frozen=True)
@@ -205,9 +218,33 @@ class _Place:
     create_pr: bool
 
 
-def _fresh_card(model: PreTrainedModel, report: Report | None, tags: list[str], repo: str, token: Any) -> str:
-    found = card_of_source(provenance_of(model.config), token)
-    return model_card(model.config, report, source_card=found, tags=[*(model.model_tags or []), *tags], name=repo)
+def _public_report(model: PreTrainedModel, record: Mapping[str, Any], token: Any) -> Report | None:
+    """The model's report without any path of this computer."""
+    report = report_of(model, record, token)
+    if report is None:
+        return None
+    place = recorded_path(model.config.transformers_bot)
+    warnings = [text.replace(place, record["source"]) for text in report.warnings] if place else report.warnings
+    same = report.provenance == record  # then in its own order, whichever way the model was loaded
+    return replace(report, provenance=report.provenance if same else dict(record), warnings=tuple(warnings))
+
+
+def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Let a saved config hold this record instead of the model's own, which may say where a folder is."""
+    path = folder / CONFIG_NAME
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    if fields.get("transformers_bot") != record:
+        fields["transformers_bot"] = record
+        path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _fresh_card(
+    model: PreTrainedModel, record: Mapping[str, Any], report: Report | None, tags: list[str], repo: str, token: Any
+) -> str:
+    config = copy.deepcopy(model.config)
+    config.transformers_bot = record
+    found = card_of_source(record, place_of(model), token)
+    return model_card(config, report, source_card=found, tags=[*(model.model_tags or []), *tags], name=repo)
 
 
 def _make_branch(place: _Place) -> None:

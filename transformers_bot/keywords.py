@@ -52,8 +52,9 @@ OURS = (
     "allow_pickle",
     "nonfinite",
     "strict",
+    "record_path",
 )
-ONLY_RESIZING = ("bot_config", "method", "calibration", "allow_pickle", "nonfinite", "strict")
+ONLY_RESIZING = ("bot_config", "method", "calibration", "allow_pickle", "nonfinite", "strict", "record_path")
 NONFINITE = ("error", "warn", "zero")
 # transformers 5 accepts these and does nothing with them.
 IGNORED = (
@@ -96,6 +97,7 @@ class Keywords:
     allow_pickle: bool = False
     nonfinite: str = "error"
     strict: bool = True
+    record_path: bool = False
 
 
 def place(path: os.PathLike[str]) -> str:
@@ -155,7 +157,7 @@ def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset()) 
     method = keywords.get("method", "bot")
     if not isinstance(method, str):
         raise BadOption(f"method must be the name of a method, got {method!r}.")
-    for name in ("allow_pickle", "strict"):
+    for name in ("allow_pickle", "strict", "record_path"):
         if not isinstance(keywords.get(name, False), bool):
             raise BadOption(f"{name} must be True or False, got {keywords[name]!r}.")
     nonfinite = keywords.get("nonfinite", "error")
@@ -177,6 +179,7 @@ def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset()) 
         allow_pickle=bool(keywords.get("allow_pickle", False)),
         nonfinite=nonfinite,
         strict=bool(keywords.get("strict", True)),
+        record_path=bool(keywords.get("record_path", False)),
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from . import companions, hub, ranks
+from . import companions, hub, origin, ranks
 from .classes import named_class
 from .errors import PlanError
 from .fields import crossing
@@ -55,7 +55,7 @@ def load_resized(
             model, info = hand_over(resize, arriving.entries(_computed(resize.plan)), gpu)
     unchanged()
     report = make_report(resize.plan, watch, model.config.transformers_bot)
-    hub.attach(model, report, resize.checkpoint.named)
+    hub.attach(model, report, resize.checkpoint.named, origin.Place.of(name, words.hub.get("subfolder")))
     for sentence in resize.plan.warnings:
         logger.warning(sentence)
     companions.say_left_behind(name, words.hub, "save_pretrained of a model in memory")
@@ -141,17 +141,18 @@ def _check_complete(plan: Plan, info: dict[str, Any]) -> None:
 def provenance(resize: Resize) -> dict[str, Any]:
     """What made this model, in JSON types: it is saved in `config.json` and survives a reload.
 
-    The files' SHA-256 are those that the hub's cache knows; others cost reading the files.
+    The files' SHA-256 are those that the hub's cache knows; others cost reading the files. A folder is called by its
+    own name (see `origin.described`).
     """
     shown = ("layer", "hidden", "heads", "ffn")
     alone = {"add_cross_attention": False} if crossing(resize.adapter, resize.plan.dropped) else {}
     plan, words, source = resize.plan, resize.words, resize.opened.model.config
     wrote = named_class(source)
+    revision = resize.checkpoint.revision or getattr(source, "_commit_hash", None) or words.hub.get("revision")
     return {
-        "source": str(resize.name),
-        "local": os.path.isdir(resize.name),
-        "revision": resize.checkpoint.revision or getattr(source, "_commit_hash", None) or words.hub.get("revision"),
-        **{key: words.hub.get(key, words.files.get(key)) for key in ("subfolder", "variant")},
+        **origin.described(resize.name, words.hub.get("subfolder"), revision, words.record_path),
+        "claimed_source": origin.claimed_source(source) if os.path.isdir(resize.name) else None,
+        "variant": words.files.get("variant"),
         "files": resize.checkpoint.hashes(compute=False),
         "source_sizes": {role: plan.source_sizes[role] for role in shown},
         "target_sizes": {role: plan.target_sizes[role] for role in shown},

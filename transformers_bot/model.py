@@ -72,6 +72,7 @@ class _BaseBoTModel(_Of[Model]):
         nonfinite: "Nonfinite" = "error",
         allow_pickle: bool = False,
         strict: bool = True,
+        record_path: bool = False,
         ignore_mismatched_sizes: bool = False,
         dtype: "DType" = None,
         torch_dtype: "DType" = None,
@@ -92,6 +93,7 @@ class _BaseBoTModel(_Of[Model]):
         nonfinite: "Nonfinite" = "error",
         allow_pickle: bool = False,
         strict: bool = True,
+        record_path: bool = False,
         ignore_mismatched_sizes: bool = False,
         dtype: "DType" = None,
         torch_dtype: "DType" = None,
@@ -112,6 +114,7 @@ class _BaseBoTModel(_Of[Model]):
         nonfinite: "Nonfinite" = "error",
         allow_pickle: bool = False,
         strict: bool = True,
+        record_path: bool = False,
         ignore_mismatched_sizes: bool = False,
         dtype: "DType" = None,
         torch_dtype: "DType" = None,
@@ -131,6 +134,7 @@ class _BaseBoTModel(_Of[Model]):
         nonfinite: "Nonfinite" = "error",
         allow_pickle: bool = False,
         strict: bool = True,
+        record_path: bool = False,
         ignore_mismatched_sizes: bool = False,
         dtype: "DType" = None,
         torch_dtype: "DType" = None,
@@ -166,6 +170,8 @@ class _BaseBoTModel(_Of[Model]):
                 torch's `weights_only=True`.
             strict: a head of the source's own architecture that its files lack, and tensors that no model
                 of its type has, are errors; off, they are warnings. A body with gaps is always an error.
+            record_path: note in the config where a source folder is; off, only its own name is noted, and
+                the hashes of its files. `push_to_hub` leaves the path out.
             ignore_mismatched_sizes: initialise tensors anew whose fixed axes (vocabulary, labels,
                 channels) differ; off, they are an error.
             dtype: of the result, such as "bfloat16"; the source's own by default. `torch_dtype` is its older name.
@@ -191,6 +197,7 @@ class _BaseBoTModel(_Of[Model]):
             nonfinite=nonfinite,
             allow_pickle=allow_pickle,
             strict=strict,
+            record_path=record_path,
             ignore_mismatched_sizes=ignore_mismatched_sizes,
             dtype=dtype,
             torch_dtype=torch_dtype,
@@ -215,6 +222,7 @@ class _BaseBoTModel(_Of[Model]):
         nonfinite: "Nonfinite" = "error",
         allow_pickle: bool = False,
         strict: bool = True,
+        record_path: bool = False,
         ignore_mismatched_sizes: bool = False,
         dtype: "DType" = None,
         torch_dtype: "DType" = None,
@@ -232,6 +240,7 @@ class _BaseBoTModel(_Of[Model]):
             nonfinite=nonfinite,
             allow_pickle=allow_pickle,
             strict=strict,
+            record_path=record_path,
             ignore_mismatched_sizes=ignore_mismatched_sizes,
             dtype=dtype,
             torch_dtype=torch_dtype,
@@ -260,6 +269,7 @@ def plan(
     nonfinite: "Nonfinite" = "error",
     allow_pickle: bool = False,
     strict: bool = True,
+    record_path: bool = False,
     ignore_mismatched_sizes: bool = False,
     dtype: "DType" = None,
     torch_dtype: "DType" = None,
@@ -296,6 +306,7 @@ def plan(
         nonfinite=nonfinite,
         allow_pickle=allow_pickle,
         strict=strict,
+        record_path=record_path,
         ignore_mismatched_sizes=ignore_mismatched_sizes,
         dtype=dtype,
         torch_dtype=torch_dtype,

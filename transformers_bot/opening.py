@@ -33,6 +33,7 @@ from .logs import logger
 from .memory import reuse
 from .methods import Method, Task
 from .options import BoTConfig
+from .origin import without_places
 from .planner import Plan, Side, make_plan, task_of
 from .rewrite import Network, Opened, OutOfRange, Place
 from .room import check_room
@@ -125,7 +126,8 @@ def open_resize(
     _refuse_low_share(name, source_config, expected, plan, words.strict)
     config, coded = _without_code(config)
     notes = (*notes, *_about_generation(name, source_config, model_class, given))
-    plan = replace(plan, warnings=(*notes, *plan.warnings, *checkpoint.notes, *gaps, *odd, *coded))
+    said = (*notes, *plan.warnings, *checkpoint.notes, *gaps, *odd, *coded)
+    plan = replace(plan, warnings=without_places(said, name))
     logger.info("%s", plan)  # rendered only where it is shown
     return Resize(name, words, checkpoint, opened, model_class, config, plan, tensors, method, task)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from .checkpoint import read_json
 from .errors import BadCheckpoint
 from .measure import Watch
 from .planner import Plan
@@ -103,12 +104,9 @@ class Report:
             BadCheckpoint: the folder has no report, or not a whole one.
         """
         path = Path(folder) / FILE
-        try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise BadCheckpoint(f"{folder} holds no {FILE}: it was not saved by transformers_bot.") from None
-        except (OSError, RecursionError, ValueError) as error:  # bytes that are no JSON, or one too deep
-            raise BadCheckpoint(f"{path} cannot be read: {error}") from None
+        if not path.exists():
+            raise BadCheckpoint(f"{folder} holds no {FILE}: it was not saved by transformers_bot.")
+        return cls.from_dict(read_json(path))
 
     @property
     def parameters_kept(self) -> float:

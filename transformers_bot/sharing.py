@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from . import hub, ranks
+from . import hub, origin, ranks
 from .errors import PlanError, SaveError
 from .keywords import Keywords, picked
 from .loading import forget_source, loading_info
@@ -27,6 +27,7 @@ class Written:
     config: PreTrainedConfig
     info: dict[str, Any]
     report: Report
+    files: dict[str, Path]
 
 
 def load_shared(
@@ -49,7 +50,7 @@ def load_shared(
 
     def load(folder: Path, written: Written) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
         model, info = _load(folder, written, model_class, words)
-        hub.attach(model, written.report)
+        hub.attach(model, written.report, written.files, origin.Place.of(name, words.hub.get("subfolder")))
         return (model, {**info, **written.info}) if words.output_loading_info else model
 
     local = os.path.join(name, words.hub.get("subfolder") or "")
@@ -97,7 +98,7 @@ def _write(
     for sentence in resize.plan.warnings:
         logger.warning(sentence)
     report = make_report(resize.plan, watch, skeleton.config.transformers_bot)
-    return Written(skeleton.config, loading_info(resize.plan, {}, report), report)
+    return Written(skeleton.config, loading_info(resize.plan, {}, report), report, resize.checkpoint.named)
 
 
 def _load(

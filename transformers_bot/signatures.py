@@ -160,6 +160,7 @@ DEFAULTS: dict[str, Any] = {
     "nonfinite": "error",
     "allow_pickle": False,
     "strict": True,
+    "record_path": False,
     "ignore_mismatched_sizes": False,
     "output_loading_info": False,
 }

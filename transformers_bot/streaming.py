@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from . import card, companions, hub, sentences
+from . import card, companions, hub, origin, sentences
 from .calls import read_call, source_name
 from .card_merge import read_metadata, split_card, update_card
 from .checkpoint import Hashing, check_files
@@ -59,6 +59,7 @@ def resize_checkpoint(
     nonfinite: "Nonfinite" = "error",
     allow_pickle: bool = False,
     strict: bool = True,
+    record_path: bool = False,
     ignore_mismatched_sizes: bool = False,
     dtype: "DType" = None,
     torch_dtype: "DType" = None,
@@ -96,8 +97,8 @@ def resize_checkpoint(
         tokenizer: carry tokenizer and processor files along, and check the vocabulary.
         modules: carry the modules of a sentence-transformers folder along, at the new width; off, the result
             is a plain model.
-        bot_config, method, calibration, nonfinite, allow_pickle, strict, ignore_mismatched_sizes, dtype,
-            torch_dtype: as in `BoTModel.from_pretrained`.
+        bot_config, method, calibration, nonfinite, allow_pickle, strict, record_path,
+            ignore_mismatched_sizes, dtype, torch_dtype: as in `BoTModel.from_pretrained`.
         kwargs: fields of the config and hub keywords, as there; those that place a model in memory
             (`device_map`, `quantization_config`, ...) are refused.
 
@@ -117,6 +118,7 @@ def resize_checkpoint(
         nonfinite=nonfinite,
         allow_pickle=allow_pickle,
         strict=strict,
+        record_path=record_path,
         ignore_mismatched_sizes=ignore_mismatched_sizes,
         dtype=dtype,
         torch_dtype=torch_dtype,
@@ -150,7 +152,7 @@ def resize_checkpoint(
             record["modules"] = sorted(behind.files)
         skeleton.config.transformers_bot = record
         report = make_report(resize.plan, watch, skeleton.config.transformers_bot)
-        report = replace(report, warnings=(*report.warnings, *warnings))
+        report = replace(report, warnings=origin.without_places((*report.warnings, *warnings), name, folder))
         resize.checkpoint.check_unchanged()  # the record names what was read
         report = _write_side_files(folder, skeleton, report, resize, before, behind.kind if behind else None)
     for sentence in report.warnings:

@@ -18,6 +18,7 @@ from .errors import BadCheckpoint, BadKeyword, BadOption, suggest
 from .keywords import HUB, init_keywords, sort_keywords
 from .loading import provenance
 from .opening import Resize, open_resize
+from .origin import is_local, recorded_path
 from .planner import Plan
 from .sentences import LIST
 from .source import Source, open_source
@@ -139,6 +140,8 @@ def verify(
     target_class = own_class(with_likely_class(config, checked, _recorded_class(config, record)))
     keywords = sort_keywords(words, init_keywords(target_class))
     name = source_name(source) if source is not None else _recorded_source(place, record)
+    if os.path.isdir(name) and not os.path.isdir(os.path.join(name, keywords.hub.get("subfolder") or "")):
+        del keywords.hub["subfolder"]  # it is the folder inside that was given
     origin = read_config(name, keywords.hub)
     check_same_type(origin, config)
     wanted = copy.deepcopy(config)
@@ -191,12 +194,16 @@ def _recorded_class(config: PreTrainedConfig, record: Mapping[str, Any]) -> type
 
 def _recorded_source(place: str, record: Mapping[str, Any]) -> str:
     """The source that the record names; a folder that is not here is not looked for on the Hub."""
-    name: str = record["source"]
-    if record.get("local") and not os.path.isdir(name):
+    where = recorded_path(record)
+    if where is not None and os.path.isdir(where):
+        return where
+    if is_local(record):
+        what = "which is not here" if where else "and does not say where that is"
         raise FileNotFoundError(
-            f"{place} was made from the local folder {name!r}, which is not here: say where it is with source=."
+            f"{place} was made from the local folder {where or record['source']!r}, {what}: pass source= with its "
+            "path. The hashes in the record show whether that is the same one."
         )
-    return name
+    return str(record["source"])
 
 
 def _words(record: Mapping[str, Any], hub: Mapping[str, Any]) -> dict[str, Any]:

@@ -156,10 +156,16 @@ def settings(chosen: argparse.Namespace) -> dict[str, Any]:
     from . import recipes  # reads YAML, which help can do without
 
     given = recipes.read(chosen.recipe) if chosen.recipe else {}
+    local = given.pop("local_source", None)
     for name in recipes.SETTINGS:
         value = getattr(chosen, name, None)
         if value is not None and name not in ("config", "bot_config"):
             given[name] = value
+    if local is not None and "source" not in given:
+        raise errors.BadOption(
+            f"the recipe {chosen.recipe} was made from a local folder called {local!r}, and does not say where that "
+            "is: give its path as SOURCE on the command line, or as source: in the recipe."
+        )
     given["config"] = _config(given.get("config"), chosen.config, dict(_field(text) for text in chosen.set))
     options = {**given.get("bot_config", {}), **_bot_options(chosen)}
     return {**given, **({"bot_config": options} if options else {})}

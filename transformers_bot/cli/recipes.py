@@ -9,6 +9,7 @@ from ..plain_yaml import NotPlain, read_yaml
 # setting -> the YAML types it may have
 SETTINGS: dict[str, tuple[type, ...]] = {
     "source": (str,),
+    "local_source": (str,),
     "out": (str,),
     "revision": (str,),
     "subfolder": (str,),
@@ -23,6 +24,7 @@ SETTINGS: dict[str, tuple[type, ...]] = {
     "nonfinite": (str,),
     "allow_pickle": (bool,),
     "strict": (bool,),
+    "record_path": (bool,),
     "overwrite": (bool,),
     "tokenizer": (bool,),
     "modules": (bool,),

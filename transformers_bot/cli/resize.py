@@ -72,6 +72,11 @@ def add(commands: Any) -> None:
         const=False,
         help="leave the modules of a sentence-transformers folder out: OUT is then a plain model",
     )
+    output.add_argument(
+        "--record-path",
+        action=flag,
+        help="note in OUT where the folder SOURCE is; without it only its name and the hashes of its files",
+    )
     output.add_argument("--max-shard-size", metavar="SIZE", help="largest weight file, such as 2GB")
     add_method(parser)
     add_reading(parser, result=True)
@@ -104,8 +109,14 @@ def run(chosen: argparse.Namespace) -> int:
     else:
         name = _auto_class(out, report.classes[1])
         print(f"  from transformers import {name}\n  model = {name}.from_pretrained({folder!r})")
-    print(f"and check it with\n  transformers-bot verify {shlex.quote(out)}")
+    print(f"and check it with\n  transformers-bot verify {shlex.quote(out)}{_where(source, report.provenance)}")
     return 0
+
+
+def _where(source: str, record: dict[str, Any]) -> str:
+    """How `verify` finds the source, where the result does not say it."""
+    told = not record.get("local") or record.get("path")
+    return "" if told else f" --source {shlex.quote(source)}"
 
 
 @contextlib.contextmanager

@@ -14,17 +14,19 @@ MANY = 20  # lines that are printed
 def add(commands: Any) -> None:
     parser = commands.add_parser(
         "verify",
-        usage="transformers-bot verify FOLDER [--source OTHER] [--json]",
+        usage="transformers-bot verify FOLDER [--source PLACE] [--json]",
         help="compute a resized model again and compare every bit",
         description="Compute a resized model again from what its config.json says of its source and method, and "
         "compare: the source's files by their hashes, the result's weights bit by bit.",
         epilog="Exit codes: 0 it is the same, 1 it differs, 3 the folder says nothing of its source.\n"
         "examples:\n"
         "  transformers-bot verify my-gpt2\n"
-        "  transformers-bot verify my-gpt2 --source ./gpt2-copy",
+        "  transformers-bot verify my-bert --source ./bert",
     )
     parser.add_argument("folder", metavar="FOLDER", help="what `transformers-bot resize` wrote")
-    parser.add_argument("--source", metavar="OTHER", help="where the source is now, if it has moved")
+    parser.add_argument(
+        "--source", metavar="PLACE", help="where the source is: needed for a folder, which a result calls by its name"
+    )
     parser.add_argument("--allow-pickle", action="store_true", help="read .bin files, where it was made of such")
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
     add_adapter(parser)
