@@ -12,6 +12,17 @@ from families import Built, build, save
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call():
+    """torch before 2.6 has no safe way to read pickled weights: tests of such are skipped where it refuses them."""
+    try:
+        return (yield)
+    except ValueError as error:
+        if "CVE-2025-32434" in str(error) and not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
+            pytest.skip("pickled weights need torch 2.6")
+        raise
+
+
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory):
     """`saved(family, head, **changes)` -> (folder, what was saved); made once, never written to."""

@@ -1,6 +1,7 @@
 """What a `Watch` measures: shares of energy against dense projections and PyWavelets; looking changes nothing."""
 
 import math
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -150,7 +151,9 @@ def test_the_papers_modules_have_gain_one(wavelet, change):
     model = source("vit", "ViTModel")
     report = watched(model, resized_config(model.config, **change), gain="raw", wavelet=wavelet).report
     modules = [
-        one for one in report.tensors if one.name.endswith("weight") and ("attention" in one.name or "mlp" in one.name)
+        one
+        for one in report.tensors
+        if re.search(r"layers?\.\d", one.name) and re.search(r"(attention|mlp|dense).*weight$", one.name)
     ]
     assert len(modules) == 6 * change["layer"]
     assert {part.gain for one in modules for part in one.roles if part.side != "depth"} == {1.0}

@@ -1,5 +1,7 @@
 """Readers fitted by least squares to what a low-pass keeps: the formula, norms that fit, and the public door."""
 
+import re
+
 import pytest
 import torch
 from families import (
@@ -52,11 +54,16 @@ def tokens_for(family: str, count: int = 16) -> list[dict[str, torch.Tensor]]:
 
 # -- the formula ----------------------------------------------------------------------------------
 
+VIT_QUERIES = next(
+    name.removesuffix(".weight")
+    for name in build("vit", "ViTModel").model.state_dict()
+    if re.search(r"\.0\..*(q_proj|query)\.weight", name)  # transformers 5.0 calls it so
+)
 FITTED = {
     "mlp units": ("bert", "BertModel", {}, "encoder.layer.0.output.dense", dual(20, 10, "haar")),
     "picked units": ("bert", "BertModel", {}, "encoder.layer.0.output.dense", picked_units(20, 7)),
     "stored the other way": ("gpt2", "GPT2Model", {}, "h.1.mlp.c_proj", dual(20, 10, "db2")),
-    "no bias": ("vit", "ViTModel", {"qkv_bias": False}, "layers.0.attention.q_proj", dual(12, 6, "haar")),
+    "no bias": ("vit", "ViTModel", {"qkv_bias": False}, VIT_QUERIES, dual(12, 6, "haar")),
 }
 
 

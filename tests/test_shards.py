@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from hypothesis import given, settings
@@ -86,7 +87,13 @@ class TestSameBytesAsSavePretrained:
 
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=8).filter(lambda name: name != "__metadata__")
 shapes = st.lists(st.integers(0, 5), max_size=3).map(tuple)
-layouts = st.dictionaries(names, st.tuples(st.sampled_from(list(DTYPES)), shapes), min_size=1, max_size=8)
+WRITTEN = [dtype for dtype in DTYPES if dtype in safetensors.torch._SIZE]  # its oldest version has no uint16 to 64
+layouts = st.dictionaries(
+    names,
+    st.tuples(st.sampled_from(WRITTEN), shapes),
+    min_size=1,
+    max_size=8,
+)
 
 
 @settings(max_examples=200, deadline=None)
