@@ -172,6 +172,7 @@ def test_classes_with_the_same_tensors_are_an_error_that_says_how_to_choose(tmp_
     assert main(["plan", str(folder), "--set", "num_hidden_layers=1"]) == 2
     assert "--task sequence-classification" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+    assert set(transformers_bot.plan(folder, task="base").dropped) == {"classifier.weight", "classifier.bias"}
     task = {"task": "multiple-choice"}
     assert transformers_bot.plan(folder, **WIDE, **task).target.model_class == "BertForMultipleChoice"
     assert inspect(folder, **task).model_class == "BertForMultipleChoice"
@@ -215,7 +216,9 @@ def test_a_head_that_is_left_out_is_in_the_plan_the_report_and_the_log(tmp_path,
     model = GPT2LMHeadModel(config_of("GPT2", tie_word_embeddings=False))
     folder = saved(tmp_path / "source", model, ["GPT2LMHeadModel"] if named else None)
     lost = "lm_head.weight"
-    assert lost in transformers_bot.plan(folder, task="base", n_embd=32).dropped or not named
+    for plan in (transformers_bot.plan(folder, task="base", n_embd=32), BoTModel.plan(folder, n_embd=32)):
+        assert set(plan.dropped) == {lost}
+        assert any(lost in sentence for sentence in plan.warnings)
     report = resize_checkpoint(folder, tmp_path / "out", task="base", n_embd=32, n_head=4)
     assert set(report.dropped) == {lost}
     for text in (f"left out, because GPT2Model has no place for such: {lost}", "generation_config.json"):
@@ -300,3 +303,12 @@ def test_names_of_which_some_have_a_wrapper_are_an_error_that_names_it(tmp_path,
     rename(tmp_path, lambda name: name.replace("bert.", "bert._orig_mod.", 1))
     with pytest.raises(BadCheckpoint, match=r"torch\.compile"):
         BoTModelForMaskedLM.from_pretrained(tmp_path, **WIDE)
+
+
+@pytest.mark.parametrize("name", ["BertLMHeadModel", "RobertaForCausalLM", "GPT2LMHeadModel"])
+def test_a_decoder_with_cross_attention_is_told_without_it(tmp_path, name):
+    family = {"B": "Bert", "R": "Roberta", "G": "GPT2"}[name[0]]
+    model = getattr(transformers, name)(config_of(family, is_decoder=True, add_cross_attention=True))
+    plan = transformers_bot.plan(saved(tmp_path, model), add_cross_attention=False, **WIDE)
+    assert plan.target.model_class == name
+    assert any("rossatt" in one or "cross_attn" in one for one in plan.left_out)

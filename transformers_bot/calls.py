@@ -21,7 +21,7 @@ from .options import BoTConfig
 from .planner import Plan
 from .sizes import differing_roles, role_sizes
 from .source import Source, open_source, quiet
-from .source_class import with_class
+from .source_class import seen_beside, with_class
 from .targets import plan_from_configs, read_config, sides, target_config
 
 if TYPE_CHECKING:
@@ -133,16 +133,19 @@ def plan_for(class_for: ClassFor, source: Any, config: Any, kwargs: dict[str, An
     """The plan for a target class chosen by `class_for`; see `plan`."""
     given = {**kwargs, "config": config}
     notes: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
     if not isinstance(source, PreTrainedConfig):
         name = source_name(source)
         source_config, words = read_call(name, given, class_for)
         if class_for is own_class:
             source_config, notes = with_class(source_config, name, words, fetch=False)
+        else:
+            beside, notes = seen_beside(source_config, name, words, class_for(source_config))
     else:
         source_config, words = source, sort_keywords(given, init_keywords(class_for(source)))
     wanted = target_config(source_config, words)
     source_class = own_class(source_config) if source_config.architectures else class_for(source_config)
-    made = plan_from_configs(source_config, wanted, source_class, class_for(wanted), words)
+    made = plan_from_configs(source_config, wanted, source_class, class_for(wanted), words, beside)
     return replace(made, warnings=(*notes, *made.warnings))
 
 

@@ -46,20 +46,37 @@ def with_class(
     """
     if named_class(config) is not None:
         return config, ()
-    if not fetch and not is_folder(name):
-        return config, (_unseen(config, name, "they are not here"),)
-    keywords = {key: value for key, value in {**words.hub, **words.files}.items() if key != "code_revision"}
-    try:
-        checkpoint = check_files(name, keywords, allow_pickle=words.allow_pickle)
-    except (BadCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint) as error:
-        if fetch:
-            raise
-        return config, (_unseen(config, name, str(error)),)
+    reason, checkpoint = ("", _check(name, words)) if fetch else _checked(name, words)
+    if checkpoint is None:
+        return config, (_unseen(config, name, reason),)
     fits = fitting_classes(config, checkpoint, words.strict)
     if len(fits) != 1:
         raise BadOption(_undecided(config, name, checkpoint, fits))
     told = f"config.json of {shown_path(name)} names no class that transformers has{_named(config)}; its tensors are "
     return _naming(config, fits[0]), (f"{told}those of {fits[0].__name__}. If that is wrong, pass task=.",)
+
+
+def seen_beside(
+    config: PreTrainedConfig, name: str, words: Keywords, model_class: ModelClass
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a source whose config does not name its class holds beside a class that the caller names.
+
+    Returns:
+        Names of tensors outside of the layers, and a sentence where its files could not be looked at.
+    """
+    if named_class(config) is not None:
+        return (), ()
+    reason, checkpoint = _checked(name, words)
+    if checkpoint is None:
+        base = model_class.__name__
+        return (), (
+            f"the weights of {shown_path(name)} could not be looked at ({reason}): what is beside {base} is open",
+        )
+    adapter = adapters.get(config.model_type)
+    held = _held(adapter, class_in_mapping("MODEL_MAPPING", config, "the source"), checkpoint.shapes)
+    has = _outside(adapter, model_class, config)
+    beside = [one for one in held.shapes if has is not None and one not in has.shapes]
+    return (*beside, *held.foreign), ()
 
 
 def with_likely_class(config: PreTrainedConfig, checkpoint: Checkpoint, wanted: ModelClass) -> PreTrainedConfig:
@@ -98,6 +115,21 @@ def fitting_classes(config: PreTrainedConfig, checkpoint: Checkpoint, strict: bo
     if len(fits) > 1 and not set(held.shapes) - body:  # a base model, or a head that is tied to it
         fits = [one for one in fits if (one is not base) == held.prefixed]
     return _told_by_fields(config, fits) if len(fits) > 1 else fits
+
+
+def _check(name: str, words: Keywords) -> Checkpoint:
+    keywords = {key: value for key, value in {**words.hub, **words.files}.items() if key != "code_revision"}
+    return check_files(name, keywords, allow_pickle=words.allow_pickle)
+
+
+def _checked(name: str, words: Keywords) -> tuple[str, Checkpoint | None]:
+    """The files of a folder, or why they cannot be looked at."""
+    if not is_folder(name):
+        return "they are not here", None
+    try:
+        return "", _check(name, words)
+    except (BadCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint) as error:
+        return str(error).rstrip("."), None
 
 
 @dataclass(frozen=True)
@@ -205,7 +237,7 @@ def _unseen(config: PreTrainedConfig, name: str, why: str) -> str:
     base = class_in_mapping("MODEL_MAPPING", config, "the source").__name__
     return (
         f"config.json of {shown_path(name)} names no class that transformers has{_named(config)}, and its weights "
-        f"could not be looked at ({why.rstrip('.')}): {base} without a head is taken. For another, pass task=."
+        f"could not be looked at ({why}): {base} without a head is taken. For another, pass task=."
     )
 
 

@@ -118,8 +118,13 @@ def plan_from_configs(
     source_class: type[PreTrainedModel],
     target_class: type[PreTrainedModel],
     words: Keywords,
+    beside: tuple[str, ...] = (),
 ) -> Plan:
-    """A plan without any checkpoint: the source is taken to hold what its architecture holds."""
+    """A plan without any checkpoint: the source is taken to hold what its architecture holds.
+
+    Args:
+        beside: names of further tensors that it is known to hold.
+    """
     adapter = adapters.get(source_config.model_type)
     options = BoTConfig.from_any(words.bot_config)
     before, after = sides(source_config, wanted, options)
@@ -130,7 +135,7 @@ def plan_from_configs(
         held = predict(source_class, alone)
         whole = held if alone is source_config else predict(source_class, source_config)
         crossed = tuple(name for name in whole.shapes if name not in held.shapes)
-        source = Side(alone, before, held, stored, extra=crossed)
+        source = Side(alone, before, held, stored, extra=(*crossed, *beside))
         target = Side(wanted, after, predict(target_class, wanted, words.init), dtype)
     method = methods.get(words.method, options)
     return make_plan(adapter, source, target, method, words.ignore_mismatched_sizes, words.calibration is not None)

@@ -25,7 +25,8 @@ def add(commands: Any) -> None:
         usage="transformers-bot plan SOURCE [--set FIELD=VALUE] [options]",
         help="show what a resize would do to every tensor, without reading weights",
         description="Show what a resize would do to every tensor of a model. Only the config.json of the source is "
-        f"read, so this is quick and downloads no weights. {FIELDS}",
+        "read (and, of a folder whose config.json names no class, what tensors its files have), so this is quick and "
+        f"downloads no weights. {FIELDS}",
         epilog="examples:\n"
         "  transformers-bot plan gpt2 --set n_layer=6 --set n_embd=384 --set n_head=6\n"
         "  transformers-bot plan google-bert/bert-base-uncased --config bert-small\n"
