@@ -289,5 +289,5 @@ def test_a_picture_is_drawn_and_pyplot_left_alone(reports, tmp_path, name):
 
 def test_without_matplotlib_the_extra_is_named(reports, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(BadOption, match=r"pip install transformers-bot\[plot\]"):
+    with pytest.raises(BadOption, match=r'pip install "transformers-bot\[plot\]"'):
         reports["gpt2 half"].plot(tmp_path / "report.png")

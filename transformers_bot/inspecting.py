@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import pywt
 import torch
@@ -41,6 +41,8 @@ from .targets import read_config
 from .wavelets import analysis_map, check_name
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from .signatures import SourceKeywords
 
 LITTLE = 4 << 20  # bytes of tensors after which freed memory is given back
@@ -72,14 +74,14 @@ class Stack:
     layers: int
     parameters: int
     kept: Mapping[str, float] = field(default_factory=dict)
-    by_layer: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    by_layer: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
 
     @property
     def bytes(self) -> int:
         return int(self.parameters * getattr(torch, self.dtype).itemsize)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inspection:
     """What `inspect` found. Take `to_dict()` for machines, `plot(path)` for a picture.
 
@@ -100,6 +102,16 @@ class Inspection:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        from .brief import inspection_lines
+
+        return inspection_lines(self)
+
+    def _repr_html_(self) -> str:
+        from .brief import inspection_page
+
+        return inspection_page(self)
 
     @property
     def parameters(self) -> int:
@@ -123,15 +135,29 @@ class Inspection:
             "notes": list(self.notes),
         }
 
-    def plot(self, path: str | os.PathLike[str]) -> Path:
-        """Save a heat map: a panel per role, rows are kinds of tensors, columns layers, colour the share kept.
+    @overload
+    def plot(self, path: None = None) -> "Figure": ...
+
+    @overload
+    def plot(self, path: str | os.PathLike[str]) -> Path: ...
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> "Path | Figure":
+        """A heat map: a panel per role, rows are kinds of tensors, columns layers, colour the share kept.
+
+        Args:
+            path: the picture file to write. None writes none.
+
+        Returns:
+            The file, or without a path matplotlib's figure, which a notebook shows and `.savefig` writes;
+            pyplot does not know it, so nothing has to be closed.
 
         Raises:
-            BadOption: matplotlib is not installed, or an ending that it does not write.
+            BadOption: matplotlib is not installed (`pip install transformers-bot[plot]`), or an ending that it
+                does not write.
         """
         from .inspecting_plot import plot
 
-        return plot(self, Path(path))
+        return plot(self, None if path is None else Path(path))
 
 
 def inspect(

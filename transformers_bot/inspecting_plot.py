@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import BadOption
+from .pictures import picture, save
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from .inspecting import Inspection, Stack
 
 NOISE = 0.5  # what weights without order keep of a halved axis
@@ -13,29 +16,21 @@ CELL, ROW = 0.46, 0.27  # inches of a cell with its number in it
 MANY = 16  # layers; beyond so many a cell has no room for a number
 
 
-def plot(found: "Inspection", path: Path) -> Path:
-    """Save a picture of `found`; see `Inspection.plot`."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise BadOption('pictures need matplotlib: pip install "transformers-bot[plot]".') from None
-    endings = sorted(Figure().canvas.get_supported_filetypes())
-    if path.suffix.removeprefix(".").lower() not in endings:
-        raise BadOption(f"{path.name} must end in one of {', '.join('.' + one for one in endings)}.")
+def plot(found: "Inspection", path: Path | None) -> "Path | Figure":
+    """A picture of `found`: the figure, or the file it is written to; see `Inspection.plot`."""
     panels = _panels(found)
     if not panels:
         raise BadOption(f"{found.model_class} has no layers to draw.")
     layers = max(stack.layers for stack in found.stacks)
     rows = [len(panel) for panel in panels.values()]
     size = (4.5 + CELL * min(layers, MANY), 1.2 + sum(ROW * count + 0.7 for count in rows))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = picture(*size)
     all_axes = figure.subplots(len(panels), 1, height_ratios=rows, squeeze=False)[:, 0]
     for axes, (role, stacks) in zip(all_axes, panels.items(), strict=True):
         image = _panel(axes, role, stacks, layers)
     figure.suptitle(f"{found.model_class}: share of the energy kept, one {found.wavelet} level", fontsize=11)
     figure.colorbar(image, ax=all_axes.tolist(), label="kept (0.5: no more than of noise)", shrink=0.6)
-    figure.savefig(path, dpi=120)
-    return path
+    return figure if path is None else save(figure, path, dpi=120)
 
 
 def _panels(found: "Inspection") -> dict[str, list["Stack"]]:

@@ -15,7 +15,7 @@ from .errors import BadOption, PlanError
 from .report_text import printable
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inventory:
     """Every tensor of a model, under the names that the model itself uses.
 
@@ -30,6 +30,9 @@ class Inventory:
     prefix: str
     shapes: Mapping[str, tuple[int, ...]]
     ties: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return f"<Inventory: {self.model_class}, {len(self.shapes)} tensors, {len(self.ties)} of them tied>"
 
     def canonical(self, name: str) -> str:
         """The name without the base model's prefix, as rules are written."""

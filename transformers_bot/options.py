@@ -126,6 +126,11 @@ class BoTConfig:
         chosen = ((f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default)
         return f"BoTConfig({', '.join(f'{name}={value!r}' for name, value in chosen)})"
 
+    def _repr_html_(self) -> str:
+        from .brief import options_page
+
+        return options_page(self)
+
     def wavelet_for(self, role: str) -> str:
         """The wavelet asked for on a role, "auto" where none was named."""
         if isinstance(self.wavelet, str):

@@ -32,7 +32,7 @@ RENEWED = "its place in the target is initialised anew"
 FOREIGN = "not part of "
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Step:
     """What happens to one target tensor.
 
@@ -54,12 +54,17 @@ class Step:
     recipe: Recipe | None = None
     reason: str = ""
 
+    def __repr__(self) -> str:
+        before = f"{self.source_shape} -> " if self.source_shape else ""
+        reason = f": {self.reason}" if self.reason else ""
+        return f"<Step: {self.action} {printable(self.target)} {before}{self.shape}{printable(reason)}>"
+
     @property
     def parameters(self) -> int:
         return math.prod(self.shape)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """The whole resize, before any weight is read. Print it, or take `to_dict()`.
 
@@ -84,6 +89,16 @@ class Plan:
     method: dict[str, Any]
     warnings: tuple[str, ...]
     dtypes: tuple[torch.dtype, torch.dtype]
+
+    def __repr__(self) -> str:
+        from .brief import plan_lines
+
+        return plan_lines(self)
+
+    def _repr_html_(self) -> str:
+        from .brief import plan_page
+
+        return plan_page(self)
 
     def __str__(self) -> str:
         from .table import render

@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
@@ -15,12 +15,15 @@ from .planner import Plan
 from .report_data import decode
 from .report_rows import DIGITS, Depths, Role, Stack, Tensor, energy_kept, role_rows, tensor_row
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 FILE = "transfer_report.json"
 FORMAT = 1
 SHRINKING = ("layer", "hidden", "ffn", "heads", "head_dim")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What a resize did, tensor by tensor. Print it, or take `markdown()`, `to_dict()`, `plot(path)`.
 
@@ -119,6 +122,16 @@ class Report:
         """Whether layers or units get fewer: the result has lost a part, and must be trained."""
         return any(self.sizes[role][1] < self.sizes[role][0] for role in SHRINKING if role in self.sizes)
 
+    def __repr__(self) -> str:
+        from .brief import report_lines
+
+        return report_lines(self)
+
+    def _repr_html_(self) -> str:
+        from .brief import report_page
+
+        return report_page(self)
+
     def __str__(self) -> str:
         from .report_view import terminal
 
@@ -136,15 +149,29 @@ class Report:
 
         return summary(self)
 
-    def plot(self, path: str | os.PathLike[str]) -> Path:
-        """Draw energy kept and change of spread, by kind of tensor and layer, into a picture file.
+    @overload
+    def plot(self, path: None = None) -> "Figure": ...
+
+    @overload
+    def plot(self, path: str | os.PathLike[str]) -> Path: ...
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> "Path | Figure":
+        """Energy kept and change of spread, by kind of tensor and layer.
+
+        Args:
+            path: the picture file to write. None writes none.
+
+        Returns:
+            The file, or without a path matplotlib's figure, which a notebook shows and `.savefig` writes;
+            pyplot does not know it, so nothing has to be closed.
 
         Raises:
-            BadOption: matplotlib is not installed (`pip install transformers-bot[plot]`).
+            BadOption: matplotlib is not installed (`pip install transformers-bot[plot]`), or an ending that it
+                does not write.
         """
         from .report_plot import plot
 
-        return plot(self, Path(path))
+        return plot(self, None if path is None else Path(path))
 
 
 def make_report(plan: Plan, watch: Watch, provenance: dict[str, Any]) -> Report:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import BadOption
+from .pictures import picture, save
 from .report_text import cut, printable
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from .report import Report
     from .report_rows import Tensor
 
@@ -22,21 +24,15 @@ NAME = 60  # characters of a row's label
 UNKNOWN = 0.85  # grey of what was not measured
 
 
-def plot(report: "Report", path: Path) -> Path:
-    """Two heat maps with a row per kind of tensor and a column per layer; the file's ending says its format."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise BadOption("a picture needs matplotlib: pip install transformers-bot[plot].") from None
+def plot(report: "Report", path: Path | None) -> "Path | Figure":
+    """Two heat maps with a row per kind of tensor and a column per layer: the figure, or the file it is written to."""
     kinds, columns = _grid(report.tensors)
     height, width = len(kinds), len(columns)
     kept = _values(report, kinds, columns, lambda one: one.energy_kept)
     spread = _values(report, kinds, columns, _log_ratio)
     names = 0.075 * max(len(cut(printable(kind), NAME)) for kind in kinds)
     inches = names + 2 * min(WIDEST, max(2.2, COLUMN * width)) + 1.2, max(2.5, ROW * height + 1.4)
-    figure = Figure(figsize=inches, layout="constrained")
-    FigureCanvasAgg(figure)  # draws without a screen and leaves pyplot alone
+    figure = picture(*inches)
     left, right = figure.subplots(1, 2, sharey=True)
     _heat(figure, left, kept, columns, "energy kept", {"cmap": "viridis", "vmin": 0, "vmax": 1})
     limit = max(1.0, float(np.abs(spread[np.isfinite(spread)]).max(initial=0.0)))
@@ -46,8 +42,7 @@ def plot(report: "Report", path: Path) -> Path:
     before, after = report.classes
     title = f"{before} to {after}, {report.parameters[0]:,} to {report.parameters[1]:,} parameters"
     figure.suptitle(printable(title), fontsize=10, parse_math=False)
-    figure.savefig(path, dpi=150)
-    return path
+    return figure if path is None else save(figure, path, dpi=150)
 
 
 def _grid(tensors: "tuple[Tensor, ...]") -> tuple[list[str], list[str]]:

@@ -48,23 +48,23 @@ def terminal(report: "Report") -> str:
     head = f"{before} -> {after}, method {_method(report)}"
     source = report.provenance.get("source")
     lines = [*wrap(printable(head), WIDTH), *([cut(f"source {printable(str(source))}", WIDTH)] if source else [])]
-    lines += [*wrapped(_sizes(report), WIDTH), *wrap("; ".join(_totals(report)), WIDTH), ""]
+    lines += [*wrapped(sizes_of(report), WIDTH), *wrap("; ".join(totals(report)), WIDTH), ""]
     if report.roles:
-        lines += [*table([ROLE_HEAD, *map(_role_row, report.roles)], right=range(2, 7)), ""]
-    lines += [line for text in _depth(report) for line in wrap(text, WIDTH)]
+        lines += [*table([ROLE_HEAD, *map(role_row, report.roles)], right=range(2, 7)), ""]
+    lines += [line for text in depth_of(report) for line in wrap(text, WIDTH)]
     lines += [*_tensor_table(report), "", *wrap(f"{MEANING} std: after / before.", WIDTH)]
-    lines += [line for text in _losses(report) for line in wrap(printable(text), WIDTH)]
-    lines += [line for text in _warnings(report) for line in wrap(f"warning: {text}", WIDTH)]
+    lines += [line for text in losses_of(report) for line in wrap(printable(text), WIDTH)]
+    lines += [line for text in warnings_of(report) for line in wrap(f"warning: {text}", WIDTH)]
     return "\n".join(lines)
 
 
 def summary(report: "Report") -> str:
     """Markdown for a model card: sizes, inherited share, one table of roles, warnings."""
-    told = (", ".join(_sizes(report)), *_totals(report), *_depth(report), *_losses(report))
+    told = (", ".join(sizes_of(report)), *totals(report), *depth_of(report), *losses_of(report))
     lines = [f"- {_arrows(literal(text))}" for text in told]
-    lines += [f"- **Warning:** {literal(text)}" for text in _warnings(report)]
+    lines += [f"- **Warning:** {literal(text)}" for text in warnings_of(report)]
     if report.roles:
-        rows = [tuple(map(literal, _role_row(one))) for one in report.roles]
+        rows = [tuple(map(literal, role_row(one))) for one in report.roles]
         lines += ["", *markdown_table([ROLE_HEAD, *rows], right=range(2, 7)), "", literal(MEANING)]
     return "\n".join(lines)
 
@@ -100,12 +100,14 @@ def _method(report: "Report") -> str:
     return str(report.method.get("method", NONE))
 
 
-def _sizes(report: "Report") -> list[str]:
+def sizes_of(report: "Report") -> list[str]:
+    """Every role with its length on both sides."""
     sizes = {role: pair for role, pair in report.sizes.items() if role not in ("readout", "score")}
     return [f"{role} {a}" if a == b else f"{role} {a} -> {b}" for role, (a, b) in sizes.items()]
 
 
-def _totals(report: "Report") -> list[str]:
+def totals(report: "Report") -> list[str]:
+    """Parameters and bytes of both sides, what of the source is in the result, and how many tensors became what."""
     counts = {"copy": "copied", "resample": "resampled", "fresh": "initialised anew", "tie": "tied"}
     actions = [one.action for one in report.tensors]
     told = [f"{actions.count(action)} {word}" for action, word in counts.items() if action in actions]
@@ -132,7 +134,7 @@ def _inherited(report: "Report") -> str:
     )
 
 
-def _depth(report: "Report") -> list[str]:
+def depth_of(report: "Report") -> list[str]:
     """One sentence for all stacks that are made of the same layers."""
     groups: dict[str, list[str]] = {}
     for one in report.stacks:
@@ -148,7 +150,7 @@ def _left_out(one: "Stack") -> str:
     return f"{what}, left out: {', '.join(map(str, one.left_out))}" if one.left_out else what
 
 
-def _losses(report: "Report") -> list[str]:
+def losses_of(report: "Report") -> list[str]:
     """What did not come from the source, and what of the source went nowhere."""
     fresh = [one.name for one in report.tensors if one.action == "fresh"]
     told = [f"initialised anew: {_few(fresh)}"] if fresh else []
@@ -158,7 +160,8 @@ def _losses(report: "Report") -> list[str]:
     return told + ([f"source tensors that nothing is made of: {_few(dropped)}"] if dropped else [])
 
 
-def _warnings(report: "Report") -> list[str]:
+def warnings_of(report: "Report") -> list[str]:
+    """The warnings, each of a length that can be shown."""
     return [cut(printable(text), SENTENCE) for text in report.warnings]
 
 
@@ -176,7 +179,8 @@ def _few(names: list[str]) -> str:
 # -- rows ---------------------------------------------------------------------------------------
 
 
-def _role_row(one: "Role") -> tuple[str, ...]:
+def role_row(one: "Role") -> tuple[str, ...]:
+    """The cells under `ROLE_HEAD`."""
     lengths = str(one.before), str(one.after), str(one.tensors)
     return (
         cut(printable(one.role), SHORT_NAME),
@@ -205,25 +209,31 @@ def _tensor_row(one: "Tensor") -> tuple[str, ...]:
     )
 
 
-def _tensor_table(report: "Report") -> list[str]:
-    """One row per stack of layers, under a line with what its names begin with."""
+def stack_rows(report: "Report") -> list[tuple[str, ...]]:
+    """A head, and one row per stack of layers, its name as `h.{0...11}.attn`."""
     rows: list[tuple[str, ...]] = [("tensor", "action", "shape", "gain", "kept", "std")]
-    stems = []
     for name, members in _merged(report):
-        stem, brace, rest = printable(name).rpartition("}.")
-        stems.append(f"{stem}{brace}*" if brace else "")
-        label = f"  {rest}" if brace else rest
-        changes = (_spread(one) for one in members)
         rows.append(
             (
-                label,
+                printable(name),
                 cut(printable(members[0].action), SHORT_NAME),
                 shape(members[0].shape),
                 figures(one.gain for one in members),
                 percents(one.energy_kept for one in members),
-                figures(changes),
+                figures(_spread(one) for one in members),
             )
         )
+    return rows
+
+
+def _tensor_table(report: "Report") -> list[str]:
+    """One row per stack of layers, under a line with what its names begin with."""
+    every, *named_rows = stack_rows(report)
+    rows, stems = [every], []
+    for name, *cells in named_rows:
+        stem, brace, rest = name.rpartition("}.")
+        stems.append(f"{stem}{brace}*" if brace else "")
+        rows.append((f"  {rest}" if brace else rest, *cells))
     room = WIDTH - sum(2 + max(len(row[place]) for row in rows) for place in range(1, 6))
     head, rule, *lines = table([(cut(row[0], room), *row[1:]) for row in rows], right=(3, 4, 5))
     return [head, rule, *_under_stems(lines, stems)]

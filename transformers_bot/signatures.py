@@ -5,7 +5,7 @@ Fields of a config whose architecture was registered later (`adapters.register`)
 dict, `config={...}`. Nothing is imported at run time, so that the names of the factories stay quick to import.
 """
 
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 if TYPE_CHECKING:
     import os
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from .options import BoTConfig
 
-    Target = PreTrainedConfig | str | os.PathLike[str] | dict[str, Any] | None
-    Options = BoTConfig | Mapping[str, Any] | None
-    Batches = Iterable[Mapping[str, Any]] | None
-    DType = str | torch.dtype | None
+    Target: TypeAlias = PreTrainedConfig | str | os.PathLike[str] | dict[str, Any] | None
+    Options: TypeAlias = BoTConfig | Mapping[str, Any] | None
+    Batches: TypeAlias = Iterable[Mapping[str, Any]] | None
+    DType: TypeAlias = str | torch.dtype | None
 
     class GenerativeModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # our mypy knows neither
         """A model that generates, as type checkers see it."""

@@ -49,7 +49,7 @@ NARROWEST = 16  # times narrower than the source: hardly a model
 QUICK = {"basis": "plain"}  # sizes and the inherited share are the same for every basis; this one is planned fastest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Suggestion:
     """A size to resize to.
 
@@ -77,8 +77,30 @@ class Suggestion:
     notes: tuple[str, ...]
     kept: float = 1.0
 
+    def __repr__(self) -> str:
+        from .brief import suggestion_line
+
+        return suggestion_line(self)
+
+    def _repr_html_(self) -> str:
+        from .brief import suggestions_page
+
+        return suggestions_page([self])
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"notes": list(self.notes)}
+
+
+class Suggestions(list[Suggestion]):
+    """A list of suggestions that shows as one table in a notebook."""
+
+    def __repr__(self) -> str:
+        return "\n".join(map(repr, self)) or "[]"
+
+    def _repr_html_(self) -> str:
+        from .brief import suggestions_page
+
+        return suggestions_page(self)
 
 
 def suggest(
@@ -133,11 +155,11 @@ def suggest(
     config = _config(source, task, {**keywords, "allow_pickle": allow_pickle})
     search = _Search.of(without_crossing(config), dtype, config)
     if like is not None:
-        return search.like(like, count)
+        return Suggestions(search.like(like, count))
     if memory is not None:
-        return search.within(int(read_bytes(memory) / search.itemsize), count)
+        return Suggestions(search.within(int(read_bytes(memory) / search.itemsize), count))
     wanted = read_number(params) if params is not None else read_share(ratio) * search.parameters
-    return search.near(wanted, count)
+    return Suggestions(search.near(wanted, count))
 
 
 @dataclass(frozen=True)

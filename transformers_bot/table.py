@@ -18,23 +18,34 @@ def render(plan: "Plan", width: int | None = None) -> str:
     Args:
         width: columns to fit it in, at least 60; None for one row per tensor, of any length.
     """
-    sizes = [
-        f"{role} {before} -> {plan.target_sizes[role]}" if before != plan.target_sizes[role] else f"{role} {before}"
-        for role, before in plan.source_sizes.items()
-        if before is not None and role not in ("readout", "score")
-    ]
-    rows = [_printable(row) for row in (*_rows(plan), *_dropped_rows(plan))]
+    sizes, rows = sizes_of(plan), rows_of(plan)
     lines = _wide(rows)
     if width is not None and max(map(len, lines)) > width:
         lines = _narrow(rows, width)
     head = f"{plan.source.model_class} -> {plan.target.model_class}, method {plan.method['method']}"
     if width is not None:
         head = textwrap.fill(head, width, subsequent_indent="  ")
-    sizes_and_totals = ("\n".join(wrapped(items, min(110, width or 110))) for items in (sizes, _totals(plan)))
+    sizes_and_totals = ("\n".join(wrapped(items, min(110, width or 110))) for items in (sizes, totals(plan)))
     told = [f"warning: {printable(text)}" for text in plan.warnings]
     if width is not None:
         told = [textwrap.fill(text, width, subsequent_indent="  ") for text in told]
     return "\n".join([head, next(sizes_and_totals), "", *lines, "", next(sizes_and_totals), *told])
+
+
+def sizes_of(plan: "Plan", changed: bool = False) -> list[str]:
+    """Every role with its length on both sides; with `changed`, those that differ."""
+    return [
+        f"{role} {before} -> {plan.target_sizes[role]}" if before != plan.target_sizes[role] else f"{role} {before}"
+        for role, before in plan.source_sizes.items()
+        if before is not None
+        and role not in ("readout", "score")
+        and not (changed and before == plan.target_sizes[role])
+    ]
+
+
+def rows_of(plan: "Plan") -> "list[Row]":
+    """Tensors with their layers merged, then what is dropped."""
+    return [_printable(row) for row in (*_rows(plan), *_dropped_rows(plan))]
 
 
 def as_dict(plan: "Plan") -> dict[str, Any]:
@@ -174,7 +185,8 @@ def _dropped_rows(plan: "Plan") -> list[Row]:
     return rows
 
 
-def _totals(plan: "Plan") -> list[str]:
+def totals(plan: "Plan") -> list[str]:
+    """Parameters and bytes of both sides, and what of the source is in the target."""
     return [
         f"parameters {_source_parameters(plan):,} -> {plan.parameters:,}",
         f"bytes {size(_source_bytes(plan))} -> {size(_target_bytes(plan))}",

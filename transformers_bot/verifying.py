@@ -36,7 +36,7 @@ FACTS = ("source_sizes", "target_sizes", "inherited", "config", "gain", "wavelet
 CLASSES = ("classes", "left_out")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verification:
     """What recomputing a result has shown. Print it, or take `to_dict()`.
 
@@ -74,6 +74,16 @@ class Verification:
             f"{self.compared} tensors have other values."
         )
         return "\n".join([head, *(f"  {line}" for line in others)])
+
+    def __repr__(self) -> str:
+        from .brief import verification_lines
+
+        return verification_lines(self)
+
+    def _repr_html_(self) -> str:
+        from .brief import verification_page
+
+        return verification_page(self)
 
     def __str__(self) -> str:
         if self.trained:
