@@ -27,7 +27,7 @@ def results(saved, tmp_path_factory):
     return {
         "plan": plan(folder, num_hidden_layers=1),
         "report": report,
-        "verification": verify(out),
+        "verification": verify(out, folder),
         "inspection": inspect(folder),
         "suggestions": suggest(BertConfig(), ratio=0.5),
         "suggestion": suggest(BertConfig(), ratio=0.5)[0],

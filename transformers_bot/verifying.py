@@ -66,15 +66,6 @@ class Verification:
         """Whether more than half of the tensors have other values: it was trained, or it is another model."""
         return len(self.changed) > max(3, self.compared // 2)
 
-    def _trained(self) -> str:
-        names = set(self.changed)
-        others = [line for line in self.differing if line.partition(":")[0] not in names]
-        head = (
-            f"{self.folder} was trained or changed since it was made from {self.source}: {len(self.changed)} of "
-            f"{self.compared} tensors have other values."
-        )
-        return "\n".join([head, *(f"  {line}" for line in others)])
-
     def __repr__(self) -> str:
         from .brief import verification_lines
 
@@ -87,7 +78,7 @@ class Verification:
 
     def __str__(self) -> str:
         if self.trained:
-            return self._trained()
+            return _trained(self)
         count = len(self.differing)
         verdict = "bit-equal" if self.equal else f"differs in {count} place{'s' * (count > 1)}"
         lines = [f"{self.folder}: {verdict} ({self.compared} tensors computed again from {self.source})"]
@@ -106,6 +97,17 @@ class Verification:
             "trained": self.trained,
             "unknown": list(self.unknown),
         }
+
+
+def _trained(one: Verification) -> str:
+    """The verdict on a model that was trained since: no line for every tensor."""
+    names = set(one.changed)
+    others = [line for line in one.differing if line.partition(":")[0] not in names]
+    head = (
+        f"{one.folder} was trained or changed since it was made from {one.source}: {len(one.changed)} of "
+        f"{one.compared} tensors have other values."
+    )
+    return "\n".join([head, *(f"  {line}" for line in others)])
 
 
 def verify(
