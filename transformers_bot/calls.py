@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from . import adapters, methods
+from .building import building
 from .checkpoint import check_files, renaming
 from .classes import own_class
 from .errors import BadKeyword, BadOption, BoTError
@@ -16,11 +17,12 @@ from .inventory import predict
 from .keywords import FILES, HUB, ONLY_RESIZING, Keywords, init_keywords, overrides_of, picked, sort_keywords
 from .loading import forget_renames, load_resized
 from .logs import logger
+from .muting import quiet
 from .opening import as_checked, refuse_unsound
 from .options import BoTConfig
 from .planner import Plan
 from .sizes import differing_roles, role_sizes
-from .source import Source, open_source, quiet
+from .source import Source, open_source
 from .source_class import seen_beside, with_class
 from .targets import plan_from_configs, read_config, sides, target_config
 
@@ -73,7 +75,8 @@ def _as_auto(factory: "Factory", name: str | os.PathLike[str], *model_args: Any,
         raise BadOption("calibration= is for shrinking, but the sizes are the source's own. Leave it out.")
     if any(kwargs.get(key) is not None for key in ("state_dict", "gguf_file")):
         kept = {k: v for k, v in kwargs.items() if k not in ONLY_RESIZING}
-        return factory.auto_class.from_pretrained(name, *model_args, **kept)
+        with building():
+            return factory.auto_class.from_pretrained(name, *model_args, **kept)
     given, pickled = picked(kwargs, (*HUB, *FILES)), bool(kwargs.get("allow_pickle"))
     checkpoint = check_files(source_name(name), given, allow_pickle=pickled, resampled=False)
     kept = {k: v for k, v in kwargs.items() if k not in ONLY_RESIZING}
@@ -81,7 +84,7 @@ def _as_auto(factory: "Factory", name: str | os.PathLike[str], *model_args: Any,
     if wrapped:
         kept["key_mapping"] = renaming(checkpoint.wrapper)
     try:
-        with checkpoint.reading():
+        with checkpoint.reading(), building():
             loaded = factory.auto_class.from_pretrained(name, *model_args, **kept)
     except (BoTError, OSError):
         raise

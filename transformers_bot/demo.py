@@ -19,8 +19,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from .demo_model import fetch_model, find_model
 from .errors import BoTError
 from .model import BoTModel, plan
+from .muting import no_bars
 from .planner import Plan
-from .source import no_bars
 from .table import merge_layers
 
 __all__ = ["embed", "fetch_model", "find_model", "retrieve", "run"]

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Unpack
@@ -250,14 +250,24 @@ def _others(model: PreTrainedModel, grown: Mapping[str, Tensor]) -> dict[str, Te
 def _training(model: PreTrainedModel, seed: int) -> Iterator[None]:
     """Training mode and a seeded random state; both as before afterwards."""
     was = model.training
-    accelerator = [] if model.device.type == "cpu" else [model.device]
-    with torch.random.fork_rng(accelerator, device_type=model.device.type if accelerator else "cuda"):
-        torch.manual_seed(seed)
+    device = model.device
+    forked = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(forked, device_type=device.type if forked else "cuda"):
+        _seed(device, seed)
         model.train()
         try:
             yield
         finally:
             model.train(was)
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    """Seed the generators of the CPU and of one device; `torch.manual_seed` would seed those of all devices."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        accelerator = getattr(torch, device.type)
+        with accelerator.device(device) if hasattr(accelerator, "device") else nullcontext():
+            accelerator.manual_seed(seed)
 
 
 def _endless(batches: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:

@@ -12,7 +12,8 @@ from .classes import class_in_mapping, own_class
 from .errors import PlanError
 from .inventory import inventory_of, predict
 from .keywords import init_keywords
-from .source import Source, quiet
+from .muting import quiet
+from .source import Source
 
 
 def lost_tensors(config: PreTrainedConfig, opened: Source) -> tuple[list[str], list[str]]:

@@ -32,10 +32,11 @@ from .inventory import inventory_of, predict, rules_of
 from .keywords import FILES, HUB, picked, sort_keywords
 from .maps import AxisMap, identity
 from .memory import Releasing
+from .muting import quiet
 from .opening import as_checked
 from .recipe import TensorMap, apply
 from .sizes import role_sizes
-from .source import open_source, quiet
+from .source import open_source
 from .source_class import with_class
 from .targets import read_config
 from .wavelets import analysis_map, check_name

@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.initialization import no_init_weights
 
 from .adapters import Adapter
 from .axes import Rule, Sizes, find_rule
+from .building import blank
 from .errors import BadOption, PlanError
 from .report_text import printable
 
@@ -57,7 +56,7 @@ def predict(
 ) -> Inventory:
     """The inventory that `model_class(config, **init)` would have; allocates nothing."""
     try:
-        with torch.device("meta"), no_init_weights():  # drawing numbers for nothing is most of the time
+        with blank():
             # A copy: some classes write into the config they are given (GPT2DoubleHeadsModel).
             return inventory_of(model_class(copy.deepcopy(config), **(init or {})))
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from . import companions, hub, origin, ranks
+from .building import building
 from .classes import named_class
 from .errors import PlanError
 from .fields import crossing
@@ -19,12 +20,12 @@ from .keywords import Keywords
 from .logs import logger
 from .measure import Watch
 from .memory import Releasing
+from .muting import quiet
 from .opening import Resize, open_resize
 from .planner import Plan
 from .report import Report, make_report
 from .resize import run_plan
 from .sizes import changed_fields
-from .source import quiet
 from .version import __version__
 
 LEFT_OUT = 50  # names of left-out tensors in a record
@@ -99,7 +100,7 @@ def hand_over(
         # Under its own name too: where a tensor goes to disk, transformers finds those tied to it only so.
         ties = resize.plan.target.ties.items()
         resized = {**resized, **{name: resized[held] for name, held in ties if held in resized}}
-    with quiet():
+    with building(), quiet():
         model, info = resize.model_class.from_pretrained(
             None, config=resize.config, state_dict=resized, dtype=resize.dtype, output_loading_info=True, **keywords
         )

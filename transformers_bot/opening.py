@@ -32,12 +32,13 @@ from .keywords import Keywords
 from .logs import logger
 from .memory import reuse
 from .methods import Method, Task
+from .muting import quiet
 from .options import BoTConfig
 from .origin import without_places
 from .planner import Plan, Side, make_plan, task_of
 from .rewrite import Network, Opened, OutOfRange, Place
 from .room import check_room
-from .source import Source, open_source, quiet, stored_dtype
+from .source import Source, open_source, stored_dtype
 from .source_class import with_likely_class
 from .targets import asked_dtype, plan_from_configs, sides
 
@@ -171,7 +172,10 @@ def as_checked(checkpoint: Checkpoint) -> dict[str, object]:
     """Keywords that keep transformers to the very files and commit that were checked."""
     safe = all(file.suffix == ".safetensors" for file in checkpoint.files)
     pinned: dict[str, object] = {"use_safetensors": safe} if safe else {"use_safetensors": False, "weights_only": True}
-    return pinned | ({"revision": checkpoint.revision} if checkpoint.revision else {})
+    if not checkpoint.revision:
+        return pinned
+    # Nothing is left to fetch: a thread that builds a model keeps others from doing so.
+    return {**pinned, "revision": checkpoint.revision, "local_files_only": True, "force_download": False}
 
 
 def refuse_unsound(name: str, config: PreTrainedConfig, opened: Source, words: Keywords) -> list[str]:

@@ -1,8 +1,10 @@
-"""Opt-in: transformers' own `from_pretrained` resizes where it would fail. Reversible, never on import.
+"""Opt-in: transformers' own `from_pretrained` resizes where sizes do not fit. Reversible, never on import.
 
-transformers' Auto classes and concrete classes all end in `PreTrainedModel.from_pretrained`. While
-the integration is on, that one method looks at the config it is given: other sizes than the
-checkpoint's own are resized, everything else goes to the original method untouched.
+transformers' Auto classes and concrete classes all end in `PreTrainedModel.from_pretrained`. While the
+integration is on, that one method looks at the config it is given. Where transformers would fail on a
+tensor of another size, or initialise anew what the checkpoint lacks at that size (more layers), the
+checkpoint is resized. Everything else goes to the original method untouched: fewer layers of the same
+widths, of which transformers keeps the first, and another number of heads at the same width.
 """
 
 import contextlib
@@ -10,15 +12,22 @@ import functools
 import os
 import threading
 from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from . import methods
 from .adapters import ADAPTERS
+from .building import building
+from .checkpoint import check_files
 from .errors import BoTError
-from .keywords import HUB, init_keywords, overrides_of, picked, sort_keywords
+from .inventory import predict
+from .keywords import FILES, HUB, init_keywords, overrides_of, picked, sort_keywords
 from .loading import load_resized
+from .logs import logger
+from .muting import quiet
 from .options import BoTConfig
 from .sizes import differing_roles, role_sizes
 from .targets import read_config, target_config
@@ -26,13 +35,29 @@ from .targets import read_config, target_config
 if TYPE_CHECKING:
     from .signatures import Options
 
-_original: Any = None
-_options: tuple[str, Any] = ("bot", None)
+
+@dataclass(eq=False)
+class _Options:
+    """How to resize, of one `enable` or one with block; `is_on` until that ends."""
+
+    method: str
+    bot_config: BoTConfig
+    is_on: bool = True
+
+
+_LOCK = threading.Lock()
+_original: Any = None  # transformers' own method, while ours is in its place
+_users = 0  # with blocks of all threads, and `enable`
+_enabled: _Options | None = None
+_BLOCKS: ContextVar[tuple[_Options, ...]] = ContextVar("blocks", default=())  # of this thread or task, outermost first
 _inside = threading.local()
 
 
 def enable(bot_config: "Options" = None, method: str = "bot") -> None:
     """Let `AutoModelFor*.from_pretrained(src, config=other_size)` resize; `disable()` takes it back.
+
+    It holds in all threads of the process; `integration()` holds in its own alone and goes before it.
+    Which calls are resized is said there.
 
     Example:
         >>> from transformers import AutoModelForCausalLM
@@ -44,35 +69,82 @@ def enable(bot_config: "Options" = None, method: str = "bot") -> None:
         bot_config: a `BoTConfig` or dict for every model resized this way.
         method: the resizing method.
     """
-    global _original, _options
-    options = BoTConfig.from_any(bot_config)
-    methods.get(method, options)
-    _options = (method, options)
-    if _original is None:
-        _original = PreTrainedModel.__dict__["from_pretrained"]
-        PreTrainedModel.from_pretrained = classmethod(_resizing(_original.__func__))  # type: ignore[assignment]
+    global _enabled
+    options = _checked(bot_config, method)
+    with _LOCK:
+        if _enabled is None:
+            _put_in_place()
+        _enabled = options
 
 
 def disable() -> None:
-    """Give transformers its own `from_pretrained` back; without effect when it is not enabled."""
-    global _original
-    if _original is not None:
-        PreTrainedModel.from_pretrained = _original  # type: ignore[method-assign]
-        _original = None
+    """Take `enable()` back; without effect when it is not enabled. With blocks of `integration` keep theirs."""
+    global _enabled
+    with _LOCK:
+        if _enabled is not None:
+            _take_back()
+        _enabled = None
 
 
 @contextlib.contextmanager
 def integration(bot_config: "Options" = None, method: str = "bot") -> Iterator[None]:
-    """`enable()` for the duration of a with block; an outer `enable()` is restored at its end."""
-    global _options
-    outer, was_on = _options, _original is not None
-    enable(bot_config, method)
+    """Inside the block, and in this thread (or asyncio task) alone, transformers' `from_pretrained` resizes.
+
+    Resized are the calls that transformers would fail with ("size mismatch"), and those that leave weights
+    newly initialised because of a size: other widths, vocabularies or positions, more layers. All other
+    calls are transformers' own, bit for bit: with fewer layers and equal widths it keeps the first ones
+    (`BoTModel` takes the ones that `BoTConfig.depth` says), and with another number of heads at the same
+    width it cuts the same matrices elsewhere.
+
+    Example:
+        >>> with integration({"wavelet": "haar"}):
+        ...     model = AutoModelForCausalLM.from_pretrained("gpt2", config=small)  # doctest: +SKIP
+
+    A thread that is started inside has no part in it, except by `asyncio.to_thread`, which hands the context
+    over; use `enable()` for a pool of threads.
+
+    Args:
+        bot_config: a `BoTConfig` or dict for every model resized in the block; blocks nest, the inner one counts.
+        method: the resizing method.
+    """
+    options = _checked(bot_config, method)
+    with _LOCK:
+        _put_in_place()
+    _BLOCKS.set((*_BLOCKS.get(), options))
     try:
         yield
     finally:
-        _options = outer
-        if not was_on:
-            disable()
+        options.is_on = False  # wherever else this context was copied to
+        _BLOCKS.set(tuple(one for one in _BLOCKS.get() if one.is_on))  # blocks can be left in any order
+        with _LOCK:
+            _take_back()
+
+
+def _checked(bot_config: Any, method: str) -> _Options:
+    options = BoTConfig.from_any(bot_config)
+    methods.get(method, options)
+    return _Options(method, options)
+
+
+def _put_in_place() -> None:
+    global _original, _users
+    if not _users:
+        _original = PreTrainedModel.__dict__["from_pretrained"]
+        PreTrainedModel.from_pretrained = classmethod(_resizing(_original.__func__))  # type: ignore[assignment]
+    _users += 1
+
+
+def _take_back() -> None:
+    global _original, _users
+    _users -= 1
+    if not _users:
+        PreTrainedModel.from_pretrained = _original  # type: ignore[method-assign]
+        _original = None
+
+
+def _current() -> _Options | None:
+    """The options that hold for a call of this thread; None where it is transformers' own."""
+    return next((one for one in reversed(_BLOCKS.get()) if one.is_on), _enabled)
 
 
 def _resizing(original: Any) -> Any:
@@ -80,21 +152,32 @@ def _resizing(original: Any) -> Any:
     def from_pretrained(
         cls: type[PreTrainedModel], pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any
     ) -> Any:
-        name = pretrained_model_name_or_path
-        if getattr(_inside, "resize", False) or name is None or model_args:
+        name, options = pretrained_model_name_or_path, _current()
+        if options is None or getattr(_inside, "resize", False):
             return original(cls, name, *model_args, **kwargs)
-        _inside.resize = True
-        try:
-            source = _source_if_resized(cls, name, kwargs)
-            if source is not None:
-                given = {**_without_adapter(kwargs), "method": _options[0], "bot_config": _options[1]}
-                words = sort_keywords(given, init_keywords(cls))
-                return load_resized(cls, os.fspath(name), source, target_config(source, words), words)
-        finally:
-            _inside.resize = False
-        return original(cls, name, **kwargs)
+        if name is not None and not model_args:
+            _inside.resize = True
+            try:
+                source = _source_if_resized(cls, name, kwargs)
+                if source is not None:
+                    given = {**_without_adapter(kwargs), "method": options.method, "bot_config": options.bot_config}
+                    words = sort_keywords(given, init_keywords(cls))
+                    return load_resized(cls, os.fspath(name), source, target_config(source, words), words)
+                _fetch(name, kwargs)
+            finally:
+                _inside.resize = False
+        with building():
+            return original(cls, name, *model_args, **kwargs)
 
     return from_pretrained
+
+
+def _fetch(name: Any, kwargs: dict[str, Any]) -> None:
+    """Bring a hub id's files into the cache, so that other threads need not wait for that to build their models."""
+    if os.path.isdir(name) or any(kwargs.get(key) is not None for key in ("state_dict", "gguf_file")):
+        return
+    with contextlib.suppress(Exception):  # the original method tells what is wrong with its source
+        check_files(os.fspath(name), picked(kwargs, (*HUB, *FILES)), allow_pickle=True, resampled=False)
 
 
 def _source_if_resized(cls: type[PreTrainedModel], name: Any, kwargs: dict[str, Any]) -> PreTrainedConfig | None:
@@ -115,7 +198,24 @@ def _source_if_resized(cls: type[PreTrainedModel], name: Any, kwargs: dict[str, 
         return None
     words = sort_keywords({"config": config} if config is not None else fields)
     wanted = target_config(source, words)
-    return source if differing_roles(before, role_sizes(ADAPTERS[own_type], wanted, "target")) else None
+    if not differing_roles(before, role_sizes(ADAPTERS[own_type], wanted, "target")):
+        return None
+    if not _needs_resize(cls, source, wanted, init=words.init):
+        logger.info("%s has every tensor in the sizes that are asked for: it is loaded by transformers alone", name)
+        return None
+    return source
+
+
+def _needs_resize(
+    cls: type[PreTrainedModel], source: PreTrainedConfig, wanted: PreTrainedConfig, init: dict[str, Any]
+) -> bool:
+    """Whether transformers finds a tensor of another size, or none, where the source's sizes would give one."""
+    with quiet():
+        try:
+            held, asked = predict(cls, source, init).shapes, predict(cls, wanted, init).shapes
+        except BoTError:
+            return True  # said better where it is resized
+    return any(held.get(name) != shape for name, shape in asked.items())
 
 
 def _without_adapter(kwargs: dict[str, Any]) -> dict[str, Any]:

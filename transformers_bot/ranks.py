@@ -5,12 +5,11 @@ process loads that folder with transformers, whose business slicing (FSDP2, tens
 then is.
 """
 
-import contextlib
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +19,7 @@ import torch.distributed as dist
 from transformers import PreTrainedModel
 from transformers.integrations import deepspeed as zero
 
+from .building import undivided
 from .errors import RankError
 from .meeting import Meeting, Outcome, meet
 
@@ -73,24 +73,6 @@ def _refuse_zero_init() -> None:
             "a model cannot be resized inside deepspeed.zero.Init: its weights would be empty. Leave the context "
             "out; transformers splits the result itself while an HfDeepSpeedConfig (or TrainingArguments) is alive."
         )
-
-
-@contextlib.contextmanager
-def undivided() -> Iterator[None]:
-    """Inside, transformers reads and builds whole models, whatever ZeRO-3 or FSDP is set up for training."""
-    reference = zero._hf_deepspeed_config_weak_ref  # the only way to the object that has to be set again
-    config = reference() if reference is not None else None
-    fsdp = os.environ.get("ACCELERATE_USE_FSDP")
-    zero.unset_hf_deepspeed_config()
-    if fsdp is not None:
-        os.environ["ACCELERATE_USE_FSDP"] = "false"
-    try:
-        yield
-    finally:
-        if config is not None:
-            zero.set_hf_deepspeed_config(config)
-        if fsdp is not None:
-            os.environ["ACCELERATE_USE_FSDP"] = fsdp
 
 
 def once_per_node(

@@ -9,14 +9,15 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from . import hub, origin, ranks
+from .building import building
 from .errors import PlanError, SaveError
 from .keywords import Keywords, picked
 from .loading import forget_source, loading_info
 from .logs import logger
+from .muting import quiet
 from .opening import open_resize
 from .report import Report, make_report
 from .shards import total_bytes
-from .source import quiet
 from .streaming import ROOM, layout_of, save_configs, skeleton_of, write_weights
 
 
@@ -105,7 +106,7 @@ def _load(
     folder: Path, written: Written, model_class: type[PreTrainedModel], words: Keywords
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     keywords = {**words.target, **words.init, "config": written.config, "dtype": written.config.dtype}
-    with quiet():
+    with building(), quiet():
         model, info = model_class.from_pretrained(folder, output_loading_info=True, **keywords)
     lost = set(info["missing_keys"]) - set(getattr(model, "all_tied_weights_keys", None) or {})
     if lost or info["unexpected_keys"] or info["mismatched_keys"]:

@@ -8,16 +8,16 @@ import contextlib
 import copy
 import math
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging
 
+from .building import building, drawn_from
 from .checkpoint import Checkpoint, from_hub, renaming, wrapper_hint
 from .errors import BadCheckpoint
+from .muting import quiet
 from .pruned import refuse_pruned
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -59,7 +59,7 @@ def open_source(
         keywords = {**keywords, "key_mapping": renaming(checkpoint.wrapper)}
     # What transformers draws for tensors that the files lack is never used: the caller's random state stays.
     reading = checkpoint.reading() if checkpoint is not None else contextlib.nullcontext()
-    with from_hub(name, keywords.get("revision")), reading, quiet(), torch.random.fork_rng(devices=[]):
+    with from_hub(name, keywords.get("revision")), reading, building(), quiet(), drawn_from(0):
         model, info = model_class.from_pretrained(
             name,
             config=copy.deepcopy(config),
@@ -90,30 +90,6 @@ def open_source(
             f"{wrapper_hint(info['unexpected_keys'])}"
         )
     return Source(model, missing, tuple(sorted(info["unexpected_keys"])))
-
-
-@contextlib.contextmanager
-def no_bars() -> Iterator[None]:
-    """Hide transformers' progress bars."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Mute transformers' load report and bars while our own table tells the same."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with no_bars():
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 def _stored(checkpoint: Checkpoint | None) -> torch.dtype | None:

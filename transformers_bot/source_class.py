@@ -24,7 +24,7 @@ from .errors import BadCheckpoint, BadOption, PlanError, UnsafeCheckpoint, Unsup
 from .fields import without_crossing
 from .inventory import predict
 from .keywords import Keywords
-from .source import quiet
+from .muting import quiet
 
 Shapes = Mapping[str, tuple[int, ...]]
 # Names of older versions, as transformers reads them.

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
@@ -13,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from . import card, companions, hub, origin, sentences
+from .building import drawn_from, undivided
 from .calls import read_call, source_name
 from .card_merge import read_metadata, split_card, update_card
 from .checkpoint import Hashing, check_files
@@ -26,7 +28,6 @@ from .memory import Releasing
 from .opening import Resize, open_resize
 from .options import BoTConfig
 from .planner import Plan
-from .ranks import undivided
 from .report import Report, make_report
 from .resize import run_plan
 from .room import told_of_memory
@@ -249,9 +250,7 @@ def skeleton_of(resize: Resize, seed: int | None) -> PreTrainedModel:
         for step in resize.plan.steps
         if step.recipe is not None
     }
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
+    with drawn_from(seed) if seed is not None else nullcontext():
         model, _ = hand_over(resize, blank)
     return model
 

@@ -31,9 +31,9 @@ from .inventory import predict
 from .keywords import FILES, HUB, picked, place, sort_keywords
 from .logs import logger
 from .model import plan
+from .muting import quiet
 from .shapes import Shapes, Sizes
 from .sizes import config_field, rebuild, role_sizes
-from .source import quiet
 from .source_class import with_class
 from .targets import named_config, read_config
 

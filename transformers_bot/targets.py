@@ -13,10 +13,11 @@ from .errors import BadOption, HubError, IncompatibleModels, suggest
 from .fields import forget_pruned, without_crossing
 from .inventory import predict
 from .keywords import Keywords
+from .muting import quiet
 from .options import BoTConfig
 from .planner import Plan, Side, make_plan
 from .sizes import check_supported, config_field, rebuild, role_sizes
-from .source import FLOATS, quiet
+from .source import FLOATS
 
 DTYPES = {"fp16": "float16", "f16": "float16", "bf16": "bfloat16"}  # what torch itself has no name for
 DTYPES |= {"fp32": "float32", "f32": "float32", "fp64": "float64", "f64": "float64"}

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.integrations import deepspeed
 
 from transformers_bot import meeting, ranks
+from transformers_bot.building import building, undivided
 from transformers_bot.errors import BadCheckpoint, RankError
 
 
@@ -162,24 +163,46 @@ class ZeRO3:
         return True
 
 
+def setup():
+    """What transformers finds set up for split models."""
+    return deepspeed.is_deepspeed_zero3_enabled(), os.environ["ACCELERATE_USE_FSDP"]
+
+
 def test_undivided_gives_back_what_was_set_whatever_happens(monkeypatch):
     config = ZeRO3()
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     deepspeed.set_hf_deepspeed_config(config)
     try:
-        with contextlib.suppress(BadCheckpoint), ranks.undivided():
-            seen = deepspeed.is_deepspeed_zero3_enabled(), os.environ["ACCELERATE_USE_FSDP"]
-            raise BadCheckpoint
-        assert seen == (False, "false")
-        assert deepspeed.is_deepspeed_zero3_enabled()
-        assert os.environ["ACCELERATE_USE_FSDP"] == "true"
+        with contextlib.suppress(BadCheckpoint), undivided():
+            around = setup()  # a training of another thread goes on
+            with building():
+                inside = setup()
+                raise BadCheckpoint
+        assert (around, inside) == ((True, "true"), (False, "false"))
+        with building():
+            assert setup() == (True, "true")
+        assert setup() == (True, "true")
+    finally:
+        deepspeed.unset_hf_deepspeed_config()
+
+
+def test_undivided_keeps_what_others_set_meanwhile(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    first, second = ZeRO3(), ZeRO3()
+    deepspeed.set_hf_deepspeed_config(first)
+    try:
+        with undivided(), building():
+            deepspeed.set_hf_deepspeed_config(second)
+            os.environ["ACCELERATE_USE_FSDP"] = "yes"
+        assert deepspeed._hf_deepspeed_config_weak_ref() is second
+        assert os.environ["ACCELERATE_USE_FSDP"] == "yes"
     finally:
         deepspeed.unset_hf_deepspeed_config()
 
 
 def test_undivided_leaves_unset_what_was_not_set(monkeypatch):
     monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
-    with ranks.undivided():
+    with undivided(), building():
         pass
     assert "ACCELERATE_USE_FSDP" not in os.environ
     assert not deepspeed.is_deepspeed_zero3_enabled()

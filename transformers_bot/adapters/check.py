@@ -11,8 +11,8 @@ from ..axes import Sizes
 from ..classes import own_class
 from ..errors import BadOption, BoTError
 from ..inventory import Inventory, predict
+from ..muting import quiet
 from ..sizes import rebuild, role_sizes
-from ..source import quiet
 from .base import Adapter
 from .grown import changes_by_doubling
 from .permuted import wrong_roles

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..building import building, drawn_from
+
 # Outputs that are the stream or the attention itself, and so change with its units.
 STREAM = ("last_hidden_state", "pooler_output", "hidden_states", "attentions", "past_key_values")
 SPREAD = 0.3  # of the random weights: large enough that every one of them matters
@@ -16,8 +18,7 @@ def random_model(model_class: type[PreTrainedModel], config: PreTrainedConfig) -
     config = copy.deepcopy(config)
     config._attn_implementation = "eager"
     generator = torch.Generator().manual_seed(0)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with building(), drawn_from(0):
         model = model_class(config).to(torch.float64).eval()
     with torch.no_grad():
         for parameter in model.parameters():

@@ -148,7 +148,11 @@ def check_files(
         keywords = {**keywords, "revision": commit}
     shown_name = shown_path(name)
     names = candidates(keywords, explicit_name(config, shown_name))
-    choice = choose(finder(name, folder, keywords), names)
+    find = finder(name, folder, keywords)
+    settings = find(GENERATION_CONFIG_NAME)
+    if settings is not None:
+        _check_generation(settings)
+    choice = choose(find, names)
     if choice is None:
         raise no_weights(name, folder, names, keywords)
     if choice.pickled and not allow_pickle:
@@ -190,8 +194,6 @@ def _folder_of(name: str, keywords: Mapping[str, Any], config_path: Path) -> Fol
             f"{shown_path(folder.path)} holds the parts of single ranks ({listed(ranks[:3])}), not whole tensors. "
             "Load it with the ranks that wrote it and save it with save_pretrained."
         )
-    if GENERATION_CONFIG_NAME in held:
-        _check_generation(folder.locate(GENERATION_CONFIG_NAME))
     return folder
 
 

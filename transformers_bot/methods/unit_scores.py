@@ -60,7 +60,9 @@ def from_weights(network: Network) -> Scores:
                 elif kind == "writers" and place.layer is None:  # a table adds one of its rows
                     rows = 1 if place.rule.maps else folded[name].numel() / len(energy)
                     embedded += energy.sum() / rows
-    scores = {key: math.prod(sides.values(), start=torch.ones(())).sqrt() for key, sides in paths.items()}
+    scores = {
+        key: math.prod(sides.values(), start=torch.ones((), dtype=torch.float32)).sqrt() for key, sides in paths.items()
+    }
     _split_heads(scores, network)
     scores["hidden", None] = _hidden_strength(stream)
     for layer in network.layers:
@@ -95,11 +97,14 @@ def segments(rule: Rule, dim: int, network: Network, actual: int) -> Iterator[tu
 
 def _hidden_strength(stream: dict[str, dict[Key, Tensor]]) -> Tensor:
     shares = [
-        sum((energy / energy.sum().clamp_min(1e-300) for energy in found.values()), start=torch.zeros(()))
+        sum(
+            (energy / energy.sum().clamp_min(1e-300) for energy in found.values()),
+            start=torch.zeros((), dtype=torch.float32),
+        )
         for found in stream.values()
         if found
     ]
-    return math.prod(shares, start=torch.ones(())).sqrt()
+    return math.prod(shares, start=torch.ones((), dtype=torch.float32)).sqrt()
 
 
 def _add(sums: dict, key: object, energy: Tensor) -> None:  # type: ignore[type-arg]  # keys of any kind
@@ -119,8 +124,8 @@ def _split_heads(scores: Scores, network: Network) -> None:
 class _Tally:
     """Sums over sequences of what a statistic is on average over a sequence's tokens."""
 
-    first: Tensor = field(default_factory=lambda: torch.zeros(()))
-    second: Tensor = field(default_factory=lambda: torch.zeros(()))
+    first: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float32))
+    second: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float32))
     sequences: int = 0
 
     def add(self, x: Tensor, mask: Tensor | None) -> None:
@@ -220,7 +225,7 @@ def from_tallies(tallies: Tallies, network: Network) -> Scores:
         if role == "hidden":
             _add(scores, (role, None), tally.size)
         elif role == "score":
-            scores[role, layer] = scores.get((role, layer), torch.ones(())) * tally.size
+            scores[role, layer] = scores.get((role, layer), torch.ones((), dtype=torch.float32)) * tally.size
         elif role != "layer":
             scores[role, layer] = tally.size
     _split_heads(scores, network)

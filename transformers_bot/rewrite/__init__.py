@@ -170,7 +170,7 @@ def order_heads(network: Network, counts: list[int], groups: Groups = (), kept: 
         kept: the layers that are read; None for all.
     """
     for group in groups or [[i] for i in network.layers if kept is None or i in kept]:
-        strength = sum((head_strength(network, layer) for layer in group), torch.zeros(()))
+        strength = sum((head_strength(network, layer) for layer in group), torch.zeros((), dtype=torch.float32))
         for layer in group:
             _permute(network, "heads", strongest_first(strength, counts), layer)
 
@@ -191,7 +191,9 @@ def _principal(
         kept, dropped = basis(estimate.second, low_pass)
         return kept, list(kept_shares(network, kept, dropped, estimate))
     seconds = [one.uncentred().covariance for one in _seen(network, opened.seen, every)]
-    total = sum((one for one, counts in zip(seconds, counted, strict=True) if counts), torch.zeros(()))
+    total = sum(
+        (one for one, counts in zip(seconds, counted, strict=True) if counts), torch.zeros((), dtype=torch.float32)
+    )
     kept, _ = basis(total / sum(counted), low_pass)
     return kept, [torch.trace(kept @ second @ kept.T).clamp_min(0) / len(second) for second in seconds]
 
