@@ -12,7 +12,7 @@ from networks import dropped_blocks, network_for, random_turn, shuffled, turn_st
 from transformers.activations import ACT2FN
 
 from transformers_bot import BadOption
-from transformers_bot.maps import gather
+from transformers_bot.maps import Matrix, gather
 from transformers_bot.methods.levers import dense_pair, principal_pair
 from transformers_bot.methods.pairs import dual
 from transformers_bot.rewrite import Network, Opened, fold_norms, order_units, to_principal_basis
@@ -142,7 +142,7 @@ def test_norms_carry_the_share_of_the_stream_that_is_kept(target):
     low_pass = torch.from_numpy(pair.produce.dense()) * (12 / target) ** 0.5
     moments = shares(one.normalised() for one, _ in weight_moments(folded, ACT2FN["gelu_new"]))
     kept, _ = basis(torch.stack(moments).mean(0), low_pass)
-    stream = dense_pair(to_principal_basis(Opened(turned, built.model), low_pass)[0].numpy(), "")
+    stream = dense_pair(Matrix(to_principal_basis(Opened(turned, built.model), low_pass)[0].numpy()), "")
     np.testing.assert_allclose(stream.produce.dense(), kept.numpy() * (target / 12) ** 0.5, rtol=0, atol=1e-12)
     kept_shares = [float(torch.trace(kept @ seen @ kept.T)) for seen in moments]
     assert 0.1 < min(kept_shares) < max(kept_shares) < 1
