@@ -189,6 +189,9 @@ def test_a_closed_pipe_is_no_error(tiny):
         ("one of params=, like=, ratio= and memory=", "one of --params, --like, --ratio and --memory"),
         ("Set tie_word_embeddings=False in the target config", "Pass --set tie_word_embeddings=false"),
         ("scale_attn_by_inverse_layer_idx=True divides", "scale_attn_by_inverse_layer_idx=true divides"),
+        ("has no option gain='raw' in bot_config: it takes", "has no option --gain raw: it takes"),
+        ("Pass bot_config={'basis': 'plain'}, which", "Pass --basis plain, which"),
+        ("a smaller lr= than", "a smaller --fit-lr than"),
         ("or pass overwrite='foreign'.", "or pass --overwrite-foreign."),
         ("for BoTModelForMaskedLM: use BoTModel", "for --task masked-lm: use --task base"),
         ("calibration= is for method='bot'", "--calibration is for --method bot"),
@@ -241,7 +244,7 @@ def test_a_recipes_config_may_be_a_name(call, tmp_path, tiny):
     ("text", "message"),
     [
         ("sorce: gpt2\n", "unknown setting 'sorce'. Did you mean 'source'"),
-        ("xyz: 1\n", "unknown setting 'xyz'. It may have source, out"),
+        ("xyz: 1\n", "unknown setting 'xyz'. It may have source, local_source, out"),
         ("source: 3\n", "source must be text, got 3. Put it in quotes"),
         ("overwrite: 1\n", "overwrite must be true or false, got 1"),
         ("source: [a]\n", r"source must be text, got \['a'\]\."),

@@ -29,6 +29,7 @@ from .version import __version__
 
 if TYPE_CHECKING:  # for type checkers and editors; `_HOMES` says the same to Python
     from . import adapters, configs, wavelets
+    from .batches import read_batches
     from .fitting import fit
     from .hub import push_to_hub
     from .model import (
@@ -91,6 +92,7 @@ _HOMES = {
     "memory_bound": "streaming",
     "plan": "model",
     "push_to_hub": "hub",
+    "read_batches": "batches",
     "resize_checkpoint": "streaming",
     "suggest": "suggesting",
     "verify": "verifying",
@@ -137,6 +139,7 @@ __all__ = [
     "memory_bound",
     "plan",
     "push_to_hub",
+    "read_batches",
     "resize_checkpoint",
     "suggest",
     "verify",

@@ -252,6 +252,8 @@ def _recipe_part(config: PreTrainedConfig, provenance: Mapping[str, Any], title:
     note = (
         "\n\nIt was calibrated on batches that this card does not hold, so the recipe alone gives other weights."
         if provenance.get("calibrated")
+        else "\n\nIts maps were fitted to data that this card does not hold: give such with `--fit-data`."
+        if "fit" in provenance or provenance.get("fitted") is False
         else ""
     )
     where = "SOURCE " if first == "local_source" else ""
@@ -276,6 +278,9 @@ def _origin_part(provenance: Mapping[str, Any]) -> str:
         )
     if versions:
         lines.append("- made with " + ", ".join(code(f"{package} {version}") for package, version in versions.items()))
+    if isinstance(fit := provenance.get("fit"), dict):
+        facts = ", ".join(code(f"{key} {fit[key]}") for key in ("steps", "lr", "losses") if key in fit)
+        lines.append(f"- fitted by its method: {facts} (of the first and the last step)")
     if files:
         hashes = "\n".join(json.dumps(f"{digest}  {name}")[1:-1] for name, digest in files.items())
         lines += ["- SHA-256 of the source's files:", "", _block(hashes, "text")]

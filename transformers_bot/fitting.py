@@ -1,10 +1,11 @@
 """Learns a growth operator (LiGO, Mango) on a few batches and writes what it grows into the model."""
 
+import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -15,14 +16,18 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from . import adapters, hub, methods, origin
+from .axes import Sizes
 from .checkpoint import check_files
 from .errors import BadCheckpoint, BadKeyword, BadOption, suggest
 from .flops import counted
 from .inventory import inventory_of
 from .keywords import FILES, HUB, picked
+from .methods.ligo import UNFITTED
 from .operators import Growth, LiGOOperator, MangoOperator, Operator, growth_of
 from .options import BoTConfig
 from .planner import Side, make_plan
+from .report import Report
+from .report_rows import number
 from .source import open_source, stored_dtype
 from .targets import read_config, sides
 
@@ -84,17 +89,75 @@ def fit(
     Source: the operators' papers, named in `operators/`; budget and rates: the BoT paper, supplement C.5.
     """
     record = _record(model)
-    _check_numbers(steps, lr, seed)
+    check_numbers(steps, lr, seed)
+    growth = growth_for(model, record, hub_keywords, source)
+    model.config.transformers_bot = {
+        **record,
+        **learn(model, record["method"], growth, batches, int(steps), lr, seed, rank),
+    }
+    report = getattr(model, "transfer_report", None)
+    if report is not None:
+        model.transfer_report = fitted_report(report, model.config.transformers_bot, model.state_dict())
+    return model
+
+
+def learn(
+    model: PreTrainedModel,
+    method: str,
+    growth: Growth,
+    batches: Iterable[Mapping[str, Any]],
+    steps: int = 100,
+    lr: float | None = None,
+    seed: int = 0,
+    rank: int | None = None,
+) -> dict[str, Any]:
+    """Train the operator of a learned method and write what it grows into the model; see `fit`.
+
+    Returns:
+        What the record says of it from now on.
+    """
+    check_numbers(steps, lr, seed)
     rate = float(LEARNING_RATE.get(model.config.model_type, LEARNING_RATE["bert"]) if lr is None else lr)
-    operator = _operator(record["method"], growth_for(model, record, hub_keywords, source), int(seed), rank)
+    operator = _operator(method, growth, int(seed), rank)
     run = _Run(model, operator.to(model.device))
     run.train(batches, int(steps), rate, int(seed))
     _write(model, run.grown(), rate)
     facts = {"steps": int(steps), "lr": rate, "seed": int(seed), "losses": [run.losses[0], run.losses[-1]]}
     facts |= {"flops": run.flops, "parameters": sum(p.numel() for p in operator.parameters())}
     facts |= {"rank": operator.rank} if isinstance(operator, MangoOperator) else {}
-    model.config.transformers_bot = {**record, "fit": facts}
-    return model
+    return {"fitted": True, "fit": facts}
+
+
+def fitted_report(report: Report, record: Mapping[str, Any], state: Mapping[str, Tensor]) -> Report:
+    """The report of an unfitted model, brought up to date: its maps are learned ones, of which no energy is known.
+
+    Args:
+        record: what the config says of the model now.
+        state: the model's tensors.
+    """
+    how = f"fitted by {record['method']} in {record['fit']['steps']} steps"
+    rows = [
+        replace(
+            row,
+            action="resample",
+            reason=how,
+            roles=(),
+            gain=None,
+            energy_kept=None,
+            noise=None,
+            std_after=number(float(state[row.name].double().std(unbiased=False))),
+        )
+        if row.action in ("copy", "resample")
+        else row
+        for row in report.tensors
+    ]
+    warnings = tuple(text for text in report.warnings if text != UNFITTED.format(name=record["method"]))
+    method = {**report.method, "fitted": True}
+    stacks = tuple(replace(one, left_out=()) for one in report.stacks)
+    provenance = json.loads(json.dumps(dict(record)))
+    return replace(
+        report, method=method, provenance=provenance, roles=(), stacks=stacks, tensors=tuple(rows), warnings=warnings
+    )
 
 
 def _record(model: Any) -> dict[str, Any]:
@@ -111,7 +174,7 @@ def _record(model: Any) -> dict[str, Any]:
     )
 
 
-def _check_numbers(steps: Any, lr: Any, seed: Any) -> None:
+def check_numbers(steps: Any, lr: Any, seed: Any) -> None:
     if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
         raise BadOption(f"steps must be a whole number of at least 1, got {steps!r}.")
     if lr is not None and (isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 < lr < math.inf):
@@ -166,17 +229,23 @@ def growth_for(
     if any(before[role] != length for role, length in known.items()):
         now = {role: before[role] for role in known}
         raise BadCheckpoint(f"the source {name!r} has other sizes than when this model was grown: {known}, now {now}.")
-    if all(before[role] == after[role] for role in ("layer", "hidden", "ffn")):
-        raise BadOption(
-            f"there is nothing to learn: layer, hidden and ffn are {[before[r] for r in ('layer', 'hidden', 'ffn')]} "
-            f"in {name!r} and in the model. Grow one of them."
-        )
+    check_grows(before, after)
     stored = stored_dtype(opened.model)
     origin = Side(opened.model.config, before, inventory_of(opened.model), stored, opened.missing, opened.unexpected)
     target = Side(model.config, after, inventory_of(model), stored_dtype(model))
     adapter = adapters.get(config.model_type)
     plan = make_plan(adapter, origin, target, methods.get(record["method"], options), renew=True)
     return growth_of(plan, adapter, opened.model.state_dict())
+
+
+def check_grows(before: Sizes, after: Sizes) -> None:
+    """Raise where the operator has nothing to learn."""
+    if all(before[role] == after[role] for role in ("layer", "hidden", "ffn")):
+        sizes = [before[role] for role in ("layer", "hidden", "ffn")]
+        raise BadOption(
+            f"there is nothing to learn: layer, hidden and ffn are {sizes} in the source and in the model. "
+            "Grow one of them."
+        )
 
 
 def _operator(method: str, growth: Growth, seed: int, rank: int | None) -> Operator:
@@ -297,7 +366,7 @@ def _moved(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
 
 def _diverged(what: str, lr: float) -> BadOption:
     return BadOption(
-        f"{what}: nothing was written into the model. Take a lower lr than {lr:g}, or look at the batches."
+        f"{what}: nothing was written into the model. Take a smaller lr= than {lr:g}, or look at the batches."
     )
 
 

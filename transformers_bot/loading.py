@@ -50,7 +50,7 @@ def load_resized(
     unchanged = resize.checkpoint.check_unchanged
     results = run_plan(resize.plan, resize.tensors, resize.dtype, gpu or "cpu", watch, unchanged)
     if gpu is None:
-        model, info = hand_over(resize, _apart(results))
+        model, info = hand_over(resize, apart(results))
     else:
         with Arriving(results, gpu) as arriving:
             model, info = hand_over(resize, arriving.entries(_computed(resize.plan)), gpu)
@@ -63,7 +63,7 @@ def load_resized(
     return (model, loading_info(resize.plan, info, report)) if words.output_loading_info else model
 
 
-def _apart(results: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
+def apart(results: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
     """All results; two layers copied from one source tensor must not become one shared parameter."""
     apart: dict[str, Tensor] = {}
     given: set[int] = set()

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,8 @@ from .card_merge import read_metadata, split_card, update_card
 from .checkpoint import Hashing, check_files
 from .classes import class_for_task, own_class
 from .errors import BadCheckpoint, BadKeyword, BadOption, PlanError, SaveError
+from .fit_options import fit_of, fitted
+from .fitting import fitted_report
 from .keywords import HUB, TARGET, Keywords, picked
 from .loading import hand_over, provenance
 from .logs import logger
@@ -69,6 +71,7 @@ def resize_checkpoint(
     overwrite: bool | Literal["foreign"] = False,
     tokenizer: bool = True,
     modules: bool = True,
+    fit: "Mapping[str, Any] | None" = None,
     **kwargs: "Unpack[FolderKeywords]",
 ) -> Report:
     """Write `source` at another size to the folder `out`, shard by shard, and say what became of it.
@@ -98,6 +101,9 @@ def resize_checkpoint(
         tokenizer: carry tokenizer and processor files along, and check the vocabulary.
         modules: carry the modules of a sentence-transformers folder along, at the new width; off, the result
             is a plain model.
+        fit: data for the methods "ligo" and "mango", which learn their maps: a dict of `fit`'s arguments, such as
+            {"batches": "corpus.txt", "steps": 100}. Batches may be files or folders of texts or images, as
+            `read_batches` takes them (then also "batch_size" and "tokens"). The model is in memory meanwhile.
         bot_config, method, calibration, nonfinite, allow_pickle, strict, record_path,
             ignore_mismatched_sizes, dtype, torch_dtype: as in `BoTModel.from_pretrained`.
         kwargs: fields of the config and hub keywords, as there; those that place a model in memory
@@ -127,6 +133,7 @@ def resize_checkpoint(
     replacing = _replacing(overwrite)
     name = source_name(source)
     asked = _asked(name, config, task, {**kwargs, **ours})
+    learning = fit_of(fit, asked.words.method)
     lay_out((), max_shard_size)  # refuses a size that is none
     place = _free_place(out, replacing, asked)  # before weights are fetched
     before = _card_before(place / CARD)
@@ -139,20 +146,26 @@ def resize_checkpoint(
     places = {**picked(kwargs, HUB), **pinned}
     files = companions.find(name, places) if tokenizer else {}
     behind = modules_of(resize, places) if modules else None
+    batches = learning.batches_for(resize, places) if learning else None
     needs = total_bytes(shards) + ROOM + sum(file.stat().st_size for file in files.values())
     needs += behind.size if behind else 0
     writing = whole_folder(out, **replacing, needs=needs, keep=resize.checkpoint.files)
     with writing as folder, Hashing(resize.checkpoint) as hashing:
         warnings = companions.carry(files, folder, resize.config, resize.plan.target_sizes.get("position"))
         with told_of_memory(f"Writing {os.fspath(out)!r}", memory_bound(resize.plan)):
-            watch = write_weights(folder, resize, skeleton, stored, shards)
-        record = {**provenance(resize), "files": hashing.result(), "seed_of_new_heads": seed}
+            if learning:
+                watch, grown, learned = fitted(resize, seed, learning, batches)
+                _write_tensors(folder, skeleton, {kept: grown[one] for one, kept in stored.items()}, shards)
+            else:
+                watch, grown, learned = write_weights(folder, resize, skeleton, stored, shards), {}, {}
+        record = {**provenance(resize), **learned, "files": hashing.result(), "seed_of_new_heads": seed}
         if behind:
             behind.write(folder)
             warnings += behind.warnings
             record["modules"] = sorted(behind.files)
         skeleton.config.transformers_bot = record
         report = make_report(resize.plan, watch, skeleton.config.transformers_bot)
+        report = fitted_report(report, record, grown) if learned else report
         report = replace(report, warnings=origin.without_places((*report.warnings, *warnings), name, folder))
         resize.checkpoint.check_unchanged()  # the record names what was read
         report = _write_side_files(folder, skeleton, report, resize, before, behind.kind if behind else None)
@@ -216,6 +229,14 @@ def write_weights(
         for target, tensor in tensors_of(resize, skeleton, watch):
             writer.put(stored[target], tensor)
     return watch
+
+
+def _write_tensors(
+    folder: Path, skeleton: PreTrainedModel, tensors: Mapping[str, Tensor], shards: tuple[Shard, ...]
+) -> None:
+    with ShardWriter(folder, shards, parameters=skeleton.num_parameters()) as writer:
+        for kept, tensor in tensors.items():
+            writer.put(kept, tensor)
 
 
 def save_configs(folder: Path, skeleton: PreTrainedModel) -> None:

@@ -183,8 +183,8 @@ def _record(place: str, config: PreTrainedConfig) -> dict[str, Any]:
     record = getattr(config, "transformers_bot", None)
     if not isinstance(record, dict) or not isinstance(record.get("source"), str) or "method" not in record:
         raise BadCheckpoint(
-            f"{place} has no record of a resize (transformers_bot in its config.json): only what resize_checkpoint or "
-            "a BoTModel wrote can be verified."
+            f"{place} has no record of a resize (transformers_bot in its config.json): only what "
+            "a resize wrote can be verified."
         )
     files, seed = record.get("files") or {}, record.get("seed_of_new_heads", 0)
     named = isinstance(files, dict) and all(isinstance(text, str) for pair in files.items() for text in pair)

@@ -1,4 +1,4 @@
-"""`transformers-bot methods`: every method, told by its own docstring, its options, and what it accepts when asked."""
+"""`transformers-bot methods`: every method, when to choose it, its options, and what it accepts when asked."""
 
 import argparse
 import dataclasses
@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from .. import errors
+from .advice import ADVICE
 from .options import BOT_OPTIONS
 from .terminal import fill, table, width
 from .words import option
@@ -79,9 +80,10 @@ def about(name: str) -> About:
     text = inspect.getdoc(sys.modules[made.__module__]) or ""
     paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
     source = next((part.removeprefix("Source: ") for part in paragraphs if part.startswith("Source: ")), "")
-    what = re.split(r"(?<=[.:])\s", paragraphs[0].partition(": ")[2] or paragraphs[0])[0].rstrip(".:")
+    plain = re.split(r"(?<=[.])\s", ADVICE[name])[0] if name in ADVICE else paragraphs[0].partition(": ")[2]
+    what = plain.rstrip(".:")
     options = getattr(made, "option_names", tuple(BOT_OPTIONS))
-    return About(name, _directions(name), what[:1].upper() + what[1:], source, text, tuple(options))
+    return About(name, _directions(name), what[:1].upper() + what[1:], source, ADVICE.get(name, what), tuple(options))
 
 
 def _directions(name: str) -> tuple[str, ...]:
@@ -121,24 +123,11 @@ def _in_short(directions: tuple[str, ...]) -> str:
 
 
 def _explained(one: About, columns: int) -> str:
-    lines = [f"{one.name}: makes models {', '.join(one.directions)}", "", _refilled(one.text, columns), ""]
+    lines = [f"{one.name}: makes models {', '.join(one.directions)}", "", fill(one.text, columns), ""]
+    lines += [fill(f"Source: {one.source}", columns), ""] if one.source else []
     if not one.options:
         return "\n".join([*lines, "It has no options."])
     lines.append("Options:")
     for name in one.options:
         lines.append(fill(f"{option(name):<15} {BOT_OPTIONS[name]}", columns, "  ", " " * 18))
     return "\n".join(lines)
-
-
-def _refilled(text: str, columns: int) -> str:
-    """A docstring within `columns`: paragraphs and the points of a list filled anew, formulas line by line."""
-    parts = []
-    for paragraph in text.split("\n\n"):
-        indent = paragraph[: len(paragraph) - len(paragraph.lstrip())]
-        if indent:
-            lines = (fill(line.strip(), columns, indent, indent * 2) for line in paragraph.splitlines())
-            parts.append("\n".join(lines))
-            continue
-        points = re.split(r"\n(?=\* )", paragraph)
-        parts.append("\n".join(fill(point, columns, hang="  " if point.startswith("* ") else "") for point in points))
-    return "\n\n".join(parts)

@@ -11,19 +11,31 @@ from ..report_text import cut
 
 # Options of BoTConfig; it checks the values itself and names the nearest one.
 BOT_OPTIONS = {
-    "wavelet": "a PyWavelets name, auto, or one per role: hidden=haar,layer=db2",
-    "gain": "consistent keeps the network's function (default); raw is the paper as written",
-    "depth": "growing: identity, repeat, wavelet; shrinking: even, first, wavelet; or auto",
-    "detail": "what fills the empty detail bands when growing: auto, zero, gaussian, uniform",
-    "detail_scale": "size of the details, in standard deviations of the weights",
-    "heads": "attention heads: whole, filter, flat or auto",
-    "positions": "text positions: crop or interpolate",
-    "grids": "image positions: bicubic as transformers interpolates them, or antialiased",
-    "reheads": "another head count at equal width: error, resample or reshape",
-    "basis": "shrinking pre-norm models: principal keeps most of the residual stream; plain, or auto",
-    "order": "shrinking: similar puts similar units together first; kept, or auto",
-    "seed": "of the detail noise and of new heads, a whole number",
+    "wavelet": "how neighbours are merged or told apart: haar takes pairs, db2 and longer ones blend more of them; a "
+    "PyWavelets name, auto, or one per role: hidden=haar,layer=db2",
+    "gain": "consistent keeps what the network computes as far as its size allows (default); raw is the published "
+    "method as written, for comparison",
+    "depth": "which layers the result has. Growing: identity adds layers that change nothing, repeat doubles layers, "
+    "wavelet blends them. Shrinking: even leaves out every so many, first keeps the first, wavelet averages "
+    "neighbours, strongest keeps those that do most (needs --calibration); or auto",
+    "detail": "whether new weights get noise when growing, so that copies train apart: zero (none), gaussian, uniform "
+    "or auto",
+    "detail_scale": "how large that noise is, beside the weights' own spread (default: 1)",
+    "heads": "attention heads: whole keeps heads as they are, filter blends them, flat takes all as one; or auto",
+    "positions": "text positions: crop keeps the first ones, interpolate stretches them over the new length",
+    "grids": "image positions at another size: bicubic as transformers interpolates them, or antialiased",
+    "reheads": "another number of heads at the same width: error (default), resample, or reshape, which cuts the same "
+    "weights into other heads",
+    "basis": "shrinking: principal keeps the directions that carry most (GPT-2, ViT, DeiT); plain keeps directions as "
+    "they are; or auto",
+    "order": "shrinking: similar merges units that are alike, strongest keeps those that do most (needs "
+    "--calibration), kept merges neighbours as they stand; or auto",
+    "seed": "of noise and of new heads, a whole number: the same seed gives the same model",
 }
+DATA = (
+    "texts (.txt: paragraphs or lines; .jsonl: the field text of every line) or images, for an image model; a file, "
+    "several, or a folder of them. Give it after SOURCE and OUT"
+)
 METAVARS = {"wavelet": "NAME", "detail_scale": "NUMBER", "seed": "NUMBER"}
 NUMBERS = {"detail_scale": float, "seed": int}
 DEEPEST = 8  # levels of a config field
@@ -131,8 +143,40 @@ def add_target(parser: Any) -> None:
     group.add_argument(
         "--recipe",
         metavar="FILE",
-        help="a YAML file with any of these settings under the names of the Python API; options given here win",
+        help="a YAML file with these settings, as docs/command-line.md lists them; options given here win",
     )
+
+
+def add_calibration(parser: Any) -> None:
+    """The data that a source is run on before it shrinks."""
+    group = parser.add_argument_group(
+        "calibration",
+        "The source is run on a few texts or images before it shrinks, so that what it does on them is kept: the best "
+        "shrinking that there is.",
+    )
+    group.add_argument("--calibration", metavar="FILE", nargs="+", action="extend", help=DATA)
+    group.add_argument(
+        "--calibration-tokens", metavar="N", type=int, help="how many tokens of text to run on (default: 8192)"
+    )
+    group.add_argument("--calibration-images", metavar="N", type=int, help="how many images at most (default: 64)")
+
+
+def add_fit(parser: Any) -> None:
+    """The data of methods that learn."""
+    group = parser.add_argument_group("fitting", "For the methods ligo and mango, which learn from data how to grow.")
+    group.add_argument("--fit-data", metavar="FILE", nargs="+", action="extend", help=DATA)
+    group.add_argument("--fit-steps", metavar="N", type=int, help="how many steps to learn for (default: 100)")
+    group.add_argument("--fit-lr", metavar="RATE", type=float, help="the learning rate (default: the paper's)")
+    group.add_argument("--fit-batch-size", metavar="N", type=int, help="texts or images in a step (default: 8)")
+    group.add_argument("--fit-rank", metavar="N", type=int, help="the rank of mango's operator (default: 1)")
+
+
+def fit_of(chosen: argparse.Namespace, written: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's `fit` with the options of the command line over it, under the API's names."""
+    names = {"fit_data": "batches", "fit_steps": "steps", "fit_lr": "lr"}
+    names |= {"fit_batch_size": "batch_size", "fit_rank": "rank"}
+    given = {key: value for name, key in names.items() if (value := getattr(chosen, name, None)) is not None}
+    return {**written, **given}
 
 
 def add_method(parser: Any) -> None:
@@ -167,6 +211,8 @@ def settings(chosen: argparse.Namespace) -> dict[str, Any]:
             "is: give its path as SOURCE on the command line, or as source: in the recipe."
         )
     given["config"] = _config(given.get("config"), chosen.config, dict(_field(text) for text in chosen.set))
+    if fit := fit_of(chosen, given.get("fit", {})):
+        given["fit"] = fit
     options = {**given.get("bot_config", {}), **_bot_options(chosen)}
     return {**given, **({"bot_config": options} if options else {})}
 
@@ -174,6 +220,11 @@ def settings(chosen: argparse.Namespace) -> dict[str, Any]:
 def required(given: dict[str, Any], name: str) -> str:
     """A setting that must be there; the error says both places where it can be given."""
     if name not in given:
+        if any(isinstance(given.get(one), (list, dict)) for one in ("calibration", "fit")):
+            raise errors.BadOption(
+                f"{name.upper()} is missing: give it before --calibration and --fit-data, which take all files that "
+                f"follow them, or as {name}: in --recipe."
+            )
         raise errors.BadOption(f"{name.upper()} is missing: give it on the command line, or as {name}: in --recipe.")
     return str(given[name])
 

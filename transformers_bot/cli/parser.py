@@ -1,6 +1,7 @@
 """The parser of every command: short usage errors, help that fits the terminal and keeps its examples whole."""
 
 import argparse
+import difflib
 import re
 import textwrap
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from typing import Any, NoReturn
 from .. import errors
 
 USAGE = 2
+MISSPELT = 0.85  # likeness of a word that is an option and no field of a config
 WRAP: Any = {"break_on_hyphens": False, "break_long_words": False}
 
 
@@ -76,7 +78,7 @@ class Parser(argparse.ArgumentParser):
         if not equals and place + 1 < len(left) and not left[place + 1].startswith("-"):
             value = left[place + 1]
         hint = errors.suggest(name, options)
-        if hint and "_" not in name:  # a misspelt option: no library is imported to say so
+        if difflib.get_close_matches(name, options, n=1, cutoff=MISSPELT):  # no library is imported to say so
             return f".{hint}"
         if "--set" in options and _is_field(field := name.lstrip("-").replace("-", "_")):
             return f". {field} is a field of the model's config.json: write --set {field}={value or 'VALUE'}"

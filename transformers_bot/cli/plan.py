@@ -2,11 +2,13 @@
 
 import argparse
 import json
+from dataclasses import replace
 from typing import Any
 
 from .options import (
     FIELDS,
     add_adapter,
+    add_calibration,
     add_hub,
     add_method,
     add_source,
@@ -17,6 +19,7 @@ from .options import (
     settings,
 )
 from .terminal import has_width, width
+from .words import in_options
 
 
 def add(commands: Any) -> None:
@@ -36,25 +39,30 @@ def add(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print the plan as JSON on standard output")
     add_target(parser)
     add_method(parser)
+    add_calibration(parser)
     add_hub(parser)
     add_adapter(parser)
     parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:
+    from ..batches import find_files
     from ..table import render
 
     read_adapters(chosen)
     given = settings(chosen)
     source = required(given, "source")
+    if "calibration" in given:
+        find_files(given["calibration"])
     keywords = {name: value for name, value in given.items() if name in PLANNED}
     made = planner(given.get("task"))(source, **keywords)
-    print(json.dumps(made.to_dict(), indent=2) if chosen.json else render(made, width() if has_width() else None))
+    told = replace(made, warnings=tuple(map(in_options, made.warnings)))
+    print(json.dumps(made.to_dict(), indent=2) if chosen.json else render(told, width() if has_width() else None))
     return 0
 
 
 # What of a recipe a plan depends on.
 PLANNED = (
-    *("config", "bot_config", "method", "dtype", "ignore_mismatched_sizes"),
+    *("config", "bot_config", "method", "dtype", "ignore_mismatched_sizes", "calibration"),
     *("revision", "subfolder", "variant"),
 )

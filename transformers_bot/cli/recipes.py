@@ -23,13 +23,17 @@ SETTINGS: dict[str, tuple[type, ...]] = {
     "ignore_mismatched_sizes": (bool,),
     "nonfinite": (str,),
     "allow_pickle": (bool,),
+    "calibration": (str, list),
+    "calibration_tokens": (int,),
+    "calibration_images": (int,),
+    "fit": (dict,),
     "strict": (bool,),
     "record_path": (bool,),
     "overwrite": (bool,),
     "tokenizer": (bool,),
     "modules": (bool,),
 }
-WORDS = {str: "text", dict: "a table of fields", int: "a whole number", bool: "true or false"}
+WORDS = {str: "text", list: "a list of files", dict: "a table of fields", int: "a whole number", bool: "true or false"}
 LARGEST = 64_000  # bytes; a recipe has a few dozen lines
 
 

@@ -7,12 +7,16 @@ import logging
 import shlex
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..errors import BadOption
 from .options import (
     FIELDS,
     add_adapter,
+    add_calibration,
+    add_fit,
     add_hub,
     add_method,
     add_reading,
@@ -23,6 +27,7 @@ from .options import (
     settings,
 )
 from .terminal import shown
+from .words import in_options
 
 
 def add(commands: Any) -> None:
@@ -79,6 +84,8 @@ def add(commands: Any) -> None:
     )
     output.add_argument("--max-shard-size", metavar="SIZE", help="largest weight file, such as 2GB")
     add_method(parser)
+    add_calibration(parser)
+    add_fit(parser)
     add_reading(parser, result=True)
     add_hub(parser)
     add_adapter(parser)
@@ -95,13 +102,14 @@ def run(chosen: argparse.Namespace) -> int:
     source, out = required(given, "source"), required(given, "out")
     if chosen.overwrite_foreign:
         given["overwrite"] = "foreign"
+    given = _with_data(source, given)
     with _said() as warnings:
         report = bot.resize_checkpoint(**{**given, "source": source, "out": out})
         warnings[:] = [text for text in warnings if text not in report.warnings]  # which the table tells
     if chosen.json:
         print(json.dumps(report.to_dict(), indent=2))
         return 0
-    print(report)
+    print(replace(report, warnings=tuple(map(in_options, report.warnings))))
     folder = Path(out).as_posix()
     print(f"\nWritten to {out}. Load it with")
     if library_class := folder_class(out):
@@ -119,6 +127,29 @@ def _where(source: str, record: dict[str, Any]) -> str:
     return "" if told else f" --source {shlex.quote(source)}"
 
 
+def _with_data(source: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The settings with batches in the place of the files to calibrate with; a method that learns has data."""
+    from ..batches import read_batches
+    from ..fitting import LEARNED
+    from ..keywords import HUB, picked
+
+    if given.get("method") in LEARNED and "fit" not in given:
+        raise BadOption(
+            f"method {given['method']} learns from data how to grow, and without it the result is worse than random "
+            "weights: give texts or images with --fit-data FILE and, if 100 steps are not enough, --fit-steps N; or "
+            "choose a method that needs none, such as bot."
+        )
+    amounts = {name: given.pop(f"calibration_{name}", None) for name in ("tokens", "images")}
+    if "calibration" in given:
+        chosen = {name: value for name, value in amounts.items() if value is not None}
+        task = given.get("task")
+        batches = read_batches(source, given["calibration"], task=task, **chosen, **picked(given, HUB))
+        return {**given, "calibration": batches}
+    if any(value is not None for value in amounts.values()):
+        raise BadOption("how much to calibrate with is said, but not with what: give --calibration FILE.")
+    return given
+
+
 @contextlib.contextmanager
 def _said() -> Iterator[list[str]]:
     """Collects our warnings; what is left of them in the end goes to standard error, also when the call fails."""
@@ -130,7 +161,7 @@ def _said() -> Iterator[list[str]]:
             yield said.texts
     finally:
         for text in said.texts:
-            print(f"transformers-bot: warning: {shown(text)}", file=sys.stderr)
+            print(f"transformers-bot: warning: {shown(in_options(text))}", file=sys.stderr)
 
 
 class _Said(logging.Handler):

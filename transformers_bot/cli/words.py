@@ -57,7 +57,8 @@ def in_options(message: str) -> str:
     for text in ONLY_PYTHON:
         message = message.replace(text, "")
     message = re.sub(r"BoTConfig\(([^()]*)\)", r"\1", message)
-    message = re.sub(r"bot_config=\{'(\w+)': \.\.\.\}", r"\1=", message)
+    message = re.sub(r"bot_config=\{'(\w+)': \.\.\.\}", r"\1=", message).replace(" in bot_config", "")
+    message = re.sub(r"bot_config=\{'(\w+)': ('[^']*')\}", r"\1=\2", message)
     for python, shell in FLAGS.items():
         message = message.replace(python, shell)
     quoted = r"""(?:'([^']*)'|"([^"]*)"|(True\b)|(\d+))"""

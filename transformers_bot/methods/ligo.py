@@ -9,11 +9,18 @@ Source: Wang et al., "Learning to Grow Pretrained Models for Efficient Transform
 (ICLR 2023, arXiv 2303.00980), section 3.
 """
 
+from typing import Any
+
 from ..maps import tiled
 from .base import Task
 from .depth import Depth, stacked
 from .linear import Linear
 from .pairs import Pair
+
+UNFITTED = (
+    "method {name} learns its maps, and nothing has been learned yet: until it is fitted the model is worse than one "
+    "with random weights. Fit it on data before use"
+)
 
 
 class LiGO(Linear):
@@ -25,6 +32,12 @@ class LiGO(Linear):
 
     def check(self, task: Task) -> None:
         self.only_grows(task)
+
+    def describe(self, task: Task) -> dict[str, Any]:
+        return {**super().describe(task), "fitted": False}
+
+    def warnings(self, task: Task) -> list[str]:
+        return [*super().warnings(task), UNFITTED.format(name=self.name)]
 
     def pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
         copies = tiled(source, target)

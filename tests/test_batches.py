@@ -1,0 +1,375 @@
+"""Texts and images as batches; calibrating and fitting with files, from Python and on the command line."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from families import build, save
+from PIL import Image
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast, ViTImageProcessor
+
+import transformers_bot
+from transformers_bot import BadCheckpoint, BadOption, Report, read_batches, resize_checkpoint
+from transformers_bot.errors import BadKeyword
+from transformers_bot.learning import hidden_at_random
+
+pytest_plugins = ["cli_window"]  # call
+
+WORDS = 18
+TEXT = "\n\n".join(" ".join(f"w{(3 * i + j) % WORDS}" for j in range(3 + i % 5)) for i in range(40))
+SETS = ("--set", "n_layer=4", "--set", "n_embd=24", "--set", "n_head=6")
+
+
+def with_tokenizer(folder, framed=False):
+    """A tokenizer of words; `framed` puts [CLS] and [SEP] around a text."""
+    words = {f"w{i}": i for i in range(WORDS)} | {"[UNK]": 18, "[CLS]": 19, "[SEP]": 20, "[PAD]": 21, "[MASK]": 22}
+    inner = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    if framed:
+        inner.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, [("[CLS]", 19), ("[SEP]", 20)])
+    special = {"pad_token": "[PAD]", "mask_token": "[MASK]"} if framed else {}
+    PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]", **special).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gpt2")
+    save(build("gpt2", "GPT2LMHeadModel").model, folder)
+    with_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bert")
+    save(build("bert", "BertForMaskedLM").model, folder)
+    with_tokenizer(folder, framed=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vit")
+    built = build("vit", "ViTForImageClassification")
+    built.model.config.id2label = {0: "cat", 1: "dog", 2: "eel", 3: "fox"}
+    built.model.config.label2id = {"cat": 0, "dog": 1, "eel": 2, "fox": 3}
+    save(built.model, folder)
+    size = built.config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    ViTImageProcessor(size={"height": height, "width": width}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "corpus.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    for number, name in enumerate(("cat", "dog", "eel", "cat")):
+        (tmp_path / "pictures" / name).mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 255, (9, 13, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{number}.png")
+    return tmp_path / "pictures"
+
+
+# -- texts --------------------------------------------------------------------------------------------
+
+
+def test_every_paragraph_is_a_sequence_of_its_own_tokens(gpt2, text):
+    batches = read_batches(gpt2, text, batch_size=7)
+    said = [
+        " ".join(f"w{i}" for i, counts in zip(ids.tolist(), mask.tolist(), strict=True) if counts)
+        for batch in batches
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    ]
+    assert sorted(said) == sorted(TEXT.split("\n\n"))
+    assert [len(batch["input_ids"]) for batch in batches] == [7] * 5 + [5]
+    again = read_batches(gpt2, [text], batch_size=7)
+    assert all(torch.equal(a[k], b[k]) for a, b in zip(batches, again, strict=True) for k in a)
+
+
+def test_lines_and_json_lines_are_texts_too(gpt2, tmp_path):
+    (tmp_path / "lines.txt").write_text("w1 w2\nw3\n\n", encoding="utf-8-sig")
+    (tmp_path / "lines.jsonl").write_text('{"text": "w1 w2"}\n\n{"text": "w3", "other": 1}\n')
+    both = [read_batches(gpt2, tmp_path / name)[0]["input_ids"] for name in ("lines.txt", "lines.jsonl")]
+    assert torch.equal(*both)
+    assert both[0].shape == (2, 2)
+    assert sum(len(batch["input_ids"]) for batch in read_batches(gpt2, tmp_path)) == 4  # both files of the folder
+
+
+def test_a_long_text_is_cut_at_the_models_positions_with_its_special_tokens(bert, tmp_path):
+    (tmp_path / "long.txt").write_text(" ".join(f"w{i % WORDS}" for i in range(50)))
+    positions = 12
+    batch = read_batches(bert, tmp_path / "long.txt")[0]
+    assert batch["input_ids"].shape[1] == positions
+    assert batch["input_ids"][:, 0].tolist() == [19] * len(batch["input_ids"])
+    inner = [i for row in batch["input_ids"].tolist() for i in row if i < WORDS]
+    assert inner == [i % WORDS for i in range(50)]
+    assert int(batch["attention_mask"].sum()) == 50 + 2 * len(batch["input_ids"])
+
+
+def test_tokens_say_how_much_is_read(gpt2, text):
+    counts = [sum(int(b["attention_mask"].sum()) for b in read_batches(gpt2, text, tokens=n)) for n in (1, 20, 10**6)]
+    assert counts[0] <= 7
+    assert 20 <= counts[1] < 27
+    assert counts[2] == len(TEXT.split())
+
+
+def test_labels_are_the_next_or_the_hidden_tokens(gpt2, bert, text):
+    batch = read_batches(gpt2, text, labels=True)[0]
+    assert torch.equal(batch["labels"] == -100, batch["attention_mask"] == 0)
+    batch = read_batches(bert, text, labels=True)[0]
+    plain = read_batches(bert, text)[0]["input_ids"]
+    asked = batch["labels"] != -100
+    assert asked.any(1).all()
+    assert torch.equal(batch["labels"][asked], plain[asked])
+    assert torch.equal(batch["input_ids"][~asked], plain[~asked])
+    assert not (asked & ((plain == 19) | (plain == 20) | (plain == 21))).any()
+
+
+def test_tokens_are_hidden_in_the_shares_of_bert():
+    ids, special = torch.full((100, 500), 5), torch.zeros(100, 500, dtype=torch.bool)
+    made = hidden_at_random(ids, special, 9, 1000, seed=1)
+    asked = made["labels"] == 5
+    shares = [float((made["input_ids"][asked] == value).float().mean()) for value in (9, 5)]
+    assert float(asked.float().mean()) == pytest.approx(0.15, abs=0.01)
+    assert shares == pytest.approx([0.8, 0.1], abs=0.02)
+
+
+# -- images -------------------------------------------------------------------------------------------
+
+
+def test_images_are_prepared_by_the_sources_own_processor(vit, pictures):
+    batches = read_batches(vit, pictures, batch_size=3, labels=True)
+    assert [len(batch["labels"]) for batch in batches] == [3, 1]
+    assert sorted(n for batch in batches for n in batch["labels"].tolist()) == [0, 0, 1, 2]
+    files = sorted(pictures.rglob("*.png"))
+    whole = ViTImageProcessor.from_pretrained(vit)(images=[Image.open(p) for p in files], return_tensors="pt")
+    rows = {tuple(x.flatten().tolist()[:9]) for batch in batches for x in batch["pixel_values"]}
+    assert rows == {tuple(x.flatten().tolist()[:9]) for x in whole["pixel_values"]}
+    assert len(read_batches(vit, pictures, images=2)[0]["pixel_values"]) == 2
+
+
+# -- what cannot be read ------------------------------------------------------------------------------
+
+
+def no_tokenizer(tmp_path, **_):
+    source = save(build("gpt2", "GPT2LMHeadModel").model, tmp_path / "bare")
+    (tmp_path / "a.txt").write_text("w1")
+    return source, tmp_path / "a.txt"
+
+
+def written(name, content):
+    def make(tmp_path, gpt2, **_):
+        (tmp_path / name).write_bytes(content)
+        return gpt2, tmp_path / name
+
+    return make
+
+
+CANNOT = {
+    "no tokenizer": (no_tokenizer, BadCheckpoint, r"bare has no tokenizer \(tokenizer.json, "),
+    "no file": (lambda gpt2, **_: (gpt2, "nowhere.txt"), BadOption, "there is no file or folder 'nowhere.txt'"),
+    "an image for texts": (written("a.png", b"0"), BadOption, "a.png is no file of texts, which this model takes"),
+    "texts for images": (lambda vit, text, **_: (vit, text), BadOption, "corpus.txt is no file of images"),
+    "empty": (written("a.txt", b"\n \n"), BadOption, "there is no text in it"),
+    "another encoding": (written("a.txt", "é".encode("latin-1")), BadOption, "cannot be read as text in UTF-8"),
+    "no JSON": (
+        written("a.jsonl", b'{"text": "w1"}\nw2\n'),
+        BadOption,
+        "line 2, must be .*it is no JSON object",
+    ),
+    "no text": (written("a.jsonl", b'{"content": "w1"}\n'), BadOption, 'with a field "text" of text; it has content'),
+    "deep": (written("a.jsonl", b"[" * 9000), BadOption, "line 1, must be a JSON object"),
+    "empty folder": (lambda gpt2, tmp_path, **_: (gpt2, tmp_path), BadOption, "holds no texts: files that end in .txt"),
+}
+
+
+@pytest.mark.parametrize(("make", "error", "message"), CANNOT.values(), ids=CANNOT)
+def test_what_cannot_be_read_is_named(request, tmp_path, gpt2, vit, make, error, message):
+    extra = {"text": request.getfixturevalue("text")} if "for images" in request.node.name else {}
+    source, data = make(tmp_path=tmp_path, gpt2=gpt2, vit=vit, **extra)
+    with pytest.raises(error, match=message):
+        read_batches(source, data)
+
+
+def test_labels_that_are_missing_are_named(vit, tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "1.png")
+    with pytest.raises(BadOption, match=r"none of the model's 4 labels \(cat, dog, eel, fox\)"):
+        read_batches(vit, tmp_path / "1.png", labels=True)
+
+
+def test_a_head_that_texts_alone_do_not_train_is_named(bert, text):
+    with pytest.raises(BadOption, match="BertForQuestionAnswering cannot be trained on texts"):
+        read_batches(bert, text, labels=True, task="question-answering")
+
+
+# -- calibrating --------------------------------------------------------------------------------------
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def test_calibrating_with_a_file_is_calibrating_with_its_batches(gpt2, text, tmp_path, call):
+    small = {"n_embd": 6, "n_head": 3}
+    resize_checkpoint(gpt2, tmp_path / "api", small, calibration=read_batches(gpt2, text, tokens=100))
+    sets = ("--set", "n_embd=6", "--set", "n_head=3")
+    code, _, err = call(
+        *("resize", gpt2, tmp_path / "cli", *sets, "--calibration", text, "--calibration-tokens", "100")
+    )
+    assert code == 0, err
+    api, cli = weights(tmp_path / "api"), weights(tmp_path / "cli")
+    assert all(torch.equal(api[name], cli[name]) for name in api)
+    resize_checkpoint(gpt2, tmp_path / "plain", small)
+    assert any(not torch.equal(x, cli[name]) for name, x in weights(tmp_path / "plain").items())
+    assert Report.load(tmp_path / "cli").provenance["calibrated"]
+    assert call("plan", gpt2, *sets, "--order", "kept", "--depth", "strongest", "--calibration", text)[0] == 0
+
+
+def test_calibrating_with_images(vit, pictures, tmp_path, call):
+    out = tmp_path / "out"
+    code, _, err = call("resize", vit, out, "--set", "hidden_size=6", "--set", "intermediate_size=10",
+                        "--calibration", *sorted(pictures.rglob("*.png")))  # fmt: skip
+    assert code == 0, err
+    AutoModel.from_pretrained(out)
+    assert Report.load(out).provenance["calibrated"]
+
+
+def test_a_recipe_names_data_too(gpt2, text, tmp_path, call):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        f"source: {gpt2}\nout: {tmp_path / 'out'}\nconfig: {{n_embd: 6, n_head: 3}}\n"
+        f"calibration: [{text}]\ncalibration_tokens: 50\n"
+    )
+    assert call("resize", "--recipe", recipe)[0] == 0
+    recipe.write_text(
+        f"source: {gpt2}\nout: {tmp_path / 'big'}\nconfig: {{n_layer: 3}}\nmethod: ligo\nfit: {{batches: {text}}}\n"
+    )
+    assert call("resize", "--recipe", recipe, "--fit-steps", 2)[0] == 0
+    assert Report.load(tmp_path / "big").provenance["fit"]["steps"] == 2
+
+
+CLI_MISTAKES = {
+    "no such file": (("--calibration", "no.txt"), 2, "there is no file or folder 'no.txt'"),
+    "amount alone": (("--calibration-tokens", "9"), 2, "give --calibration FILE"),
+    "no amount": (("--calibration", "TEXT", "--calibration-tokens", "0"), 2, "tokens must be a whole number of at"),
+    "unfitted": (("--method", "ligo"), 2, "method ligo learns from data .*give texts or images with --fit-data FILE"),
+    "unfitted mango": (("--method", "mango"), 2, "--fit-data FILE"),
+    "fit of another": (("--fit-data", "TEXT"), 2, r"--fit-data is for the methods that learn \(ligo, mango\)"),
+    "no steps": (("--method", "ligo", "--fit-data", "TEXT", "--fit-steps", "0"), 2, "steps must be a whole number"),
+    "no data": (("--method", "ligo", "--fit-steps", "3"), 2, "--fit-data needs data"),
+    "rank of ligo": (("--method", "ligo", "--fit-data", "TEXT", "--fit-rank", "2"), 2, "LiGO has no rank"),
+    "no such data": (("--method", "ligo", "--fit-data", "no.txt"), 2, "there is no file or folder 'no.txt'"),
+}
+
+
+@pytest.mark.parametrize(("words", "code", "message"), CLI_MISTAKES.values(), ids=CLI_MISTAKES)
+def test_mistakes_with_data_are_one_sentence(gpt2, text, tmp_path, call, words, code, message):
+    import re
+
+    got, out, err = call("resize", gpt2, tmp_path / "out", *SETS, *(text if word == "TEXT" else word for word in words))
+    assert (got, out) == (code, "")
+    assert re.search(message, err), err
+    assert "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_swallow_source_and_out_are_told_of(gpt2, text, tmp_path, call):
+    code, _, err = call("resize", "--calibration", text, gpt2, tmp_path / "out", *SETS)
+    assert (code, "SOURCE is missing: give it before --calibration" in err) == (2, True)
+
+
+# -- fitting ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["ligo", "mango"])
+def test_the_command_line_fits_and_says_so(gpt2, text, tmp_path, call, method):
+    out = tmp_path / "out"
+    words = ("--method", method, "--fit-data", text, "--fit-steps", "3", "--fit-lr", "0.01", "--set", "n_inner=40")
+    code, printed, err = call("resize", gpt2, out, *SETS, *words)
+    if method == "mango":  # 20 units over a width of 12 are no whole multiple
+        assert (code, "--method ligo" in err) == (2, True)
+        return
+    assert (code, err) == (0, "")
+    assert "worse than" not in printed
+    report = Report.load(out)
+    assert report.method["fitted"]
+    assert report.provenance["fit"]["steps"] == 3
+    assert report.provenance["fit"]["lr"] == 0.01
+    assert not any("learned" in warning for warning in report.warnings)
+    assert "`steps 3`" in (out / "README.md").read_text()
+    assert "--fit-data" in (out / "README.md").read_text()
+    model = AutoModelForCausalLM.from_pretrained(out)
+    resize_checkpoint(gpt2, tmp_path / "un", {"n_layer": 4, "n_embd": 24, "n_head": 6, "n_inner": 40}, method=method)
+    unfitted = weights(tmp_path / "un")
+    assert any(not torch.equal(x, unfitted[name]) for name, x in weights(out).items())
+    assert model.config.transformers_bot["fitted"]
+
+
+def test_fitting_with_files_is_fitting_with_their_batches(gpt2, text, tmp_path):
+    big = {"n_layer": 4}
+    batches = read_batches(gpt2, text, labels=True, tokens=10**6)
+    for name, data in (("files", text), ("batches", batches)):
+        resize_checkpoint(gpt2, tmp_path / name, big, method="ligo", fit={"batches": data, "steps": 2})
+    model = transformers_bot.BoTModelForCausalLM.from_pretrained(gpt2, **big, method="ligo")
+    transformers_bot.fit(model, batches, steps=2).save_pretrained(tmp_path / "memory")
+    files, others = weights(tmp_path / "files"), [weights(tmp_path / name) for name in ("batches", "memory")]
+    assert all(torch.equal(x, other[name]) for name, x in files.items() for other in others)
+    report = model.transfer_report
+    assert report.method["fitted"]
+    assert report.tensors == Report.load(tmp_path / "files").tensors
+    assert not any("learned" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize("method", ["ligo", "mango"])
+def test_unfitted_is_said_loudly_and_never_called_inherited(saved, tmp_path, method):
+    source, _ = saved("gpt2", "GPT2LMHeadModel", ffn=24)
+    big = {"n_layer": 4, "n_embd": 24, "n_head": 6, "n_inner": 48}
+    report = resize_checkpoint(source, tmp_path / "out", big, method=method)
+    said = f"method {method} learns its maps, and nothing has been learned yet"
+    assert any(said in warning for warning in report.warnings)
+    texts = [
+        str(report),
+        (tmp_path / "out" / "README.md").read_text(),
+        str(transformers_bot.plan(source, big, method=method)),
+    ]
+    for text in texts:
+        assert "nothing is learned yet" in " ".join(text.split())
+        assert "inherited" not in text.partition("### Recipe")[0]
+        assert said.split(",")[0] in " ".join(text.replace("\\", "").split())
+    assert not report.method["fitted"]
+
+
+FIT_MISTAKES = [
+    ({"data": "x"}, BadKeyword, "fit= has no option 'data'"),
+    ({"steps": 3}, BadOption, "needs data"),
+    ({"batches": [], "steps": True}, BadOption, "steps must be"),
+    ({"batches": [], "batch_size": 0}, BadOption, "batch_size must be"),
+    ([], BadOption, "fit must be a dict"),
+]
+
+
+@pytest.mark.parametrize(("asked", "error", "message"), FIT_MISTAKES)
+def test_a_fit_that_is_none_is_named_before_the_work(gpt2, tmp_path, asked, error, message):
+    with pytest.raises(error, match=message):
+        resize_checkpoint(gpt2, tmp_path / "out", n_layer=4, method="ligo", fit=asked)
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_of_json_lines_train_a_classifier(tmp_path):
+    source = save(build("bert", "BertForSequenceClassification").model, tmp_path / "bert")
+    with_tokenizer(tmp_path / "bert", framed=True)
+    lines = [json.dumps({"text": f"w{i} w{i + 1}", "label": i % 3}) for i in range(8)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    report = resize_checkpoint(
+        source, tmp_path / "out", num_hidden_layers=3, method="ligo", fit={"batches": tmp_path / "a.jsonl", "steps": 2}
+    )
+    assert report.method["fitted"]
