@@ -19,8 +19,8 @@ from .classes import class_for_task
 from .errors import BadCheckpoint, BadOption
 from .keywords import HUB, picked
 from .learning import class_number, hidden_at_random
-from .sizes import role_sizes
 from .muting import quiet
+from .sizes import role_sizes
 from .targets import read_config
 from .vocabulary import read_vocabulary
 
