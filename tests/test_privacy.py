@@ -156,12 +156,13 @@ def test_a_path_is_recorded_on_request_and_dropped_on_push(source, tmp_path, way
 
 def test_records_of_earlier_versions_hold_a_path_and_stay_readable(source, tmp_path):
     resize_checkpoint(source, tmp_path / "out", n_layer=3)
-    path = tmp_path / "out/config.json"
-    fields = json.loads(path.read_text())
-    fields["transformers_bot"]["source"] = str(source)
-    path.write_text(json.dumps(fields))
+    for name, key in (("config.json", "transformers_bot"), ("transfer_report.json", "provenance")):
+        path = tmp_path / "out" / name
+        fields = json.loads(path.read_text())
+        fields[key]["source"] = str(source)
+        path.write_text(json.dumps(fields))
     assert verify(tmp_path / "out").equal
-    assert origin.public(fields["transformers_bot"])["source"] == "tiny-gpt2"
+    assert origin.public(fields["provenance"])["source"] == "tiny-gpt2"
     card = model_card(AutoModelForCausalLM.from_pretrained(tmp_path / "out").config, None)
     assert not [word for word in SECRETS if word in card]
 

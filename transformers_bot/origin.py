@@ -142,6 +142,12 @@ def recorded_path(record: Mapping[str, Any]) -> str | None:
     return source if written and record.get("local", not _is_repo_id(source)) else None
 
 
+def names_of(path: str) -> tuple[str, ...]:
+    """What a record may call the folder at a path: its own name, or the repository that it is a copy of."""
+    cached = _cached(path)
+    return (_last(path), cached[0]) if cached else (_last(path),)
+
+
 def is_local(record: Mapping[str, Any]) -> bool:
     """Whether a record's source was a folder."""
     return hub_source(record) is None and bool(record.get("local", True))
@@ -220,7 +226,9 @@ def damage_of(record: Any, printable: bool = False) -> str | None:
     wrong += [key for key in FLAGS if not isinstance(record.get(key), (bool, type(None)))]
     wrong += [key for key in TABLES if not isinstance(record.get(key), (dict, type(None)))]
     wrong += [] if _is_number(record.get("inherited", 0)) else ["inherited"]
-    wrong += [] if _is_whole(record.get("seed_of_new_heads")) else ["seed_of_new_heads"]
+    wrong += [] if _is_seed(record.get("seed_of_new_heads")) else ["seed_of_new_heads"]
+    wrong += [] if _is_inside(record.get("subfolder")) else ["subfolder"]
+    wrong += [] if not re.search(r"[/\\\\]", str(record.get("variant"))) else ["variant"]
     values = {"source_sizes": _is_whole, "target_sizes": _is_whole, "files": is_text, "versions": is_text}
     wrong = wrong or [
         key
@@ -244,6 +252,16 @@ def _is_number(value: Any) -> bool:
 
 def _is_whole(value: Any) -> bool:
     return value is None or (isinstance(value, int) and not isinstance(value, bool))
+
+
+def _is_seed(value: Any) -> bool:
+    return _is_whole(value) and (value is None or 0 <= value < 1 << 64)
+
+
+def _is_inside(subfolder: Any) -> bool:
+    """Whether what a record names as a folder in its source leads nowhere else."""
+    parts = re.split(r"[/\\]", subfolder) if isinstance(subfolder, str) else []
+    return ".." not in parts and parts[:1] != [""] and not any(":" in part for part in parts)
 
 
 def _cached(place: str) -> tuple[str, str, str | None] | None:

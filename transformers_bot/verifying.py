@@ -12,14 +12,16 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .calls import source_name
-from .checkpoint import Checkpoint, Folder, check_files, opened
+from .checkpoint import Folder, check_files, opened, shown, shown_path
 from .classes import named_class, own_class
+from .differences import other_config, other_origin, other_record, other_report, report_of_result
 from .errors import BadCheckpoint, BadKeyword, BadOption, suggest
 from .keywords import HUB, init_keywords, sort_keywords
-from .loading import provenance
+from .measure import Watch
 from .opening import Resize, open_resize
-from .origin import is_local, recorded_path
+from .origin import damage_of, is_local, recorded_path
 from .planner import Plan
+from .report import Report
 from .sentences import LIST
 from .source import Source, open_source
 from .source_class import with_likely_class
@@ -31,9 +33,6 @@ if TYPE_CHECKING:
 
 KEPT = ("method", "revision", "subfolder", "variant", "dtype", "ignore_mismatched_sizes", "nonfinite")
 SWITCHES = ("strict",)
-# Facts of the record that must come out again; versions, file hashes and what training adds may differ.
-FACTS = ("source_sizes", "target_sizes", "inherited", "config", "gain", "wavelet", "depth", "heads", "basis", "order")
-CLASSES = ("classes", "left_out")
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,6 +46,7 @@ class Verification:
         differing: a line for everything that is not as recomputed.
         unknown: new heads of a model saved from memory: nothing says how they were drawn.
         changed: tensors among the differing ones that have their shape, but other values or another dtype.
+        unchecked: facts of the record that the given source cannot show, where it is called otherwise than recorded.
     """
 
     folder: str
@@ -55,10 +55,11 @@ class Verification:
     differing: tuple[str, ...]
     unknown: tuple[str, ...]
     changed: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
 
     @property
     def equal(self) -> bool:
-        """Whether every tensor that can be computed again is bit-equal."""
+        """Whether every tensor and fact that can be computed again is the same, tensors bit by bit."""
         return not self.differing
 
     @property
@@ -85,6 +86,7 @@ class Verification:
         lines += [f"  {line}" for line in self.differing]
         if self.unknown:
             lines.append(f"  not compared, drawn at random when made: {', '.join(self.unknown)}")
+        lines += [f"  not compared, the source is named otherwise now: {line}" for line in self.unchecked]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,6 +98,7 @@ class Verification:
             "differing": list(self.differing),
             "trained": self.trained,
             "unknown": list(self.unknown),
+            "unchecked": list(self.unchecked),
         }
 
 
@@ -119,8 +122,9 @@ def verify(
 ) -> Verification:
     """Whether a resized checkpoint is what its record says: the same source resized again, bit by bit.
 
-    Weights, sizes, the record and the modules of a sentence-transformers folder are compared; the report, the card
-    and tokenizer files are not.
+    Weights, the whole record and config.json, the modules of a sentence-transformers folder and what a
+    transfer_report.json measured are compared; the card and tokenizer files are not. What is changed, missing or added
+    is a difference, with both values. Versions of libraries may be others than when the result was made.
 
     Example:
         >>> print(verify("my-gpt2"))                                              # doctest: +SKIP
@@ -134,7 +138,7 @@ def verify(
 
     Raises:
         FileNotFoundError: no such folder, or a local source that is not where it was.
-        BadCheckpoint: no checkpoint, or one without a record of ours.
+        BadCheckpoint: no checkpoint, or one without a record of ours, or with a damaged one.
         BadOption: a result that depends on data that it does not hold (calibration, a fitted operator).
         What `BoTModel.from_pretrained` raises where the source cannot be opened.
 
@@ -143,17 +147,17 @@ def verify(
     place = source_name(folder)
     if not os.path.isdir(place):
         raise FileNotFoundError(f"there is no folder {place!r} to verify.")
-    config = read_config(place, {})
-    record = _record(place, config)
     for name in set(hub) - set(HUB):
         raise BadKeyword(f"verify has no keyword {name!r}.{suggest(name, HUB)}")
+    config = read_config(place, {})
+    record = _record(place, config)
     words = {**_words(record, hub), "allow_pickle": allow_pickle}
     checked = check_files(place, {}, allow_pickle=allow_pickle)
     target_class = own_class(with_likely_class(config, checked, _recorded_class(config, record)))
     keywords = sort_keywords(words, init_keywords(target_class))
-    name = source_name(source) if source is not None else _recorded_source(place, record)
-    if os.path.isdir(name) and not os.path.isdir(os.path.join(name, keywords.hub.get("subfolder") or "")):
-        del keywords.hub["subfolder"]  # it is the folder inside that was given
+    given = None if source is None else source_name(source)
+    name = given or _recorded_source(place, record)
+    inside = _leave_out_subfolder(name, keywords.hub)
     origin = read_config(name, keywords.hub)
     check_same_type(origin, config)
     wanted = copy.deepcopy(config)
@@ -161,35 +165,73 @@ def verify(
     wanted.dtype = None
     resize = open_resize(target_class, name, origin, wanted, keywords)
     stored = open_source(target_class, place, config, {}, checked)
-    seed = record.get("seed_of_new_heads")
-    unknown = tuple(resize.plan.names("fresh")) if seed is None else ()
-    lines = [
-        *_other_files(record, resize.checkpoint),
-        *_other_facts(record, provenance(resize)),
+    lines, unchecked = other_origin(record, resize, given, inside)
+    lines += [
+        *other_record(record, resize),
         *_lost_head(record, origin, resize.plan),
         *_other_names(stored, resize),
         *_other_modules(place, record, resize),
     ]
-    compared, changed = 0, []
-    state = stored.model.state_dict()
-    for tensor, line in _other_tensors(state, resize, seed or 0, {*unknown, *stored.missing}):
+    return _compared(place, record, resize, stored, lines, unchecked)
+
+
+def _leave_out_subfolder(name: str, hub: dict[str, Any]) -> str | None:
+    """Take the folder inside of a source from the keywords where that is what was given; its name if so."""
+    inside = hub.get("subfolder") or ""
+    if not os.path.isdir(name) or os.path.isdir(os.path.join(name, inside)):
+        return None
+    return str(hub.pop("subfolder"))
+
+
+def _compared(
+    place: str,
+    record: Mapping[str, Any],
+    resize: Resize,
+    stored: Source,
+    lines: list[str],
+    unchecked: list[str],
+) -> Verification:
+    """The verdict, once every tensor was computed again.
+
+    Args:
+        lines: what differs already.
+        unchecked: what cannot be told.
+    """
+    seed, report = record.get("seed_of_new_heads"), report_of_result(place)
+    unknown = tuple(resize.plan.names("fresh")) if seed is None else ()
+    skeleton = skeleton_of(resize, seed or 0)
+    watch = Watch(resize.plan, resize.adapter) if isinstance(report, Report) else None
+    compared, changed, state = 0, [], stored.model.state_dict()
+    lines += other_config(place, resize, stored.model, skeleton)
+    differing = []
+    for tensor, again in tensors_of(resize, skeleton, watch):
+        if tensor in {*unknown, *stored.missing}:
+            continue
         compared += 1
-        lines += [line] if line else []
+        line = _difference(tensor, state[tensor], again)
+        differing += [line] if line else []
         changed += [tensor] if line and state[tensor].shape == resize.plan.target.shapes[tensor] else []
-    return Verification(place, name, compared, tuple(lines), unknown, tuple(changed))
+    if watch is not None and isinstance(report, Report):
+        lines += other_report(report, record, resize, watch)
+    elif isinstance(report, str):
+        lines.append(report)
+    lines = list(dict.fromkeys((*lines, *differing)))
+    return Verification(place, resize.name, compared, tuple(lines), unknown, tuple(changed), tuple(unchecked))
 
 
 def _record(place: str, config: PreTrainedConfig) -> dict[str, Any]:
     record = getattr(config, "transformers_bot", None)
-    if not isinstance(record, dict) or not isinstance(record.get("source"), str) or "method" not in record:
+    if not isinstance(record, dict) or not {"source", "method"} & set(record):
         raise BadCheckpoint(
             f"{place} has no record of a resize (transformers_bot in its config.json): only what "
             "a resize wrote can be verified."
         )
-    files, seed = record.get("files") or {}, record.get("seed_of_new_heads", 0)
-    named = isinstance(files, dict) and all(isinstance(text, str) for pair in files.items() for text in pair)
-    if not named or not isinstance(seed, int):
-        raise BadCheckpoint(f"the record of {place} is damaged: files {files!r}, seed_of_new_heads {seed!r}.")
+    damage = damage_of(record, printable=True)
+    if damage:
+        raise BadCheckpoint(
+            f"the record of {shown_path(place)} is damaged: {damage} (transformers_bot in its config.json). Take an "
+            "undamaged copy, or resize the source again."
+        )
     data = "calibration batches" if record.get("calibrated") else "the batches of fit()" if "fit" in record else None
     if data:
         raise BadOption(f"{place} was made with {data}, which are not stored with it: it cannot be recomputed.")
@@ -225,26 +267,6 @@ def _words(record: Mapping[str, Any], hub: Mapping[str, Any]) -> dict[str, Any]:
     return {**known, **switches, "bot_config": record.get("options"), **hub}
 
 
-def _other_files(record: Mapping[str, Any], checkpoint: Checkpoint) -> list[str]:
-    """Files of the source that are not those that the record names."""
-    known = record.get("files") or {}
-    now = checkpoint.hashes(compute=bool(known))
-    return [
-        f"source file {file}: sha256 {now.get(file, 'none')[:12]}..., was {digest[:12]}..."
-        for file, digest in known.items()
-        if now.get(file) != digest
-    ]
-
-
-def _other_facts(record: Mapping[str, Any], again: Mapping[str, Any]) -> list[str]:
-    """Facts of the record that come out otherwise."""
-    return [
-        f"record {key}: {record[key]!r}, recomputed {again[key]!r}"
-        for key in (*FACTS, *CLASSES)
-        if key in record and key in again and record[key] != again[key]
-    ]
-
-
 def _lost_head(record: Mapping[str, Any], origin: PreTrainedConfig, plan: Plan) -> list[str]:
     """The head of a source that does not name its class, where no record says that it was to be left out.
 
@@ -268,12 +290,12 @@ def _other_names(stored: Source, resize: Resize) -> Iterator[str]:
 def _other_modules(place: str, record: Mapping[str, Any], resize: Resize) -> Iterator[str]:
     """Modules of sentence-transformers that are not as the source's own come out at this size."""
     folder = Folder.at(place)
-    if not record.get("modules") and not folder.holds(LIST):
+    if "modules" not in record and not folder.holds(LIST):
         return  # left out, or saved from memory, which carries no files
     carried = modules_of(resize, {**resize.words.hub, "revision": resize.checkpoint.revision})
     files = carried.files if carried else {}
-    if record.get("modules") != sorted(files):
-        yield f"record modules: {record.get('modules')!r}, recomputed {sorted(files)!r}"
+    if record.get("modules") != sorted(files) or (carried is None and "modules" in record):
+        yield f"record modules: {shown(record.get('modules', 'missing'))}, recomputed {shown(sorted(files))}"
     for name, content in sorted(files.items()):
         again = content.read_bytes() if isinstance(content, Path) else content()
         if not folder.holds(name):
@@ -282,16 +304,6 @@ def _other_modules(place: str, record: Mapping[str, Any], resize: Resize) -> Ite
         with opened(folder.locate(name)) as (stream, size):
             if size != len(again) or stream.read(size) != again:
                 yield f"{name}: not as it is made of the source's"
-
-
-def _other_tensors(
-    state: Mapping[str, Tensor], resize: Resize, seed: int, skipped: set[str]
-) -> Iterator[tuple[str, str | None]]:
-    """Every tensor computed again, and a line if it is not bit-equal."""
-    skeleton = skeleton_of(resize, seed)
-    for name, again in tensors_of(resize, skeleton):
-        if name not in skipped:
-            yield name, _difference(name, state[name], again)
 
 
 def _difference(name: str, stored: Tensor, again: Tensor) -> str | None:
