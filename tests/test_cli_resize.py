@@ -177,4 +177,9 @@ def test_a_terminal_gets_progress(source, tmp_path):
             pass
     os.close(leader)
     assert process.returncode == 0
-    assert b"Resampling weights" in seen
+    text = seen.decode()
+    stages = ("loading torch", "checking the source", "opening the source", "writing", "done")
+    places = [text.index(stage) for stage in stages]
+    assert places == sorted(places)
+    assert "100%" in text
+    assert "Resizing" not in text

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
-from . import adapters, companions
+from . import adapters, companions, progress, seconds
 from .classes import class_for_task
 from .errors import BadCheckpoint, BadOption
 from .keywords import HUB, picked
@@ -128,7 +128,8 @@ class Reader:
     def read(self, data: Paths, tokens: int, images: int) -> list[dict[str, Tensor]]:
         """The batches of files."""
         files = find_files(data, self.sees)
-        return self.images(files, images) if self.sees else self.texts(files, tokens)
+        with progress.part(f"reading {'images' if self.sees else 'texts'}", seconds.DATA):
+            return self.images(files, images) if self.sees else self.texts(files, tokens)
 
     @property
     def sees(self) -> bool:

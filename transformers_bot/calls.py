@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from . import adapters, methods
+from . import adapters, methods, progress, seconds
 from .building import building
 from .checkpoint import check_files, renaming
 from .classes import own_class
@@ -48,7 +48,8 @@ def load(factory: "Factory", name: str | os.PathLike[str], model_args: tuple[Any
 
 
 def _resized(factory: "Factory", name: str, kwargs: dict[str, Any]) -> Any:
-    source, words = read_call(name, kwargs, factory.class_for)
+    with progress.part("reading the configs", seconds.READING):
+        source, words = read_call(name, kwargs, factory.class_for)
     anew = words.method == methods.Scratch.name  # the source's weights are not wanted at any size
     if words.config is None and not words.overrides and not anew:
         return _as_auto(factory, name, **kwargs)
@@ -75,6 +76,7 @@ def _as_auto(factory: "Factory", name: str | os.PathLike[str], *model_args: Any,
         raise BadOption("calibration= is for shrinking, but the sizes are the source's own. Leave it out.")
     if any(kwargs.get(key) is not None for key in ("state_dict", "gguf_file")):
         kept = {k: v for k, v in kwargs.items() if k not in ONLY_RESIZING}
+        progress.withdraw()  # transformers shows its own
         with building():
             return factory.auto_class.from_pretrained(name, *model_args, **kept)
     given, pickled = picked(kwargs, (*HUB, *FILES)), bool(kwargs.get("allow_pickle"))
@@ -83,6 +85,7 @@ def _as_auto(factory: "Factory", name: str | os.PathLike[str], *model_args: Any,
     wrapped = bool(checkpoint.wrapper) and kept.get("key_mapping") is None
     if wrapped:
         kept["key_mapping"] = renaming(checkpoint.wrapper)
+    progress.withdraw()  # transformers shows its own
     try:
         with checkpoint.reading(), building():
             loaded = factory.auto_class.from_pretrained(name, *model_args, **kept)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import progress, seconds
 from .batches import Reader, find_files
 from .errors import BadKeyword, BadOption, suggest
 from .fitting import LEARNED, check_grows, check_numbers, learn
@@ -83,13 +84,18 @@ def fitted(
     """
     check_grows(resize.plan.source_sizes, resize.plan.target_sizes)
     watch = Watch(resize.plan, resize.adapter)
-    made = apart(run_plan(resize.plan, resize.tensors, resize.dtype, watch=watch))
-    with torch.random.fork_rng(devices=[]):
+    resizing, finishing = seconds.resizing(resize.plan), seconds.finishing(resize.plan)
+    learning = seconds.learning(resize.plan, asked.steps)
+    progress.expects(resizing + finishing + learning)
+    with progress.part("resizing", resizing):
+        made = apart(run_plan(resize.plan, resize.tensors, resize.dtype, watch=watch))
+    with progress.part("building the model", finishing / 2), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, _ = hand_over(resize, made)
     growth = growth_of(resize.plan, resize.adapter, resize.opened.model.state_dict())
     method = str(resize.plan.method["method"])
-    facts = learn(model, method, growth, batches or (), asked.steps, asked.lr, asked.seed, asked.rank)
+    with progress.part("fitting the operator", learning):
+        facts = learn(model, method, growth, batches or (), asked.steps, asked.lr, asked.seed, asked.rank)
     return watch, model.state_dict(), facts
 
 

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
-from . import adapters, hub, methods, origin
+from . import adapters, hub, methods, origin, progress
 from .axes import Sizes
 from .checkpoint import check_files
 from .errors import BadCheckpoint, BadKeyword, BadOption, suggest
@@ -34,11 +33,13 @@ from .targets import read_config, sides
 if TYPE_CHECKING:
     from .signatures import SourceKeywords
 
+OPENING, WRITING = 2, 1  # about as long as so many steps
 LEARNED = ("ligo", "mango")
 # Supplement C.5, for a batch of 256 (GPT-2: 512); other model types take BERT's.
 LEARNING_RATE = {"deit": 5e-4, "vit": 5e-4, "bert": 2e-4, "roberta": 2e-4, "gpt2": 1e-5}
 
 
+@progress.bar("fitting the operator")
 def fit(
     model: PreTrainedModel,
     batches: Iterable[Mapping[str, Any]],
@@ -90,11 +91,12 @@ def fit(
     """
     record = _record(model)
     check_numbers(steps, lr, seed)
-    growth = growth_for(model, record, hub_keywords, source)
-    model.config.transformers_bot = {
-        **record,
-        **learn(model, record["method"], growth, batches, int(steps), lr, seed, rank),
-    }
+    progress.expects(OPENING + int(steps) + WRITING)
+    with progress.part("opening the source", OPENING):
+        growth = growth_for(model, record, hub_keywords, source)
+    with progress.part("fitting the operator", int(steps) + WRITING):
+        learned = learn(model, record["method"], growth, batches, int(steps), lr, seed, rank)
+    model.config.transformers_bot = {**record, **learned}
     report = getattr(model, "transfer_report", None)
     if report is not None:
         model.transfer_report = fitted_report(report, model.config.transformers_bot, model.state_dict())
@@ -272,7 +274,8 @@ class _Run:
         known: dict[Any, int] = {}  # operations by the shapes of a batch: equal shapes cost the same
         with _training(self.model, seed):
             stream = _endless(batches)
-            for step in logging.tqdm(range(1, steps + 1), desc="Fitting the operator", unit="step"):
+            words = [f"fitting the operator, step {step} of {steps}" for step in range(1, steps + 1)]
+            for step in progress.tracked(range(1, steps + 1), [1.0] * steps, words):
                 batch = _moved(next(stream), self.model.device)
                 shapes = tuple((name, tuple(x.shape)) for name, x in batch.items() if isinstance(x, Tensor))
                 if shapes in known:

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 import pywt
 import torch
 from torch import Tensor
-from transformers.utils import logging
 
-from . import adapters
+from . import adapters, progress
 from .axes import Factor, Rule
 from .checkpoint import check_amount, check_files
 from .classes import class_for_task
@@ -161,6 +160,7 @@ class Inspection:
         return plot(self, None if path is None else Path(path))
 
 
+@progress.bar("measuring the weights")
 def inspect(
     source: str | os.PathLike[str],
     *,
@@ -204,12 +204,14 @@ def inspect(
         config, told = with_class(config, name, sort_keywords({**keywords, "allow_pickle": allow_pickle}))
     alone = without_crossing(config)
     where = {key: value for key, value in picked(keywords, (*HUB, *FILES)).items() if key != "code_revision"}
-    checkpoint = check_files(name, where, allow_pickle=allow_pickle)
-    model_class = class_for(alone)
-    with quiet():
-        described = predict(model_class, alone)
-    check_amount(checkpoint, described.shapes, described.ties)
-    opened = open_source(model_class, name, alone, {**where, **as_checked(checkpoint)}, checkpoint)
+    progress.expects(10)
+    with progress.part("opening the source", 2):
+        checkpoint = check_files(name, where, allow_pickle=allow_pickle)
+        model_class = class_for(alone)
+        with quiet():
+            described = predict(model_class, alone)
+        check_amount(checkpoint, described.shapes, described.ties)
+        opened = open_source(model_class, name, alone, {**where, **as_checked(checkpoint)}, checkpoint)
     inventory = inventory_of(opened.model)
     tensors = opened.model.state_dict()
     groups: dict[str, list[str]] = {}
@@ -218,7 +220,8 @@ def inspect(
         if tensor not in opened.missing:
             groups.setdefault(_shown(tensor, rule, inventory.canonical(tensor)), []).append(tensor)
     stacks = []
-    for shown, names in logging.tqdm(groups.items(), desc="Measuring weights", unit="stack"):
+    sizes_of = [float(sum(tensors[one].numel() for one in names)) for names in groups.values()]
+    for shown, names in progress.tracked(groups.items(), sizes_of, [f"measuring {shown}" for shown in groups]):
         rule, layer = rules[names[0]]
         tied = names[0] in inventory.ties
         reader = _Reader(rule, [tensors[one] for one in names], sizes, wavelet)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from . import companions, hub, origin, ranks
+from . import companions, hub, origin, progress, ranks, seconds
 from .building import building
 from .classes import named_class
 from .errors import PlanError
@@ -32,6 +32,7 @@ LEFT_OUT = 50  # names of left-out tensors in a record
 RELEASED = 128 << 20  # bytes of results after which freed memory is given back: what is given back is faulted in again
 
 
+@progress.bar("resizing")
 def load_resized(
     model_class: type[PreTrainedModel],
     name: str,
@@ -48,12 +49,16 @@ def load_resized(
     watch = Watch(resize.plan, resize.adapter)
     gpu = gpu_for(words.target, resize.config)
     unchanged = resize.checkpoint.check_unchanged
-    results = run_plan(resize.plan, resize.tensors, resize.dtype, gpu or "cpu", watch, unchanged)
+    with progress.part("resizing", seconds.resizing(resize.plan)):
+        results = run_plan(resize.plan, resize.tensors, resize.dtype, gpu or "cpu", watch, unchanged)
+        if gpu is None:
+            resized = apart(results)
+        else:
+            with Arriving(results, gpu) as arriving:
+                model, info = hand_over(resize, arriving.entries(_computed(resize.plan)), gpu)
     if gpu is None:
-        model, info = hand_over(resize, apart(results))
-    else:
-        with Arriving(results, gpu) as arriving:
-            model, info = hand_over(resize, arriving.entries(_computed(resize.plan)), gpu)
+        with progress.part("building the model", seconds.finishing(resize.plan)):
+            model, info = hand_over(resize, resized)
     unchanged()
     report = make_report(resize.plan, watch, model.config.transformers_bot)
     hub.attach(model, report, resize.checkpoint.named, origin.Place.of(name, words.hub.get("subfolder")))

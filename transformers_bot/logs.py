@@ -12,6 +12,8 @@ from contextlib import contextmanager
 
 from transformers.utils import logging as library
 
+from . import progress
+
 NAME, THEIRS = "transformers_bot", "transformers"
 
 
@@ -29,7 +31,8 @@ class _WithTransformers(logging.Handler):
         reached = [*theirs.handlers, *(root.handlers if theirs.propagate and not logger.propagate else ())]
         for handler in dict.fromkeys(reached):
             if record.levelno >= handler.level and handler not in logger.handlers:
-                _named(handler).handle(record)
+                with progress.aside():
+                    _named(handler).handle(record)
         return True
 
 

@@ -5,6 +5,7 @@ and whoever only imports a factory should not wait for them.
 """
 
 import os
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, Unpack, overload
 
 from .signatures import stated
@@ -203,10 +204,13 @@ class _BaseBoTModel(_Of[Model]):
             torch_dtype=torch_dtype,
             output_loading_info=output_loading_info,
         )
+        from . import progress
         from .memory import no_full_search  # nothing before it is needed, least of all the next one:
 
-        with no_full_search():
-            from . import calls  # torch, transformers' models and the methods
+        # Without keywords there is nothing to resize, and transformers shows its own bar.
+        with no_full_search(), progress.bar("resizing") if {**kwargs, **ours} else nullcontext():
+            with progress.loading("calls"):
+                from . import calls  # torch, transformers' models and the methods
 
             return calls.load(cls, pretrained_model_name_or_path, model_args, {**kwargs, **ours})
 

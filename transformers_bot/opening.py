@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from . import adapters, methods
+from . import adapters, methods, progress, seconds
 from .adapters import Adapter
 from .checkpoint import (
     Checkpoint,
@@ -110,20 +110,25 @@ def open_resize(
     sides(source_config, wanted, BoTConfig.from_any(words.bot_config))
     # The plan of a damaged config can be a long one: files that are here are looked at first.
     here = any(Path(name, words.hub.get("subfolder") or "").glob("*.safetensors"))
-    checkpoint = _checked(name, hub, source_config, words) if here else None
-    if checkpoint is not None:
-        source_config = with_likely_class(source_config, checkpoint, model_class)
-    expected = plan_from_configs(source_config, wanted, own_class(source_config), model_class, words)
-    _check_room(expected)
-    if checkpoint is None:
-        checkpoint = _checked(name, hub, source_config, words)
-        source_config = with_likely_class(source_config, checkpoint, model_class)
+    with progress.part("checking the source", seconds.CHECKING) as checking:
+        checkpoint = _checked(name, hub, source_config, words) if here else None
+        if checkpoint is not None:
+            source_config = with_likely_class(source_config, checkpoint, model_class)
+        checking.at(0.5)
+        expected = plan_from_configs(source_config, wanted, own_class(source_config), model_class, words)
+        _check_room(expected)
+        if checkpoint is None:
+            checkpoint = _checked(name, hub, source_config, words)
+            source_config = with_likely_class(source_config, checkpoint, model_class)
     given = {**hub, **words.files, **words.init, **as_checked(checkpoint)}
-    opened = open_source(model_class, name, without_crossing(source_config), given, checkpoint)
-    gaps, odd = _refuse_gaps(name, source_config, opened, words), _refuse_nonfinite(opened, words)
+    with progress.part("opening the source", seconds.OPENING):
+        opened = open_source(model_class, name, without_crossing(source_config), given, checkpoint)
+    with progress.part("looking for NaN and infinity", seconds.LOOKING):
+        gaps, odd = _refuse_gaps(name, source_config, opened, words), _refuse_nonfinite(opened, words)
     spoiled = bool(odd) and words.nonfinite == "warn" and words.calibration is None
     planned = Side(wanted, expected.target_sizes, expected.target, expected.dtypes[1])
     config, plan, tensors, method, task = _plan_opened(model_class, opened, source_config, planned, words, spoiled)
+    progress.expects(seconds.resizing(plan) + seconds.finishing(plan))
     _refuse_low_share(name, source_config, expected, plan, words.strict)
     config, coded = _without_code(config)
     notes = (*notes, *_about_generation(name, source_config, model_class, given))
@@ -283,7 +288,10 @@ def _plan_opened(
         target = _settle_ties(model_class, source, target, words)
     task = task_of(adapter, source, target, words.calibration is not None)
     network = network_of(adapter, source, opened.model.state_dict(), target if task.tied else None)
-    method, prepared, told = _prepared(task, network, opened, options, words)
+    preparing = seconds.preparing(task, network, words.calibration)
+    progress.expects(preparing + seconds.after(network))
+    with progress.part("looking at the weights", preparing):
+        method, prepared, told = _prepared(task, network, opened, options, words)
     wanted = _with_method_fields(task, method, source, target)
     made = make_plan(adapter, source, target, method, words.ignore_mismatched_sizes, words.calibration is not None)
     return (

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from transformers import PreTrainedModel
 from transformers.integrations import deepspeed as zero
 
+from . import progress
 from .building import undivided
 from .errors import RankError
 from .meeting import Meeting, Outcome, meet
@@ -27,6 +28,7 @@ Made = TypeVar("Made")
 Loaded = TypeVar("Loaded")
 
 SPLITTING = ("distributed_config", "tp_plan", "tp_size", "device_mesh")  # keywords that split a model over ranks
+WAITING = 25.0  # rough seconds
 OFFLOADING = ("max_memory", "offload_folder")
 
 
@@ -107,7 +109,11 @@ def once_per_node(
     meeting = meet(call, source, together)
     outcome = None
     try:
-        outcome = _make(meeting, make) if meeting.comes_first() else meeting.outcome()
+        if meeting.comes_first():
+            outcome = _make(meeting, make)
+        else:
+            with progress.part("waiting for the process that resizes for this node", WAITING):
+                outcome = meeting.outcome()
         if together:
             meeting.wait_for_all()
     except BaseException as error:

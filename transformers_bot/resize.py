@@ -5,8 +5,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
-from transformers.utils import logging
 
+from . import progress, seconds
 from .kernels import forget_placed
 from .measure import Watch
 from .planner import Plan, Step
@@ -40,10 +40,11 @@ def run_plan(
         BadWeights: with a watch, a result that is not finite although what it is made of is.
     """
     steps = [step for step in plan.steps if step.recipe is not None]
-    # Made here and not by the first `next`: whoever asks for that may have switched bars off by then.
-    bar = logging.tqdm(steps, desc="Resampling weights", unit="tensor")
+    # Made here and not by the first `next`, which may come from another thread.
+    sizes = [float(seconds.elements(plan, step)) for step in steps]
+    tracked = progress.tracked(steps, sizes, [f"resizing {step.target}" for step in steps])
     dropped = tuple(plan.dropped)
-    return _run_steps(bar, _order(steps), tensors, dtype, torch.device(device), watch, before, dropped)
+    return _run_steps(tracked, _order(steps), tensors, dtype, torch.device(device), watch, before, dropped)
 
 
 def _run_steps(

@@ -22,6 +22,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO
 
+from . import progress
 from .errors import SaveError
 from .logs import logger
 from .placing import FAILURES, UNKNOWN_CALL, move, remove, settle
@@ -36,6 +37,7 @@ LISTS = ("modules.json", "config_sentence_transformers.json")  # of sentence-tra
 SAVED = (*WEIGHTS, *TOKENS, *PIECES, *OTHERS, *LISTS, "transfer_report.json", ".gitattributes", ".DS_Store")
 TEMPLATES = "additional_chat_templates"
 Foreign = Callable[[Path], str | None]
+WRITING = 0.1  # rough seconds that a system takes to bring files to the disk
 MODULE = "[0-9]*_[A-Z]*"  # a folder of one of its modules: 1_Pooling
 IN_MODULE = ("*config.json", "model.safetensors", "pytorch_model.bin")
 
@@ -88,7 +90,7 @@ def whole_folder(
                 _name_left_over(target)
                 staging.mkdir()
             yield staging
-            with _told(f"write to {target}"):
+            with progress.part("bringing the files to the disk", WRITING), _told(f"write to {target}"):
                 settle(staging, target)
                 _check_replaceable(target, overwrite, keep)  # and again: the block may have taken hours
                 move(staging, target)

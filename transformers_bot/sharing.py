@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from . import hub, origin, ranks
+from . import hub, origin, progress, ranks, seconds
 from .building import building
 from .errors import PlanError, SaveError
 from .keywords import Keywords, picked
@@ -31,6 +31,7 @@ class Written:
     files: dict[str, Path]
 
 
+@progress.bar("resizing")
 def load_shared(
     model_class: type[PreTrainedModel],
     name: str,
@@ -84,7 +85,8 @@ def _write(
     """Resize into a plain checkpoint, whose new heads are drawn from the caller's random state."""
     whole = replace(words, target={})  # where it is placed and how it is split is for those who load it
     resize = open_resize(model_class, name, source_config, wanted, whole)
-    skeleton = skeleton_of(resize, seed=None)
+    with progress.part("building the model", seconds.finishing(resize.plan) / 2):
+        skeleton = skeleton_of(resize, seed=None)
     stored, shards = layout_of(resize, skeleton)
     needs, free = total_bytes(shards) + ROOM, shutil.disk_usage(folder.parent).free
     remedy = "Let TMPDIR name a folder with more room"
@@ -106,7 +108,7 @@ def _load(
     folder: Path, written: Written, model_class: type[PreTrainedModel], words: Keywords
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     keywords = {**words.target, **words.init, "config": written.config, "dtype": written.config.dtype}
-    with building(), quiet():
+    with progress.part("loading what was written"), building(), quiet():
         model, info = model_class.from_pretrained(folder, output_loading_info=True, **keywords)
     lost = set(info["missing_keys"]) - set(getattr(model, "all_tied_weights_keys", None) or {})
     if lost or info["unexpected_keys"] or info["mismatched_keys"]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from . import card, companions, hub, origin, sentences
+from . import card, companions, hub, origin, progress, seconds, sentences
 from .building import drawn_from, undivided
 from .calls import read_call, source_name
 from .card_merge import read_metadata, split_card, update_card
@@ -50,6 +50,7 @@ RELEASED = 32 << 20  # bytes of results after which freed memory is given back, 
 WORKSPACE = 64 * 2**20  # bytes of memory beside the tensors: the plan, filters, buffers of libraries
 
 
+@progress.bar("resizing")
 @undivided()
 def resize_checkpoint(
     source: str | os.PathLike[str],
@@ -132,14 +133,16 @@ def resize_checkpoint(
     )
     replacing = _replacing(overwrite)
     name = source_name(source)
-    asked = _asked(name, config, task, {**kwargs, **ours})
+    with progress.part("reading the configs", seconds.READING):
+        asked = _asked(name, config, task, {**kwargs, **ours})
     learning = fit_of(fit, asked.words.method)
     lay_out((), max_shard_size)  # refuses a size that is none
     place = _free_place(out, replacing, asked)  # before weights are fetched
     before = _card_before(place / CARD)
     resize = asked.opened()
     seed = BoTConfig.from_any(resize.words.bot_config).seed
-    skeleton = skeleton_of(resize, seed)
+    with progress.part("building the model", seconds.finishing(resize.plan) / 2):
+        skeleton = skeleton_of(resize, seed)
     _check_generation(name, skeleton)
     stored, shards = layout_of(resize, skeleton, max_shard_size)
     pinned = {"revision": resize.checkpoint.revision} if resize.checkpoint.revision else {}
@@ -158,7 +161,9 @@ def resize_checkpoint(
                 _write_tensors(folder, skeleton, {kept: grown[one] for one, kept in stored.items()}, shards)
             else:
                 watch, grown, learned = write_weights(folder, resize, skeleton, stored, shards), {}, {}
-        record = {**provenance(resize), **learned, "files": hashing.result(), "seed_of_new_heads": seed}
+        with progress.part("hashing the source's files", seconds.finishing(resize.plan) / 4):
+            hashes = hashing.result()
+        record = {**provenance(resize), **learned, "files": hashes, "seed_of_new_heads": seed}
         if behind:
             behind.write(folder)
             warnings += behind.warnings
@@ -225,7 +230,8 @@ def write_weights(
 ) -> Watch:
     """Run the plan into the files of a layout in `folder`; what was measured on the way."""
     watch = Watch(resize.plan, resize.adapter)
-    with ShardWriter(folder, shards, parameters=skeleton.num_parameters()) as writer:
+    writing = ShardWriter(folder, shards, parameters=skeleton.num_parameters())
+    with progress.part("resizing and writing", seconds.resizing(resize.plan)), writing as writer:
         for target, tensor in tensors_of(resize, skeleton, watch):
             writer.put(stored[target], tensor)
     return watch

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from . import progress, seconds
 from .calls import source_name
 from .checkpoint import Folder, check_files, opened, shown, shown_path
 from .classes import named_class, own_class
@@ -113,6 +114,7 @@ def _trained(one: Verification) -> str:
     return "\n".join([head, *(f"  {line}" for line in others)])
 
 
+@progress.bar("verifying")
 def verify(
     folder: str | os.PathLike[str],
     source: str | os.PathLike[str] | None = None,
@@ -164,6 +166,7 @@ def verify(
     del wanted.transformers_bot
     wanted.dtype = None
     resize = open_resize(target_class, name, origin, wanted, keywords)
+    progress.expects(seconds.resizing(resize.plan) + seconds.finishing(resize.plan))
     stored = open_source(target_class, place, config, {}, checked)
     lines, unchecked = other_origin(record, resize, given, inside)
     lines += [
@@ -204,13 +207,14 @@ def _compared(
     compared, changed, state = 0, [], stored.model.state_dict()
     lines += other_config(place, resize, stored.model, skeleton)
     differing = []
-    for tensor, again in tensors_of(resize, skeleton, watch):
-        if tensor in {*unknown, *stored.missing}:
-            continue
-        compared += 1
-        line = _difference(tensor, state[tensor], again)
-        differing += [line] if line else []
-        changed += [tensor] if line and state[tensor].shape == resize.plan.target.shapes[tensor] else []
+    with progress.part("computing again", seconds.resizing(resize.plan)):
+        for tensor, again in tensors_of(resize, skeleton, watch):
+            if tensor in {*unknown, *stored.missing}:
+                continue
+            compared += 1
+            line = _difference(tensor, state[tensor], again)
+            differing += [line] if line else []
+            changed += [tensor] if line and state[tensor].shape == resize.plan.target.shapes[tensor] else []
     if watch is not None and isinstance(report, Report):
         lines += other_report(report, record, resize, watch)
     elif isinstance(report, str):

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from .. import progress
 from .paths import shown
 
 BLOCK = 1 << 22  # elements looked at together: at most 32 MB of temporaries (float64 of one block)
@@ -23,7 +24,8 @@ def find_nonfinite(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
         >>> find_nonfinite({"a": torch.ones(3), "b": torch.tensor([[0.0, 1.0], [float("inf"), 2.0]])})
         {'b': (1, 0)}
     """
-    return {name: place for name, tensor in tensors.items() if (place := _first(tensor)) is not None}
+    looked_at = progress.tracked(tensors.items(), [x.numel() for x in tensors.values()])
+    return {name: place for name, tensor in looked_at if (place := _first(tensor)) is not None}
 
 
 def nonfinite_message(found: Mapping[str, tuple[int, ...]]) -> str:

@@ -93,18 +93,18 @@ def add(commands: Any) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    import transformers_bot as bot
-
-    from ..sentences import folder_class
+    from .. import progress
 
     read_adapters(chosen)
     given = settings(chosen)
     source, out = required(given, "source"), required(given, "out")
     if chosen.overwrite_foreign:
         given["overwrite"] = "foreign"
-    given = _with_data(source, given)
-    with _said() as warnings:
-        report = bot.resize_checkpoint(**{**given, "source": source, "out": out})
+    with _said() as warnings, progress.bar("resizing"):
+        with progress.loading("streaming"):
+            from ..streaming import resize_checkpoint
+        given = _with_data(source, given)
+        report = resize_checkpoint(**{**given, "source": source, "out": out})
         warnings[:] = [text for text in warnings if text not in report.warnings]  # which the table tells
     if chosen.json:
         print(json.dumps(report.to_dict(), indent=2))
@@ -112,6 +112,8 @@ def run(chosen: argparse.Namespace) -> int:
     print(replace(report, warnings=tuple(map(in_options, report.warnings))))
     folder = Path(out).as_posix()
     print(f"\nWritten to {out}. Load it with")
+    from ..sentences import folder_class
+
     if library_class := folder_class(out):
         print(f"  from sentence_transformers import {library_class}\n  model = {library_class}({folder!r})")
     else:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from .. import progress, seconds
 from ..axes import Factor, Rule
 from ..maps import AxisMap
 from ..options import BoTConfig
@@ -71,7 +72,8 @@ class BoT:
         made = BoT(prepared.options, prepared)
         if task.calibrated:
             both = partial(both_sides, partial(made._segment, task, module=False))
-            fit_to_low_pass(prepared.opened, both, prepared.known, "hidden" in prepared.strongest)
+            with progress.part("fitting", seconds.fitting(task, opened.network)):
+                fit_to_low_pass(prepared.opened, both, prepared.known, "hidden" in prepared.strongest)
         return made, opened.network
 
     def picked(self, task: Task) -> Collection[str]:

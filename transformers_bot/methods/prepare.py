@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import progress, seconds
 from ..axes import Factor
 from ..energy import length_of
 from ..errors import BadOption
@@ -32,6 +33,7 @@ from .pairs import Pair, group_sizes
 from .unit_scores import Scores, from_tallies, watching
 
 SQUARES = 4  # float64 matrices over the stream's units that finding its principal basis holds at one time
+ORDERED = {"hidden": "hidden units", "ffn": "MLP units", "heads": "heads"}
 LOSSLESS = 1e-3  # relative; copies stored in float16 differ by less, units of a trained model by far more
 
 
@@ -74,7 +76,12 @@ def prepare(
     The network's function stays but for the norms, which are matched to what the low-pass will keep.
     """
     picks = picked_roles(options, task, shrink)
-    opened, scores = _looked(opened, task, shrink) if task.calibrated else (opened, {})
+    network, batches = opened.network, opened.calibration
+    progress.expects(seconds.preparing(task, network, batches))
+    scores: Scores = {}
+    if batches is not None:
+        with progress.part("calibrating", seconds.calibrating(network, batches)):
+            opened, scores = _looked(opened, task, shrink)
     merged, basis = replace(options, basis="plain", order="kept", depth="auto"), shrink.basis
     roles = ordered(options, task, shrink)
     layers = _strongest_layers(task, scores) if shrink.ranked else ()
@@ -82,7 +89,8 @@ def prepare(
     pair = partial(pair_of, merged, replace(task, calibrated=False))
     is_lossless = partial(_is_lossless, pair=pair, kept=shrink.kept)
     asked = dict.fromkeys([*roles, *(["hidden"] if basis == "principal" or _fits_stream(task) else [])])
-    lossy = [role for role in asked if not is_lossless(opened.network, role)]
+    with progress.part("looking for copies among the units", seconds.UNSEEN):
+        lossy = [role for role in asked if not is_lossless(opened.network, role)]
     if options.basis == "auto" and "hidden" not in lossy:
         basis = "plain"
     if options.order in ("auto", "strongest"):
@@ -108,7 +116,8 @@ def prepare(
             "Pass bot_config={'basis': 'plain'}, which keeps less of the source, or use a machine with more.",
         )
         low_pass = torch.from_numpy(wavelet.produce.dense() * (source / target) ** 0.5)
-        principal, known = to_principal_basis(opened, low_pass, shrink.kept)
+        with progress.part("finding the basis", seconds.basis(task, opened.network)):
+            principal, known = to_principal_basis(opened, low_pass, shrink.kept)
         made = replace(made, known=known, stream=dense_pair(Matrix(principal.numpy()), wavelet.label))
     # Moving units commutes with folding, and the basis does not ask for their order: noted last, no order
     # is carried out for a tensor that is only looked at.
@@ -138,14 +147,26 @@ def _ordered(
     source, target = task.lengths(role)
     counts = group_sizes(source, target).tolist()
     network = network.over(network.stored)
+    with progress.part(f"finding the order of {ORDERED[role]}", seconds.ordering(network, role)):
+        _put_in_order(network, shrink, role, counts, strength, is_lossless)
+    return network
+
+
+def _put_in_order(
+    network: Network,
+    shrink: Shrink,
+    role: str,
+    counts: list[int],
+    strength: Mapping[int | None, Tensor] | None,
+    is_lossless: Callable[[Network, str], bool],
+) -> None:
     if strength is not None:
         order_by_strength(network, role, counts, strength)
-        return network
-    order_units(network, role, target, shrink.groups, shrink.kept)
+        return
+    order_units(network, role, len(counts), shrink.groups, shrink.kept)
     # Whole heads are picked, not merged: of copies any one will do, of others the strongest.
     if role == "heads" and shrink.whole and not is_lossless(network, role):
         order_heads(network, counts, shrink.groups, shrink.kept)
-    return network
 
 
 def _looked(opened: Opened, task: Task, shrink: Shrink) -> tuple[Opened, Scores]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from .. import progress
 from ..axes import Factor
 from ..maps import gather
 from ..products import aligned, mirrored
@@ -140,15 +141,20 @@ def order_units(
     shapes = merge_shapes(length, target)
     every: Sequence[Sequence[int | None]] = groups or [[i] for i in network.layers if kept is None or i in kept]
     gram = torch.empty(length, length, dtype=network.dtype)  # the same memory for all of them
-    for group in [[None]] if role == "hidden" else every:
-        for layer in group[1:]:
-            _permute(network, role, matching_order(network, role, group[0] or 0, layer or 0), layer)
-        gram.zero_()
-        for layer in group:
-            add_grams(gram, network, role, layer, kept)
-        order = similar_order(mirrored(gram), shapes)
-        for layer in group:
-            _permute(network, role, order, layer)
+    chosen: Sequence[Sequence[int | None]] = [[None]] if role == "hidden" else every
+    progress.expects(len(chosen))
+    for group in chosen:
+        with progress.part(""):
+            progress.expects(len(group) + 0.5)
+            for layer in group[1:]:
+                _permute(network, role, matching_order(network, role, group[0] or 0, layer or 0), layer)
+            gram.zero_()
+            for layer in group:
+                with progress.part(""):
+                    add_grams(gram, network, role, layer, kept)
+            order = similar_order(mirrored(gram), shapes)
+            for layer in group:
+                _permute(network, role, order, layer)
 
 
 def order_by_strength(
@@ -187,9 +193,14 @@ def _principal(
     network = opened.network
     if opened.seen is None:
         activation = _activation(opened.model.config)
-        estimate = estimated(network, activation, counted)
-        kept, dropped = basis(estimate.second, low_pass)
-        return kept, list(kept_shares(network, kept, dropped, estimate))
+        progress.expects(1)
+        with progress.part("", 0.5):
+            estimate = estimated(network, activation, counted)
+        with progress.part("", 0.3):
+            kept, dropped = basis(estimate.second, low_pass)
+        with progress.part("", 0.2):
+            shares = kept_shares(network, kept, dropped, estimate)
+            return kept, list(progress.tracked(shares, [1.0] * len(every)))
     seconds = [one.uncentred().covariance for one in _seen(network, opened.seen, every)]
     total = sum(
         (one for one, counts in zip(seconds, counted, strict=True) if counts), torch.zeros((), dtype=torch.float32)

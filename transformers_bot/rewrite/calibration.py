@@ -1,14 +1,16 @@
 """Running a source on a few batches and looking at what its modules take and give."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .. import progress
 from ..errors import BadOption
 
 # (a module's first input, its first output, which tokens count or None for all), as the module has them
+UNKNOWN = 8  # batches, of an iterator that does not tell
 See = Callable[[Tensor, Tensor, Tensor | None], None]
 
 
@@ -27,6 +29,7 @@ def watch(model: nn.Module, watched: Iterable[tuple[str, See]], batches: Iterabl
     """
     mask: Tensor | None = None
     seen = 0
+    moved = _Batches(batches)
 
     def hook(name: str, see: See) -> Callable[..., None]:
         def call(_module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:  # type: ignore[type-arg]
@@ -42,6 +45,7 @@ def watch(model: nn.Module, watched: Iterable[tuple[str, See]], batches: Iterabl
             # One vector a sequence, or a choice, is no token.
             whole = made.dim() == 2 or (mask is not None and made.shape[:-1] == mask.shape[:-1])
             see(given, made, None if whole else _fitting(mask, made))
+            moved.looked(len(handles))
 
         return call
 
@@ -52,7 +56,7 @@ def watch(model: nn.Module, watched: Iterable[tuple[str, See]], batches: Iterabl
             handles.append(modules[name].register_forward_hook(hook(name, see), with_kwargs=True))
         if isinstance(batches, Mapping):
             raise BadOption("calibration= is one batch; pass a list of batches.")
-        for batch in batches:
+        for batch in moved.each():
             if not isinstance(batch, Mapping):
                 raise BadOption(
                     "every batch of calibration= must be a dict of tensors, such as a tokenizer gives with "
@@ -73,6 +77,34 @@ def watch(model: nn.Module, watched: Iterable[tuple[str, See]], batches: Iterabl
             handle.remove()
     if not seen:
         raise BadOption("calibration= gave no batch; pass a list of a few, such as tokenizer outputs.")
+
+
+class _Batches:
+    """Batches, and on the bar how many of them were run; within one, how many modules were looked at."""
+
+    def __init__(self, batches: Iterable[Mapping[str, Any]]) -> None:
+        self._batches, self._span = batches, progress.here()
+        self._count = len(batches) if isinstance(batches, Sized) else 0
+        self._number = self._looked = 0
+
+    def each(self) -> Iterator[Mapping[str, Any]]:
+        self._show(0.0)
+        for batch in self._batches:
+            yield batch
+            self._number, self._looked = self._number + 1, 0
+            self._show(0.0)
+
+    def looked(self, modules: int) -> None:
+        """One of the modules was looked at."""
+        self._looked += 1
+        self._show(min(1.0, self._looked / modules))
+
+    def _show(self, share: float) -> None:
+        done, now = self._number + share, self._number + 1
+        if self._count:
+            self._span.at(done / self._count, f"calibrating, batch {min(now, self._count)} of {self._count}")
+        else:  # nobody knows how many there are: half of what is left for every few
+            self._span.at(1 - 0.5 ** (done / UNKNOWN), f"calibrating, batch {now}")
 
 
 def _fitting(mask: Tensor | None, x: Tensor) -> Tensor | None:

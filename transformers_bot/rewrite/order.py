@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import progress
 from ..energy import length_of
 from ..products import add_gram, product
 from ..wavelets import split_places
@@ -137,7 +138,8 @@ def add_grams(
         total: what they are added to, on and above the diagonal. Rounding parts twins by less than `STEPS`.
         kept: without a layer, those of which matrices count; None for all.
     """
-    for name, place in network.having(role, layer):
+    having = list(network.having(role, layer))
+    for name, place in progress.tracked(having, [float(network.numel(name)) for name, _ in having]):
         if place.rule.maps and (kept is None or place.layer is None or place.layer in kept):
             for _, units in network.along(name, role):
                 norm = max(_norm(units, total.dtype), TINY)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import progress
 from ..products import add_gram, gram, mirrored, product, times
 from .moments import Moments
 from .network import Network, OutOfRange
@@ -95,7 +96,8 @@ def estimated(network: Network, activation: Callable[[Tensor], Tensor], counted:
     hidden = network.hidden
     total, embedded = torch.zeros(2, hidden, hidden, dtype=torch.float64)
     means, sizes, spreads = [], [], []
-    for (stream, block), counts in zip(weight_moments(network, activation), counted, strict=True):
+    seen = zip(weight_moments(network, activation), counted, strict=True)
+    for (stream, block), counts in progress.tracked(seen, [1.0] * len(counted)):
         if block is None:
             embedded.copy_(stream.covariance)
         elif block.right.ndim == 1:

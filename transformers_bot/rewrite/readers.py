@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import progress
 from ..axes import Factor, Rule
 from ..maps import AxisMap, Matrix, identity
 from .moments import Moments
@@ -47,7 +48,8 @@ def refit_readers(network: Network, seen: Mapping[str, Moments], maps_of: MapsOf
         maps_of: the maps R and C of the factors of an axis.
     """
     fitted: dict[tuple[int, bool], tuple[AxisMap, Tensor]] = {}  # queries, keys and values read the same
-    for name, moments in seen.items():
+    sizes = [float(len(moments.mean)) ** 3 for moments in seen.values()]
+    for name, moments in progress.tracked(seen.items(), sizes, [f"fitting {name}" for name in seen]):
         place = network.places[name]
         found = input_axis(place.rule)
         maps = maps_of(found[1]) if found else (identity(0), identity(0))
