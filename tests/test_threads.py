@@ -170,7 +170,8 @@ def test_what_other_threads_do_with_torch_is_not_touched_while_a_plan_is_made(ca
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
-def test_muting_hides_messages_and_bars_of_this_thread_alone():
+def test_muting_hides_messages_and_bars_of_this_thread_alone(monkeypatch):
+    monkeypatch.setattr(library, "_tqdm_active", True)  # a command line that ran in this process has switched it off
     shown, bars = [], {}
     logger = logging.getLogger("transformers.modeling_utils")
     handler = logging.Handler()
