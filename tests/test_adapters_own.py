@@ -73,7 +73,8 @@ def test_the_example_on_the_command_line(example, source, tmp_path, capsys, monk
         assert cli.main(["resize", folder, str(tmp_path / "small"), *sizes]) == 0
         assert cli.main(["inspect", folder, "--adapter", str(example)]) == 0
         assert cli.main(["suggest", folder, "--ratio", "0.5", "--adapter", str(example)]) == 0
-        assert cli.main(["verify", str(tmp_path / "small"), "--adapter", str(example)]) == 0
+        verifying = ["verify", str(tmp_path / "small"), "--source", folder, "--adapter", str(example)]
+        assert cli.main(verifying) == 0
     finally:
         adapters.ADAPTERS.pop("distilbert", None)
     capsys.readouterr()
