@@ -1,5 +1,7 @@
 """One bar for a call: from its first moment to its end, forward only, and without any effect on results."""
 
+import gc
+import io
 import threading
 
 import pytest
@@ -235,6 +237,38 @@ def test_a_refused_call_leaves_no_bar_on_the_screen(bars, source):
     with pytest.raises(bot.BadSize):
         bot.BoTModelForCausalLM.from_pretrained(source, n_embd=9, n_head=2)
     assert [(one.closed, one.leave) for one in bars] == [(1, False)]
+
+
+class Screen(io.StringIO):
+    """A standard error that takes some lines and then no more."""
+
+    def __init__(self, takes: int, error: Exception) -> None:
+        super().__init__()
+        self._left, self._error = takes, error
+
+    def write(self, text: str) -> int:
+        if self._left == 0:
+            raise self._error
+        self._left -= 1
+        return super().write(text)
+
+
+@pytest.mark.parametrize("takes", [0, 3])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), BrokenPipeError(32, "Broken pipe"), ValueError("not open")]
+)
+def test_a_screen_that_takes_no_more_ends_the_bar_alone(source, monkeypatch, capsys, takes, error):
+    monkeypatch.setattr(logging, "_tqdm_active", True)
+    for name in progress.RANKS:
+        monkeypatch.delenv(name, raising=False)
+    screen = Screen(takes, error)
+    with monkeypatch.context() as here:
+        here.setattr("sys.stderr", screen)
+        model = bot.BoTModelForCausalLM.from_pretrained(source, **SMALL)
+        gc.collect()  # no bar is drawn once more
+    assert model.config.n_layer == SMALL["n_layer"]
+    assert "resizing" in screen.getvalue() or takes == 0
+    assert "Exception ignored" not in screen.getvalue() + capsys.readouterr().err
 
 
 # -- without effect --------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ FORMAT = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining} {desc}"
 RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")  # how launchers tell a process its number
 UNKNOWN = 30.0  # seconds that a call takes, before anybody has estimated them
 LIBRARIES = 4.0  # rough seconds to import torch and transformers
+UNDRAWN = (OSError, ValueError)  # what writing to a stream raises that is full, closed or gone
 MORE = 0.5  # of what is left goes to a part that nobody has foretold
 
 
@@ -29,6 +30,7 @@ class _Shown(Protocol):
     """What is used of a tqdm bar."""
 
     leave: bool
+    disable: bool
 
     def update(self, n: float) -> Any: ...
     def refresh(self) -> Any: ...
@@ -38,7 +40,11 @@ class _Shown(Protocol):
 
 
 class _Line:
-    """The bar as it stands; it never goes back."""
+    """The bar as it stands; it never goes back.
+
+    What it is drawn on may be full, closed or gone, as a file or a pipe can be: then there is no bar any
+    more, and the call goes on.
+    """
 
     def __init__(self, shown: _Shown) -> None:
         self._shown, self._told, self._words, self._open = shown, 0.0, "", True
@@ -47,32 +53,45 @@ class _Line:
         """Move to a share of the whole; `now` shows it at once, else not more often than one can read."""
         if not self._open:
             return
-        if words != self._words:
-            self._words = words
-            self._shown.set_description_str(_fitted(words), refresh=False)
         step = max(0.0, WHOLE * at - self._told)
         self._told += step  # as the bar adds them up, so that rounding takes it no further than the whole
-        self._shown.update(step)
-        if now:
-            self._shown.refresh()
+        with self._drawing():
+            if words != self._words:
+                self._words = words
+                self._shown.set_description_str(_fitted(words), refresh=False)
+            self._shown.update(step)
+            if now:
+                self._shown.refresh()
 
     def close(self, leave: bool) -> None:
         """Take the bar off the screen, or leave it there as it stands."""
-        if self._open:
-            self._open = False
-            self._shown.leave = leave
+        if not self._open:
+            return
+        self._open = False
+        self._shown.leave = leave
+        with self._drawing():
             self._shown.close()
 
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Inside, the line is free for other text."""
         if self._open:
-            self._shown.clear()
+            with self._drawing():
+                self._shown.clear()
         try:
             yield
         finally:
             if self._open:
-                self._shown.refresh()
+                with self._drawing():
+                    self._shown.refresh()
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        try:
+            yield
+        except UNDRAWN:
+            self._open = False
+            self._shown.disable = True  # or it would be drawn once more when it is collected
 
 
 class Span:
@@ -129,7 +148,7 @@ def bar(words: str) -> Iterator[None]:
     if _HERE.get() is not None:
         yield
         return
-    line = _Line(_made(words)) if _is_shown() else None
+    line = _opened(words) if _is_shown() else None
     span = Span(line, words=words)
     span.expects(UNKNOWN)
     token = _HERE.set(span)
@@ -216,12 +235,15 @@ def aside() -> Iterator[None]:
         yield
 
 
-def _made(words: str) -> Any:
+def _opened(words: str) -> _Line | None:
     from transformers.utils import logging  # a second that a program which shows no bar can do without
 
     # An overall rate tells the time left better than the last moments; every update may be shown.
-    look = {"bar_format": FORMAT, "smoothing": 0, "miniters": 0, "dynamic_ncols": True}
-    return logging.tqdm(total=WHOLE, desc=_fitted(words), **look)
+    look: dict[str, Any] = {"bar_format": FORMAT, "smoothing": 0, "miniters": 0, "dynamic_ncols": True}
+    try:
+        return _Line(logging.tqdm(total=WHOLE, desc=_fitted(words), **look))
+    except UNDRAWN:
+        return None
 
 
 def _is_shown() -> bool:

@@ -10,7 +10,7 @@ import copy
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -105,11 +105,11 @@ def fitting_classes(config: PreTrainedConfig, checkpoint: Checkpoint, strict: bo
         return []
     classes = {one: _outside(adapter, one, config) for one in _classes(base)}
     switches = dict.fromkeys(_switches(base))
-    widest = _outside(adapter, base, config, {**switches, **dict.fromkeys(switches, True)})
-    least = _outside(adapter, base, config, dict.fromkeys(switches, False))
+    widest = _built(adapter, base, config, dict.fromkeys(switches, True))
+    least = _built(adapter, base, config, dict.fromkeys(switches, False))
     body, optional = set(widest.shapes), set(widest.shapes) - set(least.shapes)
     fits = [one for one, has in classes.items() if has is not None and _has_head(has, held.shapes, body)]
-    parts = {one: optional & set(cast("_Tensors", classes[one]).shapes) for one in fits}
+    parts = {one: optional & set(has.shapes) for one, has in classes.items() if has is not None}
     here = optional & set(held.shapes)
     fits = [one for one in fits if parts[one] == here] or [one for one in fits if parts[one] <= here]
     if len(fits) > 1 and not set(held.shapes) - body:  # a base model, or a head that is tied to it
@@ -169,17 +169,26 @@ def _held(adapter: Adapter, base: ModelClass, stored: Shapes) -> _Tensors:
     return _Tensors(outside, {}, any(name.startswith(prefix) for name in stored), tuple(foreign))
 
 
-def _outside(
-    adapter: Adapter, model_class: ModelClass, config: PreTrainedConfig, init: Mapping[str, Any] | None = None
-) -> Any:
+def _outside(adapter: Adapter, model_class: ModelClass, config: PreTrainedConfig) -> _Tensors | None:
     """What a class has; None if it cannot be built with this config."""
-    shallow = copy.deepcopy(without_crossing(config))
-    setattr(shallow, str(adapter.sizes["layer"]), 1)
     try:
-        with quiet():
-            has = predict(model_class, shallow, init)
+        return _built(adapter, model_class, config)
     except BadOption:
         return None
+
+
+def _built(
+    adapter: Adapter, model_class: ModelClass, config: PreTrainedConfig, init: Mapping[str, Any] | None = None
+) -> _Tensors:
+    """What a class has.
+
+    Raises:
+        BadOption: it cannot be built with this config.
+    """
+    shallow = copy.deepcopy(without_crossing(config))
+    setattr(shallow, str(adapter.sizes["layer"]), 1)
+    with quiet():
+        has = predict(model_class, shallow, init)
     named = {has.canonical(name): shape for name, shape in has.shapes.items()}
     outside = {name: shape for name, shape in named.items() if find_rule(adapter.rules, name)[1] is None}
     ties = {has.canonical(name): has.canonical(holder) for name, holder in has.ties.items()}
@@ -248,7 +257,7 @@ def _undecided(config: PreTrainedConfig, name: str, checkpoint: Checkpoint, fits
         candidates = [f"{one.__name__} ({_how(config, one)})" for one in fits]
         return f"{begin} are those of {' and of '.join(candidates)}. Say which it is."
     held = _held(adapters.get(config.model_type), base, checkpoint.shapes)
-    known = _outside(adapters.get(config.model_type), base, config)
+    known = _built(adapters.get(config.model_type), base, config)
     odd = held.foreign or tuple(one for one in held.shapes if one not in known.shapes)
     tasks = sorted({task for one in _classes(base) for task in tasks_of(config, one)})
     return (

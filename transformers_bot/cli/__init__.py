@@ -10,7 +10,8 @@ failed, 130 interrupted.
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from .. import errors
@@ -46,9 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = argparse.Namespace()
     try:
         build_parser().parse_args(arguments, chosen)
-        _bars_only_in_a_terminal()
         run: Callable[[argparse.Namespace], int] = chosen.run
-        code = run(chosen)
+        with _bars_only_in_a_terminal():
+            code = run(chosen)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -92,12 +93,19 @@ def _exit_code(error: Exception) -> int | None:
     return next((code for kind, code in kinds.items() if isinstance(error, kind)), None)
 
 
-def _bars_only_in_a_terminal() -> None:
+@contextmanager
+def _bars_only_in_a_terminal() -> Iterator[None]:
     """Progress goes to standard error; into a file or a pipe it would be noise."""
-    if not sys.stderr.isatty():
-        from transformers.utils import logging
+    from transformers.utils import logging
 
-        logging.disable_progress_bar()  # huggingface_hub's, too
+    if sys.stderr.isatty() or not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()  # huggingface_hub's, too
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
 
 
 def _placed(error: Exception, chosen: argparse.Namespace) -> str:

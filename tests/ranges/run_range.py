@@ -1,7 +1,7 @@
 """Make an environment of one end of the allowed versions, and run the core tests in it.
 
-    python tests/ranges/run.py lowest --python python3.11
-    python tests/ranges/run.py newest --python python3.13
+    python tests/ranges/run_range.py lowest --python python3.11
+    python tests/ranges/run_range.py newest --python python3.13
 
 torch 2.4.0 comes with CUDA libraries of some 3 GB. The last line says what was run and how it ended.
 """
