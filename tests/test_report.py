@@ -148,7 +148,7 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path):
     ("text", "reason"),
     [
         ("", "cannot be read"),
-        ("[1]", "not a transfer report of format 1, but 'list'"),
+        ("[1]", "holds a list, not an object with named fields"),
         ('{"format": 2}', "not a transfer report of format 1, but 2"),
         ('{"format": 1, "classes": ["A", "B"]}', "not whole: report has missing or unknown fields: bytes"),
         ("\udcff", "cannot be read"),
@@ -186,7 +186,7 @@ def test_a_folder_without_a_report_is_named(tmp_path):
     with pytest.raises(BadCheckpoint, match=f"holds no {FILE}"):
         Report.load(tmp_path)
     (tmp_path / FILE).mkdir()
-    with pytest.raises(BadCheckpoint, match="cannot be read"):
+    with pytest.raises(BadCheckpoint, match="is a folder, not a file"):
         Report.load(tmp_path)
 
 

@@ -48,7 +48,9 @@ def test_a_composition_takes_the_options_of_both_parts(saved):
     given = {"n_embd": 24, "n_head": 6, "n_inner": 20, "n_layer": 3, "bot_config": {"seed": 1}}
     one = BoTModelForCausalLM.from_pretrained(folder, method="fpi+stack", **given)
     assert one.config.transformers_bot["options"]["seed"] == 1
-    with pytest.raises(BadOption, match=r"'tile\+stack' has no option seed=1 in bot_config: it takes positions\."):
+    with pytest.raises(
+        BadOption, match=r"'tile\+stack' has no option seed=1 in bot_config: it takes positions, grids\."
+    ):
         BoTModelForCausalLM.from_pretrained(folder, method="tile+stack", **given)
 
 

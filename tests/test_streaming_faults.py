@@ -94,8 +94,10 @@ def test_killed_at_random_moments(place):
     clock, seen, process = random.Random(0), set(), start(place)
     for _ in range(KILLS):
         child = go(process)
-        while process.stdout.readline() != "saved\n":  # whatever comes later replaces a whole folder
-            pass
+        said = process.stdout.readline()
+        while said != "saved\n":  # whatever comes later replaces a whole folder
+            assert said != "ended\n", "the child has ended by itself"
+            said = process.stdout.readline()
         time.sleep(clock.uniform(0, 0.5))
         end(process, child)
         found = contents(place / "out")
@@ -111,8 +113,9 @@ def test_two_processes_on_one_target(place):
     clean(place)
     rivals = [start(place) for _ in range(2)]
     children = [go(rival) for rival in rivals]
-    time.sleep(20)  # imports included, on a busy machine
-    said = [line for rival, child in zip(rivals, children, strict=True) for line in end(rival, child)]
+    said = [rival.stdout.readline() for rival in rivals]  # both are at it
+    time.sleep(10)
+    said += [line for rival, child in zip(rivals, children, strict=True) for line in end(rival, child)]
     for rival in rivals:
         rival.kill()
         rival.wait()

@@ -16,7 +16,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -85,12 +85,12 @@ def whole_folder(
     with _parents(target.parent), _lock(target):
         staging = target.with_name(f".{target.name}.bot-{os.getpid()}-{secrets.token_hex(4)}")
         try:
-            with _told(f"write to {target}"):
+            with _told(f"write to {target}", FAILURES):
                 _check_replaceable(target, overwrite, keep)  # again: before the lock, another process may have ended
                 _name_left_over(target)
                 staging.mkdir()
             yield staging
-            with progress.part("bringing the files to the disk", WRITING), _told(f"write to {target}"):
+            with progress.part("bringing the files to the disk", WRITING), _told(f"write to {target}", FAILURES):
                 settle(staging, target)
                 _check_replaceable(target, overwrite, keep)  # and again: the block may have taken hours
                 move(staging, target)
@@ -107,13 +107,15 @@ def whole_folder(
 
 
 @contextmanager
-def _told(doing: str) -> Iterator[None]:
-    """Turn an error of the system's own into a `SaveError`."""
+def _told(doing: str, but: Container[int] = ()) -> Iterator[None]:
+    """Turn an error of the system's own into a `SaveError`, except those of some codes."""
     try:
         yield
     except SaveError:
         raise
     except OSError as error:
+        if error.errno in but:
+            raise
         where = f" ({error.filename})" if error.filename else ""
         raise SaveError(f"Cannot {doing}: {error.strerror or error}{where}. Choose another folder.") from None
 

@@ -179,10 +179,12 @@ def opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except OSError as error:
         raise _unreadable(path, error) from None
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):  # asked of the handle: os.fdopen takes no folder
+        os.close(handle)
+        what = "is a folder, not a file" if stat.S_ISDIR(found.st_mode) else "is not a regular file"
+        raise BadCheckpoint(f"{shown_path(path)} {what}. Download it again.")
     with os.fdopen(handle, "rb", buffering=0) as stream:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            raise BadCheckpoint(f"{shown_path(path)} is not a regular file. Download it again.")
         try:
             yield stream, found.st_size
         except OSError as error:
