@@ -188,6 +188,7 @@ def test_a_closed_pipe_is_no_error(tiny):
         ("the target as config=.", "the target as --config."),
         ("one of params=, like=, ratio= and memory=", "one of --params, --like, --ratio and --memory"),
         ("Set tie_word_embeddings=False in the target config", "Pass --set tie_word_embeddings=false"),
+        ("Pass add_cross_attention=False: the decoder", "Pass --set add_cross_attention=false: the decoder"),
         ("scale_attn_by_inverse_layer_idx=True divides", "scale_attn_by_inverse_layer_idx=true divides"),
         ("has no option gain='raw' in bot_config: it takes", "has no option --gain raw: it takes"),
         ("Pass bot_config={'basis': 'plain'}, which", "Pass --basis plain, which"),

@@ -230,6 +230,7 @@ def test_a_decoder_is_resized_without_its_cross_attention(tmp_path, family, head
     asked = {**GROWN, "add_cross_attention": False}
     planned = transformers_bot.plan(source, **asked)
     assert set(planned.dropped) == cross
+    assert sum("cross" in one for one in planned.warnings) == 1  # told once, with its reason
     assert any(f"{len(cross)} tensors of cross attention are left out" in one for one in planned.warnings)
     report = transformers_bot.resize_checkpoint(source, tmp_path / "out", **asked)
     assert any("cross attention are left out" in one for one in report.warnings)

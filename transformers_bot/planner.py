@@ -9,7 +9,7 @@ and a source tensor that no target reads is dropped, with the reason.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -211,7 +211,7 @@ def _made_plan(adapter: Adapter, source: Side, target: Side, method: Method, ren
         tuple(steps),
         dropped,
         method.describe(task),
-        (*_about_left_out(dropped, target), *advice, *method.warnings(task)),
+        (*_about_left_out(dropped, crossed, target), *advice, *method.warnings(task)),
         (source.dtype, target.dtype),
     )
 
@@ -330,9 +330,9 @@ def _clash_message(
     )
 
 
-def _about_left_out(dropped: dict[str, str], target: Side) -> list[str]:
-    """A sentence on the source's tensors that the target's class has no place for."""
-    names = [name for name, reason in dropped.items() if reason.startswith(FOREIGN)]
+def _about_left_out(dropped: dict[str, str], told: Collection[str], target: Side) -> list[str]:
+    """A sentence on the source's tensors that the target's class has no place for, but those told otherwise."""
+    names = [name for name, reason in dropped.items() if reason.startswith(FOREIGN) and name not in told]
     if not names:
         return []
     what = "1 tensor of the source is" if len(names) == 1 else f"{len(names)} tensors of the source are"

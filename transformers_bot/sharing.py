@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from . import hub, origin, progress, ranks, seconds
+from . import companions, hub, origin, progress, ranks, seconds
 from .building import building
 from .errors import PlanError, SaveError
 from .keywords import Keywords, picked
@@ -100,6 +100,7 @@ def _write(
         raise SaveError(f"the resized model could not be written to {folder}: {error}. {remedy}.") from None
     for sentence in resize.plan.warnings:
         logger.warning(sentence)
+    companions.say_left_behind(name, words.hub, "save_pretrained of a model in memory")
     report = make_report(resize.plan, watch, skeleton.config.transformers_bot)
     return Written(skeleton.config, loading_info(resize.plan, {}, report), report, resize.checkpoint.named)
 
