@@ -67,12 +67,11 @@ class Meeting:
     together: bool
     draws: torch.Tensor
 
-    def comes_first(self) -> bool:
-        """Whether this process is the first of its node, which makes it for the others."""
-        first = self.store.add(f"{self.node}/asked", 1) == 1
-        if first:
-            _put(self.store, f"{self.node}/pid", os.getpid())
-        return first
+    def number(self) -> int:
+        """The place of this process, from 1, among those of its node that ask; the first makes it for the others."""
+        number = self.store.add(f"{self.node}/asked", 1)
+        _put(self.store, f"{self.node}/pid/{number}", os.getpid())
+        return number
 
     def publish(self, outcome: Outcome) -> None:
         """Give the node's other processes what this one made."""
@@ -87,7 +86,7 @@ class Meeting:
         Raises:
             RankError: that process has ended without a word.
         """
-        maker: int = _get(self.store, f"{self.node}/pid")
+        maker: int = _get(self.store, f"{self.node}/pid/1")
         done = f"{self.node}/outcome"
         for _ in _pauses():
             alive = _is_alive(maker)  # asked first: it may end right after it has published
@@ -129,10 +128,25 @@ class Meeting:
         if self.together and self.store.check([f"{self.key}/error"]):
             raise _get(self.store, f"{self.key}/error")
 
-    def is_last_to_load(self) -> bool:
-        """Count this process as one that has loaded; whether all of its node have."""
+    def is_last_to_load(self, number: int) -> bool:
+        """Count the process of this number as one that has loaded; whether all of its node have."""
         local = next((int(os.environ[name]) for name in LOCAL_SIZES if name in os.environ), dist.get_world_size())
+        self.store.set(f"{self.node}/loaded/{number}", "")
         return self.store.add(f"{self.node}/loaded", 1) == local
+
+    def wait_for_readers(self) -> None:
+        """Return when no living process of this node that has asked is still to load."""
+        until = time.monotonic() + PATIENCE
+        for _ in _pauses():
+            asked = range(1, self.store.add(f"{self.node}/asked", 0) + 1)
+            if not any(self._is_loading(number) for number in asked) or time.monotonic() > until:
+                return
+
+    def _is_loading(self, number: int) -> bool:
+        if self.store.check([f"{self.node}/loaded/{number}"]):
+            return False
+        pid = f"{self.node}/pid/{number}"
+        return not self.store.check([pid]) or _is_alive(_get(self.store, pid))
 
 
 def meet(call: Sequence[str], source: str, together: bool) -> Meeting:

@@ -5,6 +5,7 @@ process loads that folder with transformers, whose business slicing (FSDP2, tens
 then is.
 """
 
+import contextlib
 import os
 import shutil
 import sys
@@ -97,7 +98,7 @@ def once_per_node(
         call: what is to be made, in words that are equal where the same is asked for.
         make: writes `folder`, which does not exist yet; what it returns can be pickled.
         load: reads `folder`. It is removed once every process of the node has loaded it, or, if some
-            never ask, when the process that made it ends.
+            never ask, when the process that made it ends and none is reading; one that asks later makes its own.
         source: a folder; where its files change, it is another call.
         together: every rank takes part, and none loads before all nodes' folders are whole.
 
@@ -107,13 +108,15 @@ def once_per_node(
     """
     own = torch.get_rng_state()
     meeting = meet(call, source, together)
-    outcome = None
+    outcome, number = None, meeting.number()
     try:
-        if meeting.comes_first():
+        if number == 1:
             outcome = _make(meeting, make)
         else:
             with progress.part("waiting for the process that resizes for this node", WAITING):
                 outcome = meeting.outcome()
+            if not outcome.folder.exists():  # who made it has ended, before this process asked
+                outcome = _make(meeting, make)
         if together:
             meeting.wait_for_all()
     except BaseException as error:
@@ -123,12 +126,13 @@ def once_per_node(
             shutil.rmtree(outcome.folder, ignore_errors=True)
         raise
     torch.set_rng_state(outcome.draws if torch.equal(own, meeting.draws) else own)
-    loaded = load(outcome.folder / "model", outcome.made)
-    if meeting.is_last_to_load():
-        # Weights that are mapped from the files stay readable. Where the system keeps mapped files (NFS, Windows),
-        # this removes what it can, and the process that made the folder tries again when it ends.
-        shutil.rmtree(outcome.folder, ignore_errors=True)
-    return loaded
+    try:
+        return load(outcome.folder / "model", outcome.made)
+    finally:
+        if meeting.is_last_to_load(number):
+            # Weights that are mapped from the files stay readable. Where the system keeps mapped files (NFS, Windows),
+            # this removes what it can, and the process that made the folder tries again when it ends.
+            shutil.rmtree(outcome.folder, ignore_errors=True)
 
 
 def _make(meeting: Meeting, make: Callable[[Path], Any]) -> Outcome:
@@ -137,7 +141,7 @@ def _make(meeting: Meeting, make: Callable[[Path], Any]) -> Outcome:
     try:
         holder = Path(tempfile.mkdtemp(prefix="transformers-bot-"))
         # As atexit would, and also in the forked children of multiprocessing, which leave without it.
-        Finalize(None, shutil.rmtree, (holder,), {"ignore_errors": True}, exitpriority=0)
+        Finalize(None, _leave, (meeting, holder), exitpriority=0)
         torch.set_rng_state(meeting.draws)
         with undivided():
             made = make(holder / "model")
@@ -149,3 +153,11 @@ def _make(meeting: Meeting, make: Callable[[Path], Any]) -> Outcome:
         meeting.publish_error(error)
         raise
     return outcome
+
+
+def _leave(meeting: Meeting, holder: Path) -> None:
+    """Remove the folder that this process has made, after those that read it: a script may end right after its call."""
+    if holder.exists():
+        with contextlib.suppress(Exception):  # the store may have ended before
+            meeting.wait_for_readers()
+        shutil.rmtree(holder, ignore_errors=True)

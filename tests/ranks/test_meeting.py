@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -97,10 +98,64 @@ def test_a_process_that_died_is_not_waited_for():
     gone.wait()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "getpid", lambda: gone.pid)
-        assert meeting.meet(["a"], "", False).comes_first()
+        assert meeting.meet(["a"], "", False).number() == 1
     meeting._turns.clear()
     with pytest.raises(RankError, match=f"process {gone.pid}, which resized for all processes of this node, has ended"):
         ranks.once_per_node(["a"], write, read)
+
+
+def test_who_asks_after_the_maker_has_ended_makes_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert ranks.once_per_node(["a"], write, read) == ("made", 17)
+    (kept,) = left(tmp_path)
+    shutil.rmtree(kept)  # as the maker does when it ends
+    meeting._turns.clear()
+    assert ranks.once_per_node(["a"], write, read) == ("made", 17)
+    assert not left(tmp_path)
+
+
+def test_a_script_that_ends_right_after_its_call_leaves_the_files_to_those_that_read(tmp_path):
+    code = """
+import os, sys, time
+from pathlib import Path
+import torch.distributed as dist
+from transformers_bot import ranks
+
+def write(folder):
+    folder.mkdir()
+    (folder / "weights").write_text("made")
+    return os.getpid()
+
+def read(folder, maker):
+    if maker != os.getpid():
+        time.sleep(3)  # by then the other one is at its end
+    return (folder / "weights").read_text()
+
+dist.init_process_group("gloo")
+print(ranks.once_per_node(["a"], write, read), flush=True)
+"""
+    (tmp_path / "script.py").write_text(code)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "script.py"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    del environment["LOCAL_WORLD_SIZE"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == ["made", "made"]
+    assert not left(tmp_path)
+
+
+def test_a_reader_that_died_keeps_nobody_waiting():
+    call = meeting.meet(["a"], "", False)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    assert call.number() == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: gone.pid)
+        assert call.number() == 2
+    call.is_last_to_load(1)
+    start = time.monotonic()
+    call.wait_for_readers()
+    assert time.monotonic() - start < 5
 
 
 def test_ranks_that_do_not_come_are_missed_in_the_end(tmp_path, monkeypatch):
