@@ -265,7 +265,11 @@ CLI_MISTAKES = {
     "unfitted mango": (("--method", "mango"), 2, "--fit-data FILE"),
     "fit of another": (("--fit-data", "TEXT"), 2, r"--fit-data is for the methods that learn \(ligo, mango\)"),
     "no steps": (("--method", "ligo", "--fit-data", "TEXT", "--fit-steps", "0"), 2, "steps must be a whole number"),
-    "no data": (("--method", "ligo", "--fit-steps", "3"), 2, "--fit-data needs data"),
+    "no data": (
+        ("--method", "ligo", "--fit-steps", "3"),
+        2,
+        "nothing to learn from: name files or folders .* with --fit-data",
+    ),
     "rank of ligo": (("--method", "ligo", "--fit-data", "TEXT", "--fit-rank", "2"), 2, "LiGO has no rank"),
     "no such data": (("--method", "ligo", "--fit-data", "no.txt"), 2, "there is no file or folder 'no.txt'"),
 }
@@ -346,11 +350,14 @@ def test_unfitted_is_said_loudly_and_never_called_inherited(saved, tmp_path, met
         assert "inherited" not in text.partition("### Recipe")[0]
         assert said.split(",")[0] in " ".join(text.replace("\\", "").split())
     assert not report.method["fitted"]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Its maps have not been fitted" in card
+    assert "were fitted" not in card
 
 
 FIT_MISTAKES = [
     ({"data": "x"}, BadKeyword, "fit= has no option 'data'"),
-    ({"steps": 3}, BadOption, "needs data"),
+    ({"steps": 3}, BadOption, "nothing to learn from: .* with batches="),
     ({"batches": [], "steps": True}, BadOption, "steps must be"),
     ({"batches": [], "batch_size": 0}, BadOption, "batch_size must be"),
     ([], BadOption, "fit must be a dict"),

@@ -344,6 +344,20 @@ def test_a_model_in_a_folder_of_its_own_is_named_and_carried(tmp_path):
     assert verify(tmp_path / "out", source=source).equal
 
 
+@pytest.mark.parametrize("kind", ["Router", "StaticEmbedding"])
+@pytest.mark.parametrize("place", ["", "0_First"])
+def test_a_folder_that_begins_with_no_transformer_says_so(tmp_path, kind, place):
+    (tmp_path / "source").mkdir()
+    listed = [{"idx": 0, "name": "0", "path": place, "type": f"sentence_transformers.base.modules.router.{kind}"}]
+    (tmp_path / "source/modules.json").write_text(json.dumps(listed))
+    said = f"first module in its modules.json is a {kind}, not a transformer.* pass subfolder="
+    with pytest.raises(UnsupportedCheckpoint, match=said):
+        resize_checkpoint(tmp_path / "source", tmp_path / "out", **GROWN)
+    with pytest.raises(UnsupportedCheckpoint, match=said):
+        BoTModel.from_pretrained(tmp_path / "source", **GROWN)
+    assert not (tmp_path / "out").exists()
+
+
 def test_verify_compares_modules(tmp_path):
     source = write_folder(tmp_path / "source", ("Pooling", pooling()), ("Dense", dense(12, 5)))
     resize_checkpoint(source, tmp_path / "out", **GROWN)

@@ -10,7 +10,15 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from transformers import BertForMaskedLM, BertForSequenceClassification, GPT2LMHeadModel, RobertaForMaskedLM
+from transformers import (
+    AutoConfig,
+    BertForMaskedLM,
+    BertForPreTraining,
+    BertForSequenceClassification,
+    GPT2DoubleHeadsModel,
+    GPT2LMHeadModel,
+    RobertaForMaskedLM,
+)
 
 import transformers_bot
 from transformers_bot import BadCheckpoint, BadOption, BoTModel, BoTModelForMaskedLM, resize_checkpoint
@@ -232,6 +240,32 @@ def test_a_head_that_is_left_out_is_in_the_plan_the_report_and_the_log(tmp_path,
     assert lost in caplog.text
     checked = transformers_bot.verify(tmp_path / "out", source=folder)
     assert checked.equal, checked
+
+
+@pytest.mark.parametrize(
+    ("written", "named", "lost"),
+    [
+        (BertForMaskedLM, "BertModel", 5),
+        (BertForPreTraining, "BertForMaskedLM", 4),
+        (RobertaForMaskedLM, "RobertaModel", 5),
+        (GPT2DoubleHeadsModel, "GPT2LMHeadModel", 2),
+        (BertForMaskedLM, "BertForMaskedLM", 0),
+        (GPT2LMHeadModel, "GPT2LMHeadModel", 0),
+    ],
+)
+def test_a_plan_knows_what_files_hold_beside_the_class_that_their_config_names(tmp_path, written, named, lost):
+    kind = next(kind for kind in ("Bert", "Roberta", "GPT2") if written.__name__.startswith(kind))
+    folder = saved(tmp_path / "source", written(config_of(kind)), [named])
+    wide = {"n_embd": 32, "n_head": 4} if kind == "GPT2" else WIDE
+    report = resize_checkpoint(folder, tmp_path / "out", wide)
+    plan = transformers_bot.plan(folder, wide)
+    assert set(plan.dropped) == set(report.dropped)
+    assert len(plan.dropped) == lost
+    assert sum("has no place for such" in sentence for sentence in plan.warnings) == bool(lost)
+    other = resize_checkpoint(folder, tmp_path / "other", wide, task="token-classification")
+    assert set(transformers_bot.plan(folder, wide, task="token-classification").dropped) >= set(other.dropped)
+    assert lost <= len(other.dropped)
+    assert transformers_bot.plan(AutoConfig.from_pretrained(folder), wide).dropped == ()
 
 
 def test_a_head_that_was_lost_without_a_word_is_a_difference(tmp_path):

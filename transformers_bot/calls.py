@@ -145,7 +145,7 @@ def plan_for(class_for: ClassFor, source: Any, config: Any, kwargs: dict[str, An
         source_config, words = read_call(name, given, class_for)
         if class_for is own_class:
             source_config, notes = with_class(source_config, name, words, fetch=False)
-        else:
+        if not notes:
             beside, notes = seen_beside(source_config, name, words, class_for(source_config))
     else:
         source_config, words = source, sort_keywords(given, init_keywords(class_for(source)))

@@ -253,7 +253,9 @@ def _recipe_part(config: PreTrainedConfig, provenance: Mapping[str, Any], title:
         "\n\nIt was calibrated on batches that this card does not hold, so the recipe alone gives other weights."
         if provenance.get("calibrated")
         else "\n\nIts maps were fitted to data that this card does not hold: give such with `--fit-data`."
-        if "fit" in provenance or provenance.get("fitted") is False
+        if "fit" in provenance
+        else "\n\nIts maps have not been fitted; the command fits them, to data that you give with `--fit-data`."
+        if provenance.get("fitted") is False
         else ""
     )
     where = "SOURCE " if first == "local_source" else ""

@@ -62,7 +62,7 @@ def fit_of(given: Mapping[str, Any] | None, method: str) -> Fit | None:
     if method not in LEARNED:
         raise BadOption(f"fit= is for the methods that learn ({', '.join(LEARNED)}), not for method={method!r}.")
     if given.get("batches") is None:
-        raise BadOption("fit= needs data: give it batches=, files or folders of texts or images.")
+        raise BadOption("there is nothing to learn from: name files or folders of texts or images with batches=.")
     found = Fit(**given)
     check_numbers(found.steps, found.lr, found.seed)
     for name in ("batch_size", "tokens"):

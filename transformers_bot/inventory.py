@@ -61,10 +61,19 @@ def predict(
             return inventory_of(model_class(copy.deepcopy(config), **(init or {})))
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         said = printable(" ".join(str(error).split()))[:300].rstrip(".")  # it may quote the config at any length
-        raise BadOption(
-            f"transformers cannot build {model_class.__name__} from this config: {type(error).__name__} {said}. "
-            "Correct that field of the config."
-        ) from None
+        if fields := _unknown(config, error):
+            said = f"it knows no {fields}. Choose another value"
+        else:
+            said = f"{type(error).__name__} {said}. Correct that field of the config"
+        raise BadOption(f"transformers cannot build {model_class.__name__} from this config: {said}.") from None
+
+
+def _unknown(config: PreTrainedConfig, error: Exception) -> str:
+    """The fields whose value is the name that transformers looked for in vain, such as an activation's."""
+    sought = str(error.args[0]) if isinstance(error, KeyError) and error.args else ""
+    fields = {name: value for name, value in vars(config).items() if isinstance(value, str) and value}
+    found = [name for name, value in fields.items() if value == sought or f"function {value} not found" in sought]
+    return printable(" or ".join(f"{name}={fields[name][:80]!r}" for name in found))
 
 
 def rules_of(adapter: Adapter, inventory: Inventory, sizes: Sizes) -> dict[str, tuple[Rule, int | None]]:

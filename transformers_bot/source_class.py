@@ -59,24 +59,25 @@ def with_class(
 def seen_beside(
     config: PreTrainedConfig, name: str, words: Keywords, model_class: ModelClass
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What a source whose config does not name its class holds beside a class that the caller names.
+    """What a source's files hold beside the class of a result and the one that its own config names, if it does.
 
     Returns:
-        Names of tensors outside of the layers, and a sentence where its files could not be looked at.
+        Names of tensors outside of the layers, and a sentence where the files of a source that names no class
+        could not be looked at.
     """
-    if named_class(config) is not None:
-        return (), ()
+    named = named_class(config)
     reason, checkpoint = _checked(name, words)
     if checkpoint is None:
-        base = model_class.__name__
-        return (), (
-            f"the weights of {shown_path(name)} could not be looked at ({reason}): what is beside {base} is open",
-        )
+        open_still = f"({reason}): what is beside {model_class.__name__} is open"
+        return (), () if named else (f"the weights of {shown_path(name)} could not be looked at {open_still}",)
     adapter = adapters.get(config.model_type)
     held = _held(adapter, class_in_mapping("MODEL_MAPPING", config, "the source"), checkpoint.shapes)
-    has = _outside(adapter, model_class, config)
-    beside = [one for one in held.shapes if has is not None and one not in has.shapes]
-    return (*beside, *held.foreign), ()
+    classes = [model_class] if named is None else [model_class, named]
+    known = [_outside(adapter, one, config) for one in dict.fromkeys(classes)]
+    places = {place for has in known if has is not None for place in (*has.shapes, *has.ties)}
+    beside = [one for one in held.shapes if None not in known and one not in places]
+    foreign = held.foreign if named is None or not words.strict else ()  # what is refused is not left out
+    return (*beside, *foreign), ()
 
 
 def with_likely_class(config: PreTrainedConfig, checkpoint: Checkpoint, wanted: ModelClass) -> PreTrainedConfig:

@@ -15,7 +15,7 @@ from ..sizes import MAX_LAYERS, MAX_LENGTH
 from .files import hub_keywords
 from .from_hub import from_hub
 from .jsons import read_json, read_value
-from .paths import Folder, is_plain, shown, shown_path
+from .paths import Folder, clean, is_plain, shown, shown_path
 
 MAX_LABELS = 1 << 18  # transformers makes two dicts of them, some 200 bytes a label
 MAX_NUMBER = 1 << 63
@@ -50,8 +50,8 @@ def source_config(name: str, keywords: Mapping[str, Any]) -> tuple[Path, dict[st
                 "(merge_and_unload), save the result, and use that folder."
             )
         if not folder.holds(CONFIG_NAME):
-            if folder.holds(MODULES) and (place := _first_module(folder.locate(MODULES))):
-                raise _in_module(name, place)
+            if folder.holds(MODULES) and (first := _first_module(folder.locate(MODULES))):
+                raise _in_module(name, *first)
             raise BadCheckpoint(
                 f"{shown_path(folder.path)} has no {CONFIG_NAME}: without it a model's sizes would be guessed. "
                 "Copy the file that belongs to the weights."
@@ -71,8 +71,8 @@ def source_config(name: str, keywords: Mapping[str, Any]) -> tuple[Path, dict[st
             found = cached_file(name, CONFIG_NAME, **hub_keywords(keywords))
         except OSError:
             listed = cached_file(name, MODULES, **hub_keywords(keywords), **QUIETLY)
-            if listed and (place := _first_module(Path(listed))):
-                raise _in_module(name, place) from None
+            if listed and (first := _first_module(Path(listed))):
+                raise _in_module(name, *first) from None
             raise
     if found is None:
         raise BadCheckpoint(f"{shown_path(name)} has no {CONFIG_NAME} on the hub. Use a model repository.")
@@ -84,18 +84,28 @@ def source_config(name: str, keywords: Mapping[str, Any]) -> tuple[Path, dict[st
     return path, fields
 
 
-def _first_module(path: Path) -> str | None:
-    """Where the first module of a sentence-transformers folder lies, if in a folder of its own."""
+def _first_module(path: Path) -> tuple[str, str] | None:
+    """Type and folder of the first module of a sentence-transformers folder; None where the list is none."""
     try:
         listed = read_value(path)
     except BadCheckpoint:
         return None
     first = listed[0] if isinstance(listed, list) and listed else None
-    place = first.get("path") if isinstance(first, dict) else None
-    return place.rstrip("/") if isinstance(place, str) and is_plain(place.rstrip("/")) else None
+    kind, place = (first.get("type"), first.get("path")) if isinstance(first, dict) else (None, None)
+    if not isinstance(place, str) or not (place == "" or is_plain(place.rstrip("/"))):
+        return None
+    return (kind.rpartition(".")[2] if isinstance(kind, str) else "", place.rstrip("/"))
 
 
-def _in_module(name: str, place: str) -> BadCheckpoint:
+def _in_module(name: str, kind: str, place: str) -> BadCheckpoint | UnsupportedCheckpoint:
+    """Why a sentence-transformers folder has no config of its own."""
+    if kind and not kind.endswith("Transformer"):  # a router of several models, or a table of vectors
+        return UnsupportedCheckpoint(
+            f"{shown_path(name)} has no {CONFIG_NAME}: the first module in its {MODULES} is a {clean(kind)}, not a "
+            "transformer. If transformers lie in folders of it, resize one at a time: pass subfolder= with its folder."
+        )
+    if not place:
+        return BadCheckpoint(f"{shown_path(name)} has no {CONFIG_NAME}. Copy the file that belongs to the weights.")
     return BadCheckpoint(
         f"{shown_path(name)} has no {CONFIG_NAME}: its {MODULES} says that the model lies in {place}; "
         f"pass subfolder={place!r}."
