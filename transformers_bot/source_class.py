@@ -71,11 +71,14 @@ def seen_beside(
         open_still = f"({reason}): what is beside {model_class.__name__} is open"
         return (), () if named else (f"the weights of {shown_path(name)} could not be looked at {open_still}",)
     adapter = adapters.get(config.model_type)
-    held = _held(adapter, class_in_mapping("MODEL_MAPPING", config, "the source"), checkpoint.shapes)
+    base = class_in_mapping("MODEL_MAPPING", config, "the source")
+    held = _held(adapter, base, checkpoint.shapes)
     classes = [model_class] if named is None else [model_class, named]
     known = [_outside(adapter, one, config) for one in dict.fromkeys(classes)]
     places = {place for has in known if has is not None for place in (*has.shapes, *has.ties)}
     beside = [one for one in held.shapes if None not in known and one not in places]
+    stored = [f"{base.base_model_prefix}.{one}" for one in beside]
+    beside = [whole if whole in checkpoint.shapes else one for whole, one in zip(stored, beside, strict=True)]
     foreign = held.foreign if named is None or not words.strict else ()  # what is refused is not left out
     return (*beside, *foreign), ()
 
