@@ -250,6 +250,8 @@ def test_a_recipes_config_may_be_a_name(call, tmp_path, tiny):
         ("overwrite: 1\n", "overwrite must be true or false, got 1"),
         ("source: [a]\n", r"source must be text, got \['a'\]\."),
         ("config: 4\n", "config must be text or a table of fields, got 4"),
+        ("config: {1: 2}\n", "config has a field 1; the names of fields are text"),
+        ("bot_config: {true: 1}\n", "bot_config has a field True; the names of fields are text"),
         ("bot_config: haar\n", "bot_config must be a table of fields"),
         ("- source\n", "must be a YAML table of settings"),
         ("source: 'gpt2\n", "is not a YAML recipe"),

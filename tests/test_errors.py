@@ -144,6 +144,9 @@ OPTIONS = {
     "detail_scale nan": (BERT, option(detail_scale=float("nan")), BadOption, "detail_scale"),
     "seed": (BERT, option(seed=-1), BadOption, "seed must be a whole number"),
     "seed type": (BERT, option(seed="1"), BadOption, "seed must be a whole number"),
+    "seed of more than 64 bits": (BERT, option(seed=2**64), BadOption, "seed must be a whole number from 0 to 1844"),
+    "seed of no end": (BERT, option(seed=10**5000), BadOption, "seed must be .*, got one of thousands of digits"),
+    "detail_scale of no end": (BERT, option(detail_scale=10**400), BadOption, "detail_scale must be None or a number"),
     "unhashable": (BERT, option(gain=["raw"]), BadOption, "gain must be one of"),
     "unknown option": (BERT, option(wavlet="haar"), BadKeyword, "no option 'wavlet'.*Did you mean 'wavelet'"),
     "options as text": (BERT, load(num_hidden_layers=4, bot_config="haar"), BadOption, "got str"),
@@ -156,6 +159,8 @@ KEYWORDS = {
     "typo": (BERT, load(hiden_size=24), BadKeyword, "BertConfig has no field 'hiden_size'.*Did you mean 'hidden_size'"),
     "typo in dict": (BERT, load(config={"hiden_size": 24}), BadKeyword, "Did you mean 'hidden_size'"),
     "beside config": (BERT, load(config=BertConfig(), hidden_size=24), BadKeyword, "unknown keyword 'hidden_size'"),
+    "no text as a field": (BERT, load(config={1: 24}), BadKeyword, "names that are text, not 1"),
+    "bytes as a field": (BERT, load(config={b"x": 1}), BadKeyword, "names that are text, not b'x'"),
     "in dict and beside": (BERT, load(config={"hidden_size": 24}, hidden_size=48), BadKeyword, "given both in config="),
     "config of a wrong type": (BERT, load(config=3), BadKeyword, "config must be a config object.*got int"),
     "state_dict": (BERT, load(num_hidden_layers=4, state_dict={"a": 1}), BadKeyword, "state_dict= cannot be used"),
@@ -204,6 +209,41 @@ def test_what_configs_can_refuse_needs_no_weights(saved, tmp_path, name):
 def test_errors_are_also_what_python_would_raise(error):
     assert issubclass(error, bot.BoTError)
     assert issubclass(error, TypeError if error is BadKeyword else ValueError)
+
+
+@pytest.mark.parametrize("value", [3, "a\0b", "\x1b[31m", "two\nlines", ["x"]])
+@pytest.mark.parametrize("name", ["revision", "subfolder", "variant"])
+@pytest.mark.parametrize("call", [bot.plan, BoTModelForMaskedLM.from_pretrained, bot.resize_checkpoint, bot.suggest])
+def test_what_no_branch_or_file_is_called_is_refused(saved, tmp_path, call, name, value):
+    folder, _ = saved(*BERT)
+    given = [folder, tmp_path / "out"] if call is bot.resize_checkpoint else [folder]
+    wanted = {"ratio": 0.5} if call is bot.suggest else {"num_hidden_layers": 4}
+    with pytest.raises(BadOption, match=f"{name} must be a name without control characters") as caught:
+        call(*given, **wanted, **{name: value})
+    assert str(caught.value).isprintable()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("size", ["9" * 5000 + "GB", "1e400", 0, -1, float("nan")])
+def test_shards_of_no_size_are_refused_before_any_work(saved, tmp_path, size):
+    folder, _ = saved(*BERT)
+    with pytest.raises(BadOption, match="max_shard_size"):
+        bot.resize_checkpoint(folder, tmp_path / "out", num_hidden_layers=4, max_shard_size=size)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("wanted", ["params", "ratio", "memory"])
+def test_a_number_that_python_does_not_write_is_no_size(saved, wanted):
+    folder, _ = saved(*BERT)
+    with pytest.raises(BadOption, match="thousands of digits"):
+        bot.suggest(folder, **{wanted: 10**5000})
+
+
+@pytest.mark.parametrize("name", ["\x1b[31m", "a\0b", "x" * 5000, "two\nlines"])
+def test_a_report_is_looked_for_in_folders_of_any_name(name):
+    with pytest.raises(BadCheckpoint, match=r"holds no transfer_report\.json") as caught:
+        bot.Report.load(name)
+    assert str(caught.value).isprintable()
 
 
 # -- checkpoints ----------------------------------------------------------------------------------

@@ -85,6 +85,28 @@ def test_a_warning_that_names_the_source_calls_it_by_its_name(source, tmp_path):
     assert told(tmp_path / "out") == []
 
 
+@pytest.mark.parametrize(
+    "place", ["/homes/{}/x", "~/{}/x", "C:\\\\homes\\\\{}", "d:/homes/{}", "\\\\\\\\{}\\\\x", "file:///{}/x"]
+)
+def test_tokenizer_settings_of_earlier_versions_lose_the_places_that_they_name(source, tmp_path, place):
+    where = place.format(SECRETS[0])
+    paths = {"name_or_path": where, "tokenizer_file": where, "special_tokens_map_file": where, "image_dir": where}
+    kept = {"pad_token": "/", "sep_token": "~", "model_max_length": 12, "vocab_file": "vocab.json", "merges_file": None}
+    for name in ("tokenizer_config.json", "preprocessor_config.json"):
+        (source / name).write_text(json.dumps({**paths, **kept}))
+    resize_checkpoint(source, tmp_path / "out", n_layer=1)
+    assert told(tmp_path / "out") == []
+    for name in ("tokenizer_config.json", "preprocessor_config.json"):
+        assert json.loads((tmp_path / "out" / name).read_text()) == kept
+
+
+def test_settings_without_a_place_are_copied_byte_for_byte(source, tmp_path):
+    text = '{"name_or_path":"gpt2",  "model_max_length":12}'
+    (source / "tokenizer_config.json").write_text(text)
+    resize_checkpoint(source, tmp_path / "out", n_layer=1)
+    assert (tmp_path / "out/tokenizer_config.json").read_text() == text
+
+
 def test_a_model_saved_from_memory_has_the_name(source, target, tmp_path):
     model = BoTModelForCausalLM.from_pretrained(source, config=str(target))
     model.save_pretrained(tmp_path / "out")

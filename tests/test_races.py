@@ -171,3 +171,13 @@ def test_reading_says_nothing_of_errors_that_no_change_explains(source):
     with pytest.raises(RuntimeError, match="mine"), check_files(str(source), {}).reading():
         raise RuntimeError("mine")
     assert torch.is_tensor(load_file(source / "model.safetensors")["transformer.wte.weight"])
+
+
+@pytest.mark.parametrize("change", [*CHANGES.values(), lambda file: file.unlink() or os.mkfifo(file)])
+def test_no_library_is_given_what_changed_before(source, change):
+    """A pipe that took a file's name would keep it waiting for ever."""
+    checkpoint, given = check_files(str(source), {}), []
+    change(source / "model.safetensors")
+    with pytest.raises(BadCheckpoint, match="was changed or replaced"), checkpoint.reading():
+        given.append(source)
+    assert not given

@@ -1,12 +1,13 @@
 """What stands at OUT: only what a resize wrote, and nobody trained or changed since, is replaced for the asking."""
 
 import json
+import os
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from transformers_bot import BadSize, BoTModelForCausalLM, Report, SaveError, resize_checkpoint
+from transformers_bot import BadSize, BoTModelForCausalLM, Report, SaveError, resize_checkpoint, written
 from transformers_bot.errors import BadKeyword, BadOption, IncompatibleModels
 from transformers_bot.written import WHOLE, fingerprint, why_foreign
 
@@ -69,6 +70,39 @@ CHANGES = {
     "a file gone": (lambda out: (out / "generation_config.json").unlink(), "generation_config.json is gone since"),
     "a report that is none": (lambda out: (out / "transfer_report.json").write_text("["), "cannot be read"),
 }
+
+
+def link_out(out, name):
+    """A link to a file elsewhere in the place of one that was written."""
+    (out / name).rename(out.parent / f"elsewhere-{name}")
+    (out / name).symlink_to(out.parent / f"elsewhere-{name}")
+
+
+def enlarge(out, name, start=b""):
+    """A file of a gigabyte that takes no room."""
+    (out / name).write_bytes(start)
+    os.truncate(out / name, 1 << 30)
+
+
+NO_HEADER = (99_000_000).to_bytes(8, "little") + b"{" + b"[]," * 1000
+UNREAD = {
+    "a link": (lambda out: link_out(out, "config.json"), "config.json was changed since"),
+    "a link added": (lambda out: (out / "vocab.txt").symlink_to("/etc/hostname"), "vocab.txt was added since"),
+    "a link to nothing": (lambda out: (out / "vocab.txt").symlink_to("nothing"), "vocab.txt was added since"),
+    "far too large": (lambda out: enlarge(out, "generation_config.json"), "generation_config.json was changed since"),
+    "large and added": (lambda out: enlarge(out, "vocab.txt"), "vocab.txt was added since"),
+    "weights of no header": (lambda out: enlarge(out, "model.safetensors", NO_HEADER), "is not what safetensors"),
+}
+
+
+@pytest.mark.parametrize(("change", "why"), UNREAD.values(), ids=UNREAD)
+def test_what_no_resize_wrote_is_not_read_to_know_it(result, change, why, monkeypatch):
+    _, out = result
+    change(out)
+    read = []
+    monkeypatch.setattr(written, "fingerprint", lambda path: read.append(path.name) or fingerprint(path))
+    assert why in why_foreign(out)
+    assert not {path.name for path in out.iterdir() if path.is_symlink() or path.stat().st_size == 1 << 30} & {*read}
 
 
 @pytest.mark.parametrize(("change", "why"), CHANGES.values(), ids=CHANGES)

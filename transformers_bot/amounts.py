@@ -35,7 +35,7 @@ def read_share(value: Any) -> float:
     >>> read_share("50%"), read_share("1/2"), read_share(0.5)
     (0.5, 0.5, 0.5)
     """
-    text = str(value).strip().replace(",", ".")
+    text = _text(value, "a ratio").strip().replace(",", ".")
     found = re.fullmatch(r"(\d*\.?\d+(?:e[+-]?\d+)?|\d+\.)\s*(%|/\s*\d*\.?\d+)?", text, re.IGNORECASE)
     share = 0.0
     if found and not isinstance(value, bool):
@@ -47,7 +47,7 @@ def read_share(value: Any) -> float:
 
 
 def _read(value: Any, units: dict[str, int], what: str) -> float:
-    text = str(value).strip().replace("_", "").replace(",", "")
+    text = _text(value, what).strip().replace("_", "").replace(",", "")
     found = re.fullmatch(r"(\d+(?:\.\d*)?(?:e\d+)?)\s*([a-z]*)", text.lower())
     if isinstance(value, bool) or not found or found[2] not in units:
         raise BadOption(f"{value!r} is not {what}.")
@@ -55,3 +55,10 @@ def _read(value: Any, units: dict[str, int], what: str) -> float:
     if not 1 <= number < math.inf:
         raise BadOption(f"{value!r} is not {what}: it must be at least 1.")
     return number
+
+
+def _text(value: Any, what: str) -> str:
+    try:
+        return str(value)
+    except ValueError:  # Python refuses to write so many digits
+        raise BadOption(f"a number of thousands of digits is not {what}.") from None

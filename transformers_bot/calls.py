@@ -87,7 +87,7 @@ def _as_auto(factory: "Factory", name: str | os.PathLike[str], *model_args: Any,
         kept["key_mapping"] = renaming(checkpoint.wrapper)
     progress.withdraw()  # transformers shows its own
     try:
-        with checkpoint.reading(), building():
+        with building(), checkpoint.reading():
             loaded = factory.auto_class.from_pretrained(name, *model_args, **kept)
     except (BoTError, OSError):
         raise

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -37,6 +38,8 @@ TOKENIZER = (
 )
 PROCESSOR = ("preprocessor_config.json", "processor_config.json")
 CODED = ("tokenizer_config.json", *PROCESSOR)  # which can name code
+PLACE = re.compile(r"(/|~|[A-Za-z]:[/\\]|\\\\|file:)")  # what the path of a computer begins with
+PLACES = ("name_or_path", "_file", "_path", "_dir")  # what the names of fields end with that hold one
 TEMPLATES = "additional_chat_templates"  # named ones beside the default
 MODULES = ("modules.json", "config_sentence_transformers.json")  # of sentence-transformers
 SECONDS = 5  # that the list of a repository's files may take
@@ -137,7 +140,7 @@ def carry(files: Mapping[str, Path], folder: Path, config: PreTrainedConfig, pos
     for name, file in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         copy(file, folder / name, _most(name))
-    said = [sentence for name in CODED if name in files for sentence in _without_code(folder / name)]
+    said = [sentence for name in CODED if name in files for sentence in _without_code_and_places(folder / name)]
     if set(files) & set(TOKENIZER):
         said += _check_tokenizer(folder, config, positions)
     return said + check_images(folder, config) if set(files) & set(PROCESSOR) else said
@@ -175,15 +178,25 @@ def _located(folder: Folder, name: str) -> Path:
         raise UnsafeCheckpoint(f"{error} Or pass tokenizer=False to leave it out.") from None
 
 
-def _without_code(path: Path) -> list[str]:
-    """Take `auto_map` out of a file that was copied: the code that it names is never copied."""
+def _without_code_and_places(path: Path) -> list[str]:
+    """Take out of a file that was copied what holds elsewhere only: `auto_map`, whose code is never copied, and paths.
+
+    Earlier versions of transformers wrote into it where on a computer each file was read.
+    """
     with suppress(BadCheckpoint):  # what cannot be read is told where it is checked
         fields = read_json(path, SMALL)
+        kept = {name: value for name, value in fields.items() if name != "auto_map" and not _is_place(name, value)}
+        if len(kept) < len(fields):
+            path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if "auto_map" in fields:
-            named = code_of(fields.pop("auto_map"))
-            path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            named = code_of(fields["auto_map"])
             return [f"auto_map in {path.name} names code of the source ({named}), which is not copied: it is left out"]
     return []
+
+
+def _is_place(name: str, value: object) -> bool:
+    """Whether a field holds the absolute path of a file or folder."""
+    return name.endswith(PLACES) and isinstance(value, str) and bool(PLACE.match(value))
 
 
 def _check_tokenizer(folder: Path, config: PreTrainedConfig, positions: int | None) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from .checkpoint import check_names
 from .errors import BadKeyword, BadOption, suggest
 from .options import BoTConfig
 
@@ -137,11 +138,13 @@ def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset()) 
     Raises:
         BadKeyword: a keyword that a resize cannot honour, a config that is none, or overrides
             beside a config object.
-        BadOption: a method that is not named by a string, a `nonfinite` that is none of its values.
+        BadOption: a method that is not named by a string, a `nonfinite` that is none of its values, what no branch,
+            folder or variant can be called.
     """
     for name, why in REFUSED.items():
         if keywords.get(name) not in (None, False):
             raise BadKeyword(f"{name}= cannot be used for resizing: {why}.")
+    check_names(keywords)
     overrides = overrides_of(keywords, init)
     config = keywords.get("config")
     if isinstance(config, dict):
@@ -184,6 +187,9 @@ def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset()) 
 
 
 def _check_overrides(overrides: dict[str, Any], beside_config: bool) -> None:
+    nameless = [name for name in overrides if not isinstance(name, str)]
+    if nameless:
+        raise BadKeyword(f"the fields of a config have names that are text, not {nameless[0]!r}.")
     option = next((name for name in overrides if name in OPTIONS), None)
     if option:
         raise BadKeyword(f"{option} is an option of the method: pass it as bot_config={{{option!r}: ...}}.")

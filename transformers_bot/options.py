@@ -1,5 +1,6 @@
 """`BoTConfig`: every choice of the BoT method in one object."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from numbers import Integral
@@ -19,6 +20,7 @@ CHOICES = {
     "basis": ("auto", "plain", "principal"),
     "order": ("auto", "kept", "similar", "strongest"),
 }
+MAX_SEED = 2**64 - 1  # what torch's generators take
 WAVELET_ROLES = ("default", "hidden", "ffn", "heads", "head_dim", "layer")
 
 
@@ -116,10 +118,10 @@ class BoTConfig:
         if isinstance(self.wavelet, Mapping):
             object.__setattr__(self, "wavelet", Wavelets(self.wavelet))
         scale = self.detail_scale
-        if scale is not None and not (_is_number(scale) and 0 <= scale < float("inf")):
-            raise BadOption(f"detail_scale must be None or a number of at least 0, got {scale!r}.")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or self.seed < 0:
-            raise BadOption(f"seed must be a whole number of at least 0, got {self.seed!r}.")
+        if scale is not None and not (_is_number(scale) and 0 <= scale <= sys.float_info.max):
+            raise BadOption(f"detail_scale must be None or a number of at least 0, got {_named(scale)}.")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or not 0 <= self.seed <= MAX_SEED:
+            raise BadOption(f"seed must be a whole number from 0 to {MAX_SEED} (2**64 - 1), got {_named(self.seed)}.")
 
     def __repr__(self) -> str:
         """The call that makes it, without what is left at its default."""
@@ -162,6 +164,14 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         hint = suggest(value, choices)
         raise BadOption(f"{name} must be one of {', '.join(choices)}, got {value!r}.{hint}")
+
+
+def _named(value: object) -> str:
+    """A value for a message; Python itself refuses to write thousands of digits."""
+    try:
+        return repr(value)
+    except ValueError:
+        return "one of thousands of digits"
 
 
 def _is_number(value: object) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
-from .checkpoint import read_json
+from .checkpoint import read_json, shown_path
 from .errors import BadCheckpoint
 from .measure import Watch
 from .planner import Plan
@@ -107,8 +107,8 @@ class Report:
             BadCheckpoint: the folder has no report, or not a whole one.
         """
         path = Path(folder) / FILE
-        if not path.exists():
-            raise BadCheckpoint(f"{folder} holds no {FILE}: it was not saved by transformers_bot.")
+        if not os.path.exists(path):
+            raise BadCheckpoint(f"{shown_path(folder)} holds no {FILE}: it was not saved by transformers_bot.")
         return cls.from_dict(read_json(path))
 
     @property

@@ -115,6 +115,8 @@ def lay_out(
         raise PlanError(f"tensor names must be unique, and not '__metadata__': {twice}.")
     if unknown := [entry for entry in entries if entry.dtype not in DTYPES]:
         raise PlanError(f"{unknown[0].name} is {unknown[0].dtype}, which cannot be written; these can: {[*DTYPES]}.")
+    if isinstance(max_shard_size, (int, float)) and not max_shard_size >= 1:
+        raise BadOption(f"max_shard_size is {max_shard_size!r}: it must be at least one byte.")
     try:
         split = split_state_dict_into_shards_factory(
             named,
@@ -124,7 +126,7 @@ def lay_out(
             filename_pattern="model" + (f".{variant}" if variant else "") + "{suffix}.safetensors",
             max_shard_size=max_shard_size,
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise BadOption(f"max_shard_size {max_shard_size!r}: give bytes, or text such as '2GB' ({error}).") from None
     return tuple(Shard(file, tuple(named[name] for name in names)) for file, names in split.filename_to_tensors.items())
 

@@ -59,7 +59,7 @@ def open_source(
         keywords = {**keywords, "key_mapping": renaming(checkpoint.wrapper)}
     # What transformers draws for tensors that the files lack is never used: the caller's random state stays.
     reading = checkpoint.reading() if checkpoint is not None else contextlib.nullcontext()
-    with from_hub(name, keywords.get("revision")), reading, building(), quiet(), drawn_from(0):
+    with from_hub(name, keywords.get("revision")), building(), reading, quiet(), drawn_from(0):
         model, info = model_class.from_pretrained(
             name,
             config=copy.deepcopy(config),

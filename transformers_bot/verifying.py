@@ -258,8 +258,8 @@ def _recorded_source(place: str, record: Mapping[str, Any]) -> str:
     if is_local(record):
         what = "which is not here" if where else "and does not say where that is"
         raise FileNotFoundError(
-            f"{place} was made from the local folder {where or record['source']!r}, {what}: pass source= with its "
-            "path. The hashes in the record show whether that is the same one."
+            f"{shown_path(place)} was made from the local folder {where or record['source']!r}, {what}: pass "
+            "source= with its path. The hashes in the record show whether that is the same one."
         )
     return str(record["source"])
 

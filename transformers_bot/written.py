@@ -7,18 +7,22 @@ trains, and a stretch of each is looked at; one value set by hand in a large ten
 
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from .checkpoint.headers import MAX_HEADER
+from .checkpoint.headers import MAX_HEADER, read_header
 from .checkpoint.jsons import read_json
-from .checkpoint.paths import opened
+from .checkpoint.paths import opened, shown_path
 from .errors import BoTError
+from .vocabulary import LARGE
 
 REPORT = "transfer_report.json"
 # Not looked at: the report itself, the card (what people write into it is kept), and what systems leave.
 PASSED = (REPORT, "README.md", ".gitattributes", ".DS_Store")
+WEIGHTS = ".safetensors"
 WHOLE = 1 << 20  # bytes up to which a file is hashed as a whole
 STRETCHES, STRETCH = 4, 512  # of every tensor, and bytes in each
 
@@ -29,8 +33,13 @@ def fingerprints(folder: Path) -> dict[str, str]:
     Raises:
         BoTError: a file that cannot be read.
     """
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-    return {name: fingerprint(folder / name) for name in names if name not in PASSED}
+    return {name: fingerprint(folder / name) for name in _names(folder)}
+
+
+def _names(folder: Path) -> list[str]:
+    """The files of a folder that have a fingerprint; a link is one of them, wherever it leads."""
+    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return [name for name in sorted(path.relative_to(folder).as_posix() for path in found) if name not in PASSED]
 
 
 def fingerprint(path: Path) -> str:
@@ -38,7 +47,7 @@ def fingerprint(path: Path) -> str:
     digest = hashlib.sha256()
     with opened(path) as (stream, size):
         digest.update(size.to_bytes(8, "little"))
-        small = size <= WHOLE or path.suffix != ".safetensors"
+        small = size <= WHOLE or path.suffix != WEIGHTS
         for start, end in [(0, size)] if small else _spans(stream):
             stream.seek(start)
             _update(digest, stream, end - start)
@@ -53,16 +62,32 @@ def why_foreign(folder: Path) -> str | None:
         known = read_json(folder / REPORT).get("written")
         if not isinstance(known, dict) or not known:
             return f"its {REPORT} does not say which files were written"
-        found = fingerprints(folder)
+        return _difference(folder, known)
     except (BoTError, OSError) as error:
         return str(error).rstrip(".")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return "its weights are no safetensors files"
-    for name in sorted({*known, *found}):
-        if known.get(name) != found.get(name):
-            what = "was added" if name not in known else "is gone" if name not in found else "was changed"
-            return f"{name} {what} since"
+
+
+def _difference(folder: Path, known: dict[str, Any]) -> str | None:
+    """The first file that is not as it was written; none is opened while names alone tell."""
+    there = _names(folder)
+    for name in sorted({*known} ^ {*there}):
+        return f"{shown_path(name)} {'is gone' if name in known else 'was added'} since"
+    for name in there:
+        if not _may_be_ours(folder / name) or fingerprint(folder / name) != known[name]:
+            return f"{shown_path(name)} was changed since"
     return None
+
+
+def _may_be_ours(path: Path) -> bool:
+    """Whether a resize can have written it: no link, no pipe, and nothing large but weights of a sound header."""
+    found = os.lstat(path)
+    if not stat.S_ISREG(found.st_mode):
+        return False
+    if path.suffix == WEIGHTS and found.st_size > WHOLE:
+        read_header(path)
+    return path.suffix == WEIGHTS or found.st_size <= LARGE
 
 
 def _spans(stream: BinaryIO) -> Iterator[tuple[int, int]]:

@@ -2,7 +2,7 @@
 
 from .amounts import check_amount
 from .checking import Checkpoint, check_files
-from .configs import check_config, source_config
+from .configs import check_config, check_names, source_config
 from .files import has_file, is_folder
 from .from_hub import from_hub
 from .hashing import Hashing
@@ -21,6 +21,7 @@ __all__ = [
     "check_amount",
     "check_config",
     "check_files",
+    "check_names",
     "clean",
     "find_nonfinite",
     "from_hub",

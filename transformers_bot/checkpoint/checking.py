@@ -106,6 +106,7 @@ class Checkpoint:
         Raises:
             BadCheckpoint: a file was changed, replaced, removed or closed to this user meanwhile.
         """
+        self.check_unchanged()  # the library waits for ever for what is a pipe by now
         try:
             yield
         except (SafetensorError, OSError, RuntimeError, ValueError) as error:

@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig
 from transformers.configuration_utils import get_configuration_file
 from transformers.utils import CONFIG_NAME, cached_file
 
-from ..errors import BadCheckpoint, BadSize, UnsafeCheckpoint, UnsupportedCheckpoint
+from ..errors import BadCheckpoint, BadOption, BadSize, UnsafeCheckpoint, UnsupportedCheckpoint
 from ..sizes import MAX_LAYERS, MAX_LENGTH
 from .files import hub_keywords
 from .from_hub import from_hub
@@ -19,6 +19,7 @@ from .paths import Folder, clean, is_plain, shown, shown_path
 
 MAX_LABELS = 1 << 18  # transformers makes two dicts of them, some 200 bytes a label
 MAX_NUMBER = 1 << 63
+NAMES = ("revision", "subfolder", "variant")
 LAYER_FIELDS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 LENGTH_FIELDS = (
     *("hidden_size", "n_embd", "intermediate_size", "n_inner", "num_attention_heads", "n_head", "vocab_size"),
@@ -40,8 +41,10 @@ def source_config(name: str, keywords: Mapping[str, Any]) -> tuple[Path, dict[st
     Raises:
         BadCheckpoint: there is none, or it is no config; BadSize: a size no model has.
         UnsafeCheckpoint: it lies outside of the folder, or asks for code.
+        BadOption: a revision, subfolder or variant that is no name.
         HubError: a hub id that is not there, or cannot be reached.
     """
+    check_names(keywords)
     if os.path.isdir(name):
         folder = Folder.at(name, keywords.get("subfolder") or "")
         if folder.holds(ADAPTER):
@@ -82,6 +85,18 @@ def source_config(name: str, keywords: Mapping[str, Any]) -> tuple[Path, dict[st
     fields = read_json(path)
     check_config(fields, path)
     return path, fields
+
+
+def check_names(keywords: Mapping[str, Any]) -> None:
+    """Refuse what no file, folder or branch can be called; it would end in an error of the system's own.
+
+    Raises:
+        BadOption: a revision, subfolder or variant that is no text, or holds control characters.
+    """
+    for name in NAMES:
+        value = keywords.get(name)
+        if value is not None and not (isinstance(value, str) and value.isprintable()):
+            raise BadOption(f"{name} must be a name without control characters, got {shown(value)}.")
 
 
 def _first_module(path: Path) -> tuple[str, str] | None:

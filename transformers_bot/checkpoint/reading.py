@@ -39,7 +39,10 @@ def model_config(
     except Exception as error:  # config classes compute with their fields, and fail in every way there is
         if isinstance(error, HubError):
             raise
-        raise BadCheckpoint(f"the config of {shown_path(name)} cannot be used: {clean(str(error))}") from None
+        reason = clean(str(error)).rstrip(".") or type(error).__name__
+        raise BadCheckpoint(
+            f"the config of {shown_path(name)} cannot be used: {reason}. Correct its {path.name}, or download it again."
+        ) from None
     return config
 
 

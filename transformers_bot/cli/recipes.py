@@ -79,4 +79,7 @@ def _checked(path: str, name: str, value: Any) -> Any:
         wanted = " or ".join(WORDS[kind] for kind in kinds)
         hint = " Put it in quotes." if str in kinds and not isinstance(value, (dict, list)) else ""
         raise errors.BadOption(f"{path}: {name} must be {wanted}, got {value!r}.{hint}")
+    for field in value if isinstance(value, dict) else ():
+        if not isinstance(field, str):
+            raise errors.BadOption(f"{path}: {name} has a field {field!r}; the names of fields are text.")
     return value

@@ -111,7 +111,7 @@ def run(chosen: argparse.Namespace) -> int:
         return 0
     print(replace(report, warnings=tuple(map(in_options, report.warnings))))
     folder = Path(out).as_posix()
-    print(f"\nWritten to {out}. Load it with")
+    print(f"\nWritten to {shown(out)}. Load it with")
     from ..sentences import folder_class
 
     if library_class := folder_class(out):
@@ -119,7 +119,7 @@ def run(chosen: argparse.Namespace) -> int:
     else:
         name = _auto_class(out, report.classes[1])
         print(f"  from transformers import {name}\n  model = {name}.from_pretrained({folder!r})")
-    print(f"and check it with\n  transformers-bot verify {shlex.quote(out)}{_where(source, report.provenance)}")
+    print(f"and check it with\n  transformers-bot verify {shown(shlex.quote(out))}{_where(source, report.provenance)}")
     return 0
 
 
