@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 import transformers_bot
 from transformers_bot import adapters
+from transformers_bot.tasks import TASKS
 
 FAMILIES = ("bert", "roberta", "gpt2", "vit", "deit")
 CONFIGS = {
@@ -210,7 +211,7 @@ def save(model: PreTrainedModel, folder: Path, **kwargs) -> str:
 def factory_for(head: str, config: PreTrainedConfig) -> type:
     """The first factory whose class for this config is `head`; the config must name it if several share a task."""
     for factory in FACTORIES:
-        table = getattr(transformers.models.auto.modeling_auto, factory.mapping)
+        table = getattr(transformers.models.auto.modeling_auto, TASKS[factory.task].mapping)
         if type(config) in table and factory.class_for(config).__name__ == head:
             return factory
     raise LookupError(f"no factory makes {head}")

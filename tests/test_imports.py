@@ -13,6 +13,7 @@ import transformers
 
 import transformers_bot
 from transformers_bot import model
+from transformers_bot.tasks import TASKS
 
 pytest_plugins = ["cli_window"]  # tiny
 
@@ -46,7 +47,7 @@ def loaded_by(code: str) -> set[str]:
         "import transformers_bot",
         "import transformers_bot; dir(transformers_bot), transformers_bot.BadSize, transformers_bot.__version__",
         "from transformers_bot import BoTModel, BoTModelForCausalLM, BoTModelForImageClassification, plan",
-        "import transformers_bot.model; transformers_bot.model.TASKS",
+        "import transformers_bot.model; transformers_bot.model.FACTORIES",
         "import transformers_bot.cli; transformers_bot.cli.build_parser().format_help()",
     ],
 )
@@ -57,7 +58,7 @@ def test_names_alone_need_neither_torch_nor_transformers(code):
 def test_a_factory_brings_nothing_that_its_auto_class_does_not():
     """No model code of transformers, none of its architectures, and of ours only what names it."""
     auto = "from transformers import AutoModelForCausalLM"
-    ours = {f"transformers_bot{name}" for name in ("", ".errors", ".version", ".model", ".signatures")}
+    ours = {f"transformers_bot{name}" for name in ("", ".errors", ".version", ".model", ".signatures", ".tasks")}
     new = loaded_by(f"{auto}\nfrom transformers_bot import BoTModelForCausalLM") - loaded_by(auto)
     assert ours <= new
     assert {name for name in new - ours if name.partition(".")[0] not in sys.stdlib_module_names} == set()
@@ -163,17 +164,17 @@ print(*failed)
 
 
 def test_a_submodule_is_an_attribute_of_the_package_without_an_import_of_its_own():
-    code = "import transformers_bot as bot; print(bot.methods.__name__, bot.model.TASKS['base'].__name__, bot.report)"
+    code = "import transformers_bot as bot; print(bot.methods.__name__, bot.model.BoTModel.__name__, bot.report)"
     assert python(code).startswith("transformers_bot.methods BoTModel <module 'transformers_bot.report'")
 
 
 def test_factories_name_their_auto_class_and_pickle():
-    for factory in model.TASKS.values():
+    for factory in model.FACTORIES.values():
         auto = factory.__name__.replace("BoTModel", "AutoModel")
         assert factory.auto_class is getattr(transformers, auto)
         assert pickle.loads(pickle.dumps(factory)) is factory
         assert getattr(transformers_bot, factory.__name__) is factory
-        assert hasattr(transformers.models.auto.modeling_auto, factory.mapping)
+        assert hasattr(transformers.models.auto.modeling_auto, TASKS[factory.task].mapping)
 
 
 # -- interrupts -----------------------------------------------------------------------------------

@@ -20,8 +20,9 @@ from transformers_bot.classes import class_in_mapping
 from transformers_bot.errors import BadKeyword, UnsupportedArchitecture
 from transformers_bot.inspecting import inspect as inspect_
 from transformers_bot.keywords import FILES, HUB, IGNORED, OURS, REFUSED, TARGET, init_keywords
-from transformers_bot.model import TASKS
+from transformers_bot.model import FACTORIES
 from transformers_bot.signatures import ConfigFields, FolderKeywords, HubKeywords, InitKeywords, ModelKeywords, stated
+from transformers_bot.tasks import TASKS
 
 FOLDER = Path(transformers_bot.__file__).parent
 # Fields of every config that a resize decides, or that a keyword of the call says.
@@ -35,7 +36,7 @@ def keywords_of(call) -> set[str]:
 # -- in step with keywords.py and transformers -----------------------------------------------------
 
 
-@pytest.mark.parametrize("factory", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("factory", FACTORIES.values(), ids=FACTORIES)
 def test_every_factory_shows_all_of_our_keywords(factory):
     assert keywords_of(factory.from_pretrained) == set(OURS)
     assert keywords_of(factory.plan) | {"config"} == set(OURS)
@@ -47,7 +48,7 @@ def test_plan_and_resize_checkpoint_show_them_too():
 
 
 def test_what_is_not_given_is_written_once():
-    for call in (*(one.from_pretrained for one in TASKS.values()), plan, resize_checkpoint):
+    for call in (*(one.from_pretrained for one in FACTORIES.values()), plan, resize_checkpoint):
         for name, parameter in inspect.signature(call).parameters.items():
             if name in OURS:
                 assert parameter.default is signatures.DEFAULTS.get(name), name
@@ -82,9 +83,11 @@ def test_no_typed_field_is_one_of_no_config():
 def test_every_keyword_of_a_constructor_has_a_type():
     found = set()
     for adapter in BUILT_IN:
-        for factory in TASKS.values():
+        for factory in FACTORIES.values():
             try:
-                found |= init_keywords(class_in_mapping(factory.mapping, CONFIG_MAPPING[adapter.model_type](), "x"))
+                found |= init_keywords(
+                    class_in_mapping(TASKS[factory.task].mapping, CONFIG_MAPPING[adapter.model_type](), "x")
+                )
             except UnsupportedArchitecture:
                 continue
     assert found == set(InitKeywords.__annotations__)

@@ -16,8 +16,7 @@ from transformers import PreTrainedConfig
 
 from .adapters import ADAPTERS
 from .card_merge import in_markers
-from .errors import UnsupportedArchitecture
-from .model import TASKS
+from .classes import auto_class_of
 from .origin import base_model, claimed_in, hub_source, is_local, provenance_of, public
 from .sizes import config_field
 
@@ -125,7 +124,7 @@ def recipe(config: PreTrainedConfig) -> dict[str, Any]:
     provenance = provenance_of(config)
     made = {**_recipe_source(provenance), **{key: provenance.get(key) for key in RECIPE}}
     made["config"] = _sorted(provenance.get("config")) or _size_fields(config, provenance)
-    made["task"] = (_task(config) or (None,))[0]
+    made["task"] = (_task_of(config) or (None,))[0]
     made["bot_config"] = _sorted(provenance.get("options"))
     made["dtype"] = made["dtype"] or (str(config.dtype).removeprefix("torch.") if config.dtype else None)
     made |= {key: provenance[key] for key, usual in DEFAULTS.items() if provenance.get(key, usual) != usual}
@@ -181,17 +180,8 @@ def _size_fields(config: PreTrainedConfig, provenance: Mapping[str, Any]) -> dic
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _task(config: PreTrainedConfig) -> tuple[str, str] | None:
-    """The task and the Auto class that make this architecture; None where no Auto class does."""
-    architecture = (config.architectures or [""])[0]
-    for task, factory in TASKS.items():
-        try:
-            made = factory.class_for(config).__name__
-        except UnsupportedArchitecture:
-            continue  # this model type has no such head
-        if made == architecture:
-            return task, factory.auto_class.__name__
-    return None
+def _task_of(config: PreTrainedConfig) -> tuple[str, str] | None:
+    return auto_class_of(config, (config.architectures or [""])[0])
 
 
 def _what(provenance: Mapping[str, Any]) -> str:
@@ -234,7 +224,7 @@ def _loading(config: PreTrainedConfig, name: str, library_class: str | None) -> 
         text = f"from sentence_transformers import {library_class}\n\nmodel = {library_class}({json.dumps(name)})"
         text += f"\n{LIBRARY_CALLS[library_class]}"
         return f"### How to load\n\nIt is an ordinary sentence-transformers model:\n\n{_block(text, 'python')}"
-    known = _task(config)
+    known = _task_of(config)
     loader = known[1] if known else (config.architectures or ["AutoModel"])[0]
     if not hasattr(transformers, loader):
         loader = "AutoModel"

@@ -1,6 +1,7 @@
 """From a config to a model class, by transformers' own task mappings."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import transformers
@@ -9,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 from .errors import BadCheckpoint, BadOption, UnsupportedArchitecture, suggest
-from .model import TASKS
+from .tasks import TASKS
 
 ModelClass = type[PreTrainedModel]
 
@@ -70,17 +71,33 @@ def class_for_task(task: str | None) -> Callable[[PreTrainedConfig], ModelClass]
         return own_class
     if task not in TASKS:
         raise BadOption(f"task must be one of {', '.join(TASKS)}, got {task!r}.{suggest(task, TASKS)}")
-    return TASKS[task].class_for
+    return partial(_class_for, task)
+
+
+def _class_for(task: str, config: PreTrainedConfig) -> ModelClass:
+    return class_in_mapping(TASKS[task].mapping, config, TASKS[task].factory)
 
 
 def tasks_of(config: PreTrainedConfig, model_class: ModelClass) -> list[str]:
     """The tasks whose class for this config is `model_class`."""
-    tables = ((task, getattr(modeling_auto, factory.mapping)) for task, factory in TASKS.items())
-    known = ((task, table[type(config)]) for task, table in tables if type(config) in table)
-    return [task for task, found in known if model_class is (found[0] if isinstance(found, (list, tuple)) else found)]
+    tables = ((name, getattr(modeling_auto, task.mapping)) for name, task in TASKS.items())
+    known = ((name, table[type(config)]) for name, table in tables if type(config) in table)
+    return [name for name, found in known if model_class is (found[0] if isinstance(found, (list, tuple)) else found)]
 
 
 def _factories(config: PreTrainedConfig) -> list[str]:
     """The factories that have a class for this model type."""
-    tables = ((factory.__name__, getattr(modeling_auto, factory.mapping)) for factory in TASKS.values())
+    tables = ((task.factory, getattr(modeling_auto, task.mapping)) for task in TASKS.values())
     return [name for name, table in tables if type(config) in table]
+
+
+def auto_class_of(config: PreTrainedConfig, model_class: str) -> tuple[str, str] | None:
+    """The task and the Auto class that make a class of this name; None where no Auto class does."""
+    for name, task in TASKS.items():
+        try:
+            made = _class_for(name, config).__name__
+        except UnsupportedArchitecture:
+            continue  # this model type has no such head
+        if made == model_class:
+            return name, task.auto_class
+    return None

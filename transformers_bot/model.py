@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, Unpack, overload
 
 from .signatures import stated
+from .tasks import TASKS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -39,22 +40,19 @@ else:
 
 
 class _Auto:
-    """An Auto class of transformers as a class attribute, imported when it is asked for."""
+    """A factory's Auto class of transformers, imported when it is asked for."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __get__(self, _instance: object, _owner: type) -> Any:
+    def __get__(self, _instance: object, owner: "type[_BaseBoTModel[Any]]") -> Any:
         import transformers  # half a second that the names alone can do without
 
-        return getattr(transformers, self.name)
+        return getattr(transformers, TASKS[owner.task].auto_class)
 
 
 class _BaseBoTModel(_Of[Model]):
-    """Common to all factories; each names its Auto class and the mapping from configs to classes."""
+    """Common to all factories; each names its task."""
 
-    auto_class: ClassVar[_Auto]
-    mapping: ClassVar[str]
+    task: ClassVar[str]
+    auto_class = _Auto()
 
     def __init__(self, *_args: Any, **_kwargs: Any) -> None:
         name = type(self).__name__
@@ -259,7 +257,7 @@ class _BaseBoTModel(_Of[Model]):
         """The model class that the Auto class would choose for this config."""
         from .classes import class_in_mapping  # as above
 
-        return class_in_mapping(cls.mapping, config, cls.__name__)
+        return class_in_mapping(TASKS[cls.task].mapping, config, cls.__name__)
 
 
 def plan(
@@ -295,7 +293,7 @@ def plan(
     Args:
         source: hub id, folder, or a config object.
         config: the target, as in `BoTModel.from_pretrained`; overrides may be keywords.
-        task: another head than the source's own: one of `transformers_bot.model.TASKS`.
+        task: another head than the source's own: one of `transformers_bot.tasks.TASKS`.
         calibration: that there will be batches; the plan from configs does not run them.
         kwargs: fields of the config, hub keywords, and whatever else `from_pretrained` takes: the same call
             can be planned and made.
@@ -324,91 +322,76 @@ def plan(
 class BoTModel(_BaseBoTModel["PreTrainedModel"]):
     """The base model without a head, like `AutoModel`."""
 
-    auto_class = _Auto("AutoModel")
-    mapping = "MODEL_MAPPING"
+    task = "base"
 
 
 class BoTModelForPreTraining(_BaseBoTModel["PreTrainedModel"]):
     """With the heads used for pre-training, like `AutoModelForPreTraining`."""
 
-    auto_class = _Auto("AutoModelForPreTraining")
-    mapping = "MODEL_FOR_PRETRAINING_MAPPING"
+    task = "pretraining"
 
 
 class BoTModelForCausalLM(_BaseBoTModel["GenerativeModel"]):
     """With a causal language-modelling head, like `AutoModelForCausalLM`."""
 
-    auto_class = _Auto("AutoModelForCausalLM")
-    mapping = "MODEL_FOR_CAUSAL_LM_MAPPING"
+    task = "causal-lm"
 
 
 class BoTModelForMaskedLM(_BaseBoTModel["PreTrainedModel"]):
     """With a masked language-modelling head, like `AutoModelForMaskedLM`."""
 
-    auto_class = _Auto("AutoModelForMaskedLM")
-    mapping = "MODEL_FOR_MASKED_LM_MAPPING"
+    task = "masked-lm"
 
 
 class BoTModelForNextSentencePrediction(_BaseBoTModel["PreTrainedModel"]):
     """With a next-sentence head, like `AutoModelForNextSentencePrediction`."""
 
-    auto_class = _Auto("AutoModelForNextSentencePrediction")
-    mapping = "MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING"
+    task = "next-sentence"
 
 
 class BoTModelForSequenceClassification(_BaseBoTModel["PreTrainedModel"]):
     """With a sequence-classification head, like `AutoModelForSequenceClassification`."""
 
-    auto_class = _Auto("AutoModelForSequenceClassification")
-    mapping = "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING"
+    task = "sequence-classification"
 
 
 class BoTModelForTokenClassification(_BaseBoTModel["PreTrainedModel"]):
     """With a token-classification head, like `AutoModelForTokenClassification`."""
 
-    auto_class = _Auto("AutoModelForTokenClassification")
-    mapping = "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING"
+    task = "token-classification"
 
 
 class BoTModelForQuestionAnswering(_BaseBoTModel["PreTrainedModel"]):
     """With a span head, like `AutoModelForQuestionAnswering`."""
 
-    auto_class = _Auto("AutoModelForQuestionAnswering")
-    mapping = "MODEL_FOR_QUESTION_ANSWERING_MAPPING"
+    task = "question-answering"
 
 
 class BoTModelForMultipleChoice(_BaseBoTModel["PreTrainedModel"]):
     """With a multiple-choice head, like `AutoModelForMultipleChoice`."""
 
-    auto_class = _Auto("AutoModelForMultipleChoice")
-    mapping = "MODEL_FOR_MULTIPLE_CHOICE_MAPPING"
+    task = "multiple-choice"
 
 
 class BoTModelForImageClassification(_BaseBoTModel["PreTrainedModel"]):
     """With an image-classification head, like `AutoModelForImageClassification`."""
 
-    auto_class = _Auto("AutoModelForImageClassification")
-    mapping = "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING"
+    task = "image-classification"
 
 
 class BoTModelForMaskedImageModeling(_BaseBoTModel["PreTrainedModel"]):
     """With a masked-image-modelling head, like `AutoModelForMaskedImageModeling`."""
 
-    auto_class = _Auto("AutoModelForMaskedImageModeling")
-    mapping = "MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING"
+    task = "masked-image-modeling"
 
 
-# Names of tasks, as the command line and recipes have them; without one the source's own architecture is taken.
-TASKS: dict[str, type[_BaseBoTModel[Any]]] = {
-    "base": BoTModel,
-    "causal-lm": BoTModelForCausalLM,
-    "masked-lm": BoTModelForMaskedLM,
-    "pretraining": BoTModelForPreTraining,
-    "next-sentence": BoTModelForNextSentencePrediction,
-    "sequence-classification": BoTModelForSequenceClassification,
-    "token-classification": BoTModelForTokenClassification,
-    "question-answering": BoTModelForQuestionAnswering,
-    "multiple-choice": BoTModelForMultipleChoice,
-    "image-classification": BoTModelForImageClassification,
-    "masked-image-modeling": BoTModelForMaskedImageModeling,
+# task -> its factory, as the command line and recipes name them
+FACTORIES: dict[str, type[_BaseBoTModel[Any]]] = {
+    one.task: one
+    for one in (
+        *(BoTModel, BoTModelForCausalLM, BoTModelForMaskedLM, BoTModelForPreTraining),
+        *(BoTModelForNextSentencePrediction, BoTModelForSequenceClassification, BoTModelForTokenClassification),
+        *(BoTModelForQuestionAnswering, BoTModelForMultipleChoice),
+        *(BoTModelForImageClassification, BoTModelForMaskedImageModeling),
+    )
 }

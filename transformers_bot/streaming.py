@@ -94,7 +94,7 @@ def resize_checkpoint(
         source: hub id or folder.
         out: the folder to write.
         config: the target, as in `BoTModel.from_pretrained`; overrides may be keywords.
-        task: another head than the source's own: one of `transformers_bot.model.TASKS`.
+        task: another head than the source's own: one of `transformers_bot.tasks.TASKS`.
         max_shard_size: of a weight file, as in `save_pretrained`.
         overwrite: True replaces `out` as a whole if it exists and is what a resize wrote, not trained and not
             changed since. "foreign" replaces any saved model, whoever made or trained it: that one is lost.

@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import errors, model
 from ..report_text import cut
+from ..tasks import TASKS
 
 # Options of BoTConfig; it checks the values itself and names the nearest one.
 BOT_OPTIONS = {
@@ -59,9 +60,9 @@ def add_head(parser: Any) -> None:
     """Which head the source has, for commands that only look at it."""
     parser.add_argument(
         "--task",
-        choices=model.TASKS,
+        choices=TASKS,
         metavar="TASK",
-        help=f"the head, where config.json does not name it: {', '.join(model.TASKS)}",
+        help=f"the head, where config.json does not name it: {', '.join(TASKS)}",
     )
 
 
@@ -130,8 +131,7 @@ def add_target(parser: Any) -> None:
         help="set a field of the target's config; what is not set stays as in --config, or as in the source. May be "
         "repeated",
     )
-    tasks = model.TASKS
-    group.add_argument("--task", choices=tasks, metavar="TASK", help=f"the target's head: {', '.join(tasks)}")
+    group.add_argument("--task", choices=TASKS, metavar="TASK", help=f"the target's head: {', '.join(TASKS)}")
     group.add_argument(
         "--dtype", metavar="TYPE", help="of the result: float32, bfloat16, float16, or auto (the source's)"
     )
@@ -231,7 +231,7 @@ def required(given: dict[str, Any], name: str) -> str:
 
 def planner(task: str | None) -> Any:
     """The `plan` of a task's factory; without a task, of the source's own architecture."""
-    tasks = model.TASKS
+    tasks = model.FACTORIES
     if task is None:
         return model.plan
     if task not in tasks:

@@ -177,17 +177,8 @@ class _Said(logging.Handler):
 
 def _auto_class(folder: str, model_class: str) -> str:
     """The Auto class that makes `model_class` of the folder's config, or that class itself."""
-    from ..classes import class_in_mapping
-    from ..errors import UnsupportedArchitecture
-    from ..model import TASKS
+    from ..classes import auto_class_of
     from ..targets import read_config
 
-    config = read_config(folder, {})
-    for factory in TASKS.values():
-        try:
-            made = class_in_mapping(factory.mapping, config, factory.__name__)
-        except UnsupportedArchitecture:
-            continue
-        if made.__name__ == model_class:
-            return str(factory.auto_class.__name__)
-    return model_class
+    found = auto_class_of(read_config(folder, {}), model_class)
+    return found[1] if found else model_class

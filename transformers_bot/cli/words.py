@@ -7,7 +7,7 @@ out. A test goes through every message of the package.
 
 import re
 
-from .. import model
+from ..tasks import TASKS
 
 # Keywords of the Python API that are options of the same name here.
 KEYWORDS = (
@@ -44,7 +44,7 @@ ONLY_PYTHON = (
 )
 NAMES = "|".join((*KEYWORDS, *RENAMED))
 KEYWORD = rf"(?<![\w.-])({NAMES})="
-FACTORIES = {factory.__name__: name for name, factory in model.TASKS.items()}
+FACTORIES = {task.factory: name for name, task in TASKS.items()}
 LITERALS = {"True": "true", "False": "false", "None": "null"}  # of a config's field, as --set reads them
 
 
