@@ -264,7 +264,11 @@ CLI_MISTAKES = {
     "unfitted": (("--method", "ligo"), 2, "method ligo learns from data .*give texts or images with --fit-data FILE"),
     "unfitted mango": (("--method", "mango"), 2, "--fit-data FILE"),
     "fit of another": (("--fit-data", "TEXT"), 2, r"--fit-data is for the methods that learn \(ligo, mango\)"),
-    "no steps": (("--method", "ligo", "--fit-data", "TEXT", "--fit-steps", "0"), 2, "steps must be a whole number"),
+    "no steps": (
+        ("--method", "ligo", "--fit-data", "TEXT", "--fit-steps", "0"),
+        2,
+        "--fit-steps 0 is no number of steps",
+    ),
     "no data": (
         ("--method", "ligo", "--fit-steps", "3"),
         2,
@@ -358,7 +362,7 @@ def test_unfitted_is_said_loudly_and_never_called_inherited(saved, tmp_path, met
 FIT_MISTAKES = [
     ({"data": "x"}, BadKeyword, "fit= has no option 'data'"),
     ({"steps": 3}, BadOption, "nothing to learn from: .* with batches="),
-    ({"batches": [], "steps": True}, BadOption, "steps must be"),
+    ({"batches": [], "steps": True}, BadOption, "steps=True is no number"),
     ({"batches": [], "batch_size": 0}, BadOption, "batch_size must be"),
     ([], BadOption, "fit must be a dict"),
 ]

@@ -171,6 +171,11 @@ def test_a_name_cannot_steer_the_terminal(call):
     assert err.count("\n") == 1
 
 
+def test_a_message_has_the_letters_that_were_typed(tiny, capsys):
+    assert cli.main(["plan", str(tiny), "--set", "id2label=猫,狗", "--set", "n_layer=3"]) == 2
+    assert "猫" in capsys.readouterr().err
+
+
 def test_a_closed_pipe_is_no_error(tiny):
     command = f"{sys.executable} -m transformers_bot plan {tiny} --json | head -c 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)

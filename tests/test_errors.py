@@ -157,6 +157,7 @@ OPTIONS = {
 }
 KEYWORDS = {
     "typo": (BERT, load(hiden_size=24), BadKeyword, "BertConfig has no field 'hiden_size'.*Did you mean 'hidden_size'"),
+    "typo of our own": (BERT, load(num_hidden_layers=4, bot_confg={}), BadKeyword, "Did you mean 'bot_config'"),
     "typo in dict": (BERT, load(config={"hiden_size": 24}), BadKeyword, "Did you mean 'hidden_size'"),
     "beside config": (BERT, load(config=BertConfig(), hidden_size=24), BadKeyword, "unknown keyword 'hidden_size'"),
     "no text as a field": (BERT, load(config={1: 24}), BadKeyword, "names that are text, not 1"),

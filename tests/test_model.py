@@ -23,6 +23,7 @@ from safetensors import safe_open
 from transformers.utils import logging
 
 from transformers_bot import (
+    BadOption,
     BoTConfig,
     BoTModel,
     BoTModelForCausalLM,
@@ -169,6 +170,15 @@ def test_dtype_is_the_result_of_one_cast(saved, family, head, dtype):
 def test_auto_dtype_is_the_sources(saved):
     folder, _ = saved("bert", "BertForMaskedLM", dtype=torch.bfloat16)
     assert BoTModelForMaskedLM.from_pretrained(folder, dtype="auto", num_hidden_layers=3).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+def test_a_dtype_among_the_fields_is_that_of_the_result(saved, name):
+    folder, _ = saved("bert", "BertForMaskedLM")
+    wanted = {"num_hidden_layers": 3, name: "bfloat16"}
+    assert BoTModelForMaskedLM.from_pretrained(folder, config=wanted).dtype == torch.bfloat16
+    with pytest.raises(BadOption, match="cannot be built with"):
+        BoTModelForMaskedLM.from_pretrained(folder, config={**wanted, name: "bfloat99"})
 
 
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)

@@ -178,9 +178,9 @@ def _record(model: Any) -> dict[str, Any]:
 
 def check_numbers(steps: Any, lr: Any, seed: Any) -> None:
     if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
-        raise BadOption(f"steps must be a whole number of at least 1, got {steps!r}.")
+        raise BadOption(f"steps={steps!r} is no number of steps: a whole number of at least 1 is wanted.")
     if lr is not None and (isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 < lr < math.inf):
-        raise BadOption(f"lr must be a number above 0, got {lr!r}.")
+        raise BadOption(f"lr={lr!r} is no learning rate: a number above 0 is wanted.")
     BoTConfig(seed=seed)
 
 

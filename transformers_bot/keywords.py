@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from .checkpoint import check_names
 from .errors import BadKeyword, BadOption, suggest
 from .options import BoTConfig
+from .signatures import OURS
 
 HUB = (
     "cache_dir",
@@ -40,20 +41,6 @@ TARGET = (
     "allow_all_kernels",
     "kernel_config",
     "generation_config",
-)
-OURS = (
-    "config",
-    "bot_config",
-    "method",
-    "dtype",
-    "torch_dtype",
-    "output_loading_info",
-    "ignore_mismatched_sizes",
-    "calibration",
-    "allow_pickle",
-    "nonfinite",
-    "strict",
-    "record_path",
 )
 ONLY_RESIZING = ("bot_config", "method", "calibration", "allow_pickle", "nonfinite", "strict", "record_path")
 NONFINITE = ("error", "warn", "zero")

@@ -19,13 +19,24 @@ def printable(name: str) -> str:
     return "".join(one if _shows(one) else one.encode("unicode_escape").decode() for one in name)
 
 
+def visible(text: str) -> str:
+    r"""The text of any language as it is, with everything escaped that would not be seen or steers a terminal.
+
+    For a sentence; `printable` is for columns, where a sign must have the width of one.
+
+    >>> print(visible("猫\x1b[31m"))
+    猫\x1b[31m
+    """
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def brief(text: str, most: int = 300) -> str:
     r"""Foreign text for a message of ours: on one line, escaped, cut, without a full stop at its end.
 
     >>> print(brief("wrong\n value \x1b[31m."))
     wrong value \x1b[31m
     """
-    line = printable(" ".join(text[: 4 * most].split())).rstrip(".")
+    line = visible(" ".join(text[: 4 * most].split())).rstrip(".")
     return line if len(line) <= most else f"{line[:most]}..."
 
 

@@ -28,6 +28,21 @@ if TYPE_CHECKING:
         def generate(self, inputs: Any = None, generation_config: Any = None, **kwargs: Any) -> Any: ...
 
 
+# Keywords that every call names itself.
+OURS = (
+    "config",
+    "bot_config",
+    "method",
+    "dtype",
+    "torch_dtype",
+    "output_loading_info",
+    "ignore_mismatched_sizes",
+    "calibration",
+    "allow_pickle",
+    "nonfinite",
+    "strict",
+    "record_path",
+)
 Nonfinite = Literal["error", "warn", "zero"]
 
 

@@ -14,6 +14,7 @@ from .adapters import Adapter
 from .errors import BadKeyword, BadOption, BadSize, UnsupportedArchitecture, suggest
 from .fields import check_fields, check_overrides, check_spread
 from .report_text import brief
+from .signatures import OURS
 
 # Axes whose entries have an identity of their own: they are never filtered, only kept.
 FIXED = ("vocab", "segment", "label", "channel", "patch_h", "patch_w", "special", "offset", "pixel")
@@ -147,13 +148,13 @@ def _by_field(
     adapter: Adapter, config: PreTrainedConfig, known: dict[str, Any], overrides: dict[str, Any]
 ) -> dict[str, Any]:
     """Overrides under the config's own field names, whole numbers of any library as int."""
-    aliases = dict(getattr(config, "attribute_map", {}))
+    aliases = {"torch_dtype": "dtype", **getattr(config, "attribute_map", {})}  # its older name
     chosen: dict[str, Any] = {}
     for name, value in overrides.items():
         named = name in known or name in aliases or name in adapter.only or name == "pruned_heads"
         is_field = named or (hasattr(config, name) and not callable(getattr(config, name)))
         if not is_field or name in ("model_type", "transformers_version"):
-            hint = suggest(name, [*known, *aliases]) if not is_field else " It cannot be changed."
+            hint = suggest(name, [*known, *aliases, *OURS]) if not is_field else " It cannot be changed."
             raise BadKeyword(f"{type(config).__name__} has no field {name!r} to set.{hint}")
         field_name = aliases.get(name, name)
         if field_name in chosen:

@@ -54,6 +54,9 @@ CONFIGS = {
     "architectures no list": bad(config(architectures=3), "architectures is 3, not a list of names"),
     "architectures of numbers": bad(config(architectures=[3]), "not a list of names"),
     "no dtype": bad(config(dtype="load"), "dtype is 'load', which is no dtype of torch"),
+    "a label without a number": bad(
+        config(id2label={"a": "b"}), "id2label has the key 'a', which is no label's number"
+    ),
     "a number that is none": bad(config(layer_norm_epsilon=float("nan")), "holds the number nan"),
     "a billion layers": bad(config(n_layer=BIG), "n_layer is 1000000000 in .*no model has more than 1,000", BadSize),
     "a billion wide": bad(config(n_embd=BIG), "n_embd is 1000000000", BadSize),

@@ -1,6 +1,7 @@
 """The fields of a source's config.json, checked before transformers acts on them."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,9 @@ def _check_types(where: str, fields: Mapping[str, Any]) -> None:
     for name in OBJECT_FIELDS:
         if fields.get(name) is not None and not isinstance(fields[name], dict):
             raise BadCheckpoint(f"{where}: {name} is {shown(fields[name])}, not an object. Correct it.")
+    for key in fields.get("id2label") or ():
+        if not re.fullmatch(r"\d{1,9}", key, re.ASCII):
+            raise BadCheckpoint(f"{where}: id2label has the key {shown(key)}, which is no label's number. Correct it.")
     for name in fields.get("configuration_files") or ():
         if not is_plain(name):
             raise UnsafeCheckpoint(f"{where} names the config {shown(name)}, outside of the model folder. Remove it.")

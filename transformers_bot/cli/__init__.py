@@ -18,7 +18,7 @@ from .. import errors
 from ..version import __version__
 from . import adapters, demo, inspect, methods, plan, resize, suggest, verify
 from .parser import USAGE, Parser
-from .terminal import shown
+from .terminal import said
 from .words import in_options
 
 CHECKPOINT, UNSUPPORTED, IO, INTERRUPTED, PIPE_CLOSED = 3, 4, 5, 130, 141
@@ -118,7 +118,7 @@ def _placed(error: Exception, chosen: argparse.Namespace) -> str:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"transformers-bot: {shown(in_options(' '.join(message.split())))}", file=sys.stderr)
+    print(f"transformers-bot: {said(in_options(' '.join(message.split())))}", file=sys.stderr)
     return code
 
 

@@ -50,9 +50,9 @@ class Parser(argparse.ArgumentParser):
         return found, left
 
     def error(self, message: str) -> NoReturn:
-        from .terminal import shown
+        from .terminal import said
 
-        self.exit(USAGE, f"{self.prog}: error: {shown(' '.join(message.split()))} (see {self.prog} --help)\n")
+        self.exit(USAGE, f"{self.prog}: error: {said(' '.join(message.split()))} (see {self.prog} --help)\n")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

@@ -26,7 +26,7 @@ from .options import (
     required,
     settings,
 )
-from .terminal import shown
+from .terminal import said, shown
 from .words import in_options
 
 
@@ -157,13 +157,13 @@ def _said() -> Iterator[list[str]]:
     """Collects our warnings; what is left of them in the end goes to standard error, also when the call fails."""
     from ..logs import diverted
 
-    said = _Said()
+    collected = _Said()
     try:
-        with diverted(said):
-            yield said.texts
+        with diverted(collected):
+            yield collected.texts
     finally:
-        for text in said.texts:
-            print(f"transformers-bot: warning: {shown(in_options(text))}", file=sys.stderr)
+        for text in collected.texts:
+            print(f"transformers-bot: warning: {said(in_options(text))}", file=sys.stderr)
 
 
 class _Said(logging.Handler):

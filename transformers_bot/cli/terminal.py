@@ -6,7 +6,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
-from ..report_text import cut, printable
+from ..report_text import cut, printable, visible
 
 PIPED = 100  # columns where nobody looks
 NARROWEST = 12  # columns for words
@@ -26,6 +26,11 @@ def width() -> int:
 def shown(text: str, longest: int = PAGE) -> str:
     """Text that may come from a checkpoint: nothing in it steers the terminal, and it has an end."""
     return cut(printable(text), longest)
+
+
+def said(text: str) -> str:
+    """A message, as `shown`, with the letters of any language: it stands in no column."""
+    return cut(visible(text), PAGE)
 
 
 def fill(text: str, columns: int, indent: str = "", hang: str = "") -> str:
