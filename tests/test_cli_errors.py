@@ -155,6 +155,19 @@ def test_a_field_that_transformers_refuses_is_a_mistake_in_the_call(call, tiny, 
     assert (code, "n_layer" in err) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("pair", "words"),
+    [
+        ("resid_pdrop=lots", "resid_pdrop='lots', which must be a number"),
+        ("use_cache=maybe", "use_cache='maybe', which must be true or false"),
+        ("activation_function=7", "activation_function=7, which must be text"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_told_in_words_of_the_field(call, tiny, pair, words):
+    code, _, err = call("plan", tiny, "--set", "n_layer=2", "--set", pair)
+    assert (code, err) == (2, f"transformers-bot: GPT2Config cannot be built with {words}.\n")
+
+
 def test_a_mistake_of_ours_keeps_its_traceback(call, tiny, monkeypatch):
     def mistaken(*_, **__):
         raise ZeroDivisionError

@@ -53,6 +53,13 @@ def test_json_is_the_report_and_nothing_else(call, source, tmp_path):
     assert json.loads(printed) == transformers_bot.Report.load(tmp_path / "small").to_dict()
 
 
+@pytest.mark.parametrize(("written", "value"), [("True", True), ("False", False), ("true", True), ("false", False)])
+def test_a_truth_value_may_be_written_as_python_writes_it(call, source, tmp_path, written, value):
+    out = tmp_path / "out"
+    assert call("resize", source, out, *SET, "--set", f"use_cache={written}")[0] == 0
+    assert json.loads((out / "config.json").read_text())["use_cache"] is value
+
+
 def test_dtype_and_shards_reach_the_files(call, source, tmp_path):
     call("resize", source, tmp_path / "small", *SET, "--dtype", "bfloat16", "--max-shard-size", "1KB")
     model = AutoModelForMaskedLM.from_pretrained(tmp_path / "small", dtype="auto")

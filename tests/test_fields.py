@@ -260,6 +260,21 @@ def test_cross_attention_hides_no_class_of_a_head(tmp_path, family, head, fields
     assert inspect(tmp_path / "in").model_class == head
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_another_kind_of_summary_is_named_and_not_the_count_of_labels(tmp_path, before):
+    build("gpt2", "GPT2DoubleHeadsModel", summary_proj_to_labels=before, num_labels=1).model.save_pretrained(
+        tmp_path / "in"
+    )
+    source, asked = str(tmp_path / "in"), {"n_layer": 3, "summary_proj_to_labels": not before}
+    words = f"summary_proj_to_labels is {before} in the source and {not before} in the target config"
+    with pytest.raises(transformers_bot.IncompatibleModels, match=words) as caught:
+        transformers_bot.resize_checkpoint(source, tmp_path / "no", **asked)
+    assert "num_labels" not in str(caught.value)
+    anew = transformers_bot.resize_checkpoint(source, tmp_path / "anew", **asked, ignore_mismatched_sizes=True)
+    assert any("newly initialised" in sentence for sentence in anew.warnings)
+    assert transformers.AutoConfig.from_pretrained(tmp_path / "anew").summary_proj_to_labels is not before
+
+
 def test_a_summary_as_wide_as_the_stream_has_remedies_that_work(tmp_path):
     build("gpt2", "GPT2DoubleHeadsModel", summary_proj_to_labels=False).model.save_pretrained(tmp_path / "in")
     source = str(tmp_path / "in")

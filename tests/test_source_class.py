@@ -294,7 +294,13 @@ def test_half_a_head_is_no_class(tmp_path):
 
 @pytest.mark.parametrize(
     ("wrapper", "named"),
-    [("module.", True), ("_orig_mod.", False), ("module._orig_mod.", False), ("_orig_mod.module.", True)],
+    [
+        ("module.", True),
+        ("_orig_mod.", False),
+        ("module._orig_mod.", False),
+        ("_orig_mod.module.", True),
+        ("_fsdp_wrapped_module.", True),
+    ],
 )
 def test_names_that_all_have_a_wrapper_are_read_without_it(tmp_path, wrapper, named):
     model = BertForMaskedLM(config_of("Bert")).eval()
@@ -302,7 +308,7 @@ def test_names_that_all_have_a_wrapper_are_read_without_it(tmp_path, wrapper, na
     rename(folder, lambda name: wrapper + name)
     resize_checkpoint(folder, tmp_path / "out", **WIDE)
     held = load_file(tmp_path / "out" / "model.safetensors")
-    assert not any(name.startswith(("module", "_orig")) for name in held)
+    assert not any(name.startswith(("module", "_")) for name in held)
     words = torch.arange(9)[None]
     grown = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "out")
     torch.testing.assert_close(grown(words).logits, model(words).logits, rtol=1e-4, atol=1e-4)
@@ -327,14 +333,21 @@ def test_names_of_the_vision_models_lose_a_wrapper_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mark", "wrapper"), [("module.", "DistributedDataParallel"), ("_orig_mod.", r"torch\.compile")]
+    ("mark", "wrapper"),
+    [
+        ("module.", "DistributedDataParallel"),
+        ("_orig_mod.", r"torch\.compile"),
+        ("_fsdp_wrapped_module.", "FSDP"),
+        ("_checkpoint_wrapped_module.", "torch's activation checkpointing"),
+    ],
 )
 def test_names_of_which_some_have_a_wrapper_are_an_error_that_names_it(tmp_path, mark, wrapper):
     model = BertForMaskedLM(config_of("Bert"))
     model.save_pretrained(tmp_path)
     rename(tmp_path, lambda name: mark + name if "layer.1" in name or "cls" in name else name)
-    with pytest.raises(BadCheckpoint, match=rf"'{mark}' in a name comes from {wrapper}"):
+    with pytest.raises(BadCheckpoint, match=rf"'{mark}' in a name comes from {wrapper}") as caught:
         BoTModelForMaskedLM.from_pretrained(tmp_path, **WIDE)
+    assert str(caught.value).count("in a name comes from") == 1  # one mark is the end of another
     model.save_pretrained(tmp_path)
     rename(tmp_path, lambda name: name.replace("bert.", "bert._orig_mod.", 1))
     with pytest.raises(BadCheckpoint, match=r"torch\.compile"):

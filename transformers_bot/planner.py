@@ -278,7 +278,8 @@ def _step(name: str, rule: Rule, layer: int | None, template: str, context: _Con
     clash = _clash(rule, task, source_shape, shape)
     if clash:
         if not context.renew:
-            raise IncompatibleModels(_clash_message(task.adapter, clash, name, source_shape, shape, source.config))
+            configs = source.config, target.config
+            raise IncompatibleModels(_clash_message(task.adapter, clash, name, source_shape, shape, configs))
         return Step(
             name, "fresh", shape, source_shape=source_shape, reason=f"{clash} differs: {source_shape} -> {shape}"
         )
@@ -308,10 +309,23 @@ def _clash(rule: Rule, task: Task, source_shape: tuple[int, ...], shape: tuple[i
 
 
 def _clash_message(
-    adapter: Adapter, role: str, name: str, source: tuple[int, ...], target: tuple[int, ...], config: Any
+    adapter: Adapter,
+    role: str,
+    name: str,
+    source: tuple[int, ...],
+    target: tuple[int, ...],
+    configs: tuple[Any, Any],
 ) -> str:
     field_name = config_field(adapter, role)
-    if role == "label" and ".summary." in name and not getattr(config, "summary_proj_to_labels", True):
+    by_label = [bool(getattr(config, "summary_proj_to_labels", True)) for config in configs]
+    if role == "label" and ".summary." in name and by_label[0] != by_label[1]:
+        return (
+            f"{name} is {source} in the source and {target} in the target config: summary_proj_to_labels is "
+            f"{by_label[0]} in the source and {by_label[1]} in the target config, which gives this head other "
+            "outputs, and outputs are never resampled. Keep summary_proj_to_labels, pass "
+            "ignore_mismatched_sizes=True to initialise this head anew, or choose a class without it."
+        )
+    if role == "label" and ".summary." in name and not by_label[0]:
         return (
             f"{name} is {source} in the source and {target} in the target config: with summary_proj_to_labels=False "
             f"this head has as many outputs as the stream is wide, and outputs are never resampled. Keep "

@@ -25,6 +25,8 @@ MAX_WIDTH = 1 << 17
 MAX_FFN = 4 * MAX_WIDTH  # an MLP is usually four times as wide as its stream
 MAX_POSITIONS = 1 << 20
 MAX_LENGTH = 1 << 24  # of axes that are never resampled
+KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text", "NoneType": "nothing"}
+KINDS |= {"list": "a list", "tuple": "a list", "dict": "a mapping"}
 
 
 def role_sizes(adapter: Adapter, config: PreTrainedConfig, which: str) -> dict[str, int | None]:
@@ -79,8 +81,21 @@ def rebuild(adapter: Adapter, config: PreTrainedConfig, overrides: dict[str, Any
             made.label2id = chosen["label2id"]
         return made
     except (StrictDataclassError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        given, reason = brief(str(overrides)), brief(str(error))
-        raise BadOption(f"{type(config).__name__} cannot be built with {given}: {reason}") from None
+        name = type(config).__name__
+        if kind := _wrong_kind(str(error), fields):
+            raise BadOption(f"{name} cannot be built with {kind}.") from None
+        raise BadOption(f"{name} cannot be built with {brief(str(overrides))}: {brief(str(error))}") from None
+
+
+def _wrong_kind(message: str, fields: dict[str, Any]) -> str:
+    """A field, its value and what it must be, from what transformers says of a value of the wrong type; else empty."""
+    found = re.search(r"Validation error for field '(\w+)'", message)
+    kinds = list(dict.fromkeys(re.findall(r"expected (\w+), got", message)))
+    if not (found and found[1] in fields and kinds and set(kinds) <= KINDS.keys()):
+        return ""
+    if "float" in kinds and "int" in kinds:
+        kinds.remove("int")
+    return f"{found[1]}={brief(repr(fields[found[1]]))}, which must be {' or '.join(KINDS[kind] for kind in kinds)}"
 
 
 def _with_labels(config: PreTrainedConfig, chosen: dict[str, Any]) -> dict[str, Any]:

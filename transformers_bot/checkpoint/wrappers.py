@@ -1,4 +1,4 @@
-"""Names as wrappers of a model leave them: DistributedDataParallel, torch.compile, FSDP."""
+"""Names as wrappers of a model leave them: DistributedDataParallel, torch.compile, FSDP, checkpointing."""
 
 import re
 from collections.abc import Iterable
@@ -8,6 +8,7 @@ WRAPPERS = {
     "module.": ("DistributedDataParallel or DataParallel", "model.module"),
     "_orig_mod.": ("torch.compile", "model._orig_mod"),
     "_fsdp_wrapped_module.": ("FSDP", "model.module"),
+    "_checkpoint_wrapped_module.": ("torch's activation checkpointing", "model._checkpoint_wrapped_module"),
 }
 LEADING = re.compile(f"(?:{'|'.join(map(re.escape, WRAPPERS))})*")
 
@@ -35,7 +36,7 @@ def wrapper_hint(names: Iterable[str]) -> str:
     >>> wrapper_hint(["bert._orig_mod.pooler.dense.bias"])
     " '_orig_mod.' in a name comes from torch.compile: save the model inside of it (model._orig_mod.save_pretrained)."
     """
-    shown = [mark for mark in WRAPPERS if any(mark in _leading(name) or _is_within(mark, name) for name in names)]
+    shown = [mark for mark in WRAPPERS if any(_begins(mark, name) or _is_within(mark, name) for name in names)]
     sentences = (
         f" {mark!r} in a name comes from {WRAPPERS[mark][0]}: save the model inside of it "
         f"({WRAPPERS[mark][1]}.save_pretrained)."
@@ -47,6 +48,10 @@ def wrapper_hint(names: Iterable[str]) -> str:
 def _leading(name: str) -> str:
     found = LEADING.match(name)
     return found.group() if found else ""
+
+
+def _begins(mark: str, name: str) -> bool:
+    return re.search(rf"(?:^|\.){re.escape(mark)}", _leading(name)) is not None
 
 
 def _is_within(mark: str, name: str) -> bool:

@@ -40,6 +40,7 @@ DATA = (
 METAVARS = {"wavelet": "NAME", "detail_scale": "NUMBER", "seed": "NUMBER"}
 NUMBERS = {"detail_scale": float, "seed": int}
 DEEPEST = 8  # levels of a config field
+CONSTANTS = {"True": True, "False": False, "None": None}  # which JSON writes true, false and null
 FIELDS = (
     "The sizes to set are fields of the model's config.json; hidden_size, num_hidden_layers and num_attention_heads "
     "work for every family."
@@ -255,8 +256,10 @@ def _pair(text: str, name: str) -> tuple[str, str]:
 
 
 def _field(text: str) -> tuple[str, Any]:
-    """A config field and its value: numbers, true, false, null and JSON as such, the rest as text."""
+    """A config field and its value: numbers, true, false, null (as Python writes them, too) and JSON, else text."""
     name, value = _pair(text, "--set")
+    if value in CONSTANTS:
+        return name, CONSTANTS[value]
     try:
         found = json.loads(value)
     except json.JSONDecodeError:
