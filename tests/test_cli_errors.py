@@ -1,6 +1,9 @@
 """Mistakes on the command line: one line that names options, an exit code of the kind, recipes that are checked."""
 
+import errno
+import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -187,6 +190,16 @@ def test_a_name_cannot_steer_the_terminal(call):
 def test_a_message_has_the_letters_that_were_typed(tiny, capsys):
     assert cli.main(["plan", str(tiny), "--set", "id2label=猫,狗", "--set", "n_layer=3"]) == 2
     assert "猫" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EBADF])
+def test_a_mistake_that_cannot_be_told_keeps_its_exit_code(tiny, number, monkeypatch):
+    class Refusing(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("sys.stderr", Refusing())
+    assert cli.main(["plan", str(tiny), "--set", "n_layer=x"]) == 2
 
 
 def test_a_closed_pipe_is_no_error(tiny):

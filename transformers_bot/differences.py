@@ -220,12 +220,13 @@ def _apart(where: str, found: Any, again: Any) -> Iterator[str]:
     """The places in which two plain values differ; measured numbers may do so a little."""
     if isinstance(found, dict) and isinstance(again, dict):
         for key in dict.fromkeys((*found, *again)):
-            yield from _apart(f"{where}.{_word(key)}", found.get(key), again.get(key))
+            yield from _apart(f"{where}.{_word(key)}", found.get(key, ...), again.get(key, ...))
     elif isinstance(found, list) and isinstance(again, list) and len(found) == len(again):
         for number, pair in enumerate(zip(found, again, strict=True)):
             yield from _apart(f"{where}[{number}]", *pair)
     elif not _is_close(found, again):
-        yield f"{where}: {shown(found)}, recomputed {shown(again)}"
+        one, other = ("missing" if value is ... else shown(value) for value in (found, again))
+        yield f"{where}: {one}, recomputed {other}"
 
 
 def _is_close(found: Any, again: Any) -> bool:

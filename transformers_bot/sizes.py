@@ -143,7 +143,7 @@ def changed_fields(source: PreTrainedConfig, target: PreTrainedConfig) -> dict[s
     """The fields in which the target's config differs, in JSON types: they are the recipe's `config`."""
     before, after = (json.loads(config.to_json_string(use_diff=False)) for config in (source, target))
     skipped = ("transformers_version", "transformers_bot", "_name_or_path", "dtype", "architectures")
-    return {key: value for key, value in after.items() if key not in skipped and before.get(key) != value}
+    return {key: value for key, value in after.items() if key not in skipped and before.get(key, ...) != value}
 
 
 def differing_roles(source: dict[str, int | None], target: dict[str, int | None]) -> list[str]:

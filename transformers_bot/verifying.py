@@ -125,8 +125,9 @@ def verify(
     """Whether a resized checkpoint is what its record says: the same source resized again, bit by bit.
 
     Weights, the whole record and config.json, the modules of a sentence-transformers folder and what a
-    transfer_report.json measured are compared; the card and tokenizer files are not. What is changed, missing or added
-    is a difference, with both values. Versions of libraries may be others than when the result was made.
+    transfer_report.json measured are compared; the card, tokenizer files, a report's warnings and its hashes of the
+    result's files (`written`) are not. What is changed, missing or added is a difference, with both
+    values. Versions of libraries may be others than when the result was made.
 
     Example:
         >>> print(verify("my-gpt2"))                                              # doctest: +SKIP

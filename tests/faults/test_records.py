@@ -129,8 +129,14 @@ def test_every_field_of_the_config_is_compared(places, check, key):
         assert check("written", fields_of(["\x1b[2J"])), "of another type"
 
 
-def test_a_name_that_no_config_has_is_a_difference(check):
-    assert "further" in check("written", lambda fields: fields.update(further=1))
+@pytest.mark.parametrize("value", [1, None], ids=["one", "null"])
+def test_a_name_that_no_config_has_is_a_difference(check, value):
+    assert "further" in check("written", lambda fields: fields.update(further=value))
+
+
+def test_a_fact_of_a_report_that_is_null_must_be_there(check):
+    found = check("written", lambda report: report["method"]["options"].pop("detail_scale"), "transfer_report.json")
+    assert "transfer_report.json method.options.detail_scale: missing, recomputed None" in found
 
 
 def test_versions_may_be_others_and_a_renamed_source_is_told(places, check, tmp_path):

@@ -11,7 +11,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from .. import errors
@@ -118,7 +118,8 @@ def _placed(error: Exception, chosen: argparse.Namespace) -> str:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"transformers-bot: {said(in_options(' '.join(message.split())))}", file=sys.stderr)
+    with suppress(OSError):  # nowhere to say it: a full disk or a closed stream; the code still tells
+        print(f"transformers-bot: {said(in_options(' '.join(message.split())))}", file=sys.stderr, flush=True)
     return code
 
 
