@@ -202,3 +202,8 @@ def test_an_adapter_is_pushed_by_transformers_and_refused_by_us(model):
     theirs.assert_called_once_with(model, "me/it", private=True)
     with pytest.raises(BadOption, match="Merge it first"):
         hub.push_to_hub(model, "me/it")
+
+
+def test_a_folder_is_no_model_to_push(tmp_path):
+    with pytest.raises(BadOption, match=r"takes a model in memory, not .*Load the folder first"):
+        hub.push_to_hub(str(tmp_path), "me/it")

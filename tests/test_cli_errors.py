@@ -202,6 +202,12 @@ def test_a_mistake_that_cannot_be_told_keeps_its_exit_code(tiny, number, monkeyp
     assert cli.main(["plan", str(tiny), "--set", "n_layer=x"]) == 2
 
 
+def test_a_closed_output_is_no_error(tiny):
+    command = f"{sys.executable} -m transformers_bot plan {tiny} --set n_layer=3 >&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_closed_pipe_is_no_error(tiny):
     command = f"{sys.executable} -m transformers_bot plan {tiny} --json | head -c 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)

@@ -294,3 +294,11 @@ def test_tiny_configs_name_every_kind():
     assert kinds == {"size", "label", "meaning", "tensors", "inert"}
     assert kind_of(rules.get("bert"), "position_embedding_type") == "fixed"
     assert tiny_config("bert").model_type == "bert"
+
+
+def test_a_value_that_may_be_a_path_is_not_told(saved):
+    _, built = saved("gpt2", "GPT2LMHeadModel")
+    config = built.config.__class__(**{**built.config.to_dict(), "my_dir": "/home/me/x", "my_flag": 3})
+    (told,) = [text for text in transformers_bot.plan(config, n_layer=3).warnings if "does not know" in text]
+    assert "my_dir" in told and "my_flag=3" in told  # noqa: PT018
+    assert "/home" not in told

@@ -134,12 +134,18 @@ def field_warnings(adapter: Adapter, source: Any, target: Any) -> Iterator[str]:
         yield f"pruned_heads of the source is left out: its weights hold every head, {_said(pruned)} included"
     odd = sorted(set(unknown_fields(adapter, source)) | set(unknown_fields(adapter, target)))
     if odd:
-        named = ", ".join(f"{brief(name, 60)}={_said(_value(name, target, source))}" for name in odd[:NAMED])
+        named = ", ".join(_with_value(name, _value(name, target, source)) for name in odd[:NAMED])
         more = f" and {len(odd) - NAMED} more" if len(odd) > NAMED else ""
         yield (
             f"the config has fields that {type(source).__name__} does not know: {named}{more}; they are kept as they "
             "are, and what they mean for the weights is not known here"
         )
+
+
+def _with_value(name: str, value: Any) -> str:
+    """A field as a keyword; a value that may be a path of somebody's computer is left out of reports and cards."""
+    shown = brief(name, 60)
+    return shown if re.search(r"[/\\]", str(value)) else f"{shown}={_said(value)}"
 
 
 def unknown_fields(adapter: Adapter, config: Any) -> list[str]:

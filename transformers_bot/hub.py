@@ -77,6 +77,11 @@ def push_to_hub(
         SaveError: an existing card whose metadata cannot be read.
         HfHubHTTPError: the Hub's own answer, unchanged, when it refuses or goes on failing.
     """
+    if isinstance(model, (str, os.PathLike)):
+        raise BadOption(
+            f"push_to_hub takes a model in memory, not {os.fspath(model)!r}. Load the folder first: "
+            "AutoModel.from_pretrained(folder), or the Auto class of its task."
+        )
     if getattr(model, "_hf_peft_config_loaded", False):
         raise BadOption("an adapter is loaded on this model, and the card describes whole weights. Merge it first.")
     record = public(provenance_of(model.config))

@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run: Callable[[argparse.Namespace], int] = chosen.run
         with _bars_only_in_a_terminal():
             code = run(chosen)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by whoever called
+            sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         return _complain("interrupted.", INTERRUPTED)

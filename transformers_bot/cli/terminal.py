@@ -15,7 +15,8 @@ LONGEST, PAGE = 60, 600  # characters of a name, and of a message
 
 def has_width() -> bool:
     """Whether somebody looks through a window of some width: a terminal, or COLUMNS says so."""
-    return sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()  # none: closed by whoever called
+    return is_terminal or os.environ.get("COLUMNS", "").isdigit()
 
 
 def width() -> int:
