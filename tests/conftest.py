@@ -8,6 +8,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 from families import Built, build, save
+from transformers.utils import logging
 
 torch.set_num_threads(1)
 
@@ -21,6 +22,17 @@ def pytest_runtest_call():
         if "CVE-2025-32434" in str(error) and not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
             pytest.skip("pickled weights need torch 2.6")
         raise
+
+
+@pytest.fixture(autouse=True)
+def _loudness():
+    """Benchmarks and examples silence transformers for their whole process: the next test hears it again."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    yield
+    if logging.get_verbosity() != level:
+        logging.set_verbosity(level)
+    if logging.is_progress_bar_enabled() != bars:
+        (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
 
 
 @pytest.fixture(scope="session")
