@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from transformers.utils import logging
 
 import transformers_bot
 from transformers_bot import BoTConfig
@@ -151,16 +150,6 @@ def test_examples_in_docstrings_are_true(module):
     assert found.failed == 0
 
 
-@pytest.fixture
-def loudness():
-    """The bench silences transformers; other tests want to hear it."""
-    before = logging.get_verbosity()
-    yield
-    logging.set_verbosity(before)
-    logging.enable_progress_bar()
-
-
-@pytest.mark.usefixtures("loudness")
 def test_tiny_suite_end_to_end_killed_and_resumed(tmp_path, capsys):
     """Killed in the middle it goes on; run again it does nothing; a changed entry runs alone."""
     pytest.importorskip("sklearn")
@@ -191,7 +180,6 @@ def test_tiny_suite_end_to_end_killed_and_resumed(tmp_path, capsys):
     assert all("weight_selection" in line for line in again)
 
 
-@pytest.mark.usefixtures("loudness")
 def test_two_workers_give_the_figures_of_one(tmp_path, capsys):
     """Seeds, not the order or the process, decide a run; a mistake in a method is a failure with status 1."""
     suite = _changed(tmp_path, rates=[0.001], seeds=[0], methods=["scratch", "bot", "wrong"], step0=[])
@@ -207,7 +195,6 @@ def test_two_workers_give_the_figures_of_one(tmp_path, capsys):
     assert len(curves[0]) == 2
 
 
-@pytest.mark.usefixtures("loudness")
 @pytest.mark.parametrize("path", [p for p in SUITES if p.stem.startswith("gpu")], ids=lambda path: path.stem)
 def test_gpu_suites_run_whole_at_tiny_sizes(tmp_path, path):
     """Sources, all methods, settings and reports of a suite for another machine; no method fails or is refused."""
@@ -232,7 +219,6 @@ def test_finished_checkpoints_have_no_tiny_size(tmp_path, capsys):
     assert "gpt2-8x192 is a finished checkpoint" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("loudness")
 @pytest.mark.parametrize(
     ("setting", "message"), [("sapiens-grow", "is not there; give the folder"), ("x", "no setting x in cpu")]
 )

@@ -97,9 +97,12 @@ def _exit_code(error: Exception) -> int | None:
 @contextmanager
 def _bars_only_in_a_terminal() -> Iterator[None]:
     """Progress goes to standard error; into a file or a pipe it would be noise."""
+    if sys.stderr.isatty():
+        yield
+        return
     from transformers.utils import logging
 
-    if sys.stderr.isatty() or not logging.is_progress_bar_enabled():
+    if not logging.is_progress_bar_enabled():
         yield
         return
     logging.disable_progress_bar()  # huggingface_hub's, too

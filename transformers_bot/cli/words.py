@@ -64,9 +64,8 @@ def in_options(message: str) -> str:
     quoted = r"""(?:'([^']*)'|"([^"]*)"|(True\b)|(\d+))"""
     message = re.sub(KEYWORD + quoted, _with_value, message)
     message = re.sub(KEYWORD + r"(?=[\s,.;:)]|$)", lambda found: option(found[1]), message)
-    message = re.sub(
-        r"\b(?:Set (\w+)=(True|False|None) in the target config|Pass (\w+)=(True|False|None))\b", _set, message
-    )
+    message = re.sub(r"\bSet (\w+=(?:True|False|None)) in the target config\b", r"Pass \1", message)
+    message = re.sub(r"\bPass (\w+)=(True|False|None)\b", _set, message)
     message = re.sub(r"\b(\w+)=(True|False|None)\b", lambda found: f"{found[1]}={LITERALS[found[2]]}", message)
     return re.sub(r"\bBoTModel\w*", lambda found: _task(found[0]), message)
 
@@ -82,7 +81,7 @@ def _with_value(found: re.Match[str]) -> str:
 
 
 def _set(found: re.Match[str]) -> str:
-    return f"Pass --set {found[1] or found[3]}={LITERALS[found[2] or found[4]]}"
+    return f"Pass --set {found[1]}={LITERALS[found[2]]}"
 
 
 def _task(factory: str) -> str:
