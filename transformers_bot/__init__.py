@@ -49,9 +49,10 @@ if TYPE_CHECKING:  # for type checkers and editors; `_HOMES` says the same to Py
     from .options import BoTConfig
     from .patching import disable, enable, integration
     from .report import Report
-    from .streaming import memory_bound, resize_checkpoint
+    from .streaming import resize_checkpoint
     from .suggesting import Suggestion, suggest
     from .verifying import Verification, verify
+    from .writing import memory_bound
 else:  # hidden from type checkers, for whom any name would exist
 
     def __getattr__(name: str) -> Any:
@@ -89,7 +90,7 @@ _HOMES = {
     "enable": "patching",
     "fit": "fitting",
     "integration": "patching",
-    "memory_bound": "streaming",
+    "memory_bound": "writing",
     "plan": "model",
     "push_to_hub": "hub",
     "read_batches": "batches",

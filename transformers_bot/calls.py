@@ -15,12 +15,13 @@ from .errors import BadKeyword, BadOption, BoTError
 from .fields import field_warnings
 from .inventory import predict
 from .keywords import FILES, HUB, ONLY_RESIZING, Keywords, init_keywords, overrides_of, picked, sort_keywords
-from .loading import forget_renames, load_resized
+from .loading import forget_renames
 from .logs import logger
 from .muting import quiet
 from .opening import as_checked, refuse_unsound
 from .options import BoTConfig
 from .planner import Plan
+from .sharing import load_resized
 from .sizes import differing_roles, role_sizes
 from .source import Source, open_source
 from .source_class import seen_beside, with_class

@@ -32,8 +32,10 @@ from .keywords import FILES, HUB, picked, sort_keywords
 from .maps import AxisMap, identity
 from .memory import Releasing
 from .muting import quiet
+from .notebook import FOLLOWERS, Row, html_table, lines, page
 from .opening import as_checked
 from .recipe import TensorMap, apply
+from .report_text import shape, size
 from .sizes import role_sizes
 from .source import open_source
 from .source_class import with_class
@@ -104,14 +106,35 @@ class Inspection:
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        from .brief import inspection_lines
-
-        return inspection_lines(self)
+        lengths = [f"{role} {length}" for role, length in self.sizes.items() if length and role not in FOLLOWERS]
+        missing = [f"{len(self.missing)} tensors are missing"] if self.missing else []
+        missing += [f"{len(self.unexpected)} are of no such model"] if self.unexpected else []
+        missing += [".plot() draws them"]
+        return lines(
+            f"Inspection: {self.model_class}, {self.parameters:,} parameters, {size(self.bytes)}",
+            ", ".join(lengths),
+            f"{len(self.stacks)} kinds of tensors, wavelet {self.wavelet}; {'; '.join(missing)}",
+        )
 
     def _repr_html_(self) -> str:
-        from .brief import inspection_page
-
-        return inspection_page(self)
+        roles = list(dict.fromkeys(role for stack in self.stacks for role in stack.kept))
+        rows: list[Row] = [("tensor", "shape", "layers", "bytes", "axes", *roles)]
+        for one in self.stacks:
+            kept = (one.kept.get(role) for role in roles)
+            shares = ("" if share is None else f"{share:.2f}" for share in kept)
+            weight = size(one.bytes) if one.parameters else "tied"
+            rows.append((one.name, shape(one.shape), str(one.layers or ""), weight, one.axes, *shares))
+        lengths = ", ".join(
+            f"{role} {length}" for role, length in self.sizes.items() if length and role not in FOLLOWERS
+        )
+        gaps = [f"{len(self.missing)} tensors are not in the checkpoint"] if self.missing else []
+        gaps += [f"{len(self.unexpected)} tensors are not part of {self.model_class}"] if self.unexpected else []
+        return page(
+            f"{self.model_class}: {self.parameters:,} parameters, {size(self.bytes)}",
+            [lengths, f"the columns of roles: share of the energy that halving keeps, wavelet {self.wavelet}"],
+            [html_table(rows, right=(2, 3, *range(5, 5 + len(roles))))],
+            [*gaps, *self.notes],
+        )
 
     @property
     def parameters(self) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from . import companions, hub, origin, progress, ranks, seconds
+from . import companions, hub, origin, progress, seconds
 from .building import building
 from .classes import named_class
 from .errors import PlanError
@@ -32,19 +32,14 @@ LEFT_OUT = 50  # names of left-out tensors in a record
 RELEASED = 128 << 20  # bytes of results after which freed memory is given back: what is given back is faulted in again
 
 
-@progress.bar("resizing")
-def load_resized(
+def load_alone(
     model_class: type[PreTrainedModel],
     name: str,
     source_config: PreTrainedConfig,
     wanted: PreTrainedConfig,
     words: Keywords,
 ) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
-    """Resize checkpoint `name` into `model_class(wanted)`; see `BoTModel.from_pretrained`."""
-    if ranks.is_shared(model_class, words.target):
-        from .sharing import load_shared  # it writes checkpoints, and what does is built on this module
-
-        return load_shared(model_class, name, source_config, wanted, words)
+    """Resize checkpoint `name` into `model_class(wanted)` in this process; see `BoTModel.from_pretrained`."""
     resize = open_resize(model_class, name, source_config, wanted, words)
     watch = Watch(resize.plan, resize.adapter)
     gpu = gpu_for(words.target, resize.config)

@@ -7,6 +7,7 @@ from numbers import Integral
 from typing import Any
 
 from .errors import BadKeyword, BadOption, suggest
+from .notebook import html_table, page
 from .wavelets import check_name
 
 CHOICES = {
@@ -129,9 +130,10 @@ class BoTConfig:
         return f"BoTConfig({', '.join(f'{name}={value!r}' for name, value in chosen)})"
 
     def _repr_html_(self) -> str:
-        from .brief import options_page
-
-        return options_page(self)
+        """All options, marked where they are not the default."""
+        usual = BoTConfig().to_dict()
+        rows = [(name, str(value), "" if value == usual[name] else "chosen") for name, value in self.to_dict().items()]
+        return page("BoTConfig", [], [html_table([("option", "value", ""), *rows])])
 
     def wavelet_for(self, role: str) -> str:
         """The wavelet asked for on a role, "auto" where none was named."""

@@ -25,10 +25,10 @@ from .checkpoint import check_files
 from .errors import BoTError
 from .inventory import predict
 from .keywords import FILES, HUB, init_keywords, overrides_of, picked, sort_keywords
-from .loading import load_resized
 from .logs import logger
 from .muting import quiet
 from .options import BoTConfig
+from .sharing import load_resized
 from .sizes import differing_roles, role_sizes
 from .targets import read_config, target_config
 

@@ -91,12 +91,12 @@ class Plan:
     dtypes: tuple[torch.dtype, torch.dtype]
 
     def __repr__(self) -> str:
-        from .brief import plan_lines
+        from .table import plan_lines
 
         return plan_lines(self)
 
     def _repr_html_(self) -> str:
-        from .brief import plan_page
+        from .table import plan_page
 
         return plan_page(self)
 

@@ -123,12 +123,12 @@ class Report:
         return any(self.sizes[role][1] < self.sizes[role][0] for role in SHRINKING if role in self.sizes)
 
     def __repr__(self) -> str:
-        from .brief import report_lines
+        from .report_view import report_lines
 
         return report_lines(self)
 
     def _repr_html_(self) -> str:
-        from .brief import report_page
+        from .report_view import report_page
 
         return report_page(self)
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
+from .notebook import FOLLOWERS, ending, html_table, lines, page, some
 from .report_text import (
     NONE,
     SENTENCE,
@@ -263,3 +264,24 @@ def _merged(report: "Report") -> Iterator[tuple[str, list["Tensor"]]]:
 
 def _spread(one: "Tensor") -> float | None:
     return one.std_after / one.std_before if one.std_before and one.std_after is not None else None
+
+
+def report_lines(report: "Report") -> str:
+    """The repr of a report."""
+    changed = [f"{role} {a} -> {b}" for role, (a, b) in report.sizes.items() if a != b and role not in FOLLOWERS]
+    return lines(
+        f"Report: {' -> '.join(report.classes)}, method {report.method.get('method')}; {some(changed)}",
+        *totals(report),
+        ending(report.warnings, "print() shows every tensor, .plot() draws them"),
+    )
+
+
+def report_page(report: "Report") -> str:
+    """A report as HTML: what the printed one says, without the widths of a terminal."""
+    roles = [html_table([ROLE_HEAD, *map(role_row, report.roles)], right=range(2, 7))] if report.roles else []
+    return page(
+        f"{' → '.join(report.classes)}, method {report.method.get('method')}",
+        [", ".join(sizes_of(report)), "; ".join(totals(report))],
+        [*roles, html_table(stack_rows(report), right=(3, 4, 5))],
+        report.warnings,
+    )

@@ -12,13 +12,13 @@ from . import companions, hub, origin, progress, ranks, seconds
 from .building import building
 from .errors import PlanError, SaveError
 from .keywords import Keywords, picked
-from .loading import forget_source, loading_info
+from .loading import forget_source, load_alone, loading_info
 from .logs import logger
 from .muting import quiet
 from .opening import open_resize
 from .report import Report, make_report
 from .shards import total_bytes
-from .streaming import ROOM, layout_of, save_configs, skeleton_of, write_weights
+from .writing import ROOM, layout_of, save_configs, skeleton_of, write_weights
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,18 @@ class Written:
 
 
 @progress.bar("resizing")
+def load_resized(
+    model_class: type[PreTrainedModel],
+    name: str,
+    source_config: PreTrainedConfig,
+    wanted: PreTrainedConfig,
+    words: Keywords,
+) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
+    """Resize checkpoint `name` into `model_class(wanted)`, once a node; see `BoTModel.from_pretrained`."""
+    load = load_shared if ranks.is_shared(model_class, words.target) else load_alone
+    return load(model_class, name, source_config, wanted, words)
+
+
 def load_shared(
     model_class: type[PreTrainedModel],
     name: str,
@@ -39,12 +51,12 @@ def load_shared(
     wanted: PreTrainedConfig,
     words: Keywords,
 ) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
-    """What `loading.load_resized` returns, in every process of a job; see `ranks.once_per_node`.
+    """What `loading.load_alone` returns, in every process of a job; see `ranks.once_per_node`.
 
     Raises:
         SaveError: the temporary folder has no room for the result.
         RankError: processes that do not fit together.
-        What `loading.load_resized` raises, in every process that asks for the model.
+        What `loading.load_alone` raises, in every process that asks for the model.
     """
 
     def write(folder: Path) -> Written:

@@ -1,53 +1,42 @@
 """From a checkpoint folder to a checkpoint folder, tensor by tensor: no model is ever held."""
 
-import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-import torch
-from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.core_model_loading import revert_weight_conversion
 
 from . import card, companions, hub, origin, progress, seconds, sentences
-from .building import drawn_from, undivided
+from .building import undivided
 from .calls import read_call, source_name
 from .card_merge import read_metadata, split_card, update_card
 from .checkpoint import Hashing, check_files
 from .classes import class_for_task, own_class
-from .errors import BadCheckpoint, BadKeyword, BadOption, PlanError, SaveError
+from .errors import BadCheckpoint, BadKeyword, BadOption, SaveError
 from .fit_options import fit_of, fitted
 from .fitting import fitted_report
 from .keywords import HUB, TARGET, Keywords, picked
-from .loading import hand_over, provenance
+from .loading import provenance
 from .logs import logger
-from .measure import Watch
-from .memory import Releasing
 from .opening import Resize, open_resize
 from .options import BoTConfig
-from .planner import Plan
 from .report import Report, make_report
-from .resize import run_plan
 from .room import told_of_memory
 from .save import check_place, whole_folder
 from .sentence_widths import Carried, carry_modules
-from .shards import Entry, Shard, ShardWriter, lay_out, total_bytes
+from .shards import lay_out, total_bytes
 from .signatures import stated
 from .source_class import with_class
 from .targets import plan_from_configs, sides, target_config
+from .writing import ROOM, layout_of, memory_bound, save_configs, skeleton_of, write_tensors, write_weights
 from .written import fingerprints, why_foreign
 
 if TYPE_CHECKING:
     from .signatures import Batches, DType, FolderKeywords, Nonfinite, Options, Target
 
 CARD = "README.md"
-ROOM = 4 * 2**20  # bytes on the disk beside the weights: configs, report, card
-RELEASED = 32 << 20  # bytes of results after which freed memory is given back, at most
-WORKSPACE = 64 * 2**20  # bytes of memory beside the tensors: the plan, filters, buffers of libraries
 
 
 @progress.bar("resizing")
@@ -158,7 +147,7 @@ def resize_checkpoint(
         with told_of_memory(f"Writing {os.fspath(out)!r}", memory_bound(resize.plan)):
             if learning:
                 watch, grown, learned = fitted(resize, seed, learning, batches)
-                _write_tensors(folder, skeleton, {kept: grown[one] for one, kept in stored.items()}, shards)
+                write_tensors(folder, skeleton, {kept: grown[one] for one, kept in stored.items()}, shards)
             else:
                 watch, grown, learned = write_weights(folder, resize, skeleton, stored, shards), {}, {}
         with progress.part("hashing the source's files", seconds.finishing(resize.plan) / 4):
@@ -217,88 +206,6 @@ def _check_generation(name: str, skeleton: PreTrainedModel) -> None:
         ) from None
 
 
-def layout_of(
-    resize: Resize, skeleton: PreTrainedModel, max_shard_size: int | str = "50GB"
-) -> tuple[dict[str, str], tuple[Shard, ...]]:
-    """Target tensor -> its name in the files, and the files."""
-    stored = _stored_names(resize, skeleton)
-    return stored, lay_out(_entries(resize, stored), max_shard_size)
-
-
-def write_weights(
-    folder: Path, resize: Resize, skeleton: PreTrainedModel, stored: dict[str, str], shards: tuple[Shard, ...]
-) -> Watch:
-    """Run the plan into the files of a layout in `folder`; what was measured on the way."""
-    watch = Watch(resize.plan, resize.adapter)
-    writing = ShardWriter(folder, shards, parameters=skeleton.num_parameters())
-    with progress.part("resizing and writing", seconds.resizing(resize.plan)), writing as writer:
-        for target, tensor in tensors_of(resize, skeleton, watch):
-            writer.put(stored[target], tensor)
-    return watch
-
-
-def _write_tensors(
-    folder: Path, skeleton: PreTrainedModel, tensors: Mapping[str, Tensor], shards: tuple[Shard, ...]
-) -> None:
-    with ShardWriter(folder, shards, parameters=skeleton.num_parameters()) as writer:
-        for kept, tensor in tensors.items():
-            writer.put(kept, tensor)
-
-
-def save_configs(folder: Path, skeleton: PreTrainedModel) -> None:
-    """config.json, and generation_config.json of a model that generates."""
-    skeleton.config.save_pretrained(folder)
-    if skeleton.can_generate():
-        skeleton.generation_config.save_pretrained(folder)
-
-
-def tensors_of(resize: Resize, skeleton: PreTrainedModel, watch: Watch | None = None) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the target's files: resampled ones as they are made, new ones from the skeleton."""
-    # What glibc keeps counts against `memory_bound`, which is small where every tensor is.
-    releasing = Releasing(min(RELEASED, _largest(resize.plan)))
-    unchanged = resize.checkpoint.check_unchanged
-    for made in run_plan(resize.plan, resize.tensors, resize.dtype, watch=watch, before=unchanged):
-        size = made[1].nbytes
-        yield made
-        del made
-        releasing.made(size)
-    state = skeleton.state_dict()
-    yield from ((name, state[name]) for name in resize.plan.names("fresh"))
-
-
-def skeleton_of(resize: Resize, seed: int | None) -> PreTrainedModel:
-    """The target without its weights: transformers builds it around one-element views of their shapes.
-
-    New heads are real, drawn by transformers' rules: from `seed`, and the caller's random state stays, or
-    for None from that state.
-    """
-    blank = {
-        step.target: torch.zeros((), dtype=resize.dtype).expand(step.shape)
-        for step in resize.plan.steps
-        if step.recipe is not None
-    }
-    with drawn_from(seed) if seed is not None else nullcontext():
-        model, _ = hand_over(resize, blank)
-    return model
-
-
-def memory_bound(plan: Plan, workspace: int = WORKSPACE) -> int:
-    """Bytes of memory that a resize without calibration needs at most, beside the source's mapped pages.
-
-    Four float32 copies of the largest tensor (what is read, its sum over layers, the result and one
-    temporary), and if a width changes, six float64 matrices over the widest axis: what ordering units and
-    turning the stream take at most. None of it grows with the number of layers.
-    """
-    changes = any(plan.target_sizes[role] != plan.source_sizes[role] for role in ("hidden", "ffn", "heads"))
-    widest = max(plan.source_sizes[role] or 0 for role in ("hidden", "ffn"))
-    return 4 * 4 * _largest(plan) + (6 * 8 * widest**2 if changes else 0) + workspace
-
-
-def _largest(plan: Plan) -> int:
-    """The elements of the largest tensor of both sides."""
-    return max(math.prod(shape) for shape in (*plan.source.shapes.values(), *plan.target.shapes.values()))
-
-
 @dataclass(frozen=True)
 class _Asked:
     """A call whose configs and keywords fit together; no weights are open yet."""
@@ -351,25 +258,6 @@ def _free_place(out: str | os.PathLike[str], replacing: dict[str, Any], asked: _
     except SaveError:
         asked.check()
         raise
-
-
-def _stored_names(resize: Resize, skeleton: PreTrainedModel) -> dict[str, str]:
-    """The target's tensors but tied ones -> their names in files, in the order of `save_pretrained`.
-
-    transformers keeps the names of older versions in files (ViT, DeiT).
-    """
-    state = skeleton.state_dict()
-    held = {step.target: state[step.target] for step in resize.plan.steps if step.action != "tie"}
-    owner = {tensor.data_ptr(): name for name, tensor in held.items()}
-    stored = {owner.get(tensor.data_ptr()): name for name, tensor in revert_weight_conversion(skeleton, held).items()}
-    if set(stored) != set(held):
-        raise PlanError("transformers stores this model's tensors in another form than it loads them.")
-    return {str(name): kept for name, kept in stored.items()}
-
-
-def _entries(resize: Resize, stored: dict[str, str]) -> list[Entry]:
-    shapes = {step.target: step.shape for step in resize.plan.steps}
-    return [Entry(kept, resize.dtype, shapes[name]) for name, kept in stored.items()]
 
 
 def _write_side_files(

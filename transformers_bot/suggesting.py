@@ -14,7 +14,7 @@ merges some places and passes the others on.
 import copy
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -32,6 +32,8 @@ from .keywords import FILES, HUB, picked, place, sort_keywords
 from .logs import logger
 from .model import plan
 from .muting import quiet
+from .notebook import html_table, page
+from .report_text import percent, printable, size
 from .shapes import Shapes, Sizes
 from .sizes import config_field, rebuild, role_sizes
 from .source_class import with_class
@@ -78,14 +80,13 @@ class Suggestion:
     kept: float = 1.0
 
     def __repr__(self) -> str:
-        from .brief import suggestion_line
-
-        return suggestion_line(self)
+        fields = ", ".join(f"{name}={value!r}" for name, value in self.fields.items())
+        told = f"{self.parameters:,} parameters ({100 * self.off:+.1f} %), {size(self.bytes)}"
+        told += f", {self.flops:.2f} of the FLOPs"
+        return f"<Suggestion: {printable(fields)}; {told}, keeps {percent(self.kept)} of the source's parameters>"
 
     def _repr_html_(self) -> str:
-        from .brief import suggestions_page
-
-        return suggestions_page([self])
+        return _page([self])
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"notes": list(self.notes)}
@@ -98,9 +99,7 @@ class Suggestions(list[Suggestion]):
         return "\n".join(map(repr, self)) or "[]"
 
     def _repr_html_(self) -> str:
-        from .brief import suggestions_page
-
-        return suggestions_page(self)
+        return _page(self)
 
 
 def suggest(
@@ -343,3 +342,16 @@ def _known(sizes: Mapping[str, int | None], role: str) -> int:
     if length is None:
         raise BadOption(f"the adapter does not say how long {role} is; sizes need it.")
     return length
+
+
+def _page(every: Sequence[Suggestion]) -> str:
+    """Suggestions as one HTML table, the best first."""
+    head = ("keywords", *("layers", "hidden", "heads", "ffn"), "parameters", "off", "bytes", "FLOPs", "kept", "notes")
+    rows = []
+    for one in every:
+        fields = ", ".join(f"{name}={value!r}" for name, value in one.fields.items())
+        sizes = (str(one.sizes[role]) for role in ("layer", "hidden", "heads", "ffn"))
+        cost = f"{one.parameters:,}", f"{100 * one.off:+.1f} %", size(one.bytes), f"{one.flops:.2f}x", percent(one.kept)
+        rows.append((fields, *sizes, *cost, "; ".join(one.notes)))
+    told = "off: from what was asked; FLOPs: of a token, beside the source's; kept: of the source's parameters"
+    return page("Suggestions", [told], [html_table([head, *rows], right=range(1, 10))])

@@ -5,6 +5,7 @@ import re
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from .notebook import ending, html_table, lines, page, some
 from .report_text import cut, printable, size, wrapped
 from .report_text import shape as shape_of
 
@@ -231,3 +232,28 @@ def _step_dict(step: "Step") -> dict[str, Any]:
 
 def _known(sizes: dict[str, int | None]) -> dict[str, int]:
     return {role: length for role, length in sizes.items() if length is not None}
+
+
+def plan_lines(plan: "Plan") -> str:
+    """The repr of a plan."""
+    actions = {"copy": "copied", "resample": "resampled", "fresh": "initialised anew", "tie": "tied"}
+    counts = [f"{len(plan.names(one))} {word}" for one, word in actions.items() if plan.names(one)]
+    counts += [f"{len(plan.dropped)} of the source dropped"] if plan.dropped else []
+    classes, method = (plan.source.model_class, plan.target.model_class), str(plan.method.get("method"))
+    return lines(
+        f"Plan: {' -> '.join(classes)}, method {method}; {some(sizes_of(plan, changed=True))}",
+        "; ".join(totals(plan)),
+        f"{len(plan.steps)} tensors: {', '.join(counts)}",
+        ending(plan.warnings, "print() shows every tensor, .steps holds them"),
+    )
+
+
+def plan_page(plan: "Plan") -> str:
+    """A plan as HTML: sizes, one row per stack of layers, totals, warnings."""
+    head = f"{plan.source.model_class} → {plan.target.model_class}, method {plan.method.get('method')}"
+    return page(
+        head,
+        [", ".join(sizes_of(plan)), "; ".join(totals(plan))],
+        [html_table([HEADING, *rows_of(plan)])],
+        plan.warnings,
+    )

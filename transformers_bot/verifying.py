@@ -19,6 +19,7 @@ from .differences import other_config, other_origin, other_record, other_report,
 from .errors import BadCheckpoint, BadKeyword, BadOption, suggest
 from .keywords import HUB, init_keywords, sort_keywords
 from .measure import Watch
+from .notebook import html_table, lines, page
 from .opening import Resize, open_resize
 from .origin import damage_of, is_local, recorded_path
 from .planner import Plan
@@ -26,14 +27,16 @@ from .report import Report
 from .sentences import LIST
 from .source import Source, open_source
 from .source_class import with_likely_class
-from .streaming import modules_of, skeleton_of, tensors_of
+from .streaming import modules_of
 from .targets import check_same_type, read_config
+from .writing import skeleton_of, tensors_of
 
 if TYPE_CHECKING:
     from .signatures import HubKeywords
 
 KEPT = ("method", "revision", "subfolder", "variant", "dtype", "ignore_mismatched_sizes", "nonfinite")
 SWITCHES = ("strict",)
+LISTED = 50  # the most differences in a page
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,14 +72,14 @@ class Verification:
         return len(self.changed) > max(3, self.compared // 2)
 
     def __repr__(self) -> str:
-        from .brief import verification_lines
-
-        return verification_lines(self)
+        head, *others = str(self).splitlines()
+        return lines(f"Verification: {head}", *([f"{len(others)} more lines: print() shows them"] if others else []))
 
     def _repr_html_(self) -> str:
-        from .brief import verification_page
-
-        return verification_page(self)
+        head, *others = str(self).splitlines()
+        shown = [line.strip() for line in others[:LISTED]]
+        shown += [f"and {len(others) - LISTED} more"] if len(others) > LISTED else []
+        return page(head, [], [html_table([("difference",), *((line,) for line in shown)])] if shown else [])
 
     def __str__(self) -> str:
         if self.trained:

@@ -145,7 +145,7 @@ def _run(command: list[str], folder: Path, env: dict[str, str]) -> None:
 @contextlib.contextmanager
 def counted() -> Iterator[list[str]]:
     """The targets of all resamplings that this process runs inside."""
-    from transformers_bot import loading, resize, streaming
+    from transformers_bot import loading, resize, writing
 
     ran: list[str] = []
 
@@ -155,6 +155,6 @@ def counted() -> Iterator[list[str]]:
             yield name, tensor
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (loading, streaming):
+        for module in (loading, writing):
             patch.setattr(module, "run_plan", counting)
         yield ran
