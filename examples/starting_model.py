@@ -10,8 +10,8 @@ from transformers.utils import logging
 
 import transformers_bot
 from transformers_bot import adapters, configs
+from transformers_bot.architectures.sizes import rebuild
 from transformers_bot.errors import BadOption, IncompatibleModels
-from transformers_bot.sizes import rebuild
 
 logger = logging.get_logger("transformers." + __name__)
 

@@ -53,7 +53,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from transformers import PreTrainedModel, Trainer
 
 import transformers_bot
-from transformers_bot.flops import forward_flops, training_flops
+from transformers_bot.learned.flops import forward_flops, training_flops
 
 __all__ = [
     "BudgetTrainer",

@@ -18,7 +18,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-PRELOADED = ["transformers_bot.flops", "transformers.trainer", "transformers.models.bert.modeling_bert"]
+PRELOADED = ["transformers_bot.learned.flops", "transformers.trainer", "transformers.models.bert.modeling_bert"]
 PRELOADED += ["transformers.models.gpt2.modeling_gpt2", "transformers.models.deit.modeling_deit", "accelerate.utils"]
 CPU = ["--use_cpu", "--disable_tqdm", "true"]
 

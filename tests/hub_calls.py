@@ -19,7 +19,8 @@ from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import transformers_bot
-from transformers_bot import BoTModelForCausalLM, cli, hub
+from transformers_bot import BoTModelForCausalLM, cli
+from transformers_bot.hub import push as pushing
 
 SIZES = {"n_layer": 3, "n_embd": 24, "n_head": 6}
 
@@ -40,7 +41,7 @@ def client(url: str, home: Path, **environment: str) -> Iterator[Call]:
 
 def _settle() -> None:
     torch.set_num_threads(1)
-    hub.WAITS = (0.01, 0.01)
+    pushing.WAITS = (0.01, 0.01)
     sleep = time.sleep
     time.sleep = lambda seconds: sleep(min(seconds, 0.01))  # huggingface_hub waits up to 8 s before it tries again
 
@@ -82,7 +83,7 @@ def push_local(source: str, repo: str, way: str) -> None:
         model = AutoModelForCausalLM.from_pretrained(f"{folder}/out")
         if way != "reloaded":  # the path stood where the name is now
             model.config.transformers_bot |= {"source": model.config.transformers_bot.pop("path")}
-        hub.push_to_hub(model, repo)
+        pushing.push_to_hub(model, repo)
 
 
 def push_again(repo: str, to: str, changed: bool = False) -> str:
@@ -91,12 +92,12 @@ def push_again(repo: str, to: str, changed: bool = False) -> str:
     if changed:
         with torch.no_grad():
             model.transformer.wte.weight.add_(1.0)
-    return hub.push_to_hub(model, to).oid
+    return pushing.push_to_hub(model, to).oid
 
 
 def push_plain(source: str, repo: str) -> str:
     """Push a model that was never resized by our function."""
-    return hub.push_to_hub(AutoModelForCausalLM.from_pretrained(source), repo).oid
+    return pushing.push_to_hub(AutoModelForCausalLM.from_pretrained(source), repo).oid
 
 
 def load(repo: str, **keywords: Any) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def plan(source: str, **keywords: Any) -> int:
 
 
 def licence(name: str, keywords: dict[str, Any]) -> str | None:
-    return hub.source_licence(name, keywords)
+    return pushing.source_licence(name, keywords)
 
 
 def raised(function: Call, *args: Any, **keywords: Any) -> tuple[list[str], list[str], str]:

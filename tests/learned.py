@@ -4,8 +4,8 @@ import torch
 from families import MAIN_HEADS, build, resize, resized_config, save
 from transformers import PreTrainedModel
 
-from transformers_bot.fitting import growth_for
-from transformers_bot.operators import LiGOOperator, MangoOperator, Operator
+from transformers_bot.learned.fitting import growth_for
+from transformers_bot.learned.operators import LiGOOperator, MangoOperator, Operator
 
 SMALL = {"hidden": 12, "heads": 3, "ffn": 24, "layer": 2}
 BIG = {"hidden": 20, "heads": 5, "ffn": 40, "layer": 5}

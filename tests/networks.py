@@ -6,13 +6,13 @@ import torch
 from families import Built, adapter_of
 from transformers import PreTrainedModel
 
-from transformers_bot.inventory import inventory_of
-from transformers_bot.maps import AxisMap, Matrix
-from transformers_bot.opening import network_of
-from transformers_bot.planner import Side
+from transformers_bot.architectures.inventory import inventory_of
+from transformers_bot.architectures.sizes import role_sizes
+from transformers_bot.ops.axis_map import AxisMap, Matrix
+from transformers_bot.planning.planner import Side
 from transformers_bot.rewrite import Network
 from transformers_bot.rewrite.network import STREAM
-from transformers_bot.sizes import role_sizes
+from transformers_bot.run.opening import network_of
 
 
 def network_for(model: PreTrainedModel, keep_ties: bool = False) -> Network:

@@ -8,13 +8,13 @@ from networks import network_for
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from transformers_bot import BoTConfig, methods
-from transformers_bot.inventory import inventory_of, predict
-from transformers_bot.measure import Watch
-from transformers_bot.planner import Plan, Side, make_plan, task_of
-from transformers_bot.report import Report, make_report
-from transformers_bot.resize import run_plan
+from transformers_bot.architectures.inventory import inventory_of, predict
+from transformers_bot.architectures.sizes import role_sizes
+from transformers_bot.planning.planner import Plan, Side, make_plan, task_of
+from transformers_bot.report.measure import Watch
+from transformers_bot.report.report import Report, make_report
 from transformers_bot.rewrite import Network, Opened
-from transformers_bot.sizes import role_sizes
+from transformers_bot.run.execute import run_plan
 
 
 @dataclass(frozen=True)

@@ -84,8 +84,8 @@ def in_child(work) -> int:
 
 def kills(place: str, count: int, seed: int, exchange: bool) -> dict:
     """Kill a saving loop at `count` random moments; return how often each state of the disk was found."""
-    from transformers_bot import placing
-    from transformers_bot.save import whole_folder
+    from transformers_bot.io import placing
+    from transformers_bot.io.atomic_folder import whole_folder
 
     if not exchange:
         placing._exchange = lambda first, second: False  # noqa: ARG005
@@ -135,7 +135,7 @@ def _state(path: Path, number: int) -> str:
 def rivals(place: str, seconds: float) -> dict:
     """Two processes replace one folder over and over; return their wins and refusals."""
     from transformers_bot import SaveError
-    from transformers_bot.save import whole_folder
+    from transformers_bot.io.atomic_folder import whole_folder
 
     out = Path(place, "out")
 
@@ -161,7 +161,7 @@ def rivals(place: str, seconds: float) -> dict:
 
 def hold(place: str, number: int) -> int:
     """Start a process that writes to `out` until it is told to go on by a file `go`; return its process id."""
-    from transformers_bot.save import whole_folder
+    from transformers_bot.io.atomic_folder import whole_folder
 
     def write() -> None:
         with whole_folder(Path(place, "out")) as folder:
@@ -182,7 +182,7 @@ def hold(place: str, number: int) -> int:
 
 def interrupt(place: str) -> int:
     """Press Ctrl-C in the middle of a save; return how the process ended."""
-    from transformers_bot.save import whole_folder
+    from transformers_bot.io.atomic_folder import whole_folder
 
     def write() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -205,8 +205,8 @@ def limited(place: str, writer: str) -> str:
     from safetensors.torch import save_file
 
     from transformers_bot import SaveError
-    from transformers_bot.save import whole_folder
-    from transformers_bot.shards import Entry, ShardWriter, lay_out
+    from transformers_bot.io.atomic_folder import whole_folder
+    from transformers_bot.io.safetensors_writer import Entry, ShardWriter, lay_out
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
     tensor = torch.zeros(10**6)
@@ -230,7 +230,7 @@ TASKS = {"kills": kills, "rivals": rivals, "hold": hold, "interrupt": interrupt,
 
 def serve() -> None:
     """Answer tasks, each in a child of its own."""
-    import transformers_bot.save  # noqa: F401 - so that no child has to
+    import transformers_bot.io.atomic_folder  # noqa: F401 - so that no child has to
 
     for line in sys.stdin:
         task, *arguments = json.loads(line)

@@ -24,10 +24,10 @@ from families import (
 from torch import Tensor
 from transformers.models.auto import modeling_auto
 
-from transformers_bot.axes import Axis, Rule, find_rule
+from transformers_bot.architectures.axes import Axis, Rule, find_rule
+from transformers_bot.architectures.inventory import inventory_of, predict, rules_of
+from transformers_bot.architectures.sizes import role_sizes
 from transformers_bot.errors import PlanError, UnsupportedArchitecture
-from transformers_bot.inventory import inventory_of, predict, rules_of
-from transformers_bot.sizes import role_sizes
 
 # What a permutation of a role means for the roles that stand for the same entries.
 SAME = {"readout": "hidden", "pooler": "hidden"}

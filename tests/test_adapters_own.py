@@ -11,9 +11,9 @@ from families import CONFIGS, FAMILIES
 from transformers import BertConfig, DistilBertConfig, DistilBertForMaskedLM
 
 from transformers_bot import BadOption, BoTModelForMaskedLM, UnsupportedArchitecture, adapters, cli, plan
-from transformers_bot.adapters.check import check
-from transformers_bot.axes import parse_rules
+from transformers_bot.architectures.axes import parse_rules
 from transformers_bot.errors import PlanError
+from transformers_bot.tools.conformance.check import check
 
 DOCS = Path(__file__).parent.parent / "docs" / "adapters.md"
 TINY = {"vocab_size": 50, "dim": 24, "n_heads": 4, "hidden_dim": 96, "n_layers": 3, "max_position_embeddings": 16}

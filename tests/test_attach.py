@@ -18,8 +18,9 @@ from families import outputs
 from hub_calls import digest
 from torch.nn.parallel import DistributedDataParallel
 
-from transformers_bot import BadOption, BoTModelForCausalLM, hub
-from transformers_bot.origin import provenance_of
+from transformers_bot import BadOption, BoTModelForCausalLM
+from transformers_bot.hub import push as pushing
+from transformers_bot.hub.origin import provenance_of
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def model(saved):
 
 def pushed(model, *args, **keywords):
     """What `model.push_to_hub` hands to our function."""
-    with mock.patch.object(hub, "push_to_hub") as push:
+    with mock.patch.object(pushing, "push_to_hub") as push:
         model.push_to_hub(*args, **keywords)
     push.assert_called_once()
     return push.call_args
@@ -57,7 +58,7 @@ def test_the_models_own_method_is_ours(model):
 
 def test_the_keywords_are_those_of_transformers():
     theirs = inspect.signature(transformers.utils.PushToHubMixin.push_to_hub).parameters
-    ours = inspect.signature(hub.push_to_hub).parameters
+    ours = inspect.signature(pushing.push_to_hub).parameters
     assert list(ours)[1:] == list(theirs)[1:]
     assert {name: p.default for name, p in list(ours.items())[1:]} == {
         name: p.default for name, p in list(theirs.items())[1:]
@@ -162,12 +163,12 @@ def test_a_push_hashes_the_files_of_a_local_source(model):
     assert provenance_of(model.config)["files"] == {}  # loading does not wait for it
     moved = pickle.loads(pickle.dumps(model))
     pushed(moved, "me/it")
-    source = Path(hub.place_of(model).source, "model.safetensors")
+    source = Path(pushing.place_of(model).source, "model.safetensors")
     assert provenance_of(moved.config)["files"] == {source.name: hashlib.sha256(source.read_bytes()).hexdigest()}
 
 
 def test_a_local_source_that_has_changed_is_not_hashed(model):
-    source = Path(hub.place_of(model).source, "model.safetensors")
+    source = Path(pushing.place_of(model).source, "model.safetensors")
     before = source.stat()
     os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
     try:
@@ -189,10 +190,10 @@ def test_a_report_beside_the_weights_is_found(model, tmp_path):
     model.transfer_report.save(tmp_path)
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     provenance = provenance_of(again.config)
-    assert hub.report_of(again, provenance) == model.transfer_report
-    assert hub.report_of(again, {**provenance, "target_sizes": {"hidden": 99}}) is None
+    assert pushing.report_of(again, provenance) == model.transfer_report
+    assert pushing.report_of(again, {**provenance, "target_sizes": {"hidden": 99}}) is None
     (tmp_path / "transfer_report.json").write_text("{")
-    assert hub.report_of(again, provenance) is None
+    assert pushing.report_of(again, provenance) is None
 
 
 def test_an_adapter_is_pushed_by_transformers_and_refused_by_us(model):
@@ -201,9 +202,9 @@ def test_an_adapter_is_pushed_by_transformers_and_refused_by_us(model):
         model.push_to_hub("me/it", private=True)
     theirs.assert_called_once_with(model, "me/it", private=True)
     with pytest.raises(BadOption, match="Merge it first"):
-        hub.push_to_hub(model, "me/it")
+        pushing.push_to_hub(model, "me/it")
 
 
 def test_a_folder_is_no_model_to_push(tmp_path):
     with pytest.raises(BadOption, match=r"takes a model in memory, not .*Load the folder first"):
-        hub.push_to_hub(str(tmp_path), "me/it")
+        pushing.push_to_hub(str(tmp_path), "me/it")

@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFas
 import transformers_bot
 from transformers_bot import BadCheckpoint, BadOption, Report, read_batches, resize_checkpoint
 from transformers_bot.errors import BadKeyword
-from transformers_bot.learning import hidden_at_random
+from transformers_bot.learned.targets import hidden_at_random
 
 pytest_plugins = ["cli_window"]  # call
 

@@ -11,8 +11,8 @@ import pytest
 from transformers import BertConfig, GPT2Config
 
 from transformers_bot import BoTConfig, Report, plan, resize_checkpoint, suggest, verify
-from transformers_bot.inspecting import inspect
-from transformers_bot.verifying import Verification
+from transformers_bot.tools.inspecting import inspect
+from transformers_bot.tools.verifying import Verification
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m&\u202e"
 SMALLER = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2}

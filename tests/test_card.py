@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transformers_bot import BadOption
-from transformers_bot.card import code, model_card, recipe
-from transformers_bot.card_merge import BEGIN, MARKER, in_markers, split_card, update_card
 from transformers_bot.cli import recipes
-from transformers_bot.origin import base_model, public
+from transformers_bot.hub.card import code, model_card, recipe
+from transformers_bot.hub.card_merge import BEGIN, MARKER, in_markers, split_card, update_card
+from transformers_bot.hub.origin import base_model, public
 
 # -- what it says ---------------------------------------------------------------------------------
 

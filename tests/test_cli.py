@@ -18,7 +18,7 @@ from families import FAMILIES, MAIN_HEADS
 import transformers_bot
 from transformers_bot import cli, suggest
 from transformers_bot.methods import METHODS
-from transformers_bot.table import render
+from transformers_bot.planning.render import render
 
 pytest_plugins = ["cli_window"]  # call, tiny
 COMMANDS = ("plan", "resize", "verify", "suggest", "inspect", "methods", "adapters", "demo")

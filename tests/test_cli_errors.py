@@ -145,7 +145,7 @@ def test_an_interrupt_is_said_in_one_line(call, tiny, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(transformers_bot.model, "plan", interrupted)
+    monkeypatch.setattr(transformers_bot.auto, "plan", interrupted)
     assert call("plan", tiny) == (130, "", "transformers-bot: interrupted.\n")
 
 
@@ -153,7 +153,7 @@ def test_a_field_that_transformers_refuses_is_a_mistake_in_the_call(call, tiny, 
     def refused(*_, **__):
         raise StrictDataclassFieldValidationError("n_layer", TypeError("expected int, got str"))
 
-    monkeypatch.setattr(transformers_bot.model, "plan", refused)
+    monkeypatch.setattr(transformers_bot.auto, "plan", refused)
     code, _, err = call("plan", tiny)
     assert (code, "n_layer" in err) == (2, True)
 
@@ -175,7 +175,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(call, tiny, monkeypatch):
     def mistaken(*_, **__):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(transformers_bot.model, "plan", mistaken)
+    monkeypatch.setattr(transformers_bot.auto, "plan", mistaken)
     with pytest.raises(ZeroDivisionError):
         call("plan", tiny)
 

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, BertConfig, GPT2Config
 
 import transformers_bot
 from transformers_bot import BoTModelForCausalLM, IncompatibleModels, UnsafeCheckpoint, plan, resize_checkpoint
-from transformers_bot.vocabulary import read_vocabulary
+from transformers_bot.io.vocabulary import read_vocabulary
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c")
 BPE = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}

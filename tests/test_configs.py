@@ -3,8 +3,8 @@
 import pytest
 
 from transformers_bot import BadOption, configs
-from transformers_bot.adapters import ADAPTERS
-from transformers_bot.sizes import role_sizes
+from transformers_bot.architectures import ADAPTERS
+from transformers_bot.architectures.sizes import role_sizes
 
 # name -> layers, hidden, heads
 TABLE_6 = {"tiny": (3, 192, 3), "small": (6, 384, 6), "base": (12, 768, 12), "large": (24, 1024, 16)}

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from transformers_bot.energy import Stretches, energy, sums
-from transformers_bot.maps import AxisMap, Matrix, from_dense, gather
-from transformers_bot.methods.dct import low_frequencies
 from transformers_bot.methods.grids import interpolation, periodic
 from transformers_bot.methods.pairs import low_pass, whole_units
-from transformers_bot.wavelets import analysis_map, synthesis_map
+from transformers_bot.ops.axis_map import AxisMap, Matrix, from_dense, gather
+from transformers_bot.ops.dct import low_frequencies
+from transformers_bot.ops.energy import Stretches, energy, sums
+from transformers_bot.ops.wavelets import analysis_map, synthesis_map
 
 # -- sums ---------------------------------------------------------------------------------------
 

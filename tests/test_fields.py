@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 import transformers_bot
 from transformers_bot import BoTModelForCausalLM, BoTModelForMaskedLM, UnsupportedArchitecture, UnsupportedCheckpoint
 from transformers_bot import adapters as rules
-from transformers_bot.fields import class_fields, kind_of
-from transformers_bot.inspecting import inspect
+from transformers_bot.architectures.fields import class_fields, kind_of
+from transformers_bot.tools.inspecting import inspect
 
 GROWN = {"hidden_size": 24, "num_attention_heads": 6}
 # Fields that change no output and no tensor -> another value than the tiny models have.

@@ -5,7 +5,7 @@ import torch
 from families import build
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from transformers_bot.flops import forward_flops, training_flops
+from transformers_bot.learned.flops import forward_flops, training_flops
 
 LAYERS, WIDTH, FFN, VOCABULARY, BATCH, LENGTH = 2, 12, 20, 23, 3, 8
 

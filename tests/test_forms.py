@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from transformers_bot import kernels
-from transformers_bot.forms import Stencil, Taps, Windows
-from transformers_bot.maps import Band, banded
 from transformers_bot.methods.pairs import dual
 from transformers_bot.methods.unseen import contrasts
-from transformers_bot.wavelets import analysis, analysis_map, synthesis, synthesis_map
+from transformers_bot.ops import blocks
+from transformers_bot.ops.axis_map import Band, banded
+from transformers_bot.ops.banded_forms import Stencil, Taps, Windows
+from transformers_bot.ops.wavelets import analysis, analysis_map, synthesis, synthesis_map
 
 
 def scattered() -> Band:
@@ -40,9 +40,9 @@ def dense(band: Band) -> torch.Tensor:
     return torch.from_numpy(matrix)
 
 
-@pytest.fixture(params=[kernels.BLOCK, 64], ids=["whole", "blocks"])
+@pytest.fixture(params=[blocks.BLOCK, 64], ids=["whole", "blocks"])
 def block(request, monkeypatch):
-    monkeypatch.setattr(kernels, "BLOCK", request.param)
+    monkeypatch.setattr(blocks, "BLOCK", request.param)
 
 
 @pytest.mark.parametrize("name", BANDS)

@@ -10,10 +10,10 @@ from families import resize, resized_config
 from transformers import GPT2Config
 
 import transformers_bot
-from transformers_bot import loading
-from transformers_bot.gpu import Arriving, gpu_for
-from transformers_bot.resize import run_plan
-from transformers_bot.transfer import Sent, Staging
+from transformers_bot.run import loading
+from transformers_bot.run.execute import run_plan
+from transformers_bot.run.gpu import Arriving, gpu_for
+from transformers_bot.run.pinned import Sent, Staging
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 SMALLER = {"layer": 1, "hidden": 6, "heads": 3, "ffn": 10}
@@ -291,7 +291,7 @@ def test_peak_memory_on_the_gpu_is_the_result_and_the_largest_stack(tmp_path):
 
 @needs_gpu
 def test_tensors_come_through_pinned_memory_unchanged():
-    from transformers_bot.transfer import CudaEngine
+    from transformers_bot.run.pinned import CudaEngine
 
     with Sent(tensors(), CudaEngine(torch.device("cuda", 0)), list(tensors()), piece=128) as there:
         found = {name: there[name] for name in tensors()}

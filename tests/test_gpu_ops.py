@@ -11,12 +11,12 @@ from families import build, resized_config
 from reports import planned
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from transformers_bot import forms, kernels
-from transformers_bot.forms import Stencil, Taps
-from transformers_bot.maps import AxisMap, Matrix, apply_along, from_dense, gather
-from transformers_bot.products import exact_products
-from transformers_bot.recipe import Detail, Read, Recipe, run
-from transformers_bot.wavelets import analysis_map, synthesis_map
+from transformers_bot.ops import banded_forms, blocks
+from transformers_bot.ops.axis_map import AxisMap, Matrix, apply_along, from_dense, gather
+from transformers_bot.ops.banded_forms import Stencil, Taps
+from transformers_bot.ops.matmul import exact_products
+from transformers_bot.ops.recipe import Detail, Read, Recipe, run
+from transformers_bot.ops.wavelets import analysis_map, synthesis_map
 
 GPU = torch.device("meta")
 LOW = [torch.bfloat16, torch.float16, torch.float32]
@@ -83,13 +83,13 @@ class Launches(TorchDispatchMode):
 @pytest.fixture(autouse=True)
 def _nothing_stays():
     yield
-    kernels.forget_placed()  # fakes of one test are nothing to another
+    blocks.forget_placed()  # fakes of one test are nothing to another
 
 
 @pytest.fixture
 def measured(monkeypatch):
     """Tensors without data have no mean and spread: they are read, and answered for."""
-    monkeypatch.setattr("transformers_bot.recipe.moments", lambda tensors: (0.0, float(len(list(tensors)))))
+    monkeypatch.setattr("transformers_bot.ops.recipe.moments", lambda tensors: (0.0, float(len(list(tensors)))))
 
 
 def counted(call) -> tuple[torch.Tensor, Launches]:
@@ -210,7 +210,7 @@ def test_phases_in_one_launch_are_those_one_by_one():
     out = torch.zeros(4, grow.target, 3)
     form = grow._form
     into = torch.unflatten(out, 1, (grow.source, form.period))
-    forms._weighted_sum([x.unsqueeze(2).expand_as(into)], [form.phases[0][0][1]], into)
+    banded_forms._weighted_sum([x.unsqueeze(2).expand_as(into)], [form.phases[0][0][1]], into)
     torch.testing.assert_close(out, AxisMap(grow.source, grow.target, (grow,)).apply(x, 1), rtol=0, atol=0)
 
 
@@ -219,7 +219,7 @@ def test_phases_in_one_launch_are_those_one_by_one():
 def test_sums_of_narrow_tensors_are_rounded_once_at_most(weights, narrow):
     parts = [torch.randn(1000, generator=torch.Generator().manual_seed(i)).to(narrow) for i in range(len(weights))]
     out = torch.empty(1000)
-    forms._weighted_sum(parts, weights, out)
+    banded_forms._weighted_sum(parts, weights, out)
     expected = sum(weight * part.double() for weight, part in zip(weights, parts, strict=True))
     torch.testing.assert_close(out.double(), expected, rtol=0, atol=4 * torch.finfo(torch.float32).eps)
 

@@ -20,12 +20,12 @@ from networks import network_for
 from test_plan import assert_total
 
 from transformers_bot import BadOption, BoTConfig, methods, plan
-from transformers_bot.maps import AxisMap, gather
+from transformers_bot.architectures.sizes import role_sizes
 from transformers_bot.methods import Fresh, Task
 from transformers_bot.methods.unit_scores import from_activations, from_weights
-from transformers_bot.recipe import apply
+from transformers_bot.ops.axis_map import AxisMap, gather
+from transformers_bot.ops.recipe import apply
 from transformers_bot.rewrite import Opened
-from transformers_bot.sizes import role_sizes
 
 SMALL = {"layer": 2, "hidden": 6, "heads": 2, "ffn": 9}
 BY = pytest.mark.parametrize("calibrated", [False, True], ids=["weights", "calibration"])

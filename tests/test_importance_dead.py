@@ -6,7 +6,7 @@ from families import MAIN_HEADS, assert_same_outputs, build, outputs, save
 from networks import network_for, rewritten
 from test_importance import BY, MAIN, best, scored, sliced
 
-from transformers_bot.maps import AxisMap, Band
+from transformers_bot.ops.axis_map import AxisMap, Band
 
 PRENORM = [pair for pair in MAIN_HEADS if pair[0] in ("gpt2", "vit", "deit")]
 DEAD = {"ffn": [0, 4, 5, 17], "hidden": [0, 3, 7]}

@@ -12,7 +12,7 @@ import pytest
 import transformers
 
 import transformers_bot
-from transformers_bot import model
+from transformers_bot import auto
 from transformers_bot.tasks import TASKS
 
 pytest_plugins = ["cli_window"]  # tiny
@@ -47,7 +47,7 @@ def loaded_by(code: str) -> set[str]:
         "import transformers_bot",
         "import transformers_bot; dir(transformers_bot), transformers_bot.BadSize, transformers_bot.__version__",
         "from transformers_bot import BoTModel, BoTModelForCausalLM, BoTModelForImageClassification, plan",
-        "import transformers_bot.model; transformers_bot.model.FACTORIES",
+        "import transformers_bot.auto; transformers_bot.auto.FACTORIES",
         "import transformers_bot.cli; transformers_bot.cli.build_parser().format_help()",
     ],
 )
@@ -58,7 +58,10 @@ def test_names_alone_need_neither_torch_nor_transformers(code):
 def test_a_factory_brings_nothing_that_its_auto_class_does_not():
     """No model code of transformers, none of its architectures, and of ours only what names it."""
     auto = "from transformers import AutoModelForCausalLM"
-    ours = {f"transformers_bot{name}" for name in ("", ".errors", ".version", ".model", ".signatures", ".tasks")}
+    ours = {
+        f"transformers_bot{name}"
+        for name in ("", ".errors", ".version", ".auto", ".request", ".request.signatures", ".tasks")
+    }
     new = loaded_by(f"{auto}\nfrom transformers_bot import BoTModelForCausalLM") - loaded_by(auto)
     assert ours <= new
     assert {name for name in new - ours if name.partition(".")[0] not in sys.stdlib_module_names} == set()
@@ -69,7 +72,12 @@ def test_the_first_call_imports_no_architecture_but_the_one_it_is_for():
     models = {"bert", "roberta", "gpt2", "vit", "deit"}
     found = loaded_by("import transformers_bot.calls")
     assert not {name for name in found if name.startswith("transformers.models.") and name.split(".")[2] in models}
-    assert not found & {"matplotlib", "transformers_bot.fitting", "transformers_bot.streaming", "transformers_bot.cli"}
+    assert not found & {
+        "matplotlib",
+        "transformers_bot.learned.fitting",
+        "transformers_bot.tools.resize_checkpoint",
+        "transformers_bot.cli",
+    }
 
 
 @pytest.mark.parametrize("words", [["--version"], ["--help"], ["resize", "--help"], ["plan", "gpt2", "--wavlet", "x"]])
@@ -105,8 +113,11 @@ def test_type_checkers_and_python_find_the_same_names():
     tree = ast.parse((FOLDER / "__init__.py").read_text())
     block = next(part for part in tree.body if isinstance(part, ast.If))
     shown = {name.name: line.module for line in block.body if isinstance(line, ast.ImportFrom) for name in line.names}
-    assert {name for name, module in shown.items() if module is None} == MODULES
-    assert {name: module for name, module in shown.items() if module} == transformers_bot._HOMES
+    at_root = {name for name, module in shown.items() if module is None}
+    in_rooms = {name: f"{module}.{name}" for name, module in shown.items() if name in MODULES and module}
+    assert at_root | {*in_rooms} == MODULES
+    assert in_rooms == transformers_bot._MODULES
+    assert {name: home for name, home in shown.items() if name not in MODULES} == transformers_bot._HOMES
     at_once = {
         name.name for line in tree.body if isinstance(line, ast.ImportFrom) and line.level for name in line.names
     }
@@ -136,7 +147,7 @@ print(json.dumps({{name: isinstance(value, types.ModuleType) for name, value in 
     are_modules = json.loads(python(code, *SUBMODULES))
     assert {name for name, is_module in are_modules.items() if is_module} == MODULES
     taken = {name.removeprefix("transformers_bot.") for name in SUBMODULES} & set(transformers_bot.__all__)
-    assert taken == MODULES
+    assert taken == MODULES - {*transformers_bot._MODULES}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a fresh process for each would take minutes")
@@ -164,14 +175,14 @@ print(*failed)
 
 
 def test_a_submodule_is_an_attribute_of_the_package_without_an_import_of_its_own():
-    code = "import transformers_bot as bot; print(bot.methods.__name__, bot.model.BoTModel.__name__, bot.report)"
+    code = "import transformers_bot as bot; print(bot.methods.__name__, bot.auto.BoTModel.__name__, bot.report)"
     assert python(code).startswith("transformers_bot.methods BoTModel <module 'transformers_bot.report'")
 
 
 def test_factories_name_their_auto_class_and_pickle():
-    for factory in model.FACTORIES.values():
-        auto = factory.__name__.replace("BoTModel", "AutoModel")
-        assert factory.auto_class is getattr(transformers, auto)
+    for factory in auto.FACTORIES.values():
+        named = factory.__name__.replace("BoTModel", "AutoModel")
+        assert factory.auto_class is getattr(transformers, named)
         assert pickle.loads(pickle.dumps(factory)) is factory
         assert getattr(transformers_bot, factory.__name__) is factory
         assert hasattr(transformers.models.auto.modeling_auto, TASKS[factory.task].mapping)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from transformers_bot import BadCheckpoint, BadOption, BoTModelForMaskedLM
-from transformers_bot.inspecting import inspect
+from transformers_bot.tools.inspecting import inspect
 
 WAVELETS = ("haar", "db2", "coif1")
 

@@ -19,7 +19,7 @@ from transformers_bot import (
     BoTModelForCausalLM,
     BoTModelForSequenceClassification,
 )
-from transformers_bot.flops import training_flops
+from transformers_bot.learned.flops import training_flops
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from families import (
 from networks import network_for, random_turn, rewritten, shuffled, turn_stream
 
 from transformers_bot import BadOption
-from transformers_bot.maps import gather
+from transformers_bot.ops.axis_map import gather
 from transformers_bot.rewrite import fold_norms
 
 UNTIED = {"tie_word_embeddings": False}

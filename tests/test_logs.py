@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import transformers_bot
-from transformers_bot.logs import diverted, logger
+from transformers_bot.console.logs import diverted, logger
 
 FOLDER = Path(transformers_bot.__file__).parent
 

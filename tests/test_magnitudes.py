@@ -9,8 +9,8 @@ from families import LARGER, SMALLER, build, save, size_fields
 from safetensors.torch import load_file, save_file
 
 from transformers_bot import BadWeights, BoTError, BoTModelForCausalLM, resize_checkpoint
-from transformers_bot.energy import energy, length_of, sums
-from transformers_bot.inspecting import inspect
+from transformers_bot.ops.energy import energy, length_of, sums
+from transformers_bot.tools.inspecting import inspect
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 FILLS = {

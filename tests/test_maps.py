@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from transformers_bot.maps import AxisMap, from_dense, gather, identity
 from transformers_bot.methods.grids import interpolation, periodic
 from transformers_bot.methods.pairs import dual, whole_units
-from transformers_bot.wavelets import analysis_map, synthesis_map
+from transformers_bot.ops.axis_map import AxisMap, from_dense, gather, identity
+from transformers_bot.ops.wavelets import analysis_map, synthesis_map
 
 MAPS = {
     "gather": lambda: gather([2, 0, 0, 1, 2], source=3),

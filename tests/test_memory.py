@@ -9,12 +9,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from transformers_bot import BoTModel, calls, memory, opening
-from transformers_bot.kernels import HELD, Scratch
-from transformers_bot.maps import from_dense, gather, identity
-from transformers_bot.memory import Releasing, no_full_search
-from transformers_bot.recipe import Detail, Read, Recipe, apply, run
-from transformers_bot.spread import Kept
+from transformers_bot import BoTModel, calls
+from transformers_bot.compat import memory
+from transformers_bot.compat.memory import Releasing, no_full_search
+from transformers_bot.ops.axis_map import from_dense, gather, identity
+from transformers_bot.ops.blocks import HELD, Scratch
+from transformers_bot.ops.moments_noise import Kept
+from transformers_bot.ops.recipe import Detail, Read, Recipe, apply, run
+from transformers_bot.run import opening
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,7 @@ from learned import BIG, OPERATORS, SMALL, TRAINED_HEADS, grow, labelled, operat
 from torch.func import functional_call
 
 from transformers_bot import BadOption
-from transformers_bot.operators import ring_trace
+from transformers_bot.learned.operators import ring_trace
 
 # -- before fitting -----------------------------------------------------------------------------
 

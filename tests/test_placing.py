@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from saving import left_over, read_save, write_save
 
-from transformers_bot import SaveError, placing
-from transformers_bot.save import whole_folder
+from transformers_bot import SaveError
+from transformers_bot.io import placing
+from transformers_bot.io.atomic_folder import whole_folder
 
 
 def save_number(out: Path, number: int) -> None:

@@ -9,9 +9,10 @@ import tracemalloc
 import pytest
 import yaml
 
-from transformers_bot import SaveError, plain_yaml, resize_checkpoint
-from transformers_bot.hub import source_card
-from transformers_bot.plain_yaml import NotPlain, read_yaml
+from transformers_bot import SaveError, resize_checkpoint
+from transformers_bot.hub.push import source_card
+from transformers_bot.io import plain_yaml
+from transformers_bot.io.plain_yaml import NotPlain, read_yaml
 
 PARSERS = [loader for name in ("CSafeLoader", "SafeLoader") if (loader := getattr(yaml, name, None))]
 MERGES = "\n".join(["a0: &a0 {k: v}"] + [f"a{i}: &a{i} {{<<: [{','.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 12)])
@@ -109,7 +110,7 @@ def test_a_card_that_would_be_replaced_is_refused_before_any_work(saved, tmp_pat
     resize_checkpoint(source, tmp_path / "out", n_layer=3)
     card = f"---\n{header}\n---\n# my card\n"
     (tmp_path / "out/README.md").write_text(card)
-    monkeypatch.setattr("transformers_bot.streaming.open_resize", None)  # not reached
+    monkeypatch.setattr("transformers_bot.tools.resize_checkpoint.open_resize", None)  # not reached
     with pytest.raises(SaveError, match="line 3"):
         resize_checkpoint(source, tmp_path / "out", n_layer=3, overwrite=True)
     assert (tmp_path / "out/README.md").read_text() == card

@@ -19,8 +19,8 @@ from families import (
 
 import transformers_bot
 from transformers_bot import BoTModel, BoTModelForSequenceClassification, plan
-from transformers_bot.inventory import predict
-from transformers_bot.sizes import role_sizes
+from transformers_bot.architectures.inventory import predict
+from transformers_bot.architectures.sizes import role_sizes
 
 CHANGES = {
     "grow": {"layer": 5, "hidden": 24, "heads": 6, "ffn": 40},

@@ -10,10 +10,10 @@ import pytest
 from transformers import GPT2Config
 
 from transformers_bot import BadSize, plan
-from transformers_bot.maps import AxisMap
 from transformers_bot.methods import grids
 from transformers_bot.methods.pairs import dual
 from transformers_bot.methods.unseen import contrasts, copied_from
+from transformers_bot.ops.axis_map import AxisMap
 
 CHILD = """
 import json, resource, sys

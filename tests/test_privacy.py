@@ -11,18 +11,9 @@ import yaml
 from cards import recipe_in
 from transformers import AutoModelForCausalLM
 
-from transformers_bot import (
-    BadOption,
-    BoTModelForCausalLM,
-    Report,
-    cli,
-    fit,
-    integration,
-    origin,
-    resize_checkpoint,
-    verify,
-)
-from transformers_bot.card import model_card
+from transformers_bot import BadOption, BoTModelForCausalLM, Report, cli, fit, integration, resize_checkpoint, verify
+from transformers_bot.hub import origin
+from transformers_bot.hub.card import model_card
 
 SECRETS = ("alice_realname", "private_project", "hidden_targets", "homes")
 COMMIT = "0123456789abcdef" * 2 + "01234567"

@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 import transformers_bot as bot
-from transformers_bot import progress
-from transformers_bot.inspecting import inspect
-from transformers_bot.logs import logger
+from transformers_bot.console import progress
+from transformers_bot.console.logs import logger
+from transformers_bot.tools.inspecting import inspect
 
 SMALL = {"n_layer": 1, "n_embd": 8, "n_head": 2, "n_inner": 16}
 BATCHES = [{"input_ids": (torch.arange(40).reshape(4, 10) + i) % 23} for i in (0, 1, 2)]
@@ -214,7 +214,7 @@ def test_it_is_closed_and_taken_away_when_the_call_fails(bars, source, monkeypat
     def fails(*_args, **_keywords):
         raise error
 
-    monkeypatch.setattr("transformers_bot.loading.make_report", fails)
+    monkeypatch.setattr("transformers_bot.run.loading.make_report", fails)
     with pytest.raises(error):
         bot.BoTModelForCausalLM.from_pretrained(source, **SMALL)
     (one,) = bars

@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import transformers_bot.calls as calls
-import transformers_bot.hub as hub
-import transformers_bot.opening as opening
-import transformers_bot.resize as resizing
+import transformers_bot.hub.push as hub
+import transformers_bot.run.execute as resizing
+import transformers_bot.run.opening as opening
 from transformers_bot import BadCheckpoint, BoTModelForCausalLM, SaveError, resize_checkpoint
-from transformers_bot.checkpoint import check_files
+from transformers_bot.io.reading import check_files
 
 SIZES = {"n_layer": 1, "n_embd": 6, "n_head": 3}
 
@@ -109,7 +109,7 @@ def test_also_at_its_own_size(source, monkeypatch, change):
 
 
 def test_a_change_at_the_very_end_is_seen(source, tmp_path, monkeypatch):
-    import transformers_bot.streaming as streaming
+    import transformers_bot.tools.resize_checkpoint as streaming
 
     once(monkeypatch, streaming, "make_report", lambda: replaced(source / "model.safetensors"))
     with pytest.raises(BadCheckpoint, match="was changed or replaced"):

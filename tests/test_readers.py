@@ -19,8 +19,8 @@ from families import (
 from networks import network_for, random_rotation, rewritten, shuffled
 
 from transformers_bot import BadOption
-from transformers_bot.maps import AxisMap, Matrix, from_dense, gather, identity
 from transformers_bot.methods.pairs import dual, picked_units, whole_units
+from transformers_bot.ops.axis_map import AxisMap, Matrix, from_dense, gather, identity
 from transformers_bot.rewrite import readers
 from transformers_bot.rewrite.moments import Moments, measured
 from transformers_bot.rewrite.readers import match_norm_scale, refit_readers

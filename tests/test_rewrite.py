@@ -9,15 +9,15 @@ import torch
 from families import MAIN_HEADS, assert_same_outputs, build, outputs
 from networks import network_for, random_rotation, random_turn, rewritten, shuffled, turn_stream
 
-from transformers_bot.maps import gather
 from transformers_bot.methods.levers import principal_pair
 from transformers_bot.methods.pairs import dual, group_sizes
-from transformers_bot.products import gram
+from transformers_bot.ops.axis_map import gather
+from transformers_bot.ops.matmul import gram
+from transformers_bot.ops.wavelets import analysis_map
 from transformers_bot.rewrite import fold_norms, order_heads, order_units
 from transformers_bot.rewrite.fold import is_foldable, norms
 from transformers_bot.rewrite.order import add_grams, best_pairs, merge_shapes, similar_order, strongest_first
 from transformers_bot.rewrite.principal import basis
-from transformers_bot.wavelets import analysis_map
 
 UNTIED = {"tie_word_embeddings": False}
 # Every norm of these is read by matrices of its own alone.

@@ -10,7 +10,7 @@ from test_rival_formulas import AXES, BERT, GPT2, LAYER, OUTSIDE
 from test_rivals import resized
 
 from transformers_bot import BoTModelForMaskedLM
-from transformers_bot.methods.dct import dct, low_frequencies
+from transformers_bot.ops.dct import dct, low_frequencies
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 12])

@@ -17,8 +17,8 @@ from families import (
 from test_plan import assert_total
 
 from transformers_bot import BoTConfig, BoTModelForCausalLM, adapters, methods, plan
+from transformers_bot.architectures.sizes import role_sizes
 from transformers_bot.methods import Fresh, Task
-from transformers_bot.sizes import role_sizes
 
 WIDTHS = {
     "heads added": {"hidden": 24, "heads": 6, "ffn": 40},

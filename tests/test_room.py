@@ -5,44 +5,45 @@ import os
 import pytest
 from families import SMALLER, size_fields
 
-from transformers_bot import BoTError, BoTModelForCausalLM, TooLittleMemory, resize_checkpoint, room
+from transformers_bot import BoTError, BoTModelForCausalLM, TooLittleMemory, resize_checkpoint
+from transformers_bot.compat import memory_limits
 
 GPT2 = ("gpt2", "GPT2LMHeadModel")
 
 
 def test_room_is_the_least_of_machine_container_and_own_limit(tmp_path, monkeypatch):
-    whole = room.available()
-    monkeypatch.setattr(room, "GROUPS", tmp_path)
+    whole = memory_limits.available()
+    monkeypatch.setattr(memory_limits, "GROUPS", tmp_path)
     (tmp_path / "memory.max").write_text("3000000\n")
     (tmp_path / "memory.current").write_text("2500000\n")
     (tmp_path / "memory.stat").write_text("anon 7\nactive_file 100000\ninactive_file 200000\n")
-    assert room.available() == 800_000 < whole
-    monkeypatch.setattr(room, "_own_limit", lambda: [1000])
-    assert room.available() == 1000
+    assert memory_limits.available() == 800_000 < whole
+    monkeypatch.setattr(memory_limits, "_own_limit", lambda: [1000])
+    assert memory_limits.available() == 1000
     (tmp_path / "memory.max").write_text("max\n")
-    monkeypatch.setattr(room, "_own_limit", list)
-    assert room.available() > 10_000_000
+    monkeypatch.setattr(memory_limits, "_own_limit", list)
+    assert memory_limits.available() > 10_000_000
 
 
 def test_a_tensor_that_cannot_be_held_is_refused_before_the_work(saved, tmp_path, monkeypatch):
     source, _ = saved(*GPT2)
     wide = {"n_embd": 768, "n_head": 3, "n_inner": 4000}
     largest = 8 * 768 * 4000  # of float64
-    monkeypatch.setattr(room, "available", lambda: largest - 1)
+    monkeypatch.setattr(memory_limits, "available", lambda: largest - 1)
     for call in (resize_checkpoint, lambda source, _, **sizes: BoTModelForCausalLM.from_pretrained(source, **sizes)):
         with pytest.raises(TooLittleMemory, match=r"mlp\.c_(fc|proj)\.weight .* smaller sizes") as caught:
             call(source, tmp_path / "out", **wide)
         assert isinstance(caught.value, MemoryError)
         assert isinstance(caught.value, BoTError)
     assert os.listdir(tmp_path) == []
-    monkeypatch.setattr(room, "available", lambda: largest)
+    monkeypatch.setattr(memory_limits, "available", lambda: largest)
     resize_checkpoint(source, tmp_path / "out", **wide)
 
 
 def test_the_principal_basis_is_refused_where_the_plain_one_fits(saved, tmp_path, monkeypatch):
     source, built = saved(*GPT2)
     width = built.model.config.n_embd
-    monkeypatch.setattr(room, "available", lambda: 4 * 8 * width**2 - 1)
+    monkeypatch.setattr(memory_limits, "available", lambda: 4 * 8 * width**2 - 1)
     sizes = {**size_fields("gpt2", SMALLER), "n_inner": 1}
     with pytest.raises(TooLittleMemory, match="'basis': 'plain'"):
         resize_checkpoint(source, tmp_path / "out", **sizes)
@@ -54,12 +55,12 @@ def test_an_allocation_that_fails_on_the_way_is_named_and_leaves_nothing(saved, 
     def fails(*_args, **_kwargs):
         raise error
 
-    monkeypatch.setattr("transformers_bot.streaming.write_weights", fails)
+    monkeypatch.setattr("transformers_bot.tools.resize_checkpoint.write_weights", fails)
     with pytest.raises(TooLittleMemory, match=r"ran out of memory: it takes up to .* MB"):
         resize_checkpoint(saved(*GPT2)[0], tmp_path / "out", **size_fields("gpt2", SMALLER))
     assert os.listdir(tmp_path) == []
 
 
 def test_other_errors_stay_as_they_are():
-    with pytest.raises(RuntimeError, match="shape"), room.told_of_memory("This", 1):
+    with pytest.raises(RuntimeError, match="shape"), memory_limits.told_of_memory("This", 1):
         raise RuntimeError("shape")

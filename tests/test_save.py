@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import save_file
 from saving import left_over, read_save, write_save
 
-from transformers_bot import SaveError, save
-from transformers_bot.save import whole_folder
+from transformers_bot import SaveError
+from transformers_bot.io import atomic_folder
+from transformers_bot.io.atomic_folder import whole_folder
 
 
 def save_number(out: Path, number: int, then=lambda: None, **options) -> None:
@@ -215,7 +216,7 @@ class TestSpace:
 
     @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO])
     def test_a_disk_that_fails(self, old, code):
-        with pytest.raises(SaveError, match=re.escape(save.FAILURES[code])):
+        with pytest.raises(SaveError, match=re.escape(atomic_folder.FAILURES[code])):
             save_number(old, 2, fail_with(OSError(code, os.strerror(code))), overwrite=True)
         assert read_save(old) == 1
         assert left_over(old) == []
@@ -268,20 +269,20 @@ class TestLock:
     def test_a_lock_file_that_its_holder_removed_is_opened_anew(self, tmp_path, monkeypatch):
         answers = [False, True]
         taken = []
-        take = save._take
-        monkeypatch.setattr(save, "_take", lambda *places: taken.append(take(*places)) or taken[-1])
-        monkeypatch.setattr(save, "_is_at", lambda *_: answers.pop(0))
+        take = atomic_folder._take
+        monkeypatch.setattr(atomic_folder, "_take", lambda *places: taken.append(take(*places)) or taken[-1])
+        monkeypatch.setattr(atomic_folder, "_is_at", lambda *_: answers.pop(0))
         save_number(tmp_path / "out", 1)
         assert [file.closed for file in taken] == [True, True]
 
     def test_is_at(self, tmp_path):
         path = tmp_path / "lock"
         with open(path, "ab") as file:
-            assert save._is_at(file, path)
+            assert atomic_folder._is_at(file, path)
             path.unlink()
-            assert not save._is_at(file, path)
+            assert not atomic_folder._is_at(file, path)
             path.touch()
-            assert not save._is_at(file, path)
+            assert not atomic_folder._is_at(file, path)
 
     def test_a_filesystem_without_locks_is_named(self, tmp_path, monkeypatch, caplog):
         monkeypatch.setattr("fcntl.flock", fail_with(OSError(errno.ENOSYS, "Function not implemented")))

@@ -11,7 +11,7 @@ import pytest
 from saving import driver, left_over, read_save, write_save
 
 from transformers_bot import SaveError
-from transformers_bot.save import whole_folder
+from transformers_bot.io.atomic_folder import whole_folder
 
 KILLS = int(os.environ.get("TRANSFORMERS_BOT_KILLS", "60"))
 

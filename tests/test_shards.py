@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
-from transformers_bot import BadOption, PlanError, shards
-from transformers_bot.shards import DTYPES, Entry, ShardWriter, lay_out, total_bytes
+from transformers_bot import BadOption, PlanError
+from transformers_bot.io import safetensors_writer
+from transformers_bot.io.safetensors_writer import DTYPES, Entry, ShardWriter, lay_out, total_bytes
 
 BERT = (
     BertModel,
@@ -139,16 +140,16 @@ class TestPieces:
         ids=lambda tensor: str(tuple(tensor.shape)),
     )
     def test_any_strides(self, tmp_path, monkeypatch, tensor):
-        monkeypatch.setattr(shards, "PIECE", 256)
+        monkeypatch.setattr(safetensors_writer, "PIECE", 256)
         write(tmp_path, {"a": tensor, "b": torch.ones(3)})
         torch.testing.assert_close(load_file(tmp_path / "model.safetensors")["a"], tensor.contiguous(), rtol=0, atol=0)
-        pieces = list(shards._pieces(tensor, torch.empty(256, dtype=torch.uint8)))
+        pieces = list(safetensors_writer._pieces(tensor, torch.empty(256, dtype=torch.uint8)))
         assert sum(map(len, pieces)) == tensor.numel() * tensor.itemsize
         assert len(pieces) < 8 * (1 + tensor.numel() * tensor.itemsize // 256)
 
     def test_a_contiguous_tensor_is_written_from_where_it_lies(self):
-        tensor = torch.zeros(shards.PIECE, dtype=torch.bfloat16)
-        (piece,) = shards._pieces(tensor, torch.empty(256, dtype=torch.uint8))
+        tensor = torch.zeros(safetensors_writer.PIECE, dtype=torch.bfloat16)
+        (piece,) = safetensors_writer._pieces(tensor, torch.empty(256, dtype=torch.uint8))
         tensor[-1] = 1.0
         assert bytes(piece[-2:]) == b"\x80\x3f"
 
@@ -158,7 +159,7 @@ class TestPieces:
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
     def test_an_accelerator(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(shards, "PIECE", 256)
+        monkeypatch.setattr(safetensors_writer, "PIECE", 256)
         tensor = torch.arange(4000.0)
         write(tmp_path, {"a": tensor.cuda(), "b": tensor.reshape(40, 100).cuda().T})
         found = load_file(tmp_path / "model.safetensors")
@@ -189,7 +190,7 @@ class TestPieces:
             print(peak() - before)
         """
         result = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
-        assert float(result.stdout) < shards.PIECE / 1e6 + 10
+        assert float(result.stdout) < safetensors_writer.PIECE / 1e6 + 10
 
 
 class TestReserving:

@@ -14,15 +14,23 @@ import pytest
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import transformers_bot
-from transformers_bot import BoTModelForMaskedLM, plan, resize_checkpoint, signatures, suggest
-from transformers_bot.adapters import BUILT_IN
-from transformers_bot.classes import class_in_mapping
+from transformers_bot import BoTModelForMaskedLM, plan, resize_checkpoint, suggest
+from transformers_bot.architectures import BUILT_IN
+from transformers_bot.architectures.classes import class_in_mapping
+from transformers_bot.auto import FACTORIES
 from transformers_bot.errors import BadKeyword, UnsupportedArchitecture
-from transformers_bot.inspecting import inspect as inspect_
-from transformers_bot.keywords import FILES, HUB, IGNORED, OURS, REFUSED, TARGET, init_keywords
-from transformers_bot.model import FACTORIES
-from transformers_bot.signatures import ConfigFields, FolderKeywords, HubKeywords, InitKeywords, ModelKeywords, stated
+from transformers_bot.request import signatures
+from transformers_bot.request.keywords import FILES, HUB, IGNORED, OURS, REFUSED, TARGET, init_keywords
+from transformers_bot.request.signatures import (
+    ConfigFields,
+    FolderKeywords,
+    HubKeywords,
+    InitKeywords,
+    ModelKeywords,
+    stated,
+)
 from transformers_bot.tasks import TASKS
+from transformers_bot.tools.inspecting import inspect as inspect_
 
 FOLDER = Path(transformers_bot.__file__).parent
 # Fields of every config that a resize decides, or that a keyword of the call says.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from transformers_bot.hub import source_card, source_licence
+from transformers_bot.hub.push import source_card, source_licence
 
 
 def folder(tmp_path, text: str | bytes) -> str:

@@ -23,7 +23,7 @@ from transformers import (
 import transformers_bot
 from transformers_bot import BadCheckpoint, BadOption, BoTModel, BoTModelForMaskedLM, resize_checkpoint
 from transformers_bot.cli import main
-from transformers_bot.inspecting import inspect
+from transformers_bot.tools.inspecting import inspect
 
 WIDE = {"hidden_size": 32, "num_attention_heads": 4}
 TEXT = {

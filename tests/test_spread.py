@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from transformers_bot.maps import identity
-from transformers_bot.recipe import Read, Recipe, run
-from transformers_bot.spread import drawn, matched, moments
+from transformers_bot.ops.axis_map import identity
+from transformers_bot.ops.moments_noise import drawn, matched, moments
+from transformers_bot.ops.recipe import Read, Recipe, run
 
 
 def test_moments_are_those_of_all_entries_together():

@@ -20,10 +20,12 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedM
 from transformers.utils import logging as library
 
 import transformers_bot
-from transformers_bot import BoTModelForCausalLM, BoTModelForMaskedLM, fitting, inspecting
-from transformers_bot.building import building, drawn_from
+from transformers_bot import BoTModelForCausalLM, BoTModelForMaskedLM
+from transformers_bot.compat.building import building, drawn_from
+from transformers_bot.compat.muting import no_bars, quiet
+from transformers_bot.learned import fitting
 from transformers_bot.methods import METHODS
-from transformers_bot.muting import no_bars, quiet
+from transformers_bot.tools import inspecting
 
 GPT2, BERT = ("gpt2", "GPT2LMHeadModel"), ("bert", "BertForMaskedLM")
 

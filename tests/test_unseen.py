@@ -5,10 +5,10 @@ import pytest
 import torch
 from families import resize, resized_config
 
-from transformers_bot.axes import parse_rules
-from transformers_bot.maps import from_dense
+from transformers_bot.architectures.axes import parse_rules
 from transformers_bot.methods.pairs import Pair, dual, kept, whole_units
 from transformers_bot.methods.unseen import contrasts, copied_from, noise_maps
+from transformers_bot.ops.axis_map import from_dense
 
 SIZES = [(6, 12), (6, 8), (12, 16), (5, 17), (7, 8), (1, 4)]
 

@@ -10,8 +10,8 @@ from families import adapter_of, build, resized_config
 from reports import planned, watched
 
 from transformers_bot import BadWeights
-from transformers_bot.measure import Watch
-from transformers_bot.resize import run_plan
+from transformers_bot.report.measure import Watch
+from transformers_bot.run.execute import run_plan
 
 SIZES = {"layer": 4, "hidden": 24, "heads": 6, "ffn": 40}
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from transformers_bot import BadSize, BoTModelForCausalLM, Report, SaveError, resize_checkpoint, written
+from transformers_bot import BadSize, BoTModelForCausalLM, Report, SaveError, resize_checkpoint
 from transformers_bot.errors import BadKeyword, BadOption, IncompatibleModels
-from transformers_bot.written import WHOLE, fingerprint, why_foreign
+from transformers_bot.io import fingerprints
+from transformers_bot.io.fingerprints import WHOLE, fingerprint, why_foreign
 
 pytest_plugins = ["cli_window"]  # call
 
@@ -100,7 +101,7 @@ def test_what_no_resize_wrote_is_not_read_to_know_it(result, change, why, monkey
     _, out = result
     change(out)
     read = []
-    monkeypatch.setattr(written, "fingerprint", lambda path: read.append(path.name) or fingerprint(path))
+    monkeypatch.setattr(fingerprints, "fingerprint", lambda path: read.append(path.name) or fingerprint(path))
     assert why in why_foreign(out)
     assert not {path.name for path in out.iterdir() if path.is_symlink() or path.stat().st_size == 1 << 30} & {*read}
 

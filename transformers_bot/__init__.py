@@ -28,11 +28,9 @@ from .errors import (
 from .version import __version__
 
 if TYPE_CHECKING:  # for type checkers and editors; `_HOMES` says the same to Python
-    from . import adapters, configs, wavelets
-    from .batches import read_batches
-    from .fitting import fit
-    from .hub import push_to_hub
-    from .model import (
+    from . import adapters
+    from .architectures import configs
+    from .auto import (
         BoTModel,
         BoTModelForCausalLM,
         BoTModelForImageClassification,
@@ -46,18 +44,24 @@ if TYPE_CHECKING:  # for type checkers and editors; `_HOMES` says the same to Py
         BoTModelForTokenClassification,
         plan,
     )
+    from .hub.push import push_to_hub
+    from .learned.batches import read_batches
+    from .learned.fitting import fit
+    from .ops import wavelets
     from .options import BoTConfig
     from .patching import disable, enable, integration
-    from .report import Report
-    from .streaming import resize_checkpoint
-    from .suggesting import Suggestion, suggest
-    from .verifying import Verification, verify
-    from .writing import memory_bound
+    from .report.report import Report
+    from .run.writing import memory_bound
+    from .tools.resize_checkpoint import resize_checkpoint
+    from .tools.suggesting import Suggestion, suggest
+    from .tools.verifying import Verification, verify
 else:  # hidden from type checkers, for whom any name would exist
 
     def __getattr__(name: str) -> Any:
         if name in _HOMES:
             found = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+        elif name in _MODULES:
+            found = import_module(f".{_MODULES[name]}", __name__)
         elif not name.startswith("_") and find_spec(f"{__name__}.{name}"):
             found = import_module(f".{name}", __name__)
         else:
@@ -72,32 +76,34 @@ else:  # hidden from type checkers, for whom any name would exist
 # public name -> the module that has it
 _HOMES = {
     "BoTConfig": "options",
-    "BoTModel": "model",
-    "BoTModelForCausalLM": "model",
-    "BoTModelForImageClassification": "model",
-    "BoTModelForMaskedImageModeling": "model",
-    "BoTModelForMaskedLM": "model",
-    "BoTModelForMultipleChoice": "model",
-    "BoTModelForNextSentencePrediction": "model",
-    "BoTModelForPreTraining": "model",
-    "BoTModelForQuestionAnswering": "model",
-    "BoTModelForSequenceClassification": "model",
-    "BoTModelForTokenClassification": "model",
-    "Report": "report",
-    "Suggestion": "suggesting",
-    "Verification": "verifying",
+    "BoTModel": "auto",
+    "BoTModelForCausalLM": "auto",
+    "BoTModelForImageClassification": "auto",
+    "BoTModelForMaskedImageModeling": "auto",
+    "BoTModelForMaskedLM": "auto",
+    "BoTModelForMultipleChoice": "auto",
+    "BoTModelForNextSentencePrediction": "auto",
+    "BoTModelForPreTraining": "auto",
+    "BoTModelForQuestionAnswering": "auto",
+    "BoTModelForSequenceClassification": "auto",
+    "BoTModelForTokenClassification": "auto",
+    "Report": "report.report",
+    "Suggestion": "tools.suggesting",
+    "Verification": "tools.verifying",
     "disable": "patching",
     "enable": "patching",
-    "fit": "fitting",
+    "fit": "learned.fitting",
     "integration": "patching",
-    "memory_bound": "writing",
-    "plan": "model",
-    "push_to_hub": "hub",
-    "read_batches": "batches",
-    "resize_checkpoint": "streaming",
-    "suggest": "suggesting",
-    "verify": "verifying",
+    "memory_bound": "run.writing",
+    "plan": "auto",
+    "push_to_hub": "hub.push",
+    "read_batches": "learned.batches",
+    "resize_checkpoint": "tools.resize_checkpoint",
+    "suggest": "tools.suggesting",
+    "verify": "tools.verifying",
 }
+# public modules that lie in a room
+_MODULES = {"configs": "architectures.configs", "wavelets": "ops.wavelets"}
 
 __all__ = [
     "BadCheckpoint",

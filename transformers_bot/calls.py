@@ -1,4 +1,4 @@
-"""What a call of a factory or of `plan` does. Apart from `model.py`, which is imported long before the first call."""
+"""What a call of a factory or of `plan` does. Apart from `auto.py`, which is imported long before the first call."""
 
 import os
 from collections.abc import Callable
@@ -7,28 +7,29 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from . import adapters, methods, progress, seconds
-from .building import building
-from .checkpoint import check_files, renaming
-from .classes import own_class
+from . import architectures, methods
+from .architectures.classes import own_class
+from .architectures.fields import field_warnings
+from .architectures.inventory import predict
+from .architectures.sizes import differing_roles, role_sizes
+from .compat.building import building
+from .compat.muting import quiet
+from .console import progress, seconds
+from .console.logs import logger
 from .errors import BadKeyword, BadOption, BoTError
-from .fields import field_warnings
-from .inventory import predict
-from .keywords import FILES, HUB, ONLY_RESIZING, Keywords, init_keywords, overrides_of, picked, sort_keywords
-from .loading import forget_renames
-from .logs import logger
-from .muting import quiet
-from .opening import as_checked, refuse_unsound
+from .io.reading import check_files, renaming
+from .io.source import Source, open_source
 from .options import BoTConfig
-from .planner import Plan
-from .sharing import load_resized
-from .sizes import differing_roles, role_sizes
-from .source import Source, open_source
-from .source_class import seen_beside, with_class
-from .targets import plan_from_configs, read_config, sides, target_config
+from .planning.planner import Plan
+from .request.keywords import FILES, HUB, ONLY_RESIZING, Keywords, init_keywords, overrides_of, picked, sort_keywords
+from .request.source_class import seen_beside, with_class
+from .request.targets import plan_from_configs, read_config, sides, target_config
+from .run.loading import forget_renames
+from .run.opening import as_checked, refuse_unsound
+from .run.sharing import load_resized
 
 if TYPE_CHECKING:
-    from .model import _BaseBoTModel
+    from .auto import _BaseBoTModel
 
     Factory = type[_BaseBoTModel[Any]]
 
@@ -60,7 +61,7 @@ def _resized(factory: "Factory", name: str, kwargs: dict[str, Any]) -> Any:
         if source.num_labels != wanted.num_labels:  # a head of another size is refused here as elsewhere
             plan_from_configs(source, wanted, own_class(source), factory.class_for(wanted), words)
         logger.info("source and target have the same sizes: nothing to resample")
-        for sentence in field_warnings(adapters.get(source.model_type), source, wanted):
+        for sentence in field_warnings(architectures.get(source.model_type), source, wanted):
             logger.warning(sentence)
         kept = {key: value for key, value in kwargs.items() if key not in words.overrides}
         model, info = _as_auto(factory, name, **{**kept, "config": wanted, "output_loading_info": True})
@@ -110,11 +111,11 @@ def _config_fault(factory: "Factory", name: str, kwargs: dict[str, Any]) -> BoTE
     try:
         config = asked if isinstance(asked, PreTrainedConfig) else read_config(name, hub)
         model_class = factory.class_for(config)
-        if config.model_type in adapters.ADAPTERS:
-            role_sizes(adapters.get(config.model_type), config, "source")
+        if config.model_type in architectures.ADAPTERS:
+            role_sizes(architectures.get(config.model_type), config, "source")
         with quiet():
             predict(model_class, config, picked(kwargs, init_keywords(model_class)))
-        if config.model_type in adapters.ADAPTERS:
+        if config.model_type in architectures.ADAPTERS:
             where = {key: value for key, value in picked(kwargs, (*HUB, *FILES)).items() if key != "code_revision"}
             pickled = bool(kwargs.get("allow_pickle"))
             checkpoint = check_files(name, where, allow_pickle=pickled, resampled=False)
@@ -161,7 +162,7 @@ def read_call(name: str, kwargs: dict[str, Any], class_for: ClassFor) -> tuple[P
     config = kwargs.get("config")
     like = type(config) if isinstance(config, PreTrainedConfig) else None
     source = read_config(name, picked(kwargs, HUB), like)
-    adapters.get(source.model_type)
+    architectures.get(source.model_type)
     words = sort_keywords(kwargs, init_keywords(class_for(source)))
     methods.get(words.method, BoTConfig.from_any(words.bot_config))
     return source, words

@@ -6,9 +6,9 @@ from dataclasses import dataclass, fields
 from numbers import Integral
 from typing import Any
 
+from .console.notebook import html_table, page
 from .errors import BadKeyword, BadOption, suggest
-from .notebook import html_table, page
-from .wavelets import check_name
+from .ops.wavelets import check_name
 
 CHOICES = {
     "gain": ("consistent", "raw"),

@@ -19,21 +19,21 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from . import methods
-from .adapters import ADAPTERS
-from .building import building
-from .checkpoint import check_files
+from .architectures import ADAPTERS
+from .architectures.inventory import predict
+from .architectures.sizes import differing_roles, role_sizes
+from .compat.building import building
+from .compat.muting import quiet
+from .console.logs import logger
 from .errors import BoTError
-from .inventory import predict
-from .keywords import FILES, HUB, init_keywords, overrides_of, picked, sort_keywords
-from .logs import logger
-from .muting import quiet
+from .io.reading import check_files
 from .options import BoTConfig
-from .sharing import load_resized
-from .sizes import differing_roles, role_sizes
-from .targets import read_config, target_config
+from .request.keywords import FILES, HUB, init_keywords, overrides_of, picked, sort_keywords
+from .request.targets import read_config, target_config
+from .run.sharing import load_resized
 
 if TYPE_CHECKING:
-    from .signatures import Options
+    from .request.signatures import Options
 
 
 @dataclass(eq=False)

@@ -66,7 +66,7 @@ def write(scale: Scale, folder: Path) -> Path:
     import torch
     from transformers import GPT2LMHeadModel
 
-    from transformers_bot.shards import Entry, ShardWriter, lay_out
+    from transformers_bot.io.safetensors_writer import Entry, ShardWriter, lay_out
 
     with torch.device("meta"):
         state = GPT2LMHeadModel(scale.config()).state_dict()

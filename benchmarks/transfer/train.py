@@ -12,7 +12,7 @@ from suite import Budget
 from tasks import Batch, Task, device_of, on
 from torch import Tensor
 
-from transformers_bot.flops import forward_flops, training_flops
+from transformers_bot.learned.flops import forward_flops, training_flops
 
 _COUNTED: dict[tuple[Any, ...], int] = {}  # FLOPs do not depend on the weights: counted once a process
 

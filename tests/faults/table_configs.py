@@ -6,7 +6,7 @@ from folders import CONFIG, config, content, json_edit, moved_out, replaced
 from table import Fault
 
 from transformers_bot import BadCheckpoint, BadOption, BadSize, UnsafeCheckpoint, UnsupportedArchitecture
-from transformers_bot.checkpoint import jsons
+from transformers_bot.io.reading import jsons
 
 BIG = 10**9
 

@@ -19,7 +19,7 @@ from folders import (
 from table import Fault
 
 from transformers_bot import BadCheckpoint, UnsafeCheckpoint
-from transformers_bot.checkpoint import jsons
+from transformers_bot.io.reading import jsons
 
 
 def sharded(mutate, message, error=BadCheckpoint, **keywords) -> Fault:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from watching import watched
 
-from transformers_bot.checkpoint import find_nonfinite, nonfinite_message, values
+from transformers_bot.io.reading import find_nonfinite, nonfinite_message, values
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e5m2, torch.complex64)
 BAD = (float("nan"), float("inf"), float("-inf"))

@@ -145,12 +145,12 @@ def _run(command: list[str], folder: Path, env: dict[str, str]) -> None:
 @contextlib.contextmanager
 def counted() -> Iterator[list[str]]:
     """The targets of all resamplings that this process runs inside."""
-    from transformers_bot import loading, resize, writing
+    from transformers_bot.run import execute, loading, writing
 
     ran: list[str] = []
 
     def counting(*args, **kwargs):
-        for name, tensor in resize.run_plan(*args, **kwargs):
+        for name, tensor in execute.run_plan(*args, **kwargs):
             ran.append(name)
             yield name, tensor
 

@@ -54,8 +54,8 @@ def add(commands: Any) -> None:
 
 
 def run_list(chosen: argparse.Namespace) -> int:
-    from ..adapters import ADAPTERS
-    from ..adapters.check import class_names
+    from ..architectures import ADAPTERS
+    from ..tools.conformance.check import class_names
 
     known = {name: (adapter.norm, class_names(name)) for name, adapter in ADAPTERS.items()}
     if chosen.json:
@@ -67,7 +67,7 @@ def run_list(chosen: argparse.Namespace) -> int:
 
 
 def run_check(chosen: argparse.Namespace) -> int:
-    from ..adapters.check import check
+    from ..tools.conformance.check import check
 
     adapter = _adapter(chosen.adapter_name)
     done = check(adapter, _config(chosen.model, adapter.model_type))
@@ -90,7 +90,7 @@ def run_check(chosen: argparse.Namespace) -> int:
 
 
 def _adapter(name: str) -> Any:
-    from ..adapters import ADAPTERS, get, load, validate
+    from ..architectures import ADAPTERS, get, load, validate
 
     if name in ADAPTERS and not os.path.isfile(name):
         return get(name)
@@ -110,6 +110,6 @@ def _config(model: str | None, model_type: str) -> Any:
 
     if model is None or (model == model_type and not os.path.exists(model)):
         return CONFIG_MAPPING[model_type]()
-    from ..targets import named_config
+    from ..request.targets import named_config
 
     return named_config(model)

@@ -18,7 +18,7 @@ def add(commands: Any) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    from ..demo import run
+    from ..tools.demo import run
 
     run(chosen.out)
     return 0

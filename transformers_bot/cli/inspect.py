@@ -4,12 +4,12 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from ..report_text import size
+from ..console.text import size
 from .options import add_adapter, add_head, add_hub, add_reading, add_source, hub_keywords, read_adapters
 from .terminal import fill, shown, table, width
 
 if TYPE_CHECKING:
-    from ..inspecting import Inspection, Stack
+    from ..tools.inspecting import Inspection, Stack
 
 SHOWN = ("layer", "hidden", "ffn", "heads", "head_dim")
 NOTE = (
@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    from ..inspecting import inspect
+    from ..tools.inspecting import inspect
 
     read_adapters(chosen)
     found = inspect(chosen.source, wavelet=chosen.wavelet, task=chosen.task, **hub_keywords(chosen))

@@ -88,7 +88,7 @@ def about(name: str) -> About:
 
 def _directions(name: str) -> tuple[str, ...]:
     """The directions whose example task the method's own check accepts."""
-    from ..adapters import get
+    from ..architectures import get
     from ..methods import METHODS, Task
     from ..options import BoTConfig
 

@@ -6,8 +6,8 @@ import os
 import re
 from typing import Any
 
-from .. import errors, model
-from ..report_text import cut
+from .. import auto, errors
+from ..console.text import cut
 from ..tasks import TASKS
 
 # Options of BoTConfig; it checks the values itself and names the nearest one.
@@ -102,7 +102,7 @@ def add_adapter(parser: Any) -> None:
 
 def read_adapters(chosen: argparse.Namespace) -> None:
     """Make the architectures of --adapter known."""
-    from ..adapters import load, register
+    from ..architectures import load, register
 
     for path in chosen.adapter:
         for adapter in load(path):
@@ -232,9 +232,9 @@ def required(given: dict[str, Any], name: str) -> str:
 
 def planner(task: str | None) -> Any:
     """The `plan` of a task's factory; without a task, of the source's own architecture."""
-    tasks = model.FACTORIES
+    tasks = auto.FACTORIES
     if task is None:
-        return model.plan
+        return auto.plan
     if task not in tasks:
         raise errors.BadOption(f"task must be one of {', '.join(tasks)}, got {task!r}.{errors.suggest(task, tasks)}")
     return tasks[task].plan
@@ -298,7 +298,9 @@ def target(name: str, overrides: dict[str, Any]) -> Any:
     Raises:
         BadOption: a name that is no ready config, no folder or file, and no Hub id.
     """
-    from .. import adapters, configs, sizes, targets
+    from .. import architectures
+    from ..architectures import configs, sizes
+    from ..request import targets
 
     ready = name.removeprefix(targets.READY)
     if ready not in configs.names() and not os.path.exists(name) and "/" not in name:
@@ -308,4 +310,4 @@ def target(name: str, overrides: dict[str, Any]) -> Any:
             f"({', '.join(configs.names())}).{hint}"
         )
     config = targets.named_config(name)
-    return sizes.rebuild(adapters.get(config.model_type), config, overrides) if overrides else config
+    return sizes.rebuild(architectures.get(config.model_type), config, overrides) if overrides else config

@@ -94,7 +94,7 @@ def _is_field(name: str) -> bool:
     """Whether a config of any supported family has such a field."""
     from transformers import CONFIG_MAPPING  # slow, and only looked at after a mistake
 
-    from ..adapters import ADAPTERS
+    from ..architectures import ADAPTERS
 
     return any(
         name in vars(CONFIG_MAPPING[kind]()) or name in CONFIG_MAPPING[kind].attribute_map

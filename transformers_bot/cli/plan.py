@@ -46,8 +46,8 @@ def add(commands: Any) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    from ..batches import find_files
-    from ..table import render
+    from ..learned.batches import find_files
+    from ..planning.render import render
 
     read_adapters(chosen)
     given = settings(chosen)

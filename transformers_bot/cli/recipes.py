@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import errors
-from ..plain_yaml import NotPlain, read_yaml
+from ..io.plain_yaml import NotPlain, read_yaml
 
 # setting -> the YAML types it may have
 SETTINGS: dict[str, tuple[type, ...]] = {

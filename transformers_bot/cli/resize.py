@@ -93,7 +93,7 @@ def add(commands: Any) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    from .. import progress
+    from ..console import progress
 
     read_adapters(chosen)
     given = settings(chosen)
@@ -101,8 +101,8 @@ def run(chosen: argparse.Namespace) -> int:
     if chosen.overwrite_foreign:
         given["overwrite"] = "foreign"
     with _said() as warnings, progress.bar("resizing"):
-        with progress.loading("streaming"):
-            from ..streaming import resize_checkpoint
+        with progress.loading("tools.resize_checkpoint"):
+            from ..tools.resize_checkpoint import resize_checkpoint
         given = _with_data(source, given)
         report = resize_checkpoint(**{**given, "source": source, "out": out})
         warnings[:] = [text for text in warnings if text not in report.warnings]  # which the table tells
@@ -112,7 +112,7 @@ def run(chosen: argparse.Namespace) -> int:
     print(replace(report, warnings=tuple(map(in_options, report.warnings))))
     folder = Path(out).as_posix()
     print(f"\nWritten to {shown(out)}. Load it with")
-    from ..sentences import folder_class
+    from ..io.sentences import folder_class
 
     if library_class := folder_class(out):
         print(f"  from sentence_transformers import {library_class}\n  model = {library_class}({folder!r})")
@@ -131,9 +131,9 @@ def _where(source: str, record: dict[str, Any]) -> str:
 
 def _with_data(source: str, given: dict[str, Any]) -> dict[str, Any]:
     """The settings with batches in the place of the files to calibrate with; a method that learns has data."""
-    from ..batches import read_batches
-    from ..fitting import LEARNED
-    from ..keywords import HUB, picked
+    from ..learned.batches import read_batches
+    from ..learned.fitting import LEARNED
+    from ..request.keywords import HUB, picked
 
     if given.get("method") in LEARNED and "fit" not in given:
         raise BadOption(
@@ -155,7 +155,7 @@ def _with_data(source: str, given: dict[str, Any]) -> dict[str, Any]:
 @contextlib.contextmanager
 def _said() -> Iterator[list[str]]:
     """Collects our warnings; what is left of them in the end goes to standard error, also when the call fails."""
-    from ..logs import diverted
+    from ..console.logs import diverted
 
     collected = _Said()
     try:
@@ -177,8 +177,8 @@ class _Said(logging.Handler):
 
 def _auto_class(folder: str, model_class: str) -> str:
     """The Auto class that makes `model_class` of the folder's config, or that class itself."""
-    from ..classes import auto_class_of
-    from ..targets import read_config
+    from ..architectures.classes import auto_class_of
+    from ..request.targets import read_config
 
     found = auto_class_of(read_config(folder, {}), model_class)
     return found[1] if found else model_class

@@ -6,12 +6,12 @@ import shlex
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from ..report_text import size
+from ..console.text import size
 from .options import add_adapter, add_head, add_hub, add_source, hub_keywords, read_adapters, target
 from .terminal import fill, table, width
 
 if TYPE_CHECKING:
-    from ..suggesting import Suggestion
+    from ..tools.suggesting import Suggestion
 
 HEADING = ("", "layers", "width", "heads", "MLP", "parameters", "off", "weights", "FLOPs", "kept", "")
 
@@ -54,7 +54,7 @@ def add(commands: Any) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    from ..suggesting import suggest
+    from ..tools.suggesting import suggest
 
     read_adapters(chosen)
     asked = {name: getattr(chosen, name) for name in ("params", "ratio", "memory", "dtype", "count", "task")}

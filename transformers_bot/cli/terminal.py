@@ -6,7 +6,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
-from ..report_text import cut, printable, visible
+from ..console.text import cut, printable, visible
 
 PIPED = 100  # columns where nobody looks
 NARROWEST = 12  # columns for words

@@ -16,9 +16,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..axes import Axis, Rule
-from ..maps import AxisMap, Band, Matrix, remembered
-from ..recipe import Read, Recipe, Segment, TensorMap
+from ..architectures.axes import Axis, Rule
+from ..ops.axis_map import AxisMap, Band, Matrix, remembered
+from ..ops.recipe import Read, Recipe, Segment, TensorMap
 from .base import Fresh, Task
 from .fpi import FPI
 

@@ -6,10 +6,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from ..adapters import Adapter
-from ..axes import Rule
+from ..architectures import Adapter
+from ..architectures.axes import Rule
 from ..errors import BadOption
-from ..recipe import Recipe
+from ..ops.recipe import Recipe
 from ..rewrite import Opened
 
 

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .. import progress, seconds
-from ..axes import Factor, Rule
-from ..maps import AxisMap
+from ..architectures.axes import Factor, Rule
+from ..console import progress, seconds
+from ..ops.axis_map import AxisMap
+from ..ops.recipe import Detail, Read, Recipe, Segment, is_identity
 from ..options import BoTConfig
-from ..recipe import Detail, Read, Recipe, Segment, is_identity
 from ..rewrite import Opened, fit_to_low_pass
 from ..rewrite.network import STREAM
 from . import levers, pairs

@@ -6,10 +6,10 @@ from functools import cached_property
 
 import numpy as np
 
-from ..axes import Rule
+from ..architectures.axes import Rule
 from ..errors import BadOption
-from ..maps import remembered
-from ..recipe import Read
+from ..ops.axis_map import remembered
+from ..ops.recipe import Read
 from .base import Task
 from .pairs import Pair
 

@@ -18,7 +18,7 @@ from functools import partial
 
 import numpy as np
 
-from ..maps import AxisMap, Band, Matrix, banded, gather, remembered
+from ..ops.axis_map import AxisMap, Band, Matrix, banded, gather, remembered
 from .base import Task
 from .depth import Depth, stacked_from_top
 from .linear import Linear

@@ -22,11 +22,11 @@ Source: the FRONT method (frequency-domain knowledge transfer by DCT); Ahmed, Na
 from dataclasses import replace
 from typing import Any
 
-from ..axes import Rule
-from ..maps import DENSE_TAPS, AxisMap, Matrix, from_dense
-from ..recipe import Read, Recipe
+from ..architectures.axes import Rule
+from ..ops.axis_map import DENSE_TAPS, AxisMap, Matrix, from_dense
+from ..ops.dct import low_frequencies
+from ..ops.recipe import Read, Recipe
 from .base import Fresh, Task
-from .dct import low_frequencies
 from .depth import Depth
 from .linear import Linear
 from .pairs import Pair

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..maps import AxisMap, Band, Matrix, banded, from_dense, remembered, tiled
+from ..ops.axis_map import AxisMap, Band, Matrix, banded, from_dense, remembered, tiled
 from .pairs import Pair
 
 SMALL = 1 << 22  # entries of a matrix that torch interpolates to find the weights

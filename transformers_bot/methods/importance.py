@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..axes import Factor
+from ..architectures.axes import Factor
 from ..errors import BadOption
-from ..maps import AxisMap, gather, identity, remembered
-from ..recipe import Segment
+from ..ops.axis_map import AxisMap, gather, identity, remembered
+from ..ops.recipe import Segment
 from ..rewrite import Opened
 from .base import Task
 from .depth import Depth, picked

@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from ..axes import Factor, Rule
-from ..maps import DENSE_TAPS, AxisMap, Matrix, banded, from_dense, identity, remembered, tiled
-from ..recipe import Detail, Recipe, TensorMap, is_identity
+from ..architectures.axes import Factor, Rule
+from ..ops.axis_map import DENSE_TAPS, AxisMap, Matrix, banded, from_dense, identity, remembered, tiled
+from ..ops.recipe import Detail, Recipe, TensorMap, is_identity
 from .base import Fresh, Task
 from .depth import Depth, identity_blocks
 from .linear import UNSIZED, Linear

@@ -7,12 +7,12 @@ import numpy as np
 import pywt
 
 from ..errors import BadOption
-from ..maps import AxisMap, Matrix, remembered
+from ..ops.axis_map import AxisMap, Matrix, remembered
+from ..ops.dct import low_frequencies
 from ..options import BoTConfig
 from ..rewrite import Groups, merge_shapes
 from ..rewrite.order import leaves
 from .base import Task
-from .dct import low_frequencies
 from .pairs import Pair
 
 UNITS = ("hidden", "ffn", "heads")

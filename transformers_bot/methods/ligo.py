@@ -3,7 +3,7 @@
 `W'_m = sum_l w_{m,l} B_l W_l A_l^T`, biases, norms and embeddings with the out matrix B. This file
 is the operator with one-hot weights: layer m is layer m mod L_s, unit i is unit i mod n on every
 axis that grows, and nothing is divided. `transformers_bot.fit` learns the weights
-(`operators/ligo.py`).
+(`learned/operators/ligo.py`).
 
 Source: Wang et al., "Learning to Grow Pretrained Models for Efficient Transformer Training"
 (ICLR 2023, arXiv 2303.00980), section 3.
@@ -11,7 +11,7 @@ Source: Wang et al., "Learning to Grow Pretrained Models for Efficient Transform
 
 from typing import Any
 
-from ..maps import tiled
+from ..ops.axis_map import tiled
 from .base import Task
 from .depth import Depth, stacked
 from .linear import Linear

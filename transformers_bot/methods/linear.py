@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..axes import Factor, Rule
+from ..architectures.axes import Factor, Rule
 from ..errors import BadOption
-from ..maps import AxisMap, identity
+from ..ops.axis_map import AxisMap, identity
+from ..ops.recipe import Read, Recipe, Segment, is_identity
 from ..options import BoTConfig
-from ..recipe import Read, Recipe, Segment, is_identity
 from . import pairs
 from .base import AsStored, Fresh, Task
 from .depth import Depth

@@ -3,7 +3,7 @@
 All matrices of all layers are blocks of d x d in one tensor `M[b, l]`: four of attention, f/d of
 each MLP matrix. Four cores map it along blocks, in-axis, out-axis and layers, so the MLP's f units
 are f/d groups of d that grow alike. This file is the operator with one-hot cores;
-`transformers_bot.fit` learns them (`operators/mango.py`).
+`transformers_bot.fit` learns them (`learned/operators/mango.py`).
 
 Source: Pan et al., "Reusing Pretrained Models by Multi-linear Operators for Efficient Training"
 (NeurIPS 2023, arXiv 2310.10699).
@@ -11,7 +11,7 @@ Source: Pan et al., "Reusing Pretrained Models by Multi-linear Operators for Eff
 
 import numpy as np
 
-from ..maps import AxisMap, Band, Matrix, gather, remembered
+from ..ops.axis_map import AxisMap, Band, Matrix, gather, remembered
 from .base import Task
 from .ligo import LiGO
 from .pairs import Pair

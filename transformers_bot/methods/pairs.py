@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..maps import AxisMap, banded, gather, identity, remembered
-from ..wavelets import analysis_map, split_places, synthesis_map
+from ..ops.axis_map import AxisMap, banded, gather, identity, remembered
+from ..ops.wavelets import analysis_map, split_places, synthesis_map
 
 
 @dataclass(frozen=True)

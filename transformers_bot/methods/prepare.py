@@ -14,19 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import progress, seconds
-from ..axes import Factor
-from ..energy import length_of
+from ..architectures.axes import Factor
+from ..compat.memory_limits import check_room
+from ..console import progress, seconds
 from ..errors import BadOption
-from ..maps import AxisMap, Matrix, from_dense, identity
+from ..ops.axis_map import AxisMap, Matrix, from_dense, identity
+from ..ops.energy import length_of
+from ..ops.recipe import Segment
 from ..options import BoTConfig
-from ..recipe import Segment
 from ..rewrite import Opened, look, order_by_strength, order_heads, order_units, to_principal_basis
 from ..rewrite.fold import behind, norms
 from ..rewrite.moments import Moments
 from ..rewrite.network import Network, factors
 from ..rewrite.readers import input_axis
-from ..room import check_room
 from .base import Task
 from .levers import Shrink, dense_pair, ordered, picked_roles
 from .pairs import Pair, group_sizes

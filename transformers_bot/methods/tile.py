@@ -7,7 +7,7 @@ Source: Samragh et al., "Scaling Smart: Accelerating Large Language Model Pre-tr
 Model Initialization" (arXiv 2409.12903), section 3.
 """
 
-from ..maps import tiled
+from ..ops.axis_map import tiled
 from .base import Task
 from .depth import Depth, stacked
 from .linear import SIZED, Linear

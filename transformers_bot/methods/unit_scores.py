@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..axes import Factor, Rule
+from ..architectures.axes import Factor, Rule
 from ..rewrite import Opened, OutOfRange
 from ..rewrite.calibration import See, watch
 from ..rewrite.fold import fold_norms, norms

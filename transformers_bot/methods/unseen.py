@@ -11,9 +11,9 @@ from functools import partial
 
 import numpy as np
 
-from ..axes import Factor, Rule
-from ..maps import DENSE_TAPS, AxisMap, Band, Matrix, banded, identity, remembered
-from ..recipe import Segment, TensorMap
+from ..architectures.axes import Factor, Rule
+from ..ops.axis_map import DENSE_TAPS, AxisMap, Band, Matrix, banded, identity, remembered
+from ..ops.recipe import Segment, TensorMap
 from .pairs import Pair
 
 PairsOf = Callable[[tuple[Factor, ...]], tuple[Pair, ...]]  # of a segment's factors, or one of all of them

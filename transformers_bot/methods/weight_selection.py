@@ -9,9 +9,9 @@ Source: Xu et al., "Initializing Models with Larger Ones" (arXiv 2311.18823), se
 
 import numpy as np
 
-from ..axes import Rule
-from ..maps import AxisMap, gather, remembered
-from ..recipe import Recipe
+from ..architectures.axes import Rule
+from ..ops.axis_map import AxisMap, gather, remembered
+from ..ops.recipe import Recipe
 from .base import Fresh, Task
 from .depth import Depth, picked
 from .linear import SIZED, Linear

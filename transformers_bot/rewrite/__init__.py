@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from .. import progress
-from ..axes import Factor
-from ..maps import gather
-from ..products import aligned, mirrored
+from ..architectures.axes import Factor
+from ..console import progress
+from ..ops.axis_map import gather
+from ..ops.matmul import aligned, mirrored
 from .calibration import See
 from .fold import behind, fold_norms, norms
 from .moments import Moments, Seen, measured

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import progress
+from ..console import progress
 from ..errors import BadOption
 
 # (a module's first input, its first output, which tokens count or None for all), as the module has them

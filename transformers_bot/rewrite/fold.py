@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from ..kernels import at_least_float32
-from ..products import times
+from ..ops.blocks import at_least_float32
+from ..ops.matmul import times
 from .network import Network
 
 DEAD = 1e-3  # relative; beta / gamma would drown what the other channels carry

@@ -9,12 +9,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..adapters import Adapter
-from ..axes import Axis, Factor, Rule
-from ..kernels import at_least_float32
-from ..maps import AxisMap, identity
-from ..memory import Releasing
-from ..recipe import TensorMap, apply
+from ..architectures import Adapter
+from ..architectures.axes import Axis, Factor, Rule
+from ..compat.memory import Releasing
+from ..ops.axis_map import AxisMap, identity
+from ..ops.blocks import at_least_float32
+from ..ops.recipe import TensorMap, apply
 
 STREAM = ("hidden", "readout")  # the residual stream, before and after the norm of a tied output embedding
 

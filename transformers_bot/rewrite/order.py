@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import progress
-from ..energy import length_of
-from ..products import add_gram, product
-from ..wavelets import split_places
+from ..console import progress
+from ..ops.energy import length_of
+from ..ops.matmul import add_gram, product
+from ..ops.wavelets import split_places
 from .network import Network, OutOfRange
 
 Shape = tuple["Shape", "Shape"] | tuple[()]  # a merge of two shapes, or a single unit

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import progress
-from ..products import add_gram, gram, mirrored, product, times
+from ..console import progress
+from ..ops.matmul import add_gram, gram, mirrored, product, times
 from .moments import Moments
 from .network import Network, OutOfRange
 

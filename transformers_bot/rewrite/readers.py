@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import progress
-from ..axes import Factor, Rule
-from ..maps import AxisMap, Matrix, identity
+from ..architectures.axes import Factor, Rule
+from ..console import progress
+from ..ops.axis_map import AxisMap, Matrix, identity
 from .moments import Moments
 from .network import Network
 

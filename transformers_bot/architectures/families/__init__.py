@@ -1,0 +1,1 @@
+"""The architectures that are built in, a file of data each."""

@@ -1,0 +1,72 @@
+"""Checkpoints whose layers have lost single heads: which, from the shapes of their tensors."""
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from ..console.text import brief
+from ..errors import PlanError, UnsupportedCheckpoint
+from . import ADAPTERS, Adapter
+from .axes import Axis, find_rule
+from .sizes import role_sizes
+
+NAMED = 4  # layers in a message
+Mismatch = tuple[str, Collection[int], Collection[int]]  # tensor, its shape in the file, its shape by the config
+
+
+def refuse_pruned(name: str, config: PreTrainedConfig, mismatched: Iterable[Mismatch]) -> None:
+    """Say so where tensors differ from the config in whole heads, and in nothing else.
+
+    Raises:
+        UnsupportedCheckpoint: with the layers, how many heads each has left, and which are recorded as pruned.
+    """
+    adapter = ADAPTERS.get(config.model_type)
+    if adapter is None:
+        return
+    sizes = role_sizes(adapter, config, "source")
+    left: dict[int, set[int]] = {}
+    for tensor, stored, _ in mismatched:
+        layer, heads = _heads_left(adapter, tensor, tuple(stored), sizes)
+        if layer is None or heads is None:
+            return
+        left.setdefault(layer, set()).add(heads)
+    if not left or any(len(counts) > 1 for counts in left.values()):
+        return
+    recorded = getattr(config, "pruned_heads", None)
+    recorded = recorded if isinstance(recorded, dict) else {}
+    whole = sizes["heads"]
+    said = []
+    for layer, counts in sorted(left.items())[:NAMED]:
+        gone = recorded.get(layer, recorded.get(str(layer)))
+        which = f" (without {brief(str(gone), 60)})" if gone else ""
+        said.append(f"layer {layer} has {counts.pop()} of {whole}{which}")
+    more = f" and {len(left) - NAMED} more layers" if len(left) > NAMED else ""
+    raise UnsupportedCheckpoint(
+        f"{name}: heads were pruned from its weights: {', '.join(said)}{more}. transformers has no model whose layers "
+        "differ in heads. Use the checkpoint from before the pruning, or put zeros where the heads were (rows of "
+        "queries, keys and values, columns of the attention's output), which computes the same, and take pruned_heads "
+        "out of its config.json."
+    )
+
+
+def _heads_left(
+    adapter: Adapter, tensor: str, stored: tuple[int, ...], sizes: dict[str, int | None]
+) -> tuple[int | None, int | None]:
+    """The layer of a tensor and the number of heads with which its rule gives the stored shape."""
+    parts = tensor.split(".")
+    for start in range(len(parts)):  # whatever prefix the class has
+        try:
+            rule, layer = find_rule(adapter.rules, ".".join(parts[start:]))
+        except PlanError:
+            continue
+        if not any(_has_heads(axis) for axis in rule.axes):
+            return layer, None
+        fitting = [n for n in range(sizes["heads"] or 0) if rule.shape({**sizes, "heads": n}, stored) == stored]
+        return layer, fitting[0] if fitting else None
+    return None, None
+
+
+def _has_heads(axis: Axis) -> bool:
+    factors: list[Any] = [factor for segment in axis.segments for factor in segment]
+    return any(factor.role == "heads" for factor in factors)

@@ -1,0 +1,280 @@
+"""From configs to lengths: role -> size, validity, and configs rebuilt from overrides."""
+
+import copy
+import json
+import math
+import re
+from numbers import Integral
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedConfig
+
+from ..console.text import brief
+from ..errors import BadKeyword, BadOption, BadSize, UnsupportedArchitecture, suggest
+from ..request.signatures import OURS
+from . import Adapter
+from .fields import check_fields, check_overrides, check_spread
+
+# Axes whose entries have an identity of their own: they are never filtered, only kept.
+FIXED = ("vocab", "segment", "label", "channel", "patch_h", "patch_w", "special", "offset", "pixel")
+# No published model has more: DeepNet has 1,000 layers, the widest axes are MLPs of some 10^5 units, the longest
+# vocabularies of some 10^6. Beyond, a number is more likely damaged than meant.
+MAX_LAYERS = 1_000
+MAX_WIDTH = 1 << 17
+MAX_FFN = 4 * MAX_WIDTH  # an MLP is usually four times as wide as its stream
+MAX_POSITIONS = 1 << 20
+MAX_LENGTH = 1 << 24  # of axes that are never resampled
+KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text", "NoneType": "nothing"}
+KINDS |= {"list": "a list", "tuple": "a list", "dict": "a mapping"}
+
+
+def role_sizes(adapter: Adapter, config: PreTrainedConfig, which: str) -> dict[str, int | None]:
+    """The length of every role in a config; `BadSize` names the field and the nearest valid values.
+
+    Args:
+        which: "source" or "target", for the message.
+    """
+    for entry in adapter.sizes.values():
+        if isinstance(entry, str):
+            _check_positive(entry, getattr(config, entry, None), which)
+    check_spread(config, which)
+    if "offset" in adapter.sizes:
+        _check_padding(config, which)
+    for name in ("image_size", "patch_size"):
+        value = getattr(config, name, 1)
+        if isinstance(value, (list, tuple)) and len(value) != 2:
+            raise BadSize(
+                f"{name} is {brief(repr(value))} in the {which} config; give one length, or height and width."
+            )
+        for length in value if isinstance(value, (list, tuple)) else (value,):
+            _check_positive(name, length, which)
+    _check_heads(adapter, config, which)
+    return {role: _length(adapter, role, config, which) for role in adapter.sizes}
+
+
+def rebuild(adapter: Adapter, config: PreTrainedConfig, overrides: dict[str, Any]) -> PreTrainedConfig:
+    """A new config with `overrides`, in which fields derived from others follow them.
+
+    A field counts as derived while it has the value its rule gives (BERT's `intermediate_size` of
+    4 * hidden_size); patching a config in place would leave it stale.
+
+    Raises:
+        BadKeyword: an override that the config does not have, with the nearest field.
+    """
+    known = config.to_dict()
+    chosen = _by_field(adapter, config, known, overrides)
+    check_overrides(chosen)
+    for name, value in chosen.items():
+        if name in adapter.sizes.values() or name == "num_labels":
+            _check_positive(name, value, "target")
+    fields = {**known, **_with_labels(config, chosen)}
+    try:
+        for name, rule in adapter.derived.items():
+            follows = name in known and name not in chosen and known[name] is not None and known[name] == rule(config)
+            if follows:
+                fields[name] = rule(_with_fields(config, fields))
+        for name in ("model_type", "transformers_version", "transformers_bot"):
+            fields.pop(name, None)
+        made = type(config)(**fields)
+        if "label2id" in chosen:  # as given, also where a count alone names the labels
+            made.label2id = chosen["label2id"]
+        return made
+    except (StrictDataclassError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        name = type(config).__name__
+        if kind := _wrong_kind(str(error), fields):
+            raise BadOption(f"{name} cannot be built with {kind}.") from None
+        raise BadOption(f"{name} cannot be built with {brief(str(overrides))}: {brief(str(error))}") from None
+
+
+def _wrong_kind(message: str, fields: dict[str, Any]) -> str:
+    """A field, its value and what it must be, from what transformers says of a value of the wrong type; else empty."""
+    found = re.search(r"Validation error for field '(\w+)'", message)
+    kinds = list(dict.fromkeys(re.findall(r"expected (\w+), got", message)))
+    if not (found and found[1] in fields and kinds and set(kinds) <= KINDS.keys()):
+        return ""
+    if "float" in kinds and "int" in kinds:
+        kinds.remove("int")
+    return f"{found[1]}={brief(repr(fields[found[1]]))}, which must be {' or '.join(KINDS[kind] for kind in kinds)}"
+
+
+def _with_labels(config: PreTrainedConfig, chosen: dict[str, Any]) -> dict[str, Any]:
+    """The overrides with the names of the labels, as `PreTrainedConfig` takes them from keywords.
+
+    Names that are given are kept; a count alone keeps the source's names where it is theirs, and numbers the
+    labels otherwise.
+
+    Raises:
+        BadOption: a count and names that contradict each other, or that are none.
+    """
+    if "num_labels" not in chosen and "id2label" not in chosen:
+        return chosen
+    count, names = chosen.get("num_labels"), chosen.get("id2label")
+    fields = {name: value for name, value in chosen.items() if name != "num_labels"}
+    if names is None:
+        fields.pop("id2label", None)
+        keeps = count is None or count == config.num_labels
+        return fields if keeps else {**fields, "num_labels": count, "id2label": None, "label2id": None}
+    if not isinstance(names, dict) or not names:
+        raise BadOption(f"id2label is {brief(repr(names))}; it must be a dict from each label's number to its name.")
+    if count is not None and count != len(names):
+        raise BadOption(
+            f"num_labels is {count}, but id2label names {len(names)} labels: {brief(repr(names))}. Give one of them, "
+            "or as many names as labels."
+        )
+    numbers = [_label_number(number) for number in names]
+    if None in numbers or len(set(numbers)) < len(numbers):
+        raise BadOption(
+            f"id2label has the keys {brief(repr(list(names)))}; they must be the labels' numbers, each once."
+        )
+    if count is not None and count != config.num_labels and "label2id" not in chosen:
+        fields["label2id"] = {f"LABEL_{number}": number for number in range(count)}  # as a count alone has them
+    return {**fields, "id2label": dict(zip(numbers, names.values(), strict=True))}
+
+
+def _label_number(key: Any) -> int | None:
+    """The number that a key of `id2label` is or spells, as JSON does; None for any other."""
+    if isinstance(key, str):
+        return int(key) if re.fullmatch(r"\d{1,9}", key, re.ASCII) else None
+    return int(key) if isinstance(key, Integral) and not isinstance(key, bool) else None
+
+
+def changed_fields(source: PreTrainedConfig, target: PreTrainedConfig) -> dict[str, Any]:
+    """The fields in which the target's config differs, in JSON types: they are the recipe's `config`."""
+    before, after = (json.loads(config.to_json_string(use_diff=False)) for config in (source, target))
+    skipped = ("transformers_version", "transformers_bot", "_name_or_path", "dtype", "architectures")
+    return {key: value for key, value in after.items() if key not in skipped and before.get(key, ...) != value}
+
+
+def differing_roles(source: dict[str, int | None], target: dict[str, int | None]) -> list[str]:
+    return [role for role in source if source[role] != target[role]]
+
+
+def config_field(adapter: Adapter, role: str) -> str:
+    """The config field that sets a role, for messages."""
+    entry = adapter.sizes.get(role)
+    named = {"label": "num_labels", "special": "the model type", "offset": "pad_token_id", "ffn": "n_inner"}
+    named |= {"pixel": "encoder_stride and num_channels"}
+    patch = {"patch_h": "patch_size", "patch_w": "patch_size", "grid_h": "image_size", "grid_w": "image_size"}
+    return entry if isinstance(entry, str) else {**named, **patch}.get(role, role)
+
+
+def _by_field(
+    adapter: Adapter, config: PreTrainedConfig, known: dict[str, Any], overrides: dict[str, Any]
+) -> dict[str, Any]:
+    """Overrides under the config's own field names, whole numbers of any library as int."""
+    aliases = {"torch_dtype": "dtype", **getattr(config, "attribute_map", {})}  # its older name
+    chosen: dict[str, Any] = {}
+    for name, value in overrides.items():
+        named = name in known or name in aliases or name in adapter.only or name == "pruned_heads"
+        is_field = named or (hasattr(config, name) and not callable(getattr(config, name)))
+        if not is_field or name in ("model_type", "transformers_version"):
+            hint = suggest(name, [*known, *aliases, *OURS]) if not is_field else " It cannot be changed."
+            raise BadKeyword(f"{type(config).__name__} has no field {name!r} to set.{hint}")
+        field_name = aliases.get(name, name)
+        if field_name in chosen:
+            raise BadKeyword(f"{field_name} is given twice, also as {name!r}; keep one.")
+        if name == "architectures" and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
+            raise BadOption(f"architectures is {brief(repr(value))}; it must be a list of names of model classes.")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadOption(f"{name} is {value!r}, which no field of a model can be.")
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        chosen[field_name] = int(value) if whole else value
+    return chosen
+
+
+def _length(adapter: Adapter, role: str, config: PreTrainedConfig, which: str) -> int | None:
+    """The length of one role, None where only the tensor knows it."""
+    entry = adapter.sizes[role]
+    length = entry(config) if callable(entry) else getattr(config, entry) if isinstance(entry, str) else entry
+    if length is None:
+        return None
+    field = config_field(adapter, role)
+    if isinstance(length, bool) or not isinstance(length, Integral):
+        raise BadSize(
+            f"{field} gives {brief(repr(length))} entries for {role} in the {which} config; set it to a whole number."
+        )
+    length = int(length)
+    if length < 1:
+        raise BadSize(f"the {which} config leaves {length} entries for {role}: {_why_empty(adapter, role, config)}")
+    caps = {"layer": MAX_LAYERS, "ffn": MAX_FFN, "position": MAX_POSITIONS, **dict.fromkeys(FIXED, MAX_LENGTH)}
+    most = caps.get(role, MAX_WIDTH)
+    if length > most:
+        raise BadSize(
+            f"{field} makes {length} entries for {role} in the {which} config; {most} is the most this package plans "
+            "for. Choose a smaller size."
+        )
+    return length
+
+
+def _with_fields(config: PreTrainedConfig, fields: dict[str, Any]) -> Any:
+    trial = copy.copy(config)
+    for name, value in fields.items():
+        if name in config.to_dict():
+            setattr(trial, name, value)
+    return trial
+
+
+def _check_positive(name: str, value: object, which: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise BadSize(f"{name} is {brief(repr(value))} in the {which} config; it must be a whole number of at least 1.")
+
+
+def _check_padding(config: Any, which: str) -> None:
+    """The rows of a table of positions are counted from the padding id."""
+    value = config.pad_token_id
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
+        raise BadSize(
+            f"pad_token_id is {brief(repr(value))} in the {which} config; text positions of {config.model_type} begin "
+            "at pad_token_id + 1, so it must be the tokenizer's padding id, 1 in most of these models. Correct it."
+        )
+
+
+def _check_heads(adapter: Adapter, config: PreTrainedConfig, which: str) -> None:
+    hidden, heads = str(adapter.sizes["hidden"]), str(adapter.sizes["heads"])
+    width, count = getattr(config, hidden), getattr(config, heads)
+    if width % count:
+        below = width // count * count
+        near = f"sizes are {below} and {below + count}" if below else f"size is {count}"
+        raise BadSize(
+            f"{hidden} {width} is not divisible by {heads} {count} in the {which} config; nearest valid {near}."
+        )
+
+
+def _why_empty(adapter: Adapter, role: str, config: Any) -> str:
+    if role.startswith("grid"):
+        return f"image_size {config.image_size} is smaller than patch_size {config.patch_size}."
+    if role == "position":
+        return (
+            f"max_position_embeddings {config.max_position_embeddings} must exceed pad_token_id + 1 = "
+            f"{config.pad_token_id + 1} rows that are no text positions."
+        )
+    return f"set {config_field(adapter, role)} to at least 1."
+
+
+def check_supported(
+    adapter: Adapter,
+    configs: tuple[Any, Any],
+    source: dict[str, int | None],
+    target: dict[str, int | None],
+) -> None:
+    """Refuse what no rule describes, and a depth change where a layer's meaning depends on its number.
+
+    Args:
+        configs: of source and target.
+    """
+    for config, which in zip(configs, ("source", "target"), strict=True):
+        check_fields(adapter, config, which)
+    config = configs[1]
+    if getattr(config, "add_cross_attention", False):
+        raise UnsupportedArchitecture(
+            "add_cross_attention=True: its keys and values read another model's hidden states, whose size is not "
+            "this model's to change. Pass add_cross_attention=False: the decoder is then resized alone, and the "
+            "tensors of its cross attention are left out."
+        )
+    flag = adapter.depth_flag
+    if flag and getattr(config, flag, False) and source["layer"] != target["layer"]:
+        raise UnsupportedArchitecture(
+            f"{flag}=True divides attention scores by the layer's number, so layers cannot be moved; "
+            f"keep {config_field(adapter, 'layer')} at {source['layer']}."
+        )

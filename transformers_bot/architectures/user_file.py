@@ -1,0 +1,34 @@
+"""Adapters out of a user's file."""
+
+import os
+import runpy
+import sys
+from pathlib import Path
+
+from ..errors import BadOption, BoTError
+from .adapter import Adapter
+
+
+def load(path: str | os.PathLike[str]) -> list[Adapter]:
+    """The adapters that a Python file defines. This runs the file.
+
+    Raises:
+        BadOption: no such file, a file that fails, or one that leaves no `Adapter` in its names.
+        PlanError: a rule that cannot be read.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise BadOption(f"there is no adapter file {os.fspath(path)!r}.")
+    try:
+        names = runpy.run_path(str(file))
+    except BoTError as error:
+        raise type(error)(f"{file.name}: {error}") from error
+    except Exception as error:
+        raise BadOption(f"{file.name} cannot be run: {type(error).__name__}: {error}") from error
+    # What it imported from here is not its own.
+    ours = [module for name, module in sys.modules.items() if name.startswith(f"{__package__}.")]
+    imported = {id(value) for module in ours for value in vars(module).values()}
+    found = [value for value in names.values() if isinstance(value, Adapter) and id(value) not in imported]
+    if not found:
+        raise BadOption(f"{file.name} defines no adapter: a name in it must be a transformers_bot.adapters.Adapter.")
+    return list({id(adapter): adapter for adapter in found}.values())

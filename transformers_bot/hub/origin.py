@@ -1,0 +1,287 @@
+"""Where a resized model comes from: its record, and the Hub repository behind it.
+
+A record names a source on the Hub by its id and commit, a folder by its own name alone: whose computer it was made on
+and where the folder lay there is nobody's business. What a record says is a claim: nothing that it names is opened
+here.
+"""
+
+import contextlib
+import getpass
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from transformers import PreTrainedConfig
+
+from ..errors import BadOption
+from ..io.reading import shown
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+# A folder of the Hub's own cache names the repository and the commit that it holds.
+SNAPSHOT = re.compile(r"models--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})(?:[/\\](.*))?$", re.DOTALL)
+NAMELESS = "model"  # the name of a folder whose own would tell whose it is
+HOMES = ("home", "Users", "Profiles")
+LONGEST = 4096  # characters of a text in a record
+# The form of a record's fields; what is not listed is a method's own choice.
+TEXTS = ("source", "method", "path", "revision", "subfolder", "variant", "dtype", "nonfinite")
+FLAGS = ("local", "ignore_mismatched_sizes", "strict", "allow_pickle", "calibrated")
+TABLES = ("source_sizes", "target_sizes", "files", "versions", "config", "options", "claimed_source", "fit")
+NEEDED = ("source", "method", "source_sizes", "target_sizes")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the source of a model in memory is: with the model, never in what is saved or pushed."""
+
+    source: str
+    subfolder: str | None = None
+
+    @classmethod
+    def of(cls, source: str, subfolder: str | None) -> "Place":
+        """Also to be found when the current folder is another one."""
+        return cls(os.path.abspath(source) if os.path.isdir(source) else source, subfolder)
+
+
+def described(source: str, subfolder: str | None, revision: str | None, record_path: bool = False) -> dict[str, Any]:
+    """A record's fields on a source: where it is on the Hub, or the bare name of a folder.
+
+    >>> described("gpt2", None, "f" * 40)["source"], described("gpt2", None, None)["local"]
+    ('gpt2', False)
+
+    Args:
+        source: as the user gave it.
+        subfolder: of the source.
+        revision: the commit of a source on the Hub.
+        record_path: also tell where a folder is.
+    """
+    if not os.path.isdir(source):
+        return {"source": source, "local": False, "revision": revision, "subfolder": subfolder}
+    place = os.path.abspath(os.path.join(source, subfolder or ""))
+    real = os.path.realpath(place)
+    cached = _cached(real)
+    if cached:
+        name, commit, inside = cached
+        root = real.removesuffix(inside or "").rstrip(os.sep)
+        fields = {"source": name, "local": False, "revision": commit, "subfolder": inside}
+    else:
+        within = subfolder.strip("/\\") if subfolder else ""
+        kept = bool(within) and os.path.basename(place) == within == folder_name(place)
+        root = os.path.abspath(source) if kept else place
+        fields = {"source": folder_name(root), "local": True, "revision": None, "subfolder": within if kept else None}
+    return fields | ({"path": root} if record_path else {})
+
+
+def folder_name(place: str | os.PathLike[str]) -> str:
+    """A folder's own name; `NAMELESS` where that is, or holds, the name of a user or of a folder above.
+
+    >>> folder_name("/data/projects/gpt2-small"), folder_name("/home/alice"), folder_name("/data/x/data")
+    ('gpt2-small', 'model', 'model')
+    """
+    path = Path(os.path.abspath(place))
+    name = "".join(mark if mark.isprintable() else "_" for mark in path.name)[:100]
+    above = {part.casefold() for part in path.parent.parts}
+    words = set(re.split(r"[^0-9a-z]+", name.casefold())) | {name.casefold()}
+    own = path.parent.name in HOMES or name.casefold() in above or bool(words & _users(path))
+    return NAMELESS if own or not name else name
+
+
+def _users(path: Path) -> set[str]:
+    """The names of this computer's user and of whose home a path lies in."""
+    names = {os.path.basename(os.path.expanduser("~"))}
+    with contextlib.suppress(OSError, KeyError, ImportError):  # no name is known for this process
+        names.add(getpass.getuser())
+    names |= {owner for home, owner in zip(path.parts, path.parts[1:], strict=False) if home in HOMES}
+    return {name.casefold() for name in names if name}
+
+
+def without_places(texts: Iterable[str], *places: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Sentences in which a folder is called by its name instead of its path.
+
+    Args:
+        places: the folders, as the user gave them; what is no folder is left alone.
+    """
+    names = {}
+    for given in (os.fspath(place) for place in places):
+        if os.path.exists(given):
+            for form in (given, os.path.abspath(given), os.path.realpath(given)):
+                names[form.rstrip(os.sep) or form] = folder_name(given)
+    forms = sorted((form for form in names if os.sep in form), key=len, reverse=True)
+    return tuple(_replaced(text, forms, names) for text in texts)
+
+
+def _replaced(text: str, forms: list[str], names: Mapping[str, str]) -> str:
+    for form in forms:
+        text = text.replace(form, names[form])
+    return text
+
+
+def public(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without any path of a computer: what is pushed."""
+    kept = {key: value for key, value in record.items() if key != "path"}
+    place = recorded_path(record)
+    if place is None or record.get("path"):
+        return kept
+    cached = _cached(place)
+    if cached:
+        return {**kept, "source": cached[0], "local": False, "revision": cached[1], "subfolder": cached[2]}
+    return {**kept, "source": _last(place)}
+
+
+def recorded_path(record: Mapping[str, Any]) -> str | None:
+    """Where a record says that its folder is; None for most, which name it only."""
+    if record.get("path"):
+        return str(record["path"])
+    # Records of earlier versions hold the path as the source; a name alone says nothing of where it was.
+    source = str(record.get("source"))
+    written = re.search(r"[/\\]|^(\.{1,2}|~.*)$", source)
+    return source if written and record.get("local", not _is_repo_id(source)) else None
+
+
+def names_of(path: str) -> tuple[str, ...]:
+    """What a record may call the folder at a path: its own name, or the repository that it is a copy of."""
+    cached = _cached(path)
+    return (_last(path), cached[0]) if cached else (_last(path),)
+
+
+def is_local(record: Mapping[str, Any]) -> bool:
+    """Whether a record's source was a folder."""
+    return hub_source(record) is None and bool(record.get("local", True))
+
+
+def hub_source(record: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The repository and commit that a model was made from, None for a folder.
+
+    Only what was loaded from the Hub has a commit; a relative folder may look like an id. Of a folder
+    in the Hub's cache the path tells.
+    """
+    source, revision = str(record.get("source")), str(record.get("revision"))
+    cached = _cached(source)
+    if cached:
+        return cached[:2]
+    if not record.get("local") and COMMIT.fullmatch(revision) and _is_repo_id(source):
+        return source, revision
+    return None
+
+
+def claimed_source(config: PreTrainedConfig) -> dict[str, str] | None:
+    """The repository and commit that a source's own config claims to be made from, None where it claims none."""
+    record = getattr(config, "transformers_bot", None)
+    if not isinstance(record, dict):
+        return None
+    found = hub_source(record) or claimed_in(record)
+    return {"source": found[0], "revision": found[1]} if found else None
+
+
+def claimed_in(record: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The repository and commit that a record's source claimed, None where it claimed none."""
+    claim = record.get("claimed_source")
+    return hub_source({**claim, "local": False}) if isinstance(claim, dict) else None
+
+
+def base_model(record: Mapping[str, Any]) -> str | None:
+    """The Hub id for the card's `base_model`; a folder never is one, whatever its own config claims."""
+    found = hub_source(record)
+    return found[0] if found else None
+
+
+def provenance_of(config: PreTrainedConfig) -> dict[str, Any]:
+    """What made a model, from its config.
+
+    Raises:
+        BadOption: the config has none, or it is not in the form that resizing writes.
+    """
+    found = getattr(config, "transformers_bot", None)
+    if found is None:
+        raise BadOption(
+            "this model has no provenance: its config has no field transformers_bot, so it was not resized with this "
+            "package. Push it with its own push_to_hub."
+        )
+    damage = damage_of(found)
+    if damage:
+        raise BadOption(
+            f"the provenance in this model's config (field transformers_bot) is damaged: {damage}. "
+            "Resize the model again, or delete the field and push without it."
+        )
+    return dict(found)
+
+
+def damage_of(record: Any, printable: bool = False) -> str | None:
+    """What in a record is not of the form that resizing writes, in words; None where all is.
+
+    Args:
+        printable: refuse names that hold control characters, too: those are going to be used, not only shown.
+    """
+    if not isinstance(record, dict):
+        return f"it is {shown(record)}, not a table"
+    lacking = [key for key in NEEDED if record.get(key) is None]
+    if lacking:
+        return f"{lacking[0]} is missing"
+    is_text = _is_printable if printable else _is_text
+    wrong = [key for key in TEXTS if record.get(key) is not None and not is_text(record[key])]
+    wrong += [key for key in FLAGS if not isinstance(record.get(key), (bool, type(None)))]
+    wrong += [key for key in TABLES if not isinstance(record.get(key), (dict, type(None)))]
+    wrong += [] if _is_number(record.get("inherited", 0)) else ["inherited"]
+    wrong += [] if _is_seed(record.get("seed_of_new_heads")) else ["seed_of_new_heads"]
+    wrong += [] if _is_inside(record.get("subfolder")) else ["subfolder"]
+    wrong += [] if not re.search(r"[/\\\\]", str(record.get("variant"))) else ["variant"]
+    values = {"source_sizes": _is_whole, "target_sizes": _is_whole, "files": is_text, "versions": is_text}
+    wrong = wrong or [
+        key
+        for key, is_value in values.items()
+        if not all(is_text(name) and is_value(value) for name, value in (record.get(key) or {}).items())
+    ]
+    return f"{wrong[0]} is {shown(record[wrong[0]])}" if wrong else None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= LONGEST
+
+
+def _is_printable(value: Any) -> bool:
+    return _is_text(value) and value.isprintable()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool))
+
+
+def _is_seed(value: Any) -> bool:
+    return _is_whole(value) and (value is None or 0 <= value < 1 << 64)
+
+
+def _is_inside(subfolder: Any) -> bool:
+    """Whether what a record names as a folder in its source leads nowhere else."""
+    parts = re.split(r"[/\\]", subfolder) if isinstance(subfolder, str) else []
+    return ".." not in parts and parts[:1] != [""] and not any(":" in part for part in parts)
+
+
+def _cached(place: str) -> tuple[str, str, str | None] | None:
+    """The repository, commit and folder in it that a path of the Hub's cache names."""
+    found = SNAPSHOT.search(place)
+    if not found:
+        return None
+    name = found[1].replace("--", "/", 1)
+    return (name, found[2], (found[3] or "").strip("/\\") or None) if _is_repo_id(name) else None
+
+
+def _last(place: str) -> str:
+    """The name of a folder somewhere else, whose path may be of another system."""
+    name = re.split(r"[/\\]", place.rstrip("/\\"))[-1]
+    return folder_name(place) if name in ("", ".", "..", "~") else folder_name(place.replace("\\", "/"))
+
+
+def _is_repo_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True

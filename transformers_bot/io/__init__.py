@@ -1,0 +1,1 @@
+"""Files: reading a source safely, writing folders whole or not at all, what stands beside the weights."""

@@ -1,0 +1,113 @@
+"""Whether a folder is still what this package wrote: fingerprints of its files, kept in the transfer report.
+
+A fingerprint is SHA-256 over a file's size and its bytes; of a large file of weights over its header and some
+stretches of every tensor, so that it costs milliseconds whatever the size. Training changes every tensor that it
+trains, and a stretch of each is looked at; one value set by hand in a large tensor can be missed.
+"""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..errors import BoTError
+from .reading.headers import MAX_HEADER, read_header
+from .reading.jsons import read_json
+from .reading.paths import opened, shown_path
+from .vocabulary import LARGE
+
+REPORT = "transfer_report.json"
+# Not looked at: the report itself, the card (what people write into it is kept), and what systems leave.
+PASSED = (REPORT, "README.md", ".gitattributes", ".DS_Store")
+WEIGHTS = ".safetensors"
+WHOLE = 1 << 20  # bytes up to which a file is hashed as a whole
+STRETCHES, STRETCH = 4, 512  # of every tensor, and bytes in each
+
+
+def fingerprints(folder: Path) -> dict[str, str]:
+    """Name -> fingerprint of every file of a saved model.
+
+    Raises:
+        BoTError: a file that cannot be read.
+    """
+    return {name: fingerprint(folder / name) for name in _names(folder)}
+
+
+def _names(folder: Path) -> list[str]:
+    """The files of a folder that have a fingerprint; a link is one of them, wherever it leads."""
+    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return [name for name in sorted(path.relative_to(folder).as_posix() for path in found) if name not in PASSED]
+
+
+def fingerprint(path: Path) -> str:
+    """The fingerprint of one file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with opened(path) as (stream, size):
+        digest.update(size.to_bytes(8, "little"))
+        small = size <= WHOLE or path.suffix != WEIGHTS
+        for start, end in [(0, size)] if small else _spans(stream):
+            stream.seek(start)
+            _update(digest, stream, end - start)
+    return digest.hexdigest()
+
+
+def why_foreign(folder: Path) -> str | None:
+    """Why a folder is not, or no longer, what `resize_checkpoint` wrote; None where it is."""
+    if not (folder / REPORT).is_file():
+        return f"it has no {REPORT}"
+    try:
+        known = read_json(folder / REPORT).get("written")
+        if not isinstance(known, dict) or not known:
+            return f"its {REPORT} does not say which files were written"
+        return _difference(folder, known)
+    except (BoTError, OSError) as error:
+        return str(error).rstrip(".")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return "its weights are no safetensors files"
+
+
+def _difference(folder: Path, known: dict[str, Any]) -> str | None:
+    """The first file that is not as it was written; none is opened while names alone tell."""
+    there = _names(folder)
+    for name in sorted({*known} ^ {*there}):
+        return f"{shown_path(name)} {'is gone' if name in known else 'was added'} since"
+    for name in there:
+        if not _may_be_ours(folder / name) or fingerprint(folder / name) != known[name]:
+            return f"{shown_path(name)} was changed since"
+    return None
+
+
+def _may_be_ours(path: Path) -> bool:
+    """Whether a resize can have written it: no link, no pipe, and nothing large but weights of a sound header."""
+    found = os.lstat(path)
+    if not stat.S_ISREG(found.st_mode):
+        return False
+    if path.suffix == WEIGHTS and found.st_size > WHOLE:
+        read_header(path)
+    return path.suffix == WEIGHTS or found.st_size <= LARGE
+
+
+def _spans(stream: BinaryIO) -> Iterator[tuple[int, int]]:
+    """The parts of a file of weights that are looked at: its header, and stretches of every tensor."""
+    length = int.from_bytes(stream.read(8), "little")
+    header = json.loads(stream.read(min(length, MAX_HEADER)))
+    yield 0, 8 + length
+    for entry in (entry for name, entry in header.items() if name != "__metadata__"):
+        begin, end = (8 + length + offset for offset in entry["data_offsets"])
+        if end - begin <= STRETCHES * STRETCH:
+            yield begin, end
+            continue
+        step = (end - begin - STRETCH) // (STRETCHES - 1)
+        yield from ((at, at + STRETCH) for at in range(begin, begin + STRETCHES * step, step))
+
+
+def _update(digest: "hashlib._Hash", stream: BinaryIO, count: int) -> None:
+    while count > 0 and (piece := stream.read(min(count, WHOLE))):
+        digest.update(piece)
+        count -= len(piece)
+
+
+__all__ = ["fingerprint", "fingerprints", "why_foreign"]

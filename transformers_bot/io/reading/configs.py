@@ -1,0 +1,228 @@
+"""The fields of a source's config.json, checked before transformers acts on them."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+from transformers.configuration_utils import get_configuration_file
+from transformers.utils import CONFIG_NAME, cached_file
+
+from ...architectures.sizes import MAX_LAYERS, MAX_LENGTH
+from ...errors import BadCheckpoint, BadOption, BadSize, UnsafeCheckpoint, UnsupportedCheckpoint
+from .files import hub_keywords
+from .from_hub import from_hub
+from .jsons import read_json, read_value
+from .paths import Folder, clean, is_plain, shown, shown_path
+
+MAX_LABELS = 1 << 18  # transformers makes two dicts of them, some 200 bytes a label
+MAX_NUMBER = 1 << 63
+NAMES = ("revision", "subfolder", "variant")
+LAYER_FIELDS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+LENGTH_FIELDS = (
+    *("hidden_size", "n_embd", "intermediate_size", "n_inner", "num_attention_heads", "n_head", "vocab_size"),
+    *("max_position_embeddings", "n_positions", "n_ctx", "type_vocab_size", "num_channels"),
+    *("image_size", "patch_size", "encoder_stride", "pooler_output_size"),
+)
+OBJECT_FIELDS = ("id2label", "label2id", "quantization_config", "compression_config")
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack")
+ADAPTER = "adapter_config.json"
+MODULES = "modules.json"  # of sentence-transformers
+QUIETLY = {f"_raise_exceptions_for_{kind}": False for kind in ("gated_repo", "missing_entries", "connection_errors")}
+CLASS_FIELDS = ("attribute_map", "sub_configs", "sub_configs_defaults")
+ATTENTION_FIELDS = ("attn_implementation", "_attn_implementation", "experts_implementation")
+
+
+def source_config(name: str, keywords: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """The config.json of a source and its fields, checked; for hub ids it is downloaded.
+
+    Raises:
+        BadCheckpoint: there is none, or it is no config; BadSize: a size no model has.
+        UnsafeCheckpoint: it lies outside of the folder, or asks for code.
+        BadOption: a revision, subfolder or variant that is no name.
+        HubError: a hub id that is not there, or cannot be reached.
+    """
+    check_names(keywords)
+    if os.path.isdir(name):
+        folder = Folder.at(name, keywords.get("subfolder") or "")
+        if folder.holds(ADAPTER):
+            raise UnsupportedCheckpoint(
+                f"{shown_path(folder.path)} holds an adapter (PEFT), which adds to a model elsewhere. Merge it "
+                "(merge_and_unload), save the result, and use that folder."
+            )
+        if not folder.holds(CONFIG_NAME):
+            if folder.holds(MODULES) and (first := _first_module(folder.locate(MODULES))):
+                raise _in_module(name, *first)
+            raise BadCheckpoint(
+                f"{shown_path(folder.path)} has no {CONFIG_NAME}: without it a model's sizes would be guessed. "
+                "Copy the file that belongs to the weights."
+            )
+        return _followed(folder.locate(CONFIG_NAME), folder)
+    if os.path.exists(name):
+        path = Path(name)
+        if name.endswith(WEIGHTS):
+            raise BadCheckpoint(
+                f"{shown_path(name)} is a file of weights; pass the folder that holds it with its {CONFIG_NAME}."
+            )
+        fields = read_json(path)
+        check_config(fields, path)
+        return path, fields
+    with from_hub(name, keywords.get("revision")):
+        try:
+            found = cached_file(name, CONFIG_NAME, **hub_keywords(keywords))
+        except OSError:
+            listed = cached_file(name, MODULES, **hub_keywords(keywords), **QUIETLY)
+            if listed and (first := _first_module(Path(listed))):
+                raise _in_module(name, *first) from None
+            raise
+    if found is None:
+        raise BadCheckpoint(f"{shown_path(name)} has no {CONFIG_NAME} on the hub. Use a model repository.")
+    path = Path(found)
+    folder = Folder.at(path.parent)
+    folder.check(path)
+    fields = read_json(path)
+    check_config(fields, path)
+    return path, fields
+
+
+def check_names(keywords: Mapping[str, Any]) -> None:
+    """Refuse what no file, folder or branch can be called; it would end in an error of the system's own.
+
+    Raises:
+        BadOption: a revision, subfolder or variant that is no text, or holds control characters.
+    """
+    for name in NAMES:
+        value = keywords.get(name)
+        if value is not None and not (isinstance(value, str) and value.isprintable()):
+            raise BadOption(f"{name} must be a name without control characters, got {shown(value)}.")
+
+
+def _first_module(path: Path) -> tuple[str, str] | None:
+    """Type and folder of the first module of a sentence-transformers folder; None where the list is none."""
+    try:
+        listed = read_value(path)
+    except BadCheckpoint:
+        return None
+    first = listed[0] if isinstance(listed, list) and listed else None
+    kind, place = (first.get("type"), first.get("path")) if isinstance(first, dict) else (None, None)
+    if not isinstance(place, str) or not (place == "" or is_plain(place.rstrip("/"))):
+        return None
+    return (kind.rpartition(".")[2] if isinstance(kind, str) else "", place.rstrip("/"))
+
+
+def _in_module(name: str, kind: str, place: str) -> BadCheckpoint | UnsupportedCheckpoint:
+    """Why a sentence-transformers folder has no config of its own."""
+    if kind and not kind.endswith("Transformer"):  # a router of several models, or a table of vectors
+        return UnsupportedCheckpoint(
+            f"{shown_path(name)} has no {CONFIG_NAME}: the first module in its {MODULES} is a {clean(kind)}, not a "
+            "transformer. If transformers lie in folders of it, resize one at a time: pass subfolder= with its folder."
+        )
+    if not place:
+        return BadCheckpoint(f"{shown_path(name)} has no {CONFIG_NAME}. Copy the file that belongs to the weights.")
+    return BadCheckpoint(
+        f"{shown_path(name)} has no {CONFIG_NAME}: its {MODULES} says that the model lies in {place}; "
+        f"pass subfolder={place!r}."
+    )
+
+
+def _followed(path: Path, folder: Folder) -> tuple[Path, dict[str, Any]]:
+    """A folder's config, or the one for this version of transformers that it names."""
+    fields = read_json(path)
+    check_config(fields, path)
+    others = fields.get("configuration_files")
+    if others is None:
+        return path, fields
+    try:
+        chosen = get_configuration_file(others)
+    except ValueError as error:  # names whose middle is no version
+        raise BadCheckpoint(f"{shown_path(path)}: configuration_files cannot be used: {error}. Remove it.") from None
+    if chosen == path.name:
+        return path, fields
+    other = folder.locate(chosen)
+    fields = read_json(other)
+    check_config(fields, other)
+    return other, fields
+
+
+def check_config(fields: Mapping[str, Any], path: str | os.PathLike[str] = CONFIG_NAME) -> None:
+    """Refuse fields that would run code, overwrite the config class, or never finish building.
+
+    Args:
+        path: where they were read, for messages.
+
+    Raises:
+        UnsafeCheckpoint: an attention implementation that is downloaded code.
+        BadSize: more layers or a longer axis than any model has.
+        BadCheckpoint: a field that is not what its name says.
+    """
+    where = shown_path(path)
+    for name in fields:
+        if _is_taken(name):
+            raise BadCheckpoint(f"{where} has a field {shown(name)}, which is no setting of a model. Remove it.")
+    _check_types(where, fields)
+    _check_implementations(where, fields)
+    caps = {**dict.fromkeys(LAYER_FIELDS, MAX_LAYERS), **dict.fromkeys(LENGTH_FIELDS, MAX_LENGTH)}
+    for name, most in {**caps, "num_labels": MAX_LABELS}.items():
+        # Lists are some families' lengths by layer, or height and width.
+        if isinstance(fields.get(name), (str, bool, dict)):
+            raise BadSize(f"{name} is {shown(fields[name])} in {where}; it must be a whole number. Correct it.")
+        for value in _numbers(fields.get(name)):
+            if value > most:
+                raise BadSize(f"{name} is {shown(value)} in {where}; no model has more than {most:,}. Correct it.")
+    for value in _numbers(list(fields.values())):
+        if value != value or (isinstance(value, int) and abs(value) > MAX_NUMBER):
+            raise BadCheckpoint(
+                f"{where} holds the number {shown(value)}, which no field of a model can be. Correct it."
+            )
+
+
+def _is_taken(name: str) -> bool:
+    """Whether a field would stand in the way of what the config class itself needs."""
+    known = getattr(PreTrainedConfig, name, None)
+    computed = isinstance(known, property) and known.fset is None
+    return name.startswith("__") or callable(known) or computed or name in CLASS_FIELDS
+
+
+def _check_types(where: str, fields: Mapping[str, Any]) -> None:
+    for name in ("model_type", "dtype", "torch_dtype", "transformers_version"):
+        if fields.get(name) is not None and not isinstance(fields[name], str):
+            raise BadCheckpoint(f"{where}: {name} is {shown(fields[name])}, not a name. Correct it.")
+    for name in ("architectures", "configuration_files"):
+        value = fields.get(name)
+        if value is not None and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
+            raise BadCheckpoint(f"{where}: {name} is {shown(value)}, not a list of names. Correct it.")
+    for name in OBJECT_FIELDS:
+        if fields.get(name) is not None and not isinstance(fields[name], dict):
+            raise BadCheckpoint(f"{where}: {name} is {shown(fields[name])}, not an object. Correct it.")
+    for key in fields.get("id2label") or ():
+        if not re.fullmatch(r"\d{1,9}", key, re.ASCII):
+            raise BadCheckpoint(f"{where}: id2label has the key {shown(key)}, which is no label's number. Correct it.")
+    for name in fields.get("configuration_files") or ():
+        if not is_plain(name):
+            raise UnsafeCheckpoint(f"{where} names the config {shown(name)}, outside of the model folder. Remove it.")
+    for name in ("dtype", "torch_dtype"):
+        value = fields.get(name)
+        if value is not None and not isinstance(getattr(torch, value, None), torch.dtype):
+            raise BadCheckpoint(f"{where}: {name} is {shown(value)}, which is no dtype of torch. Correct it.")
+
+
+def _check_implementations(where: str, fields: Mapping[str, Any]) -> None:
+    for name in ATTENTION_FIELDS:
+        value = fields.get(name)
+        for each in value.values() if isinstance(value, dict) else (value,):
+            if each is not None and (not isinstance(each, str) or "/" in each):
+                raise UnsafeCheckpoint(
+                    f"{where}: {name} is {shown(each)}: that is code from the hub. Remove it; pass "
+                    "attn_implementation= yourself where you trust it."
+                )
+
+
+def _numbers(value: Any) -> list[float]:
+    """All numbers in a field, nested ones included; truth values are none."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return [value]
+    members = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [number for member in members for number in _numbers(member)]

@@ -1,0 +1,1 @@
+"""Methods that learn from data how to grow: their operators, their batches, the fit."""

@@ -1,0 +1,104 @@
+"""The fit of a learned method within one call: its options, its data, the model that it leaves."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..console import progress, seconds
+from ..errors import BadKeyword, BadOption, suggest
+from ..report.measure import Watch
+from ..run.execute import run_plan
+from ..run.loading import apart, hand_over
+from ..run.opening import Resize
+from .batches import Reader, find_files
+from .fitting import LEARNED, check_grows, check_numbers, learn
+from .operators import growth_of
+
+OPTIONS = ("batches", "steps", "lr", "seed", "rank", "batch_size", "tokens")
+TOKENS = 200_000  # of text that is read for a fit; what is not needed costs nothing but its reading
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fit that was asked for."""
+
+    batches: Any
+    steps: int = 100
+    lr: float | None = None
+    seed: int = 0
+    rank: int | None = None
+    batch_size: int = 8
+    tokens: int = TOKENS
+
+    def batches_for(self, resize: Resize, places: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+        """The batches, read for the target if files are given."""
+        if not _are_paths(self.batches):
+            given: Iterable[Mapping[str, Any]] = self.batches
+            return given
+        reader = Reader(
+            resize.name, places, resize.config, resize.model_class, True, batch_size=self.batch_size, seed=self.seed
+        )
+        return reader.read(self.batches, self.tokens, self.steps * self.batch_size)
+
+
+def fit_of(given: Mapping[str, Any] | None, method: str) -> Fit | None:
+    """Read `fit=`.
+
+    Raises:
+        BadKeyword: an option that does not exist.
+        BadOption: a method that learns nothing, no data, or a value out of range.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, Mapping):
+        raise BadOption(f"fit must be a dict of its options ({', '.join(OPTIONS)}), got {type(given).__name__}.")
+    for name in given:
+        if name not in OPTIONS:
+            raise BadKeyword(f"fit= has no option {name!r}; it has {', '.join(OPTIONS)}.{suggest(name, OPTIONS)}")
+    if method not in LEARNED:
+        raise BadOption(f"fit= is for the methods that learn ({', '.join(LEARNED)}), not for method={method!r}.")
+    if given.get("batches") is None:
+        raise BadOption("there is nothing to learn from: name files or folders of texts or images with batches=.")
+    found = Fit(**given)
+    check_numbers(found.steps, found.lr, found.seed)
+    for name in ("batch_size", "tokens"):
+        value = getattr(found, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise BadOption(f"{name} must be a whole number of at least 1, got {value!r}.")
+    if _are_paths(found.batches):
+        find_files(found.batches)
+    return found
+
+
+def fitted(
+    resize: Resize, seed: int, asked: Fit, batches: Iterable[Mapping[str, Any]] | None
+) -> tuple[Watch, Mapping[str, Tensor], dict[str, Any]]:
+    """What was measured before the fit, the fitted model's tensors, and what the record says of it.
+
+    Args:
+        seed: of new heads, as `skeleton_of` draws them.
+    """
+    check_grows(resize.plan.source_sizes, resize.plan.target_sizes)
+    watch = Watch(resize.plan, resize.adapter)
+    resizing, finishing = seconds.resizing(resize.plan), seconds.finishing(resize.plan)
+    learning = seconds.learning(resize.plan, asked.steps)
+    progress.expects(resizing + finishing + learning)
+    with progress.part("resizing", resizing):
+        made = apart(run_plan(resize.plan, resize.tensors, resize.dtype, watch=watch))
+    with progress.part("building the model", finishing / 2), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, _ = hand_over(resize, made)
+    growth = growth_of(resize.plan, resize.adapter, resize.opened.model.state_dict())
+    method = str(resize.plan.method["method"])
+    with progress.part("fitting the operator", learning):
+        facts = learn(model, method, growth, batches or (), asked.steps, asked.lr, asked.seed, asked.rank)
+    return watch, model.state_dict(), facts
+
+
+def _are_paths(data: Any) -> bool:
+    one = data[0] if isinstance(data, (list, tuple)) and data else data
+    return isinstance(one, (str, os.PathLike))

@@ -1,0 +1,386 @@
+"""Learns a growth operator (LiGO, Mango) on a few batches and writes what it grows into the model."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, Unpack
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from transformers import PreTrainedModel
+
+from .. import architectures, methods
+from ..architectures.axes import Sizes
+from ..architectures.inventory import inventory_of
+from ..console import progress
+from ..errors import BadCheckpoint, BadKeyword, BadOption, suggest
+from ..hub import origin, push
+from ..io.reading import check_files
+from ..io.source import open_source, stored_dtype
+from ..methods.ligo import UNFITTED
+from ..options import BoTConfig
+from ..planning.planner import Side, make_plan
+from ..report.report import Report
+from ..report.rows import number
+from ..request.keywords import FILES, HUB, picked
+from ..request.targets import read_config, sides
+from .flops import counted
+from .operators import Growth, LiGOOperator, MangoOperator, Operator, growth_of
+
+if TYPE_CHECKING:
+    from ..request.signatures import SourceKeywords
+
+OPENING, WRITING = 2, 1  # about as long as so many steps
+LEARNED = ("ligo", "mango")
+# Supplement C.5, for a batch of 256 (GPT-2: 512); other model types take BERT's.
+LEARNING_RATE = {"deit": 5e-4, "vit": 5e-4, "bert": 2e-4, "roberta": 2e-4, "gpt2": 1e-5}
+
+
+@progress.bar("fitting the operator")
+def fit(
+    model: PreTrainedModel,
+    batches: Iterable[Mapping[str, Any]],
+    steps: int = 100,
+    lr: float | None = None,
+    seed: int = 0,
+    rank: int | None = None,
+    *,
+    source: str | os.PathLike[str] | None = None,
+    **hub_keywords: "Unpack[SourceKeywords]",
+) -> PreTrainedModel:
+    """The same model with the weights of a learned operator: still an ordinary transformers model.
+
+    The source is opened again and frozen; an operator that starts at the unfitted method plus a
+    little noise is trained by AdamW at a constant rate, without warm-up, on the model's own loss in
+    training mode; then what it grows replaces the model's weights. Tensors that the source lacks (a
+    new head) stay as they are. All is computed in float32 (float64 for a float64 source).
+
+    Example:
+        >>> grown = BoTModelForCausalLM.from_pretrained("gpt2", config=big, method="ligo")  # doctest: +SKIP
+        >>> model = transformers_bot.fit(grown, loader, steps=100)                         # doctest: +SKIP
+        >>> model.config.transformers_bot["fit"]["losses"]  # of the first and the last step  # doctest: +SKIP
+        [3.91, 3.42]
+
+    Args:
+        model: from `from_pretrained(..., method="ligo")` or "mango", or a folder saved from it.
+        batches: dicts of the model's keyword arguments, labels included; started over at its end.
+        steps: updates of the operator, one batch each.
+        lr: AdamW's rate; None is the paper's for the model type (ViT and DeiT 5e-4, BERT and RoBERTa
+            2e-4, GPT-2 1e-5).
+        seed: of the operator's noise, of dropout and of a shuffling loader.
+        rank: of Mango's tensor ring, 1 by default; LiGO has none.
+        source: where the source is, for a model that was loaded from its own folder: its record calls a local
+            source by its name only.
+        hub_keywords: keywords with which the source was opened and that its record does not hold
+            (`subfolder`, `variant`, `token`, `cache_dir`, ...).
+
+    Returns:
+        `model` itself. `model.config.transformers_bot["fit"]` holds steps, lr, seed, the count of
+        learned parameters, the losses of the first and last step, and the floating-point operations
+        of all steps (the operator's products, forward and backward), measured by torch.
+
+    Raises:
+        BadOption: a model of another method, nothing to learn, steps, lr, seed or rank out of range,
+            no batch, no loss, or a loss that is not finite (the model is then untouched).
+        BadCheckpoint: a source that cannot be opened again, or is not what it was.
+
+    Source: the operators' papers, named in `operators/`; budget and rates: the BoT paper, supplement C.5.
+    """
+    record = _record(model)
+    check_numbers(steps, lr, seed)
+    progress.expects(OPENING + int(steps) + WRITING)
+    with progress.part("opening the source", OPENING):
+        growth = growth_for(model, record, hub_keywords, source)
+    with progress.part("fitting the operator", int(steps) + WRITING):
+        learned = learn(model, record["method"], growth, batches, int(steps), lr, seed, rank)
+    model.config.transformers_bot = {**record, **learned}
+    report = getattr(model, "transfer_report", None)
+    if report is not None:
+        model.transfer_report = fitted_report(report, model.config.transformers_bot, model.state_dict())
+    return model
+
+
+def learn(
+    model: PreTrainedModel,
+    method: str,
+    growth: Growth,
+    batches: Iterable[Mapping[str, Any]],
+    steps: int = 100,
+    lr: float | None = None,
+    seed: int = 0,
+    rank: int | None = None,
+) -> dict[str, Any]:
+    """Train the operator of a learned method and write what it grows into the model; see `fit`.
+
+    Returns:
+        What the record says of it from now on.
+    """
+    check_numbers(steps, lr, seed)
+    rate = float(LEARNING_RATE.get(model.config.model_type, LEARNING_RATE["bert"]) if lr is None else lr)
+    operator = _operator(method, growth, int(seed), rank)
+    run = _Run(model, operator.to(model.device))
+    run.train(batches, int(steps), rate, int(seed))
+    _write(model, run.grown(), rate)
+    facts = {"steps": int(steps), "lr": rate, "seed": int(seed), "losses": [run.losses[0], run.losses[-1]]}
+    facts |= {"flops": run.flops, "parameters": sum(p.numel() for p in operator.parameters())}
+    facts |= {"rank": operator.rank} if isinstance(operator, MangoOperator) else {}
+    return {"fitted": True, "fit": facts}
+
+
+def fitted_report(report: Report, record: Mapping[str, Any], state: Mapping[str, Tensor]) -> Report:
+    """The report of an unfitted model, brought up to date: its maps are learned ones, of which no energy is known.
+
+    Args:
+        record: what the config says of the model now.
+        state: the model's tensors.
+    """
+    how = f"fitted by {record['method']} in {record['fit']['steps']} steps"
+    rows = [
+        replace(
+            row,
+            action="resample",
+            reason=how,
+            roles=(),
+            gain=None,
+            energy_kept=None,
+            noise=None,
+            std_after=number(float(state[row.name].double().std(unbiased=False))),
+        )
+        if row.action in ("copy", "resample")
+        else row
+        for row in report.tensors
+    ]
+    warnings = tuple(text for text in report.warnings if text != UNFITTED.format(name=record["method"]))
+    method = {**report.method, "fitted": True}
+    stacks = tuple(replace(one, left_out=()) for one in report.stacks)
+    provenance = json.loads(json.dumps(dict(record)))
+    return replace(
+        report, method=method, provenance=provenance, roles=(), stacks=stacks, tensors=tuple(rows), warnings=warnings
+    )
+
+
+def _record(model: Any) -> dict[str, Any]:
+    """What made the model, if that was a learned method."""
+    if not isinstance(model, PreTrainedModel):
+        raise BadOption(f"fit takes the model that from_pretrained returned, got {type(model).__name__}.")
+    record = getattr(model.config, "transformers_bot", None) or {}
+    if record.get("method") in LEARNED:
+        return dict(record)
+    made = f"by method {record['method']!r}" if "method" in record else "by none (its sizes are the source's own)"
+    raise BadOption(
+        f"fit learns the operator of a model grown by {' or '.join(LEARNED)}, but this one was grown {made}: "
+        "make it with from_pretrained(source, config=larger, method='ligo')."
+    )
+
+
+def check_numbers(steps: Any, lr: Any, seed: Any) -> None:
+    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
+        raise BadOption(f"steps={steps!r} is no number of steps: a whole number of at least 1 is wanted.")
+    if lr is not None and (isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 < lr < math.inf):
+        raise BadOption(f"lr={lr!r} is no learning rate: a number above 0 is wanted.")
+    BoTConfig(seed=seed)
+
+
+def _source_of(model: PreTrainedModel, record: Mapping[str, Any], source: str | os.PathLike[str] | None) -> str:
+    """Where the source is: as the caller says, as the model in memory knows, or as the record says."""
+    place = push.place_of(model)
+    if source is not None:
+        return os.fspath(source)
+    if place is not None:
+        return place.source
+    where = origin.recorded_path(record)
+    if where is None and origin.is_local(record):
+        raise BadOption(
+            f"this model was grown from a local folder called {record['source']!r}, and its config does not say where "
+            "that is: pass source= with the path."
+        )
+    return where or str(record["source"])
+
+
+def growth_for(
+    model: PreTrainedModel,
+    record: Mapping[str, Any],
+    keywords: Mapping[str, Any],
+    source: str | os.PathLike[str] | None = None,
+) -> Growth:
+    """The source's tensors, planned against the tensors that the model has."""
+    for name in keywords:
+        if name not in (*HUB, *FILES):
+            raise BadKeyword(f"fit has no keyword {name!r}.{suggest(name, (*HUB, *FILES))}")
+    name, revision, place = _source_of(model, record, source), record.get("revision"), push.place_of(model)
+    opening = {} if revision is None else {"revision": revision}
+    if source is None and place is not None and place.subfolder:
+        opening["subfolder"] = place.subfolder
+    opening |= dict(keywords)
+    try:
+        config = read_config(name, picked(opening, HUB), type(model.config))
+        kept = {key: value for key, value in opening.items() if key != "code_revision"}
+        checkpoint = check_files(name, kept, allow_pickle=bool(record.get("allow_pickle")))
+        opened = open_source(type(model), name, config, kept, checkpoint)
+    except OSError as error:
+        raise BadCheckpoint(
+            f"the source {name!r} (revision {revision}) of this model cannot be opened again, and fit needs its "
+            f"weights: {' '.join(str(error).split())}"
+        ) from None
+    options = BoTConfig.from_any(record["options"])
+    before, after = sides(config, model.config, options)
+    known = record["source_sizes"]
+    if any(before[role] != length for role, length in known.items()):
+        now = {role: before[role] for role in known}
+        raise BadCheckpoint(f"the source {name!r} has other sizes than when this model was grown: {known}, now {now}.")
+    check_grows(before, after)
+    stored = stored_dtype(opened.model)
+    origin = Side(opened.model.config, before, inventory_of(opened.model), stored, opened.missing, opened.unexpected)
+    target = Side(model.config, after, inventory_of(model), stored_dtype(model))
+    adapter = architectures.get(config.model_type)
+    plan = make_plan(adapter, origin, target, methods.get(record["method"], options), renew=True)
+    return growth_of(plan, adapter, opened.model.state_dict())
+
+
+def check_grows(before: Sizes, after: Sizes) -> None:
+    """Raise where the operator has nothing to learn."""
+    if all(before[role] == after[role] for role in ("layer", "hidden", "ffn")):
+        sizes = [before[role] for role in ("layer", "hidden", "ffn")]
+        raise BadOption(
+            f"there is nothing to learn: layer, hidden and ffn are {sizes} in the source and in the model. "
+            "Grow one of them."
+        )
+
+
+def _operator(method: str, growth: Growth, seed: int, rank: int | None) -> Operator:
+    if method == "ligo":
+        if rank is not None:
+            raise BadOption(f"rank={rank!r} is Mango's: LiGO has no rank. Leave it out, or grow with method='mango'.")
+        return LiGOOperator(growth, seed)
+    if rank is not None and (isinstance(rank, bool) or not isinstance(rank, Integral) or rank < 1):
+        raise BadOption(f"rank must be a whole number of at least 1, got {rank!r}.")
+    return MangoOperator(growth, seed, 1 if rank is None else int(rank))
+
+
+@dataclass
+class _Run:
+    """The training of an operator; the model is only called, with other tensors in place of its own."""
+
+    model: PreTrainedModel
+    operator: Operator
+    losses: list[float] = field(default_factory=list)
+    flops: int = 0
+
+    def train(self, batches: Iterable[Mapping[str, Any]], steps: int, lr: float, seed: int) -> None:
+        optimizer = torch.optim.AdamW(self.operator.parameters(), lr=lr)
+        known: dict[Any, int] = {}  # operations by the shapes of a batch: equal shapes cost the same
+        with _training(self.model, seed):
+            stream = _endless(batches)
+            words = [f"fitting the operator, step {step} of {steps}" for step in range(1, steps + 1)]
+            for step in progress.tracked(range(1, steps + 1), [1.0] * steps, words):
+                batch = _moved(next(stream), self.model.device)
+                shapes = tuple((name, tuple(x.shape)) for name, x in batch.items() if isinstance(x, Tensor))
+                if shapes in known:
+                    loss = self._gradients(batch)
+                else:
+                    with counted() as counter:
+                        loss = self._gradients(batch)
+                    known[shapes] = int(counter.get_total_flops())
+                self.flops += known[shapes]
+                self.losses.append(loss)
+                if not math.isfinite(loss):
+                    raise _diverged(f"the loss is {loss} at step {step} of {steps}", lr)
+                optimizer.step()
+                optimizer.zero_grad()
+
+    def grown(self) -> dict[str, Tensor]:
+        """The target's tensors as the operator stands."""
+        with torch.no_grad():
+            grown: dict[str, Tensor] = self.operator()
+        return grown
+
+    def _gradients(self, batch: dict[str, Any]) -> float:
+        grown = self.operator()
+        tensors = {**grown, **_others(self.model, grown)}
+        output = functional_call(self.model, tensors, (), batch)  # torch 2.4 asks for both
+        loss = output.get("loss") if isinstance(output, Mapping) else None
+        if loss is None:
+            raise BadOption(
+                f"{type(self.model).__name__} gives no loss for a batch of {', '.join(batch)}: add its labels."
+            )
+        loss.backward()
+        return float(loss.detach())
+
+
+def _others(model: PreTrainedModel, grown: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that the operator does not make, frozen, in the dtype that it computes in."""
+    dtype = next(iter(grown.values())).dtype
+    made = {id(x) for name, x in model.named_parameters(remove_duplicate=False) if name in grown}
+    own = [*model.named_parameters(), *model.named_buffers()]
+    return {name: x.detach().to(dtype) for name, x in own if id(x) not in made and x.is_floating_point()}
+
+
+@contextmanager
+def _training(model: PreTrainedModel, seed: int) -> Iterator[None]:
+    """Training mode and a seeded random state; both as before afterwards."""
+    was = model.training
+    device = model.device
+    forked = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(forked, device_type=device.type if forked else "cuda"):
+        _seed(device, seed)
+        model.train()
+        try:
+            yield
+        finally:
+            model.train(was)
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    """Seed the generators of the CPU and of one device; `torch.manual_seed` would seed those of all devices."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        accelerator = getattr(torch, device.type)
+        with accelerator.device(device) if hasattr(accelerator, "device") else nullcontext():
+            accelerator.manual_seed(seed)
+
+
+def _endless(batches: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    count = 0
+    while True:
+        before = count
+        for batch in batches:
+            if not isinstance(batch, Mapping):
+                raise BadOption(
+                    f"a batch must be a dict of the model's keyword arguments, got {type(batch).__name__}: "
+                    "pass a list of such dicts or a DataLoader."
+                )
+            count += 1
+            yield batch
+        if count == 0:
+            raise BadOption("batches is empty: fit needs at least one dict of the model's keyword arguments.")
+        if count == before:
+            raise BadOption(
+                f"batches ended after {count} and cannot be started over: pass a list or a DataLoader, "
+                f"or steps={count}."
+            )
+
+
+def _moved(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    return {name: x.to(device) if isinstance(x, Tensor) else x for name, x in batch.items()}
+
+
+def _diverged(what: str, lr: float) -> BadOption:
+    return BadOption(
+        f"{what}: nothing was written into the model. Take a smaller lr= than {lr:g}, or look at the batches."
+    )
+
+
+def _write(model: PreTrainedModel, grown: Mapping[str, Tensor], lr: float) -> None:
+    own = dict(model.named_parameters(remove_duplicate=False))
+    stored = {name: tensor.to(own[name].dtype) for name, tensor in grown.items()}
+    for name, tensor in stored.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise _diverged(f"the fitted {name} is not finite in {tensor.dtype}", lr)
+    with torch.no_grad():
+        for name, tensor in stored.items():
+            own[name].copy_(tensor)

@@ -1,0 +1,1 @@
+"""Maps along one tensor axis, and how they run."""

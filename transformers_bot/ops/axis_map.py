@@ -1,0 +1,326 @@
+"""Linear maps along one tensor axis, banded where each target entry reads a few source entries.
+
+Resizing an axis from n to m is an m x n matrix with few entries in a row: one for a copied or
+picked unit, `filter length` for a wavelet. An `AxisMap` is a product of such bands, so that two
+wavelet levels cost two short filters and never a dense m x n product. Maps that do mix everything
+(`Matrix`) are multiplied as such.
+
+A plan holds maps of any length, and most plans are never run: bands of a long axis and dense matrices
+are made when they are first applied, and kept as long as the map is.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .banded_forms import Stencil, form_of
+from .blocks import Form, apply_form, placed
+from .matmul import along
+
+# Beyond so many entries in a row one matrix product costs less than a gather for every entry.
+DENSE_TAPS = 32
+LARGE = 1 << 12  # entries of an axis: of longer ones no map outlives its plan
+MANY = 128  # layers: maps over more are as large
+
+Made = TypeVar("Made", bound=Callable[..., Any])
+_REMEMBERING: list[Any] = []
+
+
+def remembered(function: Made) -> Made:
+    """Keep what a function of sizes gives: every tensor with an axis of some role asks for the same maps."""
+    cached = lru_cache(maxsize=256)(function)
+    _REMEMBERING.append(cached)
+    return cached  # type: ignore[return-value]  # called like the function
+
+
+def forget_large(sizes: Iterable[tuple[str, int | None]]) -> None:
+    """Let go of what is remembered where roles of these lengths had maps of megabytes; plans keep what they hold."""
+    if any((length or 0) > (MANY if role == "layer" else LARGE) for role, length in sizes if role != "vocab"):
+        for cached in _REMEMBERING:
+            cached.cache_clear()
+
+
+@dataclass(frozen=True, eq=False)
+class Band:
+    """One banded matrix, stored by rows.
+
+    `index[i, t]` is the source entry that tap t of target entry i reads, `weight[i, t]` its
+    factor. Rows with fewer taps than the longest are padded with weight 0.
+    """
+
+    index: np.ndarray  # (target, taps) int64
+    weight: np.ndarray  # (target, taps) float64
+    source: int
+
+    @property
+    def target(self) -> int:
+        return len(self.index)
+
+    def apply(self, x: Tensor, dim: int, out: Tensor, compute: torch.dtype) -> Tensor:
+        """Map axis `dim` of `x`, of length `source`, into `out`."""
+        if self.is_gather and not isinstance(self._form, Stencil) and x.dtype == out.dtype:
+            return torch.index_select(x, dim, placed(self, "index", x.device)[:, 0], out=out)
+        return apply_form(self._form, x, dim, out, compute)
+
+    @cached_property
+    def _form(self) -> Form:
+        return form_of(self.index, self.weight, self.source)
+
+    @cached_property
+    def is_gather(self) -> bool:
+        """Whether every target entry is a plain copy of one source entry."""
+        return self.weight.shape[1] == 1 and bool(np.all(self.weight == 1.0))
+
+    def transposed(self) -> "Band":
+        rows = np.repeat(np.arange(self.target), self.index.shape[1])
+        keep = self.weight.reshape(-1) != 0
+        return banded(self.index.reshape(-1)[keep], rows[keep], self.weight.reshape(-1)[keep], self.source, self.target)
+
+    def scaled(self, factor: float) -> "Band":
+        return Band(self.index, self.weight * factor, self.source)
+
+
+class Matrix:
+    """A dense matrix, for maps in which every target entry reads most source entries (a rotation, a DCT).
+
+    Args:
+        matrix: (target, source) float64, or what makes it when it is first needed.
+        shape: of a matrix that is not made yet.
+    """
+
+    is_gather = False
+
+    def __init__(self, matrix: np.ndarray | Callable[[], np.ndarray], shape: tuple[int, int] | None = None) -> None:
+        self._matrix = matrix
+        rows, columns = shape or self.matrix.shape
+        self.target, self.source = int(rows), int(columns)
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """(target, source), made now if it was not."""
+        if not isinstance(self._matrix, np.ndarray):
+            self._matrix = self._matrix()
+        return self._matrix
+
+    def apply(self, x: Tensor, dim: int, out: Tensor, compute: torch.dtype) -> Tensor:
+        """Map axis `dim` of `x`, of length `source`, into `out`."""
+        matrix = placed(self, "matrix", x.device, compute)
+        if out.dtype == compute:
+            return along(matrix, x.to(compute), dim, out)
+        return out.copy_(along(matrix, x.to(compute), dim, torch.empty_like(out, dtype=compute)))
+
+    def transposed(self) -> "Matrix":
+        return Matrix(lambda: self.matrix.T, (self.source, self.target))
+
+    def scaled(self, factor: float) -> "Matrix":
+        return Matrix(lambda: self.matrix * factor, (self.target, self.source))
+
+
+def banded(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, target: int, source: int) -> Band:
+    """Build a band from (row, column, value) triplets; values that share a place are added."""
+    places, inverse = np.unique(rows * source + columns, return_inverse=True)
+    summed = np.bincount(inverse, weights=values, minlength=len(places))
+    rows, columns = places // source, places % source
+    counts = np.bincount(rows, minlength=target)
+    slot = np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
+    taps = max(1, int(counts.max(initial=0)))
+    # Padding repeats a row's own first column, so that an Inf elsewhere cannot leak in as 0 * Inf.
+    index = np.zeros((target, taps), dtype=np.int64)
+    first = np.zeros(target, dtype=np.int64)
+    first[rows[slot == 0]] = columns[slot == 0]
+    index += first[:, None]
+    weight = np.zeros((target, taps))
+    index[rows, slot], weight[rows, slot] = columns, summed
+    return Band(index, weight, source)
+
+
+class AxisMap:
+    """A linear map along one axis: a product of bands (or dense matrices), the first applied first.
+
+    Args:
+        source, target: its lengths.
+        bands: the product, empty for the identity; or what makes it when it is first needed, for a map that is
+            not the identity.
+        mixes: known not to be a plain copy of entries, whatever the bands are.
+
+    Example:
+        >>> import torch
+        >>> copy = gather([0, 0, 1, 1], source=2)
+        >>> copy.apply(torch.tensor([[1.0, 2.0]]), dim=1)
+        tensor([[1., 1., 2., 2.]])
+        >>> copy.transposed().dense()
+        array([[1., 1., 0., 0.],
+               [0., 0., 1., 1.]])
+    """
+
+    def __init__(
+        self,
+        source: int,
+        target: int,
+        bands: "tuple[Band | Matrix, ...] | Callable[[], tuple[Band | Matrix, ...]]" = (),
+        mixes: bool = False,
+    ) -> None:
+        self.source, self.target, self.mixes = source, target, mixes
+        self._bands = bands
+
+    @property
+    def bands(self) -> "tuple[Band | Matrix, ...]":
+        if not isinstance(self._bands, tuple):
+            self._bands = self._bands()
+        return self._bands
+
+    @property
+    def is_identity(self) -> bool:
+        return self._bands == ()
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the bands are there already."""
+        return isinstance(self._bands, tuple)
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether every target entry is a plain copy of one source entry."""
+        return not self.mixes and all(band.is_gather for band in self.bands)
+
+    @property
+    def work(self) -> int:
+        """Multiply-adds for an entry that it reads, of its widest matrix; short filters count as one."""
+        return max((band.target if isinstance(band, Matrix) else 1 for band in self.bands), default=1)
+
+    def apply(self, x: Tensor, dim: int, out: Tensor | None = None, compute: torch.dtype | None = None) -> Tensor:
+        """Map axis `dim` of `x` from length `source` to `target`; an identity gives `x` itself.
+
+        Args:
+            out: where the result goes, in any dtype; made where it is not given, in `compute`.
+            compute: the dtype that is computed in; None for that of `x`.
+        """
+        if x.shape[dim] != self.source:
+            raise ValueError(f"axis {dim} has length {x.shape[dim]}, the map expects {self.source}")
+        if not self.bands:
+            return x if out is None else out.copy_(x)
+        dim, compute = dim % x.dim(), compute or x.dtype
+        for number, band in enumerate(self.bands, 1):
+            into = out if number == len(self.bands) else None
+            if into is None:
+                shape = [band.target if axis == dim else length for axis, length in enumerate(x.shape)]
+                into = torch.empty(shape, dtype=compute, device=x.device)
+            x = band.apply(x, dim, into, compute)
+        return x
+
+    def then(self, other: "AxisMap") -> "AxisMap":
+        """The map that applies `self` first and `other` to its result."""
+        if self.is_made and other.is_made:
+            return AxisMap(self.source, other.target, self.bands + other.bands)
+        return AxisMap(self.source, other.target, lambda: self.bands + other.bands)
+
+    def transposed(self) -> "AxisMap":
+        def made() -> tuple[Band | Matrix, ...]:
+            return tuple(band.transposed() for band in reversed(self.bands))
+
+        return AxisMap(self.target, self.source, () if self.is_identity else made)
+
+    def scaled(self, factor: float) -> "AxisMap":
+        if factor == 1.0:
+            return self
+        if self.is_made and any(isinstance(band, Matrix) for band in self.bands):
+            return _scaled_now(self, factor)  # of dense matrices none outlives its plan
+        return _scaled(self, factor)
+
+    def dense(self) -> np.ndarray:
+        """The map as a (target, source) matrix, for tests and for short axes such as depth."""
+        eye = torch.eye(self.source, dtype=torch.float64)
+        return self.apply(eye, dim=0).numpy()
+
+
+@remembered
+def _scaled(axis_map: AxisMap, factor: float) -> AxisMap:
+    if axis_map.is_made:
+        return _scaled_now(axis_map, factor)
+    return AxisMap(axis_map.source, axis_map.target, lambda: _scaled_now(axis_map, factor).bands)
+
+
+def _scaled_now(axis_map: AxisMap, factor: float) -> AxisMap:
+    head = axis_map.bands or identity_bands(axis_map.source)
+    return AxisMap(axis_map.source, axis_map.target, (head[0].scaled(factor), *head[1:]))
+
+
+def identity(length: int) -> AxisMap:
+    return AxisMap(length, length)
+
+
+def identity_bands(length: int) -> tuple[Band, ...]:
+    return (Band(np.arange(length)[:, None], np.ones((length, 1)), length),)
+
+
+def gather(index: Sequence[int] | np.ndarray, source: int) -> AxisMap:
+    """The map whose target entry i is a copy of source entry `index[i]`."""
+    column = np.asarray(index, dtype=np.int64)[:, None]
+    return AxisMap(source, len(column), (Band(column, np.ones(column.shape), source),))
+
+
+@remembered
+def tiled(source: int, target: int) -> AxisMap:
+    """Whole copies of an axis one after another: target entry i is source entry i modulo its length."""
+    return AxisMap(source, target, partial(_tiled_bands, source, target))
+
+
+def _tiled_bands(source: int, target: int) -> tuple[Band | Matrix, ...]:
+    return gather(np.arange(target) % source, source).bands
+
+
+def from_dense(matrix: np.ndarray) -> AxisMap:
+    """The map of a (target, source) matrix: a band where its rows have few entries, else dense."""
+    rows, columns = np.nonzero(matrix)
+    target, source = matrix.shape
+    if len(rows) and np.bincount(rows).max() > DENSE_TAPS:
+        return AxisMap(source, target, (Matrix(np.asarray(matrix, dtype=np.float64)),))
+    return AxisMap(source, target, (banded(rows, columns, matrix[rows, columns], target, source),))
+
+
+def turn(source: int, target: int, work: int) -> float:
+    """When an axis is mapped, the lowest first: i before j costs c_i + r_i c_j an entry, after it c_j + r_j c_i.
+
+    Args:
+        source, target: its lengths, of ratio r.
+        work: c, of its map.
+    """
+    return (target / source - 1) / work
+
+
+def apply_along(x: Tensor, maps: Mapping[int, AxisMap]) -> Tensor:
+    """Map several axes of `x`, computed in float32 or better, returned in its dtype.
+
+    What is stacked along the first axis is mapped one after another, so that what lies between two axes
+    stays small: before the first axis shrinks, after it has grown. Within them the axes that shrink
+    most go first.
+    """
+    maps = {axis: one for axis, one in maps.items() if not one.is_identity}
+    compute = torch.promote_types(x.dtype, torch.float32)
+    shape = [maps[axis].target if axis in maps else length for axis, length in enumerate(x.shape)]
+    if not maps:
+        return x
+    out = torch.empty(shape, dtype=x.dtype, device=x.device)
+    inner = {axis - 1: one for axis, one in maps.items() if axis > 0}
+    if x.device.type != "cpu" or 0 not in maps or not inner:
+        return _one_after_another(x, maps, out, compute)
+    outer, stacked = maps[0], out
+    if outer.target > outer.source:
+        x = outer.apply(x, 0, compute=compute)
+    else:
+        stacked = torch.empty((outer.source, *shape[1:]), dtype=compute, device=x.device)
+    for part, into in zip(x, stacked, strict=True):
+        _one_after_another(part, inner, into, compute)
+    return stacked if stacked is out else outer.apply(stacked, 0, out, compute)
+
+
+def _one_after_another(x: Tensor, maps: Mapping[int, AxisMap], out: Tensor, compute: torch.dtype) -> Tensor:
+    order = sorted(sorted(maps), key=lambda axis: turn(maps[axis].source, maps[axis].target, maps[axis].work))
+    for axis in order:
+        x = maps[axis].apply(x, axis, out if axis == order[-1] else None, compute)
+    return x

@@ -1,0 +1,296 @@
+"""How one target tensor is computed: layers summed with weights, then a map along every axis."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .axis_map import AxisMap, turn
+from .blocks import Scratch, add_into
+from .constant_norms import undo_norm
+from .moments_noise import Kept, drawn, matched, moments
+
+# One map per factor of a segment; an axis is one or more segments; a tensor has one entry per axis.
+Segment = tuple[AxisMap, ...]
+TensorMap = tuple[tuple[Segment, ...], ...]
+
+
+@dataclass(frozen=True)
+class Detail:
+    """Noise for the detail bands: drawn there, or everywhere less what is none.
+
+    Attributes:
+        kind: "gaussian" or "uniform".
+        scale: in units of the low band's standard deviation.
+        visible: target -> target projection, per axis, onto what is taken away again; not asked with `bands`.
+        layers: row of the same projection over depth: target layer -> weight (empty: no depth).
+        stack: all source layers, whose joint standard deviation counts (the paper's); empty: the
+            result's own counts.
+        seed: mixed with the tensor's name.
+        name: the tensor's name with {layer} where its layer stands.
+        layer: the target layer, None outside of the blocks.
+        dim: the axis along which noise is drawn for the detail bands alone.
+        bands: maps of that axis from what is drawn to the target; empty: all of the target is drawn.
+    """
+
+    kind: str
+    scale: float
+    visible: TensorMap
+    layers: tuple[tuple[int, float], ...]
+    stack: tuple["Read", ...]
+    seed: int
+    name: str
+    layer: int | None
+    dim: int = 0
+    bands: tuple[Segment, ...] = ()
+
+    def seed_of(self, layer: int | None) -> str:
+        """The words that seed the noise of a layer of this stack."""
+        return f"{self.seed}/{self.name}/{layer}"
+
+
+@dataclass(frozen=True)
+class Read:
+    """A source tensor: its name with {layer} left open, its layer (None outside of the blocks), its weight."""
+
+    name: str
+    layer: int | None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What makes a target tensor out of the source tensors of the same rule.
+
+    Attributes:
+        reads: the source tensors it takes.
+        maps: a map per factor, segment and axis.
+        detail: noise for the empty bands, if any.
+        undo: None sums what is read; "weight" or "bias" reads a norm's two tensors and makes the
+            one of a norm that undoes it (see `undo_norm`).
+        note: in words, for the plan.
+        plus: recipes whose results are added, for methods that mix layers unit by unit.
+        match: the result is shifted and scaled to the mean and spread that these tensors have together.
+        mates: rows of weights on `match`, one for each tensor of the result's own stack: the shift and
+            scale are then those of that stack; empty: the result's own.
+    """
+
+    reads: tuple[Read, ...]
+    maps: TensorMap
+    detail: Detail | None = None
+    undo: str | None = None
+    note: str = ""
+    plus: "tuple[Recipe, ...]" = ()
+    match: tuple[Read, ...] = ()
+    mates: tuple[tuple[float, ...], ...] = ()
+
+    @property
+    def needs(self) -> tuple[Read, ...]:
+        """All source tensors that are looked at, also for their mean and spread alone."""
+        own = self.reads + (self.detail.stack if self.detail else ()) + self.match
+        return tuple(dict.fromkeys(own + tuple(read for other in self.plus for read in other.needs)))
+
+    @property
+    def is_copy(self) -> bool:
+        if len(self.reads) != 1 or self.reads[0].weight != 1.0 or self.undo or self.plus:
+            return False
+        return is_identity(self.maps) and self.detail is None
+
+
+def is_identity(maps: TensorMap) -> bool:
+    return all(m.is_identity for axis in maps for segment in axis for m in segment)
+
+
+class Watcher(Protocol):
+    """What is told how one target tensor comes about, in this order; it looks at tensors and keeps none."""
+
+    def summed(self, signal: Tensor) -> None:
+        """The layers that are read have been summed."""
+
+    def mapped(self, dim: int, segments: tuple[Segment, ...], place: tuple[int, int], x: Tensor, out: Tensor) -> None:
+        """One map of axis `dim` has been applied.
+
+        Args:
+            segments: all maps of that axis.
+            place: the segment, and the factor in it.
+            x: the segment before, with its factors as axes of their own from `dim` on.
+            out: the same after.
+        """
+
+    def filled(self, noise: Tensor) -> None:
+        """This noise is added for the detail bands."""
+
+
+def run(
+    recipe: Recipe,
+    read: Callable[[Read], Tensor],
+    dtype: torch.dtype,
+    device: torch.device,
+    kept: Kept | None = None,
+    watch: Watcher | None = None,
+) -> Tensor:
+    """Compute a target tensor: read, upcast, sum layers, map axes, add detail, downcast once.
+
+    Args:
+        recipe: what to compute.
+        read: gives the source tensor of a `Read`.
+        dtype: of the result; the computation is in float32 or better.
+        device: where the computation runs and the result lies.
+        kept: between the calls for one plan.
+        watch: is told how the result comes about; it changes nothing.
+    """
+    kept = kept or Kept()
+    if recipe.is_copy:
+        return read(recipe.reads[0]).to(device, dtype)
+    inputs = (read(one).to(device) for one in recipe.reads)  # one at a time: a sum holds two tensors
+    if recipe.undo:
+        signal = undo_norm(*(x.to(_computed(x.dtype, dtype)) for x in inputs))[recipe.undo]
+    else:
+        signal = _weighted_sum(recipe, inputs, dtype)
+    if watch:
+        watch.summed(signal)
+    compute = _computed(signal.dtype, dtype)
+    # What goes on, or is measured (norm weights that are alike are rounded alike), is not rounded yet.
+    goes_on = recipe.detail or recipe.plus or recipe.match or watch
+    out = apply(signal, recipe.maps, watch, compute, compute if goes_on else dtype, kept.scratch)
+    for other in recipe.plus:
+        out = out + run(other, read, out.dtype, device, kept)
+    if recipe.detail is not None:
+        stack = recipe.detail.stack
+        spread = (_stack_moments(stack, read, kept) if stack else moments([out]))[1] or moments([out])[1]
+        noise = _detail(recipe.detail, out, kept.scratch).mul_(recipe.detail.scale * spread)
+        if watch:
+            watch.filled(noise)
+        out = torch.add(out, noise, out=None if is_identity(recipe.maps) else out)  # it may be the source's own
+    if recipe.match:
+        own = _mates_moments(recipe, read, out, kept) if recipe.mates else moments([out])
+        out = matched(out, own, _stack_moments(recipe.match, read, kept))
+    return out.to(dtype).contiguous()
+
+
+def apply(
+    x: Tensor,
+    maps: TensorMap,
+    watch: Watcher | None = None,
+    compute: torch.dtype | None = None,
+    dtype: torch.dtype | None = None,
+    scratch: Scratch | None = None,
+) -> Tensor:
+    """Map every axis of `x`, in the order of least work: first what shrinks most for its own work.
+
+    Args:
+        compute: the dtype that is computed in; None for that of `x`.
+        dtype: of the result; None for `compute`.
+        scratch: memory for what lies between two axes.
+    """
+    compute = compute or x.dtype
+    dims = [dim for dim, axis in enumerate(maps) if not all(m.is_identity for one in axis for m in one)]
+    order = sorted(dims, key=lambda dim: _turn(maps[dim]))
+    for number, dim in enumerate(order, 1):
+        between = partial(scratch.empty, number % 2) if scratch and number < len(order) else torch.empty
+        x = apply_axis(x, dim, maps[dim], watch, compute, dtype if number == len(order) else None, between)
+    return x if order else x.to(dtype or compute)
+
+
+def _computed(stored: torch.dtype, dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(torch.promote_types(stored, dtype), torch.float32)
+
+
+def _weighted_sum(recipe: Recipe, inputs: Iterable[Tensor], dtype: torch.dtype) -> Tensor:
+    """In float32 or better where anything is summed; a single tensor is left as it is stored."""
+    pairs = zip(recipe.reads, inputs, strict=True)
+    one, x = next(pairs)
+    if len(recipe.reads) == 1 and one.weight == 1.0:
+        return x
+    total = torch.empty_like(x, dtype=_computed(x.dtype, dtype))
+    add_into(total, x, one.weight, first=True)
+    for one, x in pairs:
+        total = total.to(_computed(x.dtype, total.dtype))
+        add_into(total, x, one.weight, first=False)
+    return total
+
+
+def apply_axis(
+    x: Tensor,
+    dim: int,
+    segments: tuple[Segment, ...],
+    watch: Watcher | None = None,
+    compute: torch.dtype | None = None,
+    dtype: torch.dtype | None = None,
+    empty: Callable[..., Tensor] = torch.empty,
+) -> Tensor:
+    """Map every segment of one axis, factor by factor, into what `empty` gives; the dtypes are those of `apply`."""
+    if all(m.is_identity for segment in segments for m in segment):
+        return x
+    compute = compute or x.dtype
+    ends = [math.prod(m.target for m in segment) for segment in segments]
+    shape = (*x.shape[:dim], sum(ends), *x.shape[dim + 1 :])
+    out = empty(shape, dtype=dtype or compute, device=x.device)
+    pieces = torch.split(x, [math.prod(m.source for m in segment) for segment in segments], dim)
+    for number, (piece, into) in enumerate(zip(pieces, torch.split(out, ends, dim), strict=True)):
+        segment = segments[number]
+        piece = _unflattened(piece, dim, [m.source for m in segment])
+        into = _unflattened(into, dim, [m.target for m in segment])
+        changed = [offset for offset, m in enumerate(segment) if not m.is_identity]
+        for offset, axis_map in enumerate(segment):
+            is_last = bool(changed) and offset == changed[-1]
+            mapped = axis_map.apply(piece, dim + offset, into if is_last else None, compute)
+            if watch:
+                watch.mapped(dim, segments, (number, offset), piece, mapped)
+            piece = mapped
+        if not changed:
+            into.copy_(piece)
+    return out
+
+
+def _stack_moments(stack: tuple[Read, ...], read: Callable[[Read], Tensor], kept: Kept) -> tuple[float, float]:
+    if stack not in kept.moments:
+        kept.moments[stack] = moments(read(one) for one in stack)
+    return kept.moments[stack]
+
+
+def _mates_moments(recipe: Recipe, read: Callable[[Read], Tensor], like: Tensor, kept: Kept) -> tuple[float, float]:
+    """The mean and spread of a whole resized stack, made once for all of its layers."""
+    key = ("resized", *recipe.match)
+    if key not in kept.moments:
+        kept.moments[key] = moments(_mate(recipe, row, read, like) for row in recipe.mates)
+    return kept.moments[key]
+
+
+def _mate(recipe: Recipe, row: tuple[float, ...], read: Callable[[Read], Tensor], like: Tensor) -> Tensor:
+    weighted = tuple(replace(one, weight=weight) for one, weight in zip(recipe.match, row, strict=True))
+    inputs = (read(one).to(like.device, like.dtype) for one in recipe.match)
+    return apply(_weighted_sum(replace(recipe, reads=weighted), inputs, like.dtype), recipe.maps)
+
+
+def _detail(detail: Detail, like: Tensor, scratch: Scratch) -> Tensor:
+    """Unit noise in the shape of `like`, in its detail bands; with `bands` in memory of the scratch."""
+    if detail.bands:
+        shape = list(like.shape)
+        shape[detail.dim] = _length(detail.bands, "source")
+        inner = drawn(detail.kind, detail.seed_of(detail.layer), shape, like, partial(scratch.empty, "drawn"))
+        return apply_axis(inner, detail.dim, detail.bands, empty=partial(scratch.empty, "noise"))
+    own = drawn(detail.kind, detail.seed_of(detail.layer), like.shape, like)
+    seen = own
+    if detail.layers:
+        seen = torch.zeros_like(own)
+        for layer, weight in detail.layers:
+            seen.add_(drawn(detail.kind, detail.seed_of(layer), like.shape, like), alpha=weight)
+    return own.sub_(apply(seen, detail.visible))
+
+
+def _unflattened(x: Tensor, dim: int, lengths: list[int]) -> Tensor:
+    """A view in which an axis is several."""
+    return x.view(*x.shape[:dim], *lengths, *x.shape[dim + 1 :]) if len(lengths) > 1 else x
+
+
+def _turn(axis: tuple[Segment, ...]) -> float:
+    return turn(_length(axis, "source"), _length(axis, "target"), max(m.work for segment in axis for m in segment))
+
+
+def _length(axis: tuple[Segment, ...], side: str) -> int:
+    return sum(math.prod(getattr(m, side) for m in segment) for segment in axis)

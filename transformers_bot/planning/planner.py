@@ -1,0 +1,374 @@
+"""The plan: every source and target tensor exactly once, decided from configs alone.
+
+A target tensor is one of
+    copy      the source tensor as it is
+    resample  computed from one or more source tensors by a recipe
+    fresh     initialised by transformers' own rules, with the reason
+    tie       the same tensor as another target tensor
+and a source tensor that no target reads is dropped, with the reason.
+"""
+
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..architectures import Adapter
+from ..architectures.axes import Rule
+from ..architectures.fields import crossing
+from ..architectures.inventory import Inventory, rules_of
+from ..architectures.sizes import FIXED, config_field
+from ..console.text import printable
+from ..errors import BadSize, IncompatibleModels, PlanError
+from ..methods import Fresh, Method, Task
+from ..ops.axis_map import forget_large
+from ..ops.recipe import Read, Recipe
+from .advice import general_warnings, smaller_roles
+
+MAX_READS = 1 << 20  # tensors that are read for all steps together; each takes some 200 bytes of a plan
+RENEWED = "its place in the target is initialised anew"
+FOREIGN = "not part of "
+
+
+@dataclass(frozen=True, repr=False)
+class Step:
+    """What happens to one target tensor.
+
+    Attributes:
+        target: its name.
+        action: "copy", "resample", "fresh" or "tie".
+        shape: its shape.
+        reads: what the recipe reads -> name of that source tensor.
+        source_shape: the shape of the source's tensors of the same rule, None if it has none.
+        recipe: how it is computed, None for "fresh" and "tie".
+        reason: why it is fresh or tied, or how it is resampled.
+    """
+
+    target: str
+    action: str
+    shape: tuple[int, ...]
+    reads: dict[Read, str] = field(default_factory=dict)
+    source_shape: tuple[int, ...] | None = None
+    recipe: Recipe | None = None
+    reason: str = ""
+
+    def __repr__(self) -> str:
+        before = f"{self.source_shape} -> " if self.source_shape else ""
+        reason = f": {self.reason}" if self.reason else ""
+        return f"<Step: {self.action} {printable(self.target)} {before}{self.shape}{printable(reason)}>"
+
+    @property
+    def parameters(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, repr=False)
+class Plan:
+    """The whole resize, before any weight is read. Print it, or take `to_dict()`.
+
+    Attributes:
+        source: the source's inventory.
+        target: the target's inventory.
+        source_sizes: role -> length.
+        target_sizes: role -> length.
+        steps: one per target tensor, in the target's order.
+        dropped: source tensor -> why no target tensor reads it.
+        method: the method's choices.
+        warnings: sentences a user should read.
+        dtypes: of source and target.
+    """
+
+    source: Inventory
+    target: Inventory
+    source_sizes: dict[str, int | None]
+    target_sizes: dict[str, int | None]
+    steps: tuple[Step, ...]
+    dropped: dict[str, str]
+    method: dict[str, Any]
+    warnings: tuple[str, ...]
+    dtypes: tuple[torch.dtype, torch.dtype]
+
+    def __repr__(self) -> str:
+        from .render import plan_lines
+
+        return plan_lines(self)
+
+    def _repr_html_(self) -> str:
+        from .render import plan_page
+
+        return plan_page(self)
+
+    def __str__(self) -> str:
+        from .render import render
+
+        return render(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything the printed plan says, for machines (JSON types only)."""
+        from .render import as_dict
+
+        return as_dict(self)
+
+    def names(self, action: str) -> list[str]:
+        return [step.target for step in self.steps if step.action == action]
+
+    @property
+    def renewed(self) -> list[str]:
+        """Dropped source tensors whose place in the target is initialised anew."""
+        return [name for name, reason in self.dropped.items() if reason == RENEWED]
+
+    @property
+    def left_out(self) -> list[str]:
+        """Dropped source tensors that the target's class has no place for, such as another head."""
+        return [name for name, reason in self.dropped.items() if reason.startswith(FOREIGN)]
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the target; tied ones count once."""
+        return sum(step.parameters for step in self.steps if step.action != "tie")
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether layers or units get fewer: the result has lost a part, and must be trained."""
+        return bool(smaller_roles((self.source_sizes, self.target_sizes)))
+
+    @property
+    def inherited(self) -> float:
+        """The share of the target's parameters that comes from the source."""
+        taken = sum(step.parameters for step in self.steps if step.action in ("copy", "resample"))
+        return taken / max(1, self.parameters)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One end of the resize: sizes, tensors, and which of them the checkpoint does not hold."""
+
+    config: Any
+    sizes: dict[str, int | None]
+    inventory: Inventory
+    dtype: torch.dtype
+    absent: frozenset[str] = frozenset()
+    extra: tuple[str, ...] = ()
+
+    @property
+    def held(self) -> set[str]:
+        """Tensors that the checkpoint holds under their own name, not as another one's tie."""
+        return set(self.inventory.shapes) - set(self.inventory.ties) - self.absent
+
+
+def make_plan(
+    adapter: Adapter, source: Side, target: Side, method: Method, renew: bool = False, calibrated: bool = False
+) -> Plan:
+    """Pair every tensor of the target with the source.
+
+    Args:
+        renew: tensors whose fixed axes (vocabulary, labels, ...) differ are initialised anew
+            instead of being an error (transformers' `ignore_mismatched_sizes=True`).
+        calibrated: the source is going to be run on a few batches first.
+
+    Raises:
+        IncompatibleModels: a fixed axis differs and `renew` is off.
+        PlanError: a tensor without a rule.
+    """
+    try:
+        return _made_plan(adapter, source, target, method, renew, calibrated)
+    finally:
+        forget_large([*source.sizes.items(), *target.sizes.items()])
+
+
+def _made_plan(adapter: Adapter, source: Side, target: Side, method: Method, renew: bool, calibrated: bool) -> Plan:
+    task = task_of(adapter, source, target, calibrated)
+    method.check(task)
+    _check_ties(source, target)
+    source_rules = rules_of(adapter, source.inventory, source.sizes)
+    target_rules = rules_of(adapter, target.inventory, target.sizes)
+    stacks: dict[str, dict[int | None, str]] = {}
+    for name, (rule, layer) in source_rules.items():
+        if name not in source.absent:
+            stacks.setdefault(rule.template(source.inventory.canonical(name)), {})[layer] = name
+    templates = {name: rule.template(target.inventory.canonical(name)) for name, (rule, _) in target_rules.items()}
+    context = _Context(task, source, target, method, renew, stacks)
+    steps = list(_steps(target_rules, templates, context))
+    renewed = [step.target for step in steps if step.action == "fresh"]
+    fresh = {templates[name] for name in renewed}
+    sizes = source.sizes, target.sizes
+    advice = general_warnings(adapter, (source.config, target.config), sizes, renewed, target.inventory.model_class)
+    crossed = crossing(adapter, source.extra)
+    if crossed:
+        what = (
+            "1 tensor of cross attention is" if len(crossed) == 1 else f"{len(crossed)} tensors of cross attention are"
+        )
+        advice.append(f"{what} left out, the decoder no longer reads another model: {crossed[0]}, ...")
+    read = {used for step in steps for used in step.reads.values()}
+    dropped = _dropped(source, target, source_rules, read, set(templates.values()), fresh)
+    return Plan(
+        source.inventory,
+        target.inventory,
+        source.sizes,
+        target.sizes,
+        tuple(steps),
+        dropped,
+        method.describe(task),
+        (*_about_left_out(dropped, crossed, target), *advice, *method.warnings(task)),
+        (source.dtype, target.dtype),
+    )
+
+
+def _check_ties(source: Side, target: Side) -> None:
+    if getattr(source.config, "tie_word_embeddings", False):
+        return
+    lost = sorted(source.held.intersection(target.inventory.ties))
+    if lost:
+        raise IncompatibleModels(
+            f"the source has a {lost[0]} of its own, which the target config ties to "
+            f"{target.inventory.ties[lost[0]]}: it would be lost. Set tie_word_embeddings=False in the target config."
+        )
+
+
+def task_of(adapter: Adapter, source: Side, target: Side, calibrated: bool = False) -> Task:
+    wants_tie = bool(getattr(target.config, "tie_word_embeddings", False))
+    tied = wants_tie and (bool(target.inventory.ties) or adapter.readout)
+    scaled = getattr(source.config, "scale_attn_weights", True)
+    return Task(adapter, source.sizes, target.sizes, tied, scaled, calibrated)
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What every step of one plan is made from."""
+
+    task: Task
+    source: Side
+    target: Side
+    method: Method
+    renew: bool
+    stacks: dict[str, dict[int | None, str]]  # template -> layer -> source tensor
+
+
+def _steps(rules: dict[str, tuple[Rule, int | None]], templates: dict[str, str], context: _Context) -> Iterator[Step]:
+    """A step for every tensor of the target.
+
+    Raises:
+        BadSize: so many layers mixed with so many others that the plan itself would take gigabytes.
+    """
+    reads = 0
+    for name, (rule, layer) in rules.items():
+        step = _step(name, rule, layer, templates[name], context)
+        reads += len(step.reads)
+        if reads > MAX_READS:
+            source, target = context.task.lengths("layer")
+            raise BadSize(
+                f"from {source} to {target} layers this method makes one tensor of as many as {len(step.reads)}: over "
+                f"{MAX_READS:,} times a tensor would be read, the most that is planned for. Choose fewer layers, or a "
+                "rule for depth that mixes fewer of them."
+            )
+        yield step
+
+
+def _step(name: str, rule: Rule, layer: int | None, template: str, context: _Context) -> Step:
+    task, source, target, stacks = context.task, context.source, context.target, context.stacks
+    shape = target.inventory.shapes[name]
+    if name in target.inventory.ties:
+        return Step(name, "tie", shape, reason=f"tied to {target.inventory.ties[name]}")
+    available = stacks.get(template, {})
+    if not available:
+        return Step(name, "fresh", shape, reason="the source has no such tensor")
+    source_shape = source.inventory.shapes[next(iter(available.values()))]
+    clash = _clash(rule, task, source_shape, shape)
+    if clash:
+        if not context.renew:
+            configs = source.config, target.config
+            raise IncompatibleModels(_clash_message(task.adapter, clash, name, source_shape, shape, configs))
+        return Step(
+            name, "fresh", shape, source_shape=source_shape, reason=f"{clash} differs: {source_shape} -> {shape}"
+        )
+    recipe = context.method.recipe(task, rule, layer, template)
+    if isinstance(recipe, Fresh):
+        return Step(name, "fresh", shape, reason=recipe.reason)
+    missing = [read for read in recipe.needs if read.layer not in stacks.get(read.name, {})]
+    if missing:
+        raise PlanError(f"target tensor {name!r} needs {missing[0]} of the source, which does not have it.")
+    reads = {read: stacks[read.name][read.layer] for read in recipe.needs}
+    action = "copy" if recipe.is_copy else "resample"
+    return Step(name, action, shape, reads, source_shape, recipe, recipe.note)
+
+
+def _clash(rule: Rule, task: Task, source_shape: tuple[int, ...], shape: tuple[int, ...]) -> str | None:
+    """The fixed role, if any, in which source and target tensor differ."""
+    for axis, before, after in zip(rule.axes, source_shape, shape, strict=True):
+        for segment in axis.segments:
+            for factor in segment:
+                if factor.role not in FIXED:
+                    continue
+                known = task.source[factor.role]
+                differs = before != after if known is None else known != task.target[factor.role]
+                if differs:
+                    return factor.role
+    return None
+
+
+def _clash_message(
+    adapter: Adapter,
+    role: str,
+    name: str,
+    source: tuple[int, ...],
+    target: tuple[int, ...],
+    configs: tuple[Any, Any],
+) -> str:
+    field_name = config_field(adapter, role)
+    by_label = [bool(getattr(config, "summary_proj_to_labels", True)) for config in configs]
+    if role == "label" and ".summary." in name and by_label[0] != by_label[1]:
+        return (
+            f"{name} is {source} in the source and {target} in the target config: summary_proj_to_labels is "
+            f"{by_label[0]} in the source and {by_label[1]} in the target config, which gives this head other "
+            "outputs, and outputs are never resampled. Keep summary_proj_to_labels, pass "
+            "ignore_mismatched_sizes=True to initialise this head anew, or choose a class without it."
+        )
+    if role == "label" and ".summary." in name and not by_label[0]:
+        return (
+            f"{name} is {source} in the source and {target} in the target config: with summary_proj_to_labels=False "
+            f"this head has as many outputs as the stream is wide, and outputs are never resampled. Keep "
+            f"{config_field(adapter, 'hidden')} and summary_proj_to_labels, pass ignore_mismatched_sizes=True to "
+            "initialise this head anew, or choose a class without it."
+        )
+    keep = (
+        " To keep the rows, save the source with transformers' resize_token_embeddings first."
+        if role == "vocab"
+        else ""
+    )
+    return (
+        f"{name} is {source} in the source and {target} in the target config: {role} entries have an identity of "
+        f"their own and are never resampled. Set {field_name} to the source's value, or pass "
+        f"ignore_mismatched_sizes=True to initialise such tensors anew.{keep}"
+    )
+
+
+def _about_left_out(dropped: dict[str, str], told: Collection[str], target: Side) -> list[str]:
+    """A sentence on the source's tensors that the target's class has no place for, but those told otherwise."""
+    names = [name for name, reason in dropped.items() if reason.startswith(FOREIGN) and name not in told]
+    if not names:
+        return []
+    what = "1 tensor of the source is" if len(names) == 1 else f"{len(names)} tensors of the source are"
+    shown = ", ".join(printable(name)[:100] for name in names[:4]) + (", ..." if len(names) > 4 else "")
+    return [f"{what} left out, because {target.inventory.model_class} has no place for such: {shown}"]
+
+
+def _dropped(
+    source: Side,
+    target: Side,
+    source_rules: dict[str, tuple[Rule, int | None]],
+    read: set[str],
+    made: set[str],
+    fresh: set[str],
+) -> dict[str, str]:
+    foreign = FOREIGN + target.inventory.model_class
+    dropped = dict.fromkeys(source.extra, foreign)
+    held = source.held
+    for name, (rule, _) in source_rules.items():
+        if name in read or name not in held:
+            continue
+        template = rule.template(source.inventory.canonical(name))
+        kept = "no target tensor is made of it" if template in made else foreign
+        dropped[name] = RENEWED if template in fresh else kept
+    return dropped

@@ -1,0 +1,259 @@
+"""How a plan is printed, and its form for machines: layers merged, sizes and bytes in words."""
+
+import math
+import re
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+from ..console.notebook import ending, html_table, lines, page, some
+from ..console.text import cut, printable, size, wrapped
+from ..console.text import shape as shape_of
+
+if TYPE_CHECKING:
+    from .planner import Plan, Step
+
+
+def render(plan: "Plan", width: int | None = None) -> str:
+    """A table: sizes, one row per stack of layers, totals, warnings.
+
+    Args:
+        width: columns to fit it in, at least 60; None for one row per tensor, of any length.
+    """
+    sizes, rows = sizes_of(plan), rows_of(plan)
+    lines = _wide(rows)
+    if width is not None and max(map(len, lines)) > width:
+        lines = _narrow(rows, width)
+    head = f"{plan.source.model_class} -> {plan.target.model_class}, method {plan.method['method']}"
+    if width is not None:
+        head = textwrap.fill(head, width, subsequent_indent="  ")
+    sizes_and_totals = ("\n".join(wrapped(items, min(110, width or 110))) for items in (sizes, totals(plan)))
+    told = [f"warning: {printable(text)}" for text in plan.warnings]
+    if width is not None:
+        told = [textwrap.fill(text, width, subsequent_indent="  ") for text in told]
+    return "\n".join([head, next(sizes_and_totals), "", *lines, "", next(sizes_and_totals), *told])
+
+
+def sizes_of(plan: "Plan", changed: bool = False) -> list[str]:
+    """Every role with its length on both sides; with `changed`, those that differ."""
+    return [
+        f"{role} {before} -> {plan.target_sizes[role]}" if before != plan.target_sizes[role] else f"{role} {before}"
+        for role, before in plan.source_sizes.items()
+        if before is not None
+        and role not in ("readout", "score")
+        and not (changed and before == plan.target_sizes[role])
+    ]
+
+
+def rows_of(plan: "Plan") -> "list[Row]":
+    """Tensors with their layers merged, then what is dropped."""
+    return [_printable(row) for row in (*_rows(plan), *_dropped_rows(plan))]
+
+
+def as_dict(plan: "Plan") -> dict[str, Any]:
+    return {
+        "source": {"model_class": plan.source.model_class, "sizes": _known(plan.source_sizes)},
+        "target": {"model_class": plan.target.model_class, "sizes": _known(plan.target_sizes)},
+        "method": plan.method,
+        "steps": [_step_dict(step) for step in plan.steps],
+        "dropped": dict(plan.dropped),
+        "parameters": {"source": _source_parameters(plan), "target": plan.parameters},
+        "bytes": {"source": _source_bytes(plan), "target": _target_bytes(plan)},
+        "inherited": plan.inherited,
+        "warnings": list(plan.warnings),
+    }
+
+
+def merge_layers(names: list[str]) -> dict[str, list[str]]:
+    """Group names that differ only in one layer number, shown as `h.{0...11}.attn`.
+
+    >>> merge_layers(["h.0.w", "h.1.w", "wte"])
+    {'h.{0, 1}.w': ['h.0.w', 'h.1.w'], 'wte': ['wte']}
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(_pattern(name), []).append(name)
+    return {_merged(pattern, members): members for pattern, members in groups.items()}
+
+
+def _pattern(name: str) -> str:
+    return re.sub(r"\.\d+\.", ".#.", name, count=1)
+
+
+def _merged(pattern: str, members: list[str]) -> str:
+    if "#" not in pattern:
+        return pattern
+    numbers = sorted({int(found[1]) for name in members if (found := re.search(r"\.(\d+)\.", name))})
+    if len(numbers) == 1:
+        return pattern.replace("#", str(numbers[0]))
+    if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
+        shown = f"{numbers[0]}...{numbers[-1]}"
+    elif len(numbers) > 4:
+        shown = f"{numbers[0]}, {numbers[1]}, ... {numbers[-1]}"
+    else:
+        shown = ", ".join(map(str, numbers))
+    return pattern.replace("#", "{" + shown + "}")
+
+
+Row = tuple[str, str, str, str, str]
+LONGEST = 160  # characters of a name
+HEADING: Row = ("action", "tensor", "source", "target", "how")
+
+
+def _printable(row: Row) -> Row:
+    """A checkpoint may call its tensors anything: nothing in a name steers the terminal, and it has an end."""
+    action, name, source, target, how = row
+    return action, cut(printable(name), LONGEST), source, target, printable(how)
+
+
+def _wide(rows: list[Row]) -> list[str]:
+    """One line a row, as long as it gets."""
+    cells = [HEADING, *rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(4)]
+    lines = [
+        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]).rstrip() for row in cells
+    ]
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+
+
+def _narrow(rows: list[Row], width: int) -> list[str]:
+    """As `_wide` for few columns: layers under a heading of their own, `how` as a number that is explained below."""
+    notes = {how: str(number) for number, how in enumerate(dict.fromkeys(row[4] for row in rows if row[4]), 1)}
+    cells = [(HEADING[0], "", *HEADING[1:])]
+    cells += [(row[0], *_stem(row[1]), row[2], row[3], notes.get(row[4], "")) for row in rows]
+    action, source, target, note = (max(len(cell[i]) for cell in cells) for i in (0, 3, 4, 5))
+    names = min(max(len(cell[2]) for cell in cells), max(8, width - action - source - target - note - 8))
+    lines, stem = [], ""
+    for cell in cells:
+        if cell[1] != stem and cell[1]:
+            lines += [" " * (action + 2) + part for part in _chopped(cell[1], width - action - 2)]
+        stem = cell[1]
+        shapes = f"{cell[3]:<{source}}  {cell[4]:<{target}}  {cell[5]:>{note}}"
+        *above, name = _chopped(cell[2], names if len(cell[2]) <= names else width - action - 2)
+        starts = [cell[0], *[""] * len(above)]
+        lines += [f"{start:<{action}}  {part}" for start, part in zip(starts, above, strict=False)]
+        if len(name) > names:
+            lines.append(f"{starts[-1]:<{action}}  {name}")
+            starts, name = [""], ""
+        lines.append(f"{starts[-1]:<{action}}  {name:<{names}}  {shapes}".rstrip())
+    lines.insert(1, "-" * max(map(len, lines)))
+    told = [textwrap.fill(f"{n:>3}  {how}", width, subsequent_indent=" " * 5) for how, n in notes.items()]
+    return [*lines, "", "how", *"\n".join(told).splitlines()]
+
+
+def _stem(name: str) -> tuple[str, str]:
+    """A name of several layers in two: the part up to the layers, and the indented rest.
+
+    >>> _stem("h.{0...5}.attn.weight"), _stem("wte.weight")
+    (('h.{0...5}.', '  attn.weight'), ('', 'wte.weight'))
+    """
+    found = re.match(r"(.*?\.\{\d[^}]*\}\.)(?!\*$)(.+)", name)
+    return (found[1], "  " + found[2]) if found else ("", name)
+
+
+def _chopped(name: str, width: int) -> list[str]:
+    """A name in pieces of at most `width` characters."""
+    return [name[i : i + width] for i in range(0, len(name), width)] or [""]
+
+
+def _rows(plan: "Plan") -> list[Row]:
+    """One row per stack of layers; weight and bias share a row where all else is the same."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for step in plan.steps:
+        stem, _, ending = _pattern(step.target).rpartition(".")
+        source = shape_of(step.source_shape) if step.source_shape else "-"
+        key = (step.action, stem, source, shape_of(step.shape), step.reason)
+        groups.setdefault(key, []).append(step.target)
+    rows = []
+    for (action, stem, source, target, reason), members in groups.items():
+        endings = list(dict.fromkeys(name.rpartition(".")[2] for name in members))
+        ending = endings[0] if len(endings) == 1 else "{" + ",".join(endings) + "}"
+        rows.append((action, _merged(f"{stem}.{ending}" if stem else ending, members), source, target, reason))
+    return rows
+
+
+def _dropped_rows(plan: "Plan") -> list[Row]:
+    """Dropped layers in one row each reason, other dropped tensors by name."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, reason in plan.dropped.items():
+        pattern = _pattern(name)
+        shown = pattern.split("#")[0] + "#.*" if "#" in pattern else pattern
+        groups.setdefault((shown, reason), []).append(name)
+    rows = []
+    for (shown, reason), members in groups.items():
+        shape = plan.source.shapes.get(members[0])
+        source = shape_of(shape) if shape and len(members) == 1 else f"{len(members)} tensors"
+        rows.append(("drop", _merged(shown, members), source, "-", reason))
+    return rows
+
+
+def totals(plan: "Plan") -> list[str]:
+    """Parameters and bytes of both sides, and what of the source is in the target."""
+    return [
+        f"parameters {_source_parameters(plan):,} -> {plan.parameters:,}",
+        f"bytes {size(_source_bytes(plan))} -> {size(_target_bytes(plan))}",
+        _inherited(plan),
+    ]
+
+
+def _inherited(plan: "Plan") -> str:
+    """What of the source is in the target; that all of a smaller one comes from it would say nothing."""
+    if plan.method.get("fitted") is False:
+        return f"nothing is learned yet: method {plan.method['method']} is to be fitted"
+    if plan.shrinks:
+        kept = min(1.0, plan.inherited * plan.parameters / max(1, _source_parameters(plan)))
+        return f"keeps {100 * kept:.1f} % of the source's parameters, must be trained"
+    return f"inherited {100 * plan.inherited:.1f} % of the target"
+
+
+def _source_parameters(plan: "Plan") -> int:
+    return sum(math.prod(shape) for name, shape in plan.source.shapes.items() if name not in plan.source.ties)
+
+
+def _source_bytes(plan: "Plan") -> int:
+    return _source_parameters(plan) * plan.dtypes[0].itemsize
+
+
+def _target_bytes(plan: "Plan") -> int:
+    return plan.parameters * plan.dtypes[1].itemsize
+
+
+def _step_dict(step: "Step") -> dict[str, Any]:
+    layers = [] if step.recipe is None else [[r.layer, r.weight] for r in step.recipe.reads if r.layer is not None]
+    return {
+        "target": step.target,
+        "action": step.action,
+        "shape": list(step.shape),
+        "sources": sorted(set(step.reads.values())),
+        "source_shape": list(step.source_shape) if step.source_shape else None,
+        "layers": layers,
+        "reason": step.reason,
+    }
+
+
+def _known(sizes: dict[str, int | None]) -> dict[str, int]:
+    return {role: length for role, length in sizes.items() if length is not None}
+
+
+def plan_lines(plan: "Plan") -> str:
+    """The repr of a plan."""
+    actions = {"copy": "copied", "resample": "resampled", "fresh": "initialised anew", "tie": "tied"}
+    counts = [f"{len(plan.names(one))} {word}" for one, word in actions.items() if plan.names(one)]
+    counts += [f"{len(plan.dropped)} of the source dropped"] if plan.dropped else []
+    classes, method = (plan.source.model_class, plan.target.model_class), str(plan.method.get("method"))
+    return lines(
+        f"Plan: {' -> '.join(classes)}, method {method}; {some(sizes_of(plan, changed=True))}",
+        "; ".join(totals(plan)),
+        f"{len(plan.steps)} tensors: {', '.join(counts)}",
+        ending(plan.warnings, "print() shows every tensor, .steps holds them"),
+    )
+
+
+def plan_page(plan: "Plan") -> str:
+    """A plan as HTML: sizes, one row per stack of layers, totals, warnings."""
+    head = f"{plan.source.model_class} → {plan.target.model_class}, method {plan.method.get('method')}"
+    return page(
+        head,
+        [", ".join(sizes_of(plan)), "; ".join(totals(plan))],
+        [html_table([HEADING, *rows_of(plan)])],
+        plan.warnings,
+    )

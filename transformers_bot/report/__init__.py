@@ -1,0 +1,1 @@
+"""What a resize did to every tensor: measured while it runs, kept as data, shown."""

@@ -1,0 +1,277 @@
+"""The rows of a transfer report: tensors, roles and stacks of layers, from a plan and what was measured of it."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..planning.planner import Plan, Step
+from .measure import Made, Watch
+from .tracing import Along
+
+DIGITS = 6  # significant: what float32 sums agree on, however many threads added them up
+
+
+@dataclass(frozen=True)
+class Role:
+    """What the maps of one role did, in one tensor or in all that have it.
+
+    Attributes:
+        role: "hidden", "ffn", ...; "layer" is the depth; "heads x head_dim" where a method has them as one.
+        side: "written" or "read"; "depth" for layers.
+        before, after: lengths.
+        gain: Frobenius norm of the map over the square root of the shorter length: 1 for an orthonormal one;
+            over layers that of whole stacks, and in one tensor the root of its squared weights' sum.
+        energy_kept: share of the energy that the maps keep of what those before them kept; None: not measured.
+        tensors: in how many tensors.
+    """
+
+    role: str
+    side: str
+    before: int
+    after: int
+    gain: float | None
+    energy_kept: float | None
+    tensors: int = 1
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """What became of one target tensor.
+
+    Attributes:
+        name: in the target.
+        action: "copy", "resample", "fresh" or "tie".
+        reason: how it is resampled, or why it is fresh or tied.
+        reads: the source tensors it is made of.
+        source_shape: of those, None if the source has none.
+        shape: in the target.
+        parameters: how many; a tied tensor counts at the name that holds it.
+        inherited: how many of them come from the source.
+        roles: of the axes that change, in the order in which they are mapped.
+        gain: of all maps and the depth together; None where they are not one linear map.
+        energy_kept: share of the energy of all that was read; None where the source's low band has no meaning.
+        noise: share of the result's energy that is noise in its detail bands.
+        std_before: of the source tensors together.
+        std_after: of the result.
+    """
+
+    name: str
+    action: str
+    reason: str
+    reads: tuple[str, ...]
+    source_shape: tuple[int, ...] | None
+    shape: tuple[int, ...]
+    parameters: int
+    inherited: int
+    roles: tuple[Role, ...] = ()
+    gain: float | None = None
+    energy_kept: float | None = None
+    noise: float | None = None
+    std_before: float | None = None
+    std_after: float | None = None
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Tensors of the same function over the layers: which source layers they are made of."""
+
+    name: str  # with {layer} open
+    source_layers: int
+    target_layers: int
+    left_out: tuple[int, ...]  # source layers that no target layer reads
+
+
+class Depths:
+    """Which source layers every stack of same-function tensors is made of."""
+
+    def __init__(self, plan: Plan, watch: Watch) -> None:
+        before, after = plan.source_sizes["layer"] or 0, plan.target_sizes["layer"] or 0
+        self.before, self.after = before, after
+        self._weights: dict[str, np.ndarray] = {}  # template -> (target layer, source layer)
+        self._read: dict[str, set[int]] = {}
+        self._ranks: dict[bytes, int] = {}  # weights -> rank: most stacks are made of the same layers
+        self._full: dict[str, bool] = {}
+        for step in plan.steps:
+            layer = watch.rules[step.target][1]
+            if step.recipe is None or layer is None:
+                continue
+            template = watch.templates[step.target]
+            if template not in self._weights:
+                self._weights[template] = np.zeros((after, before))
+            row = self._weights[template][layer]
+            for recipe in (step.recipe, *step.recipe.plus):
+                for one in recipe.reads:
+                    if one.layer is None or not one.weight:
+                        continue
+                    self._read.setdefault(one.name, set()).add(one.layer)
+                    if one.name == template and recipe is step.recipe:
+                        row[one.layer] += one.weight
+
+    @property
+    def changed(self) -> bool:
+        return self.before != self.after
+
+    def loses_nothing(self, template: str) -> bool:
+        """Whether the source's layers can be had back from the target's: as many independent sums as layers."""
+        if template not in self._full:
+            self._full[template] = self._has_all(self._weights.get(template))
+        return self._full[template]
+
+    def _has_all(self, weights: np.ndarray | None) -> bool:
+        if weights is None or self.after < self.before:
+            return False
+        key = weights.tobytes()
+        if key not in self._ranks:
+            self._ranks[key] = int(np.linalg.matrix_rank(weights))
+        return self._ranks[key] == self.before
+
+    @property
+    def gain(self) -> float:
+        """Of the depth's maps over whole stacks, as for an axis: 1 where they are orthonormal."""
+        squares = sum(float(np.square(weights).sum()) for weights in self._weights.values())
+        return math.sqrt(squares / (len(self._weights) * min(self.before, self.after)))
+
+    def stacks(self) -> tuple[Stack, ...]:
+        """Every stack, where the depth changes."""
+        if not self.changed:
+            return ()
+        every = set(range(self.before))
+        return tuple(
+            Stack(name, self.before, self.after, tuple(sorted(every - self._read.get(name, set()))))
+            for name in self._weights
+        )
+
+
+def tensor_row(step: Step, watch: Watch, depths: Depths) -> Tensor:
+    """The row of one step; what was not measured, or has no meaning, is None."""
+    counted = 0 if step.action == "tie" else step.parameters
+    taken = counted if step.action in ("copy", "resample") else 0
+    row = Tensor(step.target, step.action, step.reason, (), step.source_shape, step.shape, counted, taken)
+    made, recipe = watch.results.get(step.target), step.recipe
+    if made is None or recipe is None:
+        return row
+    recipes = (recipe, *recipe.plus)
+    depth, axes = _over_layers(step, made, watch, depths), made.axes
+    shares = share(depth), share(axes)
+    linear = made.linear and shares[0] is not None and shares[1] is not None
+    weight = math.sqrt(sum(one.weight**2 for one in recipe.reads))
+    return replace(
+        row,
+        reads=tuple(dict.fromkeys(step.reads[one] for other in recipes for one in other.reads)),
+        roles=tuple(_pooled([one]) for one in _parts(step, watch, depths)),
+        gain=number(made.gain * weight) if made.linear and not recipe.match else None,
+        energy_kept=number(math.prod(one or 0.0 for one in shares)) if linear else None,
+        noise=share((made.result.squares, made.noise)) if recipe.detail else None,
+        std_before=number(made.source.std),
+        std_after=number(made.result.std),
+    )
+
+
+def energy_kept(plan: Plan, watch: Watch, depths: Depths) -> float | None:
+    """The share of the energy of all source tensors that the maps keep, those that nothing reads included.
+
+    Every source tensor counts once, with what the steps that read its stack keep of it. None where more than a
+    twentieth of the energy is in tensors whose share has no meaning.
+    """
+    arrived: dict[str, float] = {}
+    kept: dict[str, float] = {}
+    read: dict[str, set[str]] = {}
+    unknown: set[str] = set()
+    for step in (step for step in plan.steps if step.recipe is not None):
+        template, made = watch.templates[step.target], watch.results[step.target]
+        read.setdefault(template, set()).update(step.reads.values())
+        depth = _over_layers(step, made, watch, depths)
+        shares = share(depth), share(made.axes)
+        if not made.source.squares or (step.recipe and not any(one.weight for one in step.recipe.reads)):
+            continue  # nothing to keep; a layer that is inserted as the identity
+        if not made.linear or depth is None or shares[0] is None or shares[1] is None:
+            unknown.add(template)
+            continue
+        arrived[template] = arrived.get(template, 0.0) + depth[0]
+        kept[template] = kept.get(template, 0.0) + depth[0] * shares[0] * shares[1]
+    total, known, left = watch.unread, watch.unread, 0.0
+    for template, names in read.items():
+        energy = sum(watch.sources[name].squares for name in names)
+        total += energy
+        if template in arrived and template not in unknown:
+            known += energy
+            left += energy * kept[template] / arrived[template]
+    return share((known, left)) if known > 0.95 * total else None
+
+
+def role_rows(plan: Plan, watch: Watch, depths: Depths) -> tuple[Role, ...]:
+    """Every role and side over all tensors: energies are added up, so that large tensors count for more."""
+    groups: dict[tuple[str, bool, int, int], list[Part]] = {}
+    for step in plan.steps:
+        if step.recipe is not None:
+            for part in _parts(step, watch, depths):
+                one = part.along
+                groups.setdefault((one.role, one.reads, one.before, one.after), []).append(part)
+    order = {role: place for place, role in enumerate(plan.source_sizes)}
+    keys = sorted(groups, key=lambda key: (order.get(key[0].split(" x ")[0], len(order)), *key))
+    rows = [_pooled(groups[key]) for key in keys]
+    return tuple(_of_stacks(row, depths) if row.side == "depth" else row for row in rows)
+
+
+def _of_stacks(row: Role, depths: Depths) -> Role:
+    """The depth over whole stacks: what layers hold that nothing reads is not known, so a share of all is not, too."""
+    unread = any(one.left_out for one in depths.stacks())
+    return replace(row, gain=number(depths.gain), energy_kept=None if unread else row.energy_kept)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One role of one tensor; `linear` where gain and energy have a meaning."""
+
+    along: Along
+    linear: bool
+
+
+def _parts(step: Step, watch: Watch, depths: Depths) -> list[Part]:
+    made = watch.results[step.target]
+    parts = [Part(one, made.linear) for one in made.along]
+    if depths.changed and watch.rules[step.target][1] is not None and step.recipe is not None:
+        weight = sum(one.weight**2 for one in step.recipe.reads)
+        arrived, kept = _over_layers(step, made, watch, depths) or (None, None)
+        layer = Along("layer", False, depths.before, depths.after, weight, 1, arrived, kept)
+        parts.insert(0, Part(layer, made.linear))
+    return parts
+
+
+def _over_layers(step: Step, made: Made, watch: Watch, depths: Depths) -> tuple[float, float] | None:
+    """Energy of the layers that are summed, and how much of it the whole stack keeps of them."""
+    if made.depth is not None and depths.loses_nothing(watch.templates[step.target]):
+        return made.depth[0], made.depth[0]
+    return made.depth
+
+
+def _pooled(parts: Iterable[Part]) -> Role:
+    parts = list(parts)
+    first, used = parts[0].along, [part.along for part in parts if part.linear]
+    arrived, kept = sum(one.arrived or 0.0 for one in used), sum(one.kept or 0.0 for one in used)
+    smaller = sum(one.smaller for one in used)
+    side = "depth" if first.role == "layer" else "read" if first.reads else "written"
+    gain = math.sqrt(sum(one.squares for one in used) / smaller) if smaller else None
+    return Role(
+        first.role,
+        side,
+        first.before,
+        first.after,
+        None if gain is None else number(gain),
+        share((arrived, kept)),
+        len(parts),
+    )
+
+
+def share(energies: tuple[float, float] | None) -> float | None:
+    """How much of the first energy the second is; None where there is none, or no number."""
+    if energies is None or not energies[0] > 0 or not math.isfinite(sum(energies)):
+        return None
+    return number(min(1.0, energies[1] / energies[0]))
+
+
+def number(value: float) -> float | None:
+    """A figure as the report states it; None for NaN and infinity, which JSON does not have."""
+    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None

@@ -1,0 +1,190 @@
+"""The keywords that calls take beside their own, with types: for editors, type checkers and readers.
+
+A keyword that is in none of these is none: a type checker marks it, as `BadKeyword` does when the call runs.
+Fields of a config whose architecture was registered later (`adapters.register`) are not here; pass them in a
+dict, `config={...}`. Nothing is imported at run time, so that the names of the factories stay quick to import.
+"""
+
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Mapping
+
+    import torch
+    from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
+
+    from ..options import BoTConfig
+
+    Target: TypeAlias = PreTrainedConfig | str | os.PathLike[str] | dict[str, Any] | None
+    Options: TypeAlias = BoTConfig | Mapping[str, Any] | None
+    Batches: TypeAlias = Iterable[Mapping[str, Any]] | None
+    DType: TypeAlias = str | torch.dtype | None
+
+    class GenerativeModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # our mypy knows neither
+        """A model that generates, as type checkers see it."""
+
+        # transformers' own is typed so that checkers find it on no model.
+        def generate(self, inputs: Any = None, generation_config: Any = None, **kwargs: Any) -> Any: ...
+
+
+# Keywords that every call names itself.
+OURS = (
+    "config",
+    "bot_config",
+    "method",
+    "dtype",
+    "torch_dtype",
+    "output_loading_info",
+    "ignore_mismatched_sizes",
+    "calibration",
+    "allow_pickle",
+    "nonfinite",
+    "strict",
+    "record_path",
+)
+Nonfinite = Literal["error", "warn", "zero"]
+
+
+class HubKeywords(TypedDict, total=False):
+    """Where and how the source is found."""
+
+    cache_dir: "str | os.PathLike[str] | None"
+    force_download: bool
+    local_files_only: bool
+    proxies: dict[str, str] | None
+    revision: str | None
+    subfolder: str | None
+    token: str | bool | None
+    trust_remote_code: bool | None
+    code_revision: str | None
+
+
+class SourceKeywords(HubKeywords, total=False):
+    """And which of its files are read."""
+
+    variant: str | None
+    use_safetensors: bool | None
+    weights_only: bool
+    key_mapping: dict[str, str] | None
+    disable_mmap: bool | None
+
+
+class ConfigFields(TypedDict, total=False):
+    """Fields of the configs of all built-in architectures: what is given replaces the source's value."""
+
+    # sizes
+    hidden_size: int
+    image_size: int | list[int] | tuple[int, int]
+    intermediate_size: int
+    max_position_embeddings: int
+    n_embd: int
+    n_head: int
+    n_inner: int | None
+    n_layer: int
+    n_positions: int
+    num_attention_heads: int
+    num_channels: int
+    num_hidden_layers: int
+    patch_size: int | list[int] | tuple[int, int]
+    pooler_output_size: int | None
+    type_vocab_size: int
+    vocab_size: int
+    # heads and labels
+    encoder_stride: int
+    id2label: dict[int, str] | dict[str, str] | None
+    label2id: dict[str, int] | dict[str, str] | None
+    num_labels: int
+    problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None
+    tie_word_embeddings: bool
+    summary_activation: str | None
+    summary_proj_to_labels: bool
+    summary_type: str
+    summary_use_proj: bool
+    # what is computed
+    activation_function: str
+    add_cross_attention: bool
+    chunk_size_feed_forward: int
+    hidden_act: str
+    is_decoder: bool
+    is_encoder_decoder: bool
+    layer_norm_eps: float
+    layer_norm_epsilon: float
+    pooler_act: str
+    qkv_bias: bool
+    reorder_and_upcast_attn: bool
+    scale_attn_by_inverse_layer_idx: bool
+    scale_attn_weights: bool
+    # what is returned
+    output_attentions: bool | None
+    output_hidden_states: bool | None
+    return_dict: bool | None
+    use_cache: bool
+    # tokens
+    bos_token_id: int | None
+    eos_token_id: int | list[int] | None
+    pad_token_id: int | None
+    # training
+    attention_probs_dropout_prob: float
+    attn_pdrop: float
+    classifier_dropout: float | None
+    embd_pdrop: float
+    hidden_dropout_prob: float
+    initializer_range: float
+    resid_pdrop: float
+    summary_first_dropout: float
+
+
+class InitKeywords(TypedDict, total=False):
+    """What constructors of model classes take beside the config."""
+
+    add_pooling_layer: bool
+    use_mask_token: bool
+
+
+class FolderKeywords(SourceKeywords, ConfigFields, InitKeywords, total=False):
+    """Of a resize into a folder."""
+
+    generation_config: "GenerationConfig | None"
+
+
+class ModelKeywords(FolderKeywords, total=False):
+    """Of a resize into a model: also where it lies and how it computes."""
+
+    allow_all_kernels: bool
+    attn_implementation: str | dict[str, str] | None
+    device_map: "str | int | torch.device | dict[str, int | str | torch.device] | None"
+    device_mesh: Any
+    distributed_config: Any
+    experts_implementation: str | dict[str, str] | None
+    kernel_config: Any
+    low_cpu_mem_usage: bool | None
+    max_memory: dict[int | str, int | str] | None
+    offload_buffers: bool
+    offload_folder: "str | os.PathLike[str] | None"
+    offload_state_dict: bool | None
+    quantization_config: Any
+    tp_plan: str | dict[str, str] | None
+    tp_size: int | None
+    use_kernels: bool
+
+
+# What a call means that does not name the keyword, or names it with None.
+DEFAULTS: dict[str, Any] = {
+    "method": "bot",
+    "nonfinite": "error",
+    "allow_pickle": False,
+    "strict": True,
+    "record_path": False,
+    "ignore_mismatched_sizes": False,
+    "output_loading_info": False,
+}
+
+
+def stated(**ours: Any) -> dict[str, Any]:
+    """The keywords that say something: not None, and not what a call without them means anyway.
+
+    >>> stated(method="bot", strict=False, config=None)
+    {'strict': False}
+    """
+    return {name: value for name, value in ours.items() if value is not None and value is not DEFAULTS.get(name)}

@@ -1,0 +1,1 @@
+"""From a plan to tensors: opening a source, running the plan, handing the result to transformers."""

@@ -1,0 +1,1 @@
+"""What a user does with folders and models: resize, verify, suggest, inspect, the demo."""

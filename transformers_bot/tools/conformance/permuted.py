@@ -1,0 +1,65 @@
+"""Whether rules name the right axes: a model whose units are renumbered everywhere computes what it did."""
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ...architectures.adapter import Adapter
+from ...architectures.axes import Axis, Rule, Sizes
+from ...architectures.inventory import inventory_of, rules_of
+from ...architectures.tiny import change, inputs, outputs
+
+# A permutation of a role moves the entries that other roles have in common with it.
+SAME = {"readout": "hidden", "pooler": "hidden"}
+ROLES = ("hidden", "heads", "score", "head_dim", "ffn")
+TOLERANCE = 1e-7  # in double precision, beside the largest output
+
+
+def wrong_roles(adapter: Adapter, model: PreTrainedModel, sizes: Sizes) -> dict[str, float]:
+    """Role -> relative change of the outputs, for the roles whose permutation changes them.
+
+    Raises:
+        ValueError: the class has no inputs that are known here, or no outputs but the stream itself.
+        Whatever the model raises for them.
+    """
+    batch = inputs(model)
+    rules = rules_of(adapter, inventory_of(model), sizes)
+    expected = outputs(model, batch)
+    changes = {role: change(outputs(_permuted(model, rules, role, sizes), batch), expected) for role in ROLES}
+    return {role: found for role, found in changes.items() if not found < TOLERANCE}
+
+
+def _permuted(
+    model: PreTrainedModel, rules: dict[str, tuple[Rule, int | None]], role: str, sizes: Sizes
+) -> PreTrainedModel:
+    """A copy of the model with the entries of one role in another order, everywhere; tied tensors are moved once."""
+    moved: Any = copy.deepcopy(model)
+    state, ties = moved.state_dict(), inventory_of(moved).ties
+    for name, (rule, _) in rules.items():
+        for dim, axis in enumerate(rule.axes) if name not in ties else ():
+            order = _order(axis, role, sizes)
+            if order is not None:
+                state[name].copy_(state[name].index_select(dim, order))
+    return moved  # type: ignore[no-any-return]
+
+
+def _order(axis: Axis, role: str, sizes: Sizes) -> Tensor | None:
+    """Where each entry of an axis comes from when `role` is permuted; None if the axis does not have it."""
+    pieces, offset, touched = [], 0, False
+    for segment in axis.segments:
+        lengths = [factor.length(sizes) for factor in segment]
+        known = [length for length in lengths if length is not None]
+        if len(known) < len(lengths):
+            return None
+        piece = torch.arange(math.prod(known)).view(known) + offset
+        for dim, factor in enumerate(segment):
+            if factor.role and SAME.get(factor.role, factor.role) == role:
+                # Turned by one: no entry stays where it was, whatever the length.
+                piece, touched = piece.roll(1, dim), True
+        offset += piece.numel()
+        pieces.append(piece.flatten())
+    return torch.cat(pieces) if touched else None

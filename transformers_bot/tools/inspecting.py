@@ -1,0 +1,359 @@
+"""What a checkpoint is made of, and how much of it a plain halving of each role would keep.
+
+An orthonormal wavelet level splits a tensor into a low and a high band whose energies (sums of
+squares) add up to the tensor's. The low band's share along a role is what halving that role would
+keep: 0.5 for weights without order, as noise has it, 1 for weights that are smooth along the role.
+An odd length keeps one entry as it is (a partial level). A role that is on both axes of a tensor is
+halved on both, as a resize does it, so that noise has 0.25 there.
+
+A resize with the defaults keeps more than this: it puts similar units next to each other first.
+"""
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack, overload
+
+import pywt
+import torch
+from torch import Tensor
+
+from .. import architectures
+from ..architectures.axes import Factor, Rule
+from ..architectures.classes import class_for_task
+from ..architectures.fields import check_fields, without_crossing
+from ..architectures.inventory import inventory_of, predict, rules_of
+from ..architectures.sizes import role_sizes
+from ..compat.memory import Releasing
+from ..compat.muting import quiet
+from ..console import progress
+from ..console.notebook import FOLLOWERS, Row, html_table, lines, page
+from ..console.text import shape, size
+from ..errors import BadKeyword, BadOption, suggest
+from ..io.reading import check_amount, check_files
+from ..io.source import open_source
+from ..ops.axis_map import AxisMap, identity
+from ..ops.energy import energy
+from ..ops.recipe import TensorMap, apply
+from ..ops.wavelets import analysis_map, check_name
+from ..request.keywords import FILES, HUB, picked, sort_keywords
+from ..request.source_class import with_class
+from ..request.targets import read_config
+from ..run.opening import as_checked
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ..request.signatures import SourceKeywords
+
+LITTLE = 4 << 20  # bytes of tensors after which freed memory is given back
+ROLES = ("hidden", "ffn", "heads", "head_dim")
+# Roles that number the same entries as another one: queries and keys share head_dim's, a readout is the stream.
+SAME = {"readout": "hidden", "pooler": "hidden", "score": "head_dim"}
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Tensors of one function, over the layers.
+
+    Attributes:
+        name: with {layer} where the layer stands.
+        axes: what its axes mean, as in the adapter's rule.
+        shape: of one tensor.
+        dtype: as stored, such as "float32".
+        layers: how many there are; 0 for a tensor outside of the blocks.
+        parameters: of all of them; 0 for a tensor that is tied to another one.
+        kept: role (and "layer") -> share of the energy that halving it keeps; NaN where weights are not finite,
+            nothing for a tensor of zeros.
+        by_layer: the same for each layer, without "layer".
+    """
+
+    name: str
+    axes: str
+    shape: tuple[int, ...]
+    dtype: str
+    layers: int
+    parameters: int
+    kept: Mapping[str, float] = field(default_factory=dict)
+    by_layer: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
+
+    @property
+    def bytes(self) -> int:
+        return int(self.parameters * getattr(torch, self.dtype).itemsize)
+
+
+@dataclass(frozen=True, repr=False)
+class Inspection:
+    """What `inspect` found. Take `to_dict()` for machines, `plot(path)` for a picture.
+
+    Attributes:
+        model_class: the class that the checkpoint is for.
+        sizes: role -> length.
+        wavelet: what `kept` was measured with.
+        stacks: in the model's order.
+        missing: tensors of the class that the checkpoint does not hold.
+        unexpected: tensors that the class does not have.
+        notes: what there is to say of the files.
+    """
+
+    model_class: str
+    sizes: dict[str, int | None]
+    wavelet: str
+    stacks: tuple[Stack, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        lengths = [f"{role} {length}" for role, length in self.sizes.items() if length and role not in FOLLOWERS]
+        missing = [f"{len(self.missing)} tensors are missing"] if self.missing else []
+        missing += [f"{len(self.unexpected)} are of no such model"] if self.unexpected else []
+        missing += [".plot() draws them"]
+        return lines(
+            f"Inspection: {self.model_class}, {self.parameters:,} parameters, {size(self.bytes)}",
+            ", ".join(lengths),
+            f"{len(self.stacks)} kinds of tensors, wavelet {self.wavelet}; {'; '.join(missing)}",
+        )
+
+    def _repr_html_(self) -> str:
+        roles = list(dict.fromkeys(role for stack in self.stacks for role in stack.kept))
+        rows: list[Row] = [("tensor", "shape", "layers", "bytes", "axes", *roles)]
+        for one in self.stacks:
+            kept = (one.kept.get(role) for role in roles)
+            shares = ("" if share is None else f"{share:.2f}" for share in kept)
+            weight = size(one.bytes) if one.parameters else "tied"
+            rows.append((one.name, shape(one.shape), str(one.layers or ""), weight, one.axes, *shares))
+        lengths = ", ".join(
+            f"{role} {length}" for role, length in self.sizes.items() if length and role not in FOLLOWERS
+        )
+        gaps = [f"{len(self.missing)} tensors are not in the checkpoint"] if self.missing else []
+        gaps += [f"{len(self.unexpected)} tensors are not part of {self.model_class}"] if self.unexpected else []
+        return page(
+            f"{self.model_class}: {self.parameters:,} parameters, {size(self.bytes)}",
+            [lengths, f"the columns of roles: share of the energy that halving keeps, wavelet {self.wavelet}"],
+            [html_table(rows, right=(2, 3, *range(5, 5 + len(roles))))],
+            [*gaps, *self.notes],
+        )
+
+    @property
+    def parameters(self) -> int:
+        return sum(stack.parameters for stack in self.stacks)
+
+    @property
+    def bytes(self) -> int:
+        return sum(stack.bytes for stack in self.stacks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON types; a share of weights that are not finite is None."""
+        return {
+            "model_class": self.model_class,
+            "sizes": {role: length for role, length in self.sizes.items() if length is not None},
+            "parameters": self.parameters,
+            "bytes": self.bytes,
+            "wavelet": self.wavelet,
+            "tensors": [_as_dict(stack) for stack in self.stacks],
+            "missing": list(self.missing),
+            "unexpected": list(self.unexpected),
+            "notes": list(self.notes),
+        }
+
+    @overload
+    def plot(self, path: None = None) -> "Figure": ...
+
+    @overload
+    def plot(self, path: str | os.PathLike[str]) -> Path: ...
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> "Path | Figure":
+        """A heat map: a panel per role, rows are kinds of tensors, columns layers, colour the share kept.
+
+        Args:
+            path: the picture file to write. None writes none.
+
+        Returns:
+            The file, or without a path matplotlib's figure, which a notebook shows and `.savefig` writes;
+            pyplot does not know it, so nothing has to be closed.
+
+        Raises:
+            BadOption: matplotlib is not installed (`pip install transformers-bot[plot]`), or an ending that it
+                does not write.
+        """
+        from .inspecting_plot import plot
+
+        return plot(self, None if path is None else Path(path))
+
+
+@progress.bar("measuring the weights")
+def inspect(
+    source: str | os.PathLike[str],
+    *,
+    wavelet: str = "haar",
+    task: str | None = None,
+    allow_pickle: bool = False,
+    **keywords: "Unpack[SourceKeywords]",
+) -> Inspection:
+    """Roles, shapes and energy per wavelet band of a checkpoint's tensors, read one after another.
+
+    Memory beyond the mapped files is about three times the largest tensor in float32, whatever the layers.
+
+    Example:
+        >>> inspect("gpt2").stacks[0].kept  # doctest: +SKIP
+        {'hidden': 0.51}
+
+    Args:
+        source: hub id or folder.
+        wavelet: an orthogonal one, or the bands' energies would not add up to the whole.
+        task: the head, where config.json does not name it and the tensors fit several classes.
+        allow_pickle: read pytorch_model.bin where there is no safetensors file, as tensors only.
+        keywords: of the Hub (revision, subfolder, token, ...) and of the files (variant, ...).
+
+    Raises:
+        BadOption: a wavelet that is unknown or not orthogonal.
+        BadCheckpoint, UnsafeCheckpoint: weights that cannot be read, as in `from_pretrained`.
+        UnsupportedArchitecture: a model type without an adapter.
+    """
+    if not pywt.Wavelet(check_name(wavelet)).orthogonal or wavelet == "dmey":
+        raise BadOption(f"wavelet {wavelet!r} is not orthogonal: its bands' energies do not add up. Try haar or db2.")
+    for unknown in set(keywords) - {*HUB, *FILES}:
+        raise BadKeyword(f"inspect has no keyword {unknown!r}.{suggest(unknown, (*HUB, *FILES))}")
+    name = os.fspath(source)
+    config = read_config(name, picked(keywords, HUB))
+    adapter = architectures.get(config.model_type)
+    sizes = role_sizes(adapter, config, "source")
+    check_fields(adapter, config, "source")
+    told: tuple[str, ...] = ()
+    class_for = class_for_task(task)
+    if task is None:
+        config, told = with_class(config, name, sort_keywords({**keywords, "allow_pickle": allow_pickle}))
+    alone = without_crossing(config)
+    where = {key: value for key, value in picked(keywords, (*HUB, *FILES)).items() if key != "code_revision"}
+    progress.expects(10)
+    with progress.part("opening the source", 2):
+        checkpoint = check_files(name, where, allow_pickle=allow_pickle)
+        model_class = class_for(alone)
+        with quiet():
+            described = predict(model_class, alone)
+        check_amount(checkpoint, described.shapes, described.ties)
+        opened = open_source(model_class, name, alone, {**where, **as_checked(checkpoint)}, checkpoint)
+    inventory = inventory_of(opened.model)
+    tensors = opened.model.state_dict()
+    groups: dict[str, list[str]] = {}
+    rules = rules_of(adapter, inventory, sizes)
+    for tensor, (rule, _) in rules.items():
+        if tensor not in opened.missing:
+            groups.setdefault(_shown(tensor, rule, inventory.canonical(tensor)), []).append(tensor)
+    stacks = []
+    sizes_of = [float(sum(tensors[one].numel() for one in names)) for names in groups.values()]
+    for shown, names in progress.tracked(groups.items(), sizes_of, [f"measuring {shown}" for shown in groups]):
+        rule, layer = rules[names[0]]
+        tied = names[0] in inventory.ties
+        reader = _Reader(rule, [tensors[one] for one in names], sizes, wavelet)
+        stacks.append(reader.stack(shown, layered=layer is not None, tied=tied))
+    missing = tuple(sorted(opened.missing))
+    found = inventory.model_class, sizes, wavelet, tuple(stacks), missing, opened.unexpected, (*told, *checkpoint.notes)
+    return Inspection(*found)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Tensors of one stack and what their axes mean."""
+
+    rule: Rule
+    tensors: list[Tensor]
+    sizes: Mapping[str, int | None]
+    wavelet: str
+
+    def stack(self, name: str, layered: bool, tied: bool) -> Stack:
+        first = self.tensors[0]
+        whole = [energy(x.detach()) for x in self.tensors]
+        measured = sum(whole) != 0  # of nothing there is no share
+        shares = {role: list(self._by_layer(role)) for role in self._roles() if measured}
+        kept = {role: _share(kept, whole) for role, kept in shares.items()}
+        if layered and measured and len(self.tensors) > 1:
+            kept["layer"] = _share(self._over_layers(), whole)
+        by_layer = {
+            role: tuple(_share([part], [all_]) for part, all_ in zip(kept_of, whole, strict=True))
+            for role, kept_of in shares.items()
+            if layered
+        }
+        parameters = 0 if tied else sum(x.numel() for x in self.tensors)
+        axes = self.rule.text.partition(":")[2].strip()
+        dtype = str(first.dtype).removeprefix("torch.")
+        layers = len(self.tensors) if layered else 0
+        return Stack(name, axes, tuple(first.shape), dtype, layers, parameters, kept, by_layer)
+
+    def _roles(self) -> list[str]:
+        found = {SAME.get(role, role) for role in self.rule.roles}
+        return [role for role in ROLES if role in found and (self.sizes[role] or 1) > 1]
+
+    def _by_layer(self, role: str) -> Iterator[float]:
+        """The energy of each tensor's low band along a role."""
+        maps: TensorMap = tuple(
+            tuple(tuple(self._map(factor, role) for factor in segment) for segment in axis.segments)
+            for axis in self.rule.axes
+        )
+        releasing = Releasing(LITTLE)
+        for x in self.tensors:
+            found = energy(apply(_floats(x), maps))
+            yield found if math.isfinite(found) else energy(apply(x.detach().double(), maps))
+            releasing.made(x.nbytes)
+
+    def _map(self, factor: Factor, role: str) -> AxisMap:
+        length = factor.length(self.sizes)
+        if length is None or not factor.role or SAME.get(factor.role, factor.role) != role:
+            return identity(-1 if length is None else length)
+        return halving(length, self.wavelet)
+
+    def _over_layers(self) -> Iterator[float]:
+        """The energies of the low band over the layers, one entry of it at a time."""
+        for row in halving(len(self.tensors), self.wavelet).dense():
+            found = energy(self._summed(row, torch.float32))
+            yield found if math.isfinite(found) else energy(self._summed(row, torch.float64))
+
+    def _summed(self, row: Any, dtype: torch.dtype) -> Tensor:
+        total = torch.zeros(self.tensors[0].shape, dtype=dtype)
+        for weight, x in zip(row, self.tensors, strict=True):
+            if weight:
+                total.add_(_floats(x), alpha=float(weight))
+        return total
+
+
+def halving(length: int, wavelet: str) -> AxisMap:
+    """One orthonormal level on `length` entries; an odd one keeps an entry more.
+
+    >>> halving(3, "haar").dense().round(2).tolist()
+    [[1.0, 0.0, 0.0], [0.0, 0.71, 0.71]]
+    """
+    return analysis_map(length, (length + 1) // 2, wavelet, unit_dc=False)
+
+
+def _shown(name: str, rule: Rule, canonical: str) -> str:
+    return name[: len(name) - len(canonical)] + rule.template(canonical)
+
+
+def _floats(x: Tensor) -> Tensor:
+    return x.detach().to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _share(kept: Any, whole: list[float]) -> float:
+    """Kept over whole; a layer of zeros loses nothing."""
+    total = sum(whole)
+    return float(sum(kept)) / total if total else 1.0
+
+
+def _as_dict(stack: Stack) -> dict[str, Any]:
+    def plain(share: float) -> float | None:
+        return round(share, 6) if share == share else None
+
+    return {
+        "name": stack.name,
+        "axes": stack.axes,
+        "shape": list(stack.shape),
+        "dtype": stack.dtype,
+        "layers": stack.layers,
+        "parameters": stack.parameters,
+        "bytes": stack.bytes,
+        "kept": {role: plain(share) for role, share in stack.kept.items()},
+        "kept_by_layer": {role: [plain(one) for one in shares] for role, shares in stack.by_layer.items()},
+    }

@@ -1,0 +1,283 @@
+"""From a checkpoint folder to a checkpoint folder, tensor by tensor: no model is ever held."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Unpack
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ..architectures.classes import class_for_task, own_class
+from ..calls import read_call, source_name
+from ..compat.building import undivided
+from ..compat.memory_limits import told_of_memory
+from ..console import progress, seconds
+from ..console.logs import logger
+from ..errors import BadCheckpoint, BadKeyword, BadOption, SaveError
+from ..hub import card, origin, push
+from ..hub.card_merge import read_metadata, split_card, update_card
+from ..io import companions, sentences
+from ..io.atomic_folder import check_place, whole_folder
+from ..io.fingerprints import fingerprints, why_foreign
+from ..io.reading import Hashing, check_files
+from ..io.safetensors_writer import lay_out, total_bytes
+from ..learned.fit_options import fit_of, fitted
+from ..learned.fitting import fitted_report
+from ..options import BoTConfig
+from ..report.report import Report, make_report
+from ..request.keywords import HUB, TARGET, Keywords, picked
+from ..request.signatures import stated
+from ..request.source_class import with_class
+from ..request.targets import plan_from_configs, sides, target_config
+from ..run.loading import provenance
+from ..run.opening import Resize, open_resize
+from ..run.sentence_widths import Carried, carry_modules
+from ..run.writing import ROOM, layout_of, memory_bound, save_configs, skeleton_of, write_tensors, write_weights
+
+if TYPE_CHECKING:
+    from ..request.signatures import Batches, DType, FolderKeywords, Nonfinite, Options, Target
+
+CARD = "README.md"
+
+
+@progress.bar("resizing")
+@undivided()
+def resize_checkpoint(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    config: "Target" = None,
+    *,
+    bot_config: "Options" = None,
+    method: str = "bot",
+    calibration: "Batches" = None,
+    nonfinite: "Nonfinite" = "error",
+    allow_pickle: bool = False,
+    strict: bool = True,
+    record_path: bool = False,
+    ignore_mismatched_sizes: bool = False,
+    dtype: "DType" = None,
+    torch_dtype: "DType" = None,
+    task: str | None = None,
+    max_shard_size: int | str = "50GB",
+    overwrite: bool | Literal["foreign"] = False,
+    tokenizer: bool = True,
+    modules: bool = True,
+    fit: "Mapping[str, Any] | None" = None,
+    **kwargs: "Unpack[FolderKeywords]",
+) -> Report:
+    """Write `source` at another size to the folder `out`, shard by shard, and say what became of it.
+
+    What `BoTModel...from_pretrained(source, config).save_pretrained(out)` would write, byte for byte
+    in its weights, but neither model is ever in memory: the source stays on disk and each target
+    tensor is written as soon as it is made. Beside the weights, `out` gets the configs, tokenizer and
+    processor files, the report (`transfer_report.json`) and a model card (`README.md`).
+
+    The folder is written whole or not at all: an existing `out` stays as it is until the new one is
+    complete, also when the run is killed. The same inputs give the same bytes; new heads are drawn
+    from `BoTConfig.seed`.
+
+    Example:
+        >>> report = resize_checkpoint("gpt2", "my-gpt2", n_layer=6, n_embd=384, n_head=6)  # doctest: +SKIP
+        >>> AutoModelForCausalLM.from_pretrained("my-gpt2")                                 # doctest: +SKIP
+
+    Args:
+        source: hub id or folder.
+        out: the folder to write.
+        config: the target, as in `BoTModel.from_pretrained`; overrides may be keywords.
+        task: another head than the source's own: one of `transformers_bot.tasks.TASKS`.
+        max_shard_size: of a weight file, as in `save_pretrained`.
+        overwrite: True replaces `out` as a whole if it exists and is what a resize wrote, not trained and not
+            changed since. "foreign" replaces any saved model, whoever made or trained it: that one is lost.
+            A folder that holds anything but a saved model is never replaced.
+        tokenizer: carry tokenizer and processor files along, and check the vocabulary.
+        modules: carry the modules of a sentence-transformers folder along, at the new width; off, the result
+            is a plain model.
+        fit: data for the methods "ligo" and "mango", which learn their maps: a dict of `fit`'s arguments, such as
+            {"batches": "corpus.txt", "steps": 100}. Batches may be files or folders of texts or images, as
+            `read_batches` takes them (then also "batch_size" and "tokens"). The model is in memory meanwhile.
+        bot_config, method, calibration, nonfinite, allow_pickle, strict, record_path,
+            ignore_mismatched_sizes, dtype, torch_dtype: as in `BoTModel.from_pretrained`.
+        kwargs: fields of the config and hub keywords, as there; those that place a model in memory
+            (`device_map`, `quantization_config`, ...) are refused.
+
+    Memory: beyond the source's mapped (evictable) pages, `memory_bound` bytes at most with the method
+    "bot", whatever the number of layers; with `calibration` also one float64 covariance for every fitted
+    matrix. "lemon" and "importance" hold more.
+
+    Raises:
+        SaveError: `out` exists, is being written by another process, or does not fit on the disk.
+        TooLittleMemory: not even its largest tensor fits into the memory that can be had.
+        What `BoTModel.from_pretrained` raises.
+    """
+    ours = stated(
+        bot_config=bot_config,
+        method=method,
+        calibration=calibration,
+        nonfinite=nonfinite,
+        allow_pickle=allow_pickle,
+        strict=strict,
+        record_path=record_path,
+        ignore_mismatched_sizes=ignore_mismatched_sizes,
+        dtype=dtype,
+        torch_dtype=torch_dtype,
+    )
+    replacing = _replacing(overwrite)
+    name = source_name(source)
+    with progress.part("reading the configs", seconds.READING):
+        asked = _asked(name, config, task, {**kwargs, **ours})
+    learning = fit_of(fit, asked.words.method)
+    lay_out((), max_shard_size)  # refuses a size that is none
+    place = _free_place(out, replacing, asked)  # before weights are fetched
+    before = _card_before(place / CARD)
+    resize = asked.opened()
+    seed = BoTConfig.from_any(resize.words.bot_config).seed
+    with progress.part("building the model", seconds.finishing(resize.plan) / 2):
+        skeleton = skeleton_of(resize, seed)
+    _check_generation(name, skeleton)
+    stored, shards = layout_of(resize, skeleton, max_shard_size)
+    pinned = {"revision": resize.checkpoint.revision} if resize.checkpoint.revision else {}
+    places = {**picked(kwargs, HUB), **pinned}
+    files = companions.find(name, places) if tokenizer else {}
+    behind = modules_of(resize, places) if modules else None
+    batches = learning.batches_for(resize, places) if learning else None
+    needs = total_bytes(shards) + ROOM + sum(file.stat().st_size for file in files.values())
+    needs += behind.size if behind else 0
+    writing = whole_folder(out, **replacing, needs=needs, keep=resize.checkpoint.files)
+    with writing as folder, Hashing(resize.checkpoint) as hashing:
+        warnings = companions.carry(files, folder, resize.config, resize.plan.target_sizes.get("position"))
+        with told_of_memory(f"Writing {os.fspath(out)!r}", memory_bound(resize.plan)):
+            if learning:
+                watch, grown, learned = fitted(resize, seed, learning, batches)
+                write_tensors(folder, skeleton, {kept: grown[one] for one, kept in stored.items()}, shards)
+            else:
+                watch, grown, learned = write_weights(folder, resize, skeleton, stored, shards), {}, {}
+        with progress.part("hashing the source's files", seconds.finishing(resize.plan) / 4):
+            hashes = hashing.result()
+        record = {**provenance(resize), **learned, "files": hashes, "seed_of_new_heads": seed}
+        if behind:
+            behind.write(folder)
+            warnings += behind.warnings
+            record["modules"] = sorted(behind.files)
+        skeleton.config.transformers_bot = record
+        report = make_report(resize.plan, watch, skeleton.config.transformers_bot)
+        report = fitted_report(report, record, grown) if learned else report
+        report = replace(report, warnings=origin.without_places((*report.warnings, *warnings), name, folder))
+        resize.checkpoint.check_unchanged()  # the record names what was read
+        report = _write_side_files(folder, skeleton, report, resize, before, behind.kind if behind else None)
+    for sentence in report.warnings:
+        logger.warning(sentence)
+    return report
+
+
+def modules_of(resize: Resize, places: dict[str, Any]) -> Carried | None:
+    """The modules of a sentence-transformers source at the target's width; None where it has none.
+
+    Args:
+        places: hub keywords of the source.
+    """
+    found = sentences.find(resize.name, places, resize.words.allow_pickle)
+    return carry_modules(found, resize) if found else None
+
+
+def _card_before(path: Path) -> str:
+    """The card that is going to be replaced; raises now what could not be merged at the end."""
+    if not path.is_file():
+        return ""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SaveError(f"{path} cannot be read ({error.strerror}), so its text could not be kept. Move it.") from None
+    except UnicodeDecodeError as error:
+        raise SaveError(f"{path} is not UTF-8 ({error}), so its text could not be kept. Mend or move it.") from None
+    before, header, _ = split_card(text.removeprefix("\ufeff"))
+    read_metadata(header, before[0])
+    return text
+
+
+def _check_generation(name: str, skeleton: PreTrainedModel) -> None:
+    """Refuse settings that transformers would load and, at the very end, not save."""
+    if not skeleton.can_generate():
+        return
+    try:
+        skeleton.generation_config.validate(strict=True)
+    except ValueError as error:
+        raise BadCheckpoint(
+            f"the generation_config.json of {name} contradicts itself, and transformers does not save such: "
+            f"{' '.join(str(error).split())} Correct that file, or pass generation_config=."
+        ) from None
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A call whose configs and keywords fit together; no weights are open yet."""
+
+    name: str
+    model_class: type[PreTrainedModel]
+    source: PreTrainedConfig
+    wanted: PreTrainedConfig
+    words: Keywords
+    notes: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Raise what can be said without fetching weights."""
+        plan_from_configs(self.source, self.wanted, own_class(self.source), self.model_class, self.words)
+        if os.path.isdir(self.name):
+            check_files(self.name, {**self.words.hub, **self.words.files}, allow_pickle=self.words.allow_pickle)
+
+    def opened(self) -> Resize:
+        return open_resize(self.model_class, self.name, self.source, self.wanted, self.words, self.notes)
+
+
+def _asked(name: str, config: Any, task: str | None, kwargs: dict[str, Any]) -> _Asked:
+    """What a call asks for, the source's config first: a source that is none is said before anything else."""
+    placing = sorted(set(kwargs) & ({*TARGET, "output_loading_info"} - {"generation_config"}))
+    if placing:
+        raise BadKeyword(f"{placing[0]}= is for a model in memory; resize_checkpoint writes files. Leave it out.")
+    class_for = class_for_task(task)
+    source, words = read_call(name, {**kwargs, "config": config}, class_for)
+    if words.config is None and not words.overrides:
+        raise BadOption("no target is given: pass config=, or fields of the config to change.")
+    notes: tuple[str, ...] = ()
+    if task is None:
+        sides(source, target_config(source, words), BoTConfig.from_any(words.bot_config))  # before a download
+        source, notes = with_class(source, name, words)
+    wanted = target_config(source, words)
+    return _Asked(name, class_for(wanted), source, wanted, words, notes)
+
+
+def _replacing(overwrite: bool | str) -> dict[str, Any]:
+    """How an existing folder is dealt with, as `whole_folder` takes it."""
+    if overwrite not in (True, False, "foreign"):
+        raise BadOption(f"overwrite must be True, False or 'foreign', got {overwrite!r}.")
+    return {"overwrite": bool(overwrite), "foreign": None if overwrite == "foreign" else why_foreign}
+
+
+def _free_place(out: str | os.PathLike[str], replacing: dict[str, Any], asked: _Asked) -> Path:
+    """The folder to write; where it is taken, mistakes in the call come first: another folder would not mend them."""
+    try:
+        return check_place(out, **replacing)
+    except SaveError:
+        asked.check()
+        raise
+
+
+def _write_side_files(
+    folder: Path,
+    skeleton: PreTrainedModel,
+    report: Report,
+    resize: Resize,
+    card_before: str,
+    library_class: str | None,
+) -> Report:
+    """The configs as `save_pretrained` writes them, the report, and the card with what people wrote before."""
+    skeleton.config.dtype = str(resize.dtype).removeprefix("torch.")
+    skeleton.config.architectures = [type(skeleton).__name__]
+    save_configs(folder, skeleton)
+    report = replace(report, written=fingerprints(folder))
+    report.save(folder)
+    found = push.source_card(resize.name, resize.words.hub)
+    text = card.model_card(skeleton.config, report, source_card=found, library_class=library_class)
+    text = update_card(card_before, text) if card_before else text
+    (folder / CARD).write_text(text, encoding="utf-8")
+    return report
