@@ -5,8 +5,9 @@
 """
 
 from .architectures import ADAPTERS, Adapter, get, load, register, validate
+from .architectures.axes import parse_rules
 
-__all__ = ["ADAPTERS", "Adapter", "get", "load", "register", "validate"]
+__all__ = ["ADAPTERS", "Adapter", "get", "load", "parse_rules", "register", "validate"]
 
 
 def __dir__() -> list[str]:
