@@ -204,7 +204,11 @@ def test_an_adapter_is_for_its_own_model_type(example):
         ("from transformers_bot.architectures.families.bert import BERT", BadOption, "own.py defines no adapter"),
         ("x = (", BadOption, "own.py cannot be run: SyntaxError"),
         ("import no_such_module", BadOption, "own.py cannot be run: ModuleNotFoundError"),
-        ("from transformers_bot.adapters import parse_rules\nparse_rules('a')", PlanError, "own.py: rule 'a' has no colon"),
+        (
+            "from transformers_bot.adapters import parse_rules\nparse_rules('a')",
+            PlanError,
+            "own.py: rule 'a' has no colon",
+        ),
     ],
 )
 def test_a_file_that_is_no_adapter(tmp_path, text, error, message):

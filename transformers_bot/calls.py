@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -28,15 +28,18 @@ from .run.loading import forget_renames
 from .run.opening import as_checked, refuse_unsound
 from .run.sharing import load_resized
 
-if TYPE_CHECKING:
-    from .auto import _BaseBoTModel
-
-    Factory = type[_BaseBoTModel[Any]]
-
 ClassFor = Callable[[PreTrainedConfig], type[PreTrainedModel]]
 
 
-def load(factory: "Factory", name: str | os.PathLike[str], model_args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+class Factory(Protocol):
+    """What is used of a factory's class."""
+
+    auto_class: Any
+
+    def class_for(self, config: PreTrainedConfig, /) -> type[PreTrainedModel]: ...
+
+
+def load(factory: Factory, name: str | os.PathLike[str], model_args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The model that `factory.from_pretrained` gives; see there."""
     if any(isinstance(value, (PreTrainedConfig, dict)) for value in model_args):
         raise BadKeyword("a config is taken by keyword only: pass the target as config=.")
@@ -49,7 +52,7 @@ def load(factory: "Factory", name: str | os.PathLike[str], model_args: tuple[Any
     return _resized(factory, source_name(name), kwargs)
 
 
-def _resized(factory: "Factory", name: str, kwargs: dict[str, Any]) -> Any:
+def _resized(factory: Factory, name: str, kwargs: dict[str, Any]) -> Any:
     with progress.part("reading the configs", seconds.READING):
         source, words = read_call(name, kwargs, factory.class_for)
     anew = words.method == methods.Scratch.name  # the source's weights are not wanted at any size
@@ -73,7 +76,7 @@ def _resized(factory: "Factory", name: str, kwargs: dict[str, Any]) -> Any:
     return load_resized(factory.class_for(wanted), name, source, wanted, words)
 
 
-def _as_auto(factory: "Factory", name: str | os.PathLike[str], *model_args: Any, **kwargs: Any) -> Any:
+def _as_auto(factory: Factory, name: str | os.PathLike[str], *model_args: Any, **kwargs: Any) -> Any:
     if kwargs.get("calibration") is not None:
         raise BadOption("calibration= is for shrinking, but the sizes are the source's own. Leave it out.")
     if any(kwargs.get(key) is not None for key in ("state_dict", "gguf_file")):
@@ -103,7 +106,7 @@ def _as_auto(factory: "Factory", name: str | os.PathLike[str], *model_args: Any,
     return loaded
 
 
-def _config_fault(factory: "Factory", name: str, kwargs: dict[str, Any]) -> BoTError | None:
+def _config_fault(factory: Factory, name: str, kwargs: dict[str, Any]) -> BoTError | None:
     """What is wrong with the config or its weights, looked for where transformers could not load them."""
     if kwargs.get("trust_remote_code"):
         return None

@@ -30,6 +30,7 @@ from ..compat.memory import Releasing
 from ..compat.muting import quiet
 from ..console import progress
 from ..console.notebook import FOLLOWERS, Row, html_table, lines, page
+from ..console.pictures import picture, save
 from ..console.text import shape, size
 from ..errors import BadKeyword, BadOption, suggest
 from ..io.reading import check_amount, check_files
@@ -52,6 +53,9 @@ LITTLE = 4 << 20  # bytes of tensors after which freed memory is given back
 ROLES = ("hidden", "ffn", "heads", "head_dim")
 # Roles that number the same entries as another one: queries and keys share head_dim's, a readout is the stream.
 SAME = {"readout": "hidden", "pooler": "hidden", "score": "head_dim"}
+NOISE = 0.5  # what weights without order keep of a halved axis
+CELL, ROW = 0.46, 0.27  # inches of a cell with its number in a picture
+MANY = 16  # layers; beyond so many a cell has no room for a number
 
 
 @dataclass(frozen=True)
@@ -179,9 +183,7 @@ class Inspection:
             BadOption: matplotlib is not installed (`pip install transformers-bot[plot]`), or an ending that it
                 does not write.
         """
-        from .inspecting_plot import plot
-
-        return plot(self, None if path is None else Path(path))
+        return _plot(self, None if path is None else Path(path))
 
 
 @progress.bar("measuring the weights")
@@ -357,3 +359,46 @@ def _as_dict(stack: Stack) -> dict[str, Any]:
         "kept": {role: plain(share) for role, share in stack.kept.items()},
         "kept_by_layer": {role: [plain(one) for one in shares] for role, shares in stack.by_layer.items()},
     }
+
+
+def _plot(found: "Inspection", path: Path | None) -> "Path | Figure":
+    """A picture of `found`: the figure, or the file it is written to; see `Inspection.plot`."""
+    panels = _panels(found)
+    if not panels:
+        raise BadOption(f"{found.model_class} has no layers to draw.")
+    layers = max(stack.layers for stack in found.stacks)
+    rows = [len(panel) for panel in panels.values()]
+    size = (4.5 + CELL * min(layers, MANY), 1.2 + sum(ROW * count + 0.7 for count in rows))
+    figure = picture(*size)
+    all_axes = figure.subplots(len(panels), 1, height_ratios=rows, squeeze=False)[:, 0]
+    for axes, (role, stacks) in zip(all_axes, panels.items(), strict=True):
+        image = _panel(axes, role, stacks, layers)
+    figure.suptitle(f"{found.model_class}: share of the energy kept, one {found.wavelet} level", fontsize=11)
+    figure.colorbar(image, ax=all_axes.tolist(), label="kept (0.5: no more than of noise)", shrink=0.6)
+    return figure if path is None else save(figure, path, dpi=120)
+
+
+def _panels(found: "Inspection") -> dict[str, list["Stack"]]:
+    """Role -> the layered matrices that have it; biases and norms are too short to tell anything."""
+    panels: dict[str, list[Stack]] = {}
+    for stack in found.stacks:
+        for role in stack.by_layer:
+            if len(stack.shape) > 1:
+                panels.setdefault(role, []).append(stack)
+    return panels
+
+
+def _panel(axes: Any, role: str, stacks: "list[Stack]", layers: int) -> Any:
+    values = [list(stack.by_layer[role]) + [float("nan")] * (layers - stack.layers) for stack in stacks]
+    image = axes.imshow(values, cmap="RdBu", vmin=0, vmax=2 * NOISE, aspect="auto")
+    axes.set_title(f"halving {role}", fontsize=10, loc="left")
+    axes.set_yticks(range(len(stacks)), [stack.name.partition("{layer}.")[2] for stack in stacks], fontsize=8)
+    axes.set_xticks(range(0, layers, 1 if layers <= MANY else max(1, layers // 8)))
+    axes.tick_params(labelsize=8)
+    axes.set_xlabel("layer", fontsize=8)
+    if layers <= MANY:
+        for y, row in enumerate(values):
+            for x, value in enumerate(row):
+                if value == value:
+                    axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7)
+    return image

@@ -144,7 +144,7 @@ def resize_checkpoint(
     needs = total_bytes(shards) + ROOM + sum(file.stat().st_size for file in files.values())
     needs += behind.size if behind else 0
     writing = whole_folder(out, **replacing, needs=needs, keep=resize.checkpoint.files)
-    with writing as folder, Hashing(resize.checkpoint) as hashing:
+    with writing as folder, Hashing(resize.checkpoint.hashes) as hashing:
         warnings = companions.carry(files, folder, resize.config, resize.plan.target_sizes.get("position"))
         with told_of_memory(f"Writing {os.fspath(out)!r}", memory_bound(resize.plan)):
             if learning:

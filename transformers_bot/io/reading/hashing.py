@@ -4,16 +4,13 @@ import contextlib
 import hashlib
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from .paths import opened
 from .stamps import Stamp, changed
-
-if TYPE_CHECKING:
-    from .checking import Checkpoint
 
 PIECE = 1 << 20  # bytes: read and hashed while a core's cache holds them; hashlib lets other threads run meanwhile
 
@@ -46,20 +43,20 @@ class Hashing:
     """Hashes the files of a checkpoint in a thread while the block runs; a block that raises does not wait for it.
 
     Example:
-        with Hashing(checkpoint) as hashing:
+        with Hashing(checkpoint.hashes) as hashing:
             ...  # resize
             hashes = hashing.result()
     """
 
-    def __init__(self, checkpoint: "Checkpoint") -> None:
-        self._checkpoint, self._stopped = checkpoint, threading.Event()
+    def __init__(self, hashes: Callable[[bool, threading.Event | None], dict[str, str]]) -> None:
+        self._compute, self._stopped = hashes, threading.Event()
         self._pool = ThreadPoolExecutor(1, "sha256")
         self._hashes: Future[dict[str, str]] | None = None
 
     def __enter__(self) -> "Hashing":
         # Where the system gives no further thread, they are hashed when they are asked for.
         with contextlib.suppress(RuntimeError):
-            self._hashes = self._pool.submit(self._checkpoint.hashes, True, self._stopped)
+            self._hashes = self._pool.submit(self._compute, True, self._stopped)
         return self
 
     def __exit__(
@@ -74,4 +71,4 @@ class Hashing:
         Raises:
             BadCheckpoint: a file cannot be read, or is not the one that was checked.
         """
-        return self._checkpoint.hashes(True) if self._hashes is None else self._hashes.result()
+        return self._compute(True, None) if self._hashes is None else self._hashes.result()
