@@ -19,7 +19,7 @@ READY = [  # imported once, by the server that forked processes come from
     *(f"transformers.models.{name}.modeling_{name}" for name in ("bert", "deit", "gpt2", "vit")),
     "transformers_bot.calls",
     "transformers_bot.tools.resize_checkpoint",
-    "transformers_bot.wavelets",
+    "transformers_bot.ops.wavelets",
 ]
 
 

@@ -19,6 +19,7 @@ from transformers import AutoConfig
 import transformers_bot
 from transformers_bot import BadOption, BoTConfig, methods
 from transformers_bot.learned.flops import counted
+from transformers_bot.planning.planner import Plan
 from transformers_bot.tools.demo_model import fetch_model
 
 # dropout is noise between methods that start from the same knowledge, so no run has any
@@ -71,7 +72,7 @@ def train_source(spec: dict[str, Any], places: Places, say: Callable[[str], None
     return True
 
 
-def plan(run: Run, places: Places) -> transformers_bot.planning.planner.Plan:
+def plan(run: Run, places: Places) -> Plan:
     """What the method would do, from configs alone.
 
     Raises:
