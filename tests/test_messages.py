@@ -21,12 +21,12 @@ NOT_REACHED = {
     "gpu",
     "hub",
     "transfer",
-    "model",
+    "auto",
     "signatures",
     "forms",
     "maps",
 }
-NOT_REACHED |= {"brief", "wavelets", "attach", "valid", "placing", "axes", "operators", "report_plot"}
+NOT_REACHED |= {"notebook", "wavelets", "attach", "valid", "placing", "axes", "operators", "report_plot"}
 # Parts of messages that only a call from Python can meet, and why.
 ONLY_FROM_PYTHON = {
     "resize takes keywords only": "positional arguments",

@@ -119,7 +119,7 @@ def test_a_script_that_ends_right_after_its_call_leaves_the_files_to_those_that_
 import os, sys, time
 from pathlib import Path
 import torch.distributed as dist
-from transformers_bot import ranks
+from transformers_bot.run import processes
 
 def write(folder):
     folder.mkdir()
