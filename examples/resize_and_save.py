@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from transformers_bot import BoTModel
-from transformers_bot.tools.demo_model import fetch_model
+from transformers_bot.tools.demo import fetch_model
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 import transformers_bot
 from transformers_bot import cli, configs, errors
 from transformers_bot.cli import recipes
-from transformers_bot.cli.words import in_options
+from transformers_bot.cli.terminal import in_options
 
 pytest_plugins = ["cli_window"]  # call, tiny
 

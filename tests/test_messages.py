@@ -9,26 +9,15 @@ import pytest
 
 import transformers_bot
 from transformers_bot import cli
-from transformers_bot.cli.words import FLAGS, KEYWORDS, RENAMED, in_options
+from transformers_bot.cli.terminal import FLAGS, KEYWORDS, RENAMED, in_options
 
 PACKAGE = Path(transformers_bot.__file__).parent
 # Modules whose messages no command can lead to: models in memory, in processes of a job, on GPUs, pushed to the Hub.
-NOT_REACHED = {
-    "patching",
-    "ranks",
-    "meeting",
-    "sharing",
-    "gpu",
-    "hub",
-    "transfer",
-    "auto",
-    "signatures",
-    "forms",
-    "maps",
-}
-NOT_REACHED |= {"notebook", "wavelets", "attach", "valid", "placing", "axes", "operators", "report_plot"}
+NOT_REACHED = {"patching", "processes", "rendezvous", "sharing", "gpu", "pinned", "hub", "signatures", "placing"}
+NOT_REACHED |= {"tables", "plot", "wavelets", "valid", "axes", "operators", "banded_forms", "axis_map"}
 # Parts of messages that only a call from Python can meet, and why.
 ONLY_FROM_PYTHON = {
+    "is designed to be instantiated": "a factory that is called",
     "resize takes keywords only": "positional arguments",
     "config is taken by keyword only": "positional arguments",
     "the source must be a hub id or a folder, got": "a model object",
@@ -144,7 +133,7 @@ def test_help_speaks_of_what_a_user_decides(command, capsys):
 
 
 def test_methods_are_explained_without_formulas(capsys):
-    from transformers_bot.cli.advice import ADVICE
+    from transformers_bot.cli.methods import ADVICE
     from transformers_bot.methods import METHODS
 
     assert set(ADVICE) == set(METHODS)

@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 import transformers_bot as bot
 from transformers_bot.console import progress
-from transformers_bot.console.logs import logger
+from transformers_bot.console.progress import logger
 from transformers_bot.tools.inspecting import inspect
 
 SMALL = {"n_layer": 1, "n_embd": 8, "n_head": 2, "n_inner": 16}

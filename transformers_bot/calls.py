@@ -14,8 +14,8 @@ from .architectures.inventory import predict
 from .architectures.sizes import differing_roles, role_sizes
 from .compat.building import building
 from .compat.muting import quiet
-from .console import progress, seconds
-from .console.logs import logger
+from .console import progress
+from .console.progress import logger
 from .errors import BadKeyword, BadOption, BoTError
 from .io.reading import check_files, renaming
 from .io.source import Source, open_source
@@ -53,7 +53,7 @@ def load(factory: Factory, name: str | os.PathLike[str], model_args: tuple[Any, 
 
 
 def _resized(factory: Factory, name: str, kwargs: dict[str, Any]) -> Any:
-    with progress.part("reading the configs", seconds.READING):
+    with progress.part("reading the configs", progress.READING_SECONDS):
         source, words = read_call(name, kwargs, factory.class_for)
     anew = words.method == methods.Scratch.name  # the source's weights are not wanted at any size
     if words.config is None and not words.overrides and not anew:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from numbers import Integral
 from typing import Any
 
-from .console.notebook import html_table, page
+from .console.tables import html_table, page
 from .errors import BadKeyword, BadOption, suggest
 from .ops.wavelets import check_name
 

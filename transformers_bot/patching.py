@@ -24,7 +24,7 @@ from .architectures.inventory import predict
 from .architectures.sizes import differing_roles, role_sizes
 from .compat.building import building
 from .compat.muting import quiet
-from .console.logs import logger
+from .console.progress import logger
 from .errors import BoTError
 from .io.reading import check_files
 from .options import BoTConfig

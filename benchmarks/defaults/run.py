@@ -27,8 +27,7 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
 from transformers_bot import BoTModel, BoTModelForCausalLM, BoTModelForMaskedLM
-from transformers_bot.tools.demo import TARGETS, retrieve
-from transformers_bot.tools.demo_model import fetch_model
+from transformers_bot.tools.demo import TARGETS, fetch_model, retrieve
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("TRANSFORMERS_BOT_DATA", ROOT.parent / "shared" / "data"))

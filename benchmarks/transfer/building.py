@@ -20,7 +20,7 @@ import transformers_bot
 from transformers_bot import BadOption, BoTConfig, methods
 from transformers_bot.learned.flops import counted
 from transformers_bot.planning.planner import Plan
-from transformers_bot.tools.demo_model import fetch_model
+from transformers_bot.tools.demo import fetch_model
 
 # dropout is noise between methods that start from the same knowledge, so no run has any
 DROPOUT = {

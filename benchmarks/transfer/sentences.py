@@ -14,7 +14,7 @@ from tokenizers import BertWordPieceTokenizer, Tokenizer
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from transformers_bot.tools.demo_model import fetch_model
+from transformers_bot.tools.demo import fetch_model
 
 Example = tuple[str, str | None, float]
 

@@ -18,8 +18,7 @@ from .. import errors
 from ..version import __version__
 from . import adapters, demo, inspect, methods, plan, resize, suggest, verify
 from .parser import USAGE, Parser
-from .terminal import said
-from .words import in_options
+from .terminal import in_options, said
 
 CHECKPOINT, UNSUPPORTED, IO, INTERRUPTED, PIPE_CLOSED = 3, 4, 5, 130, 141
 EXIT_CODES: dict[type[Exception], int] = {

@@ -1,9 +1,10 @@
-"""Options that several commands share: the source, the target, the method; and what they say together."""
+"""Options that several commands share, recipes, and what both say together: the source, the target, the method."""
 
 import argparse
 import json
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 from .. import auto, errors
@@ -198,11 +199,9 @@ def settings(chosen: argparse.Namespace) -> dict[str, Any]:
         BadOption: a recipe that cannot be read, a pair without a value, or no source.
         BadKeyword: a recipe's setting that does not exist.
     """
-    from . import recipes  # reads YAML, which help can do without
-
-    given = recipes.read(chosen.recipe) if chosen.recipe else {}
+    given = read_recipe(chosen.recipe) if chosen.recipe else {}
     local = given.pop("local_source", None)
-    for name in recipes.SETTINGS:
+    for name in SETTINGS:
         value = getattr(chosen, name, None)
         if value is not None and name not in ("config", "bot_config"):
             given[name] = value
@@ -311,3 +310,96 @@ def target(name: str, overrides: dict[str, Any]) -> Any:
         )
     config = targets.named_config(name)
     return sizes.rebuild(architectures.get(config.model_type), config, overrides) if overrides else config
+
+
+# -- recipes: a YAML file with the settings of one resize, under the API's names ---------------------
+
+# setting -> the YAML types it may have
+SETTINGS: dict[str, tuple[type, ...]] = {
+    "source": (str,),
+    "local_source": (str,),
+    "out": (str,),
+    "revision": (str,),
+    "subfolder": (str,),
+    "variant": (str,),
+    "config": (str, dict),
+    "task": (str,),
+    "method": (str,),
+    "bot_config": (dict,),
+    "dtype": (str,),
+    "max_shard_size": (str, int),
+    "ignore_mismatched_sizes": (bool,),
+    "nonfinite": (str,),
+    "allow_pickle": (bool,),
+    "calibration": (str, list),
+    "calibration_tokens": (int,),
+    "calibration_images": (int,),
+    "fit": (dict,),
+    "strict": (bool,),
+    "record_path": (bool,),
+    "overwrite": (bool,),
+    "tokenizer": (bool,),
+    "modules": (bool,),
+}
+YAML_TYPES = {
+    str: "text",
+    list: "a list of files",
+    dict: "a table of fields",
+    int: "a whole number",
+    bool: "true or false",
+}
+LARGEST_RECIPE = 64_000  # bytes; a recipe has a few dozen lines
+
+
+def read_recipe(path: str) -> dict[str, Any]:
+    """The settings of a recipe file.
+
+    Example:
+        source: gpt2
+        out: gpt2-small
+        config: {n_layer: 6, n_embd: 384, n_head: 6}
+        bot_config: {depth: even}
+
+    Raises:
+        BadOption: no such file, a file that is no YAML table or is too large, a value of another type.
+        BadKeyword: a setting that does not exist, with the nearest one.
+    """
+    from ..io.plain_yaml import NotPlain, read_yaml  # which help can do without
+
+    file = Path(path)
+    if not file.is_file():
+        raise errors.BadOption(f"there is no recipe file {path!r}.")
+    if file.stat().st_size > LARGEST_RECIPE:
+        raise errors.BadOption(f"{path} has {file.stat().st_size:,} bytes; a recipe has at most {LARGEST_RECIPE:,}.")
+    try:
+        found = read_yaml(file.read_text(encoding="utf-8"), most=LARGEST_RECIPE)
+    except NotPlain as error:
+        raise errors.BadOption(f"{path} is not a YAML recipe: {error}.") from None
+    except UnicodeDecodeError as error:
+        raise errors.BadOption(f"{path} is not a YAML recipe: byte {error.start} is not UTF-8.") from None
+    if not isinstance(found, dict):
+        raise errors.BadOption(f"{path} must be a YAML table of settings such as 'source: gpt2'.")
+    return {
+        _known_setting(path, name): _checked_setting(path, name, value)
+        for name, value in found.items()
+        if value is not None
+    }
+
+
+def _known_setting(path: str, name: Any) -> str:
+    if name in SETTINGS:
+        return str(name)
+    hint = errors.suggest(name, SETTINGS) or f" It may have {', '.join(SETTINGS)}."
+    raise errors.BadKeyword(f"{path} has an unknown setting {name!r}.{hint}")
+
+
+def _checked_setting(path: str, name: str, value: Any) -> Any:
+    kinds = SETTINGS[name]
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        wanted = " or ".join(YAML_TYPES[kind] for kind in kinds)
+        hint = " Put it in quotes." if str in kinds and not isinstance(value, (dict, list)) else ""
+        raise errors.BadOption(f"{path}: {name} must be {wanted}, got {value!r}.{hint}")
+    for field in value if isinstance(value, dict) else ():
+        if not isinstance(field, str):
+            raise errors.BadOption(f"{path}: {name} has a field {field!r}; the names of fields are text.")
+    return value

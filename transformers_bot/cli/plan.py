@@ -18,8 +18,7 @@ from .options import (
     required,
     settings,
 )
-from .terminal import has_width, width
-from .words import in_options
+from .terminal import has_width, in_options, width
 
 
 def add(commands: Any) -> None:

@@ -26,8 +26,7 @@ from .options import (
     required,
     settings,
 )
-from .terminal import said, shown
-from .words import in_options
+from .terminal import in_options, said, shown
 
 
 def add(commands: Any) -> None:
@@ -155,7 +154,7 @@ def _with_data(source: str, given: dict[str, Any]) -> dict[str, Any]:
 @contextlib.contextmanager
 def _said() -> Iterator[list[str]]:
     """Collects our warnings; what is left of them in the end goes to standard error, also when the call fails."""
-    from ..console.logs import diverted
+    from ..console.progress import diverted
 
     collected = _Said()
     try:

@@ -1,12 +1,19 @@
-"""How wide the terminal is, text and tables that fit it."""
+"""What is said in a terminal: how wide it is, text and tables that fit it, and messages in terms of options.
+
+The package speaks to whoever calls it from Python: `method='tile'`, `allow_pickle=True`. A keyword that the command
+line has too becomes its option, in whatever message it stands; a remedy that the command line does not have is left
+out. A test goes through every message of the package.
+"""
 
 import os
+import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
 
 from ..console.text import cut, printable, visible
+from ..tasks import TASKS
 
 PIPED = 100  # columns where nobody looks
 NARROWEST = 12  # columns for words
@@ -67,3 +74,84 @@ def table(rows: Sequence[Sequence[str] | str], columns: int, right: Sequence[int
         first, *others = textwrap.wrap(text, left, break_on_hyphens=False) or [""]
         lines += ["  ".join([*aligned, first]).rstrip(), *(" " * start + more for more in others)]
     return "\n".join([lines[0], "-" * min(columns, max(map(len, lines))), *lines[1:]])
+
+
+# -- messages in terms of options -----------------------------------------------------------------
+
+# Keywords of the Python API that are options of the same name here.
+KEYWORDS = (
+    *("config", "task", "method", "dtype", "ignore_mismatched_sizes", "calibration", "allow_pickle", "nonfinite"),
+    *("overwrite", "max_shard_size", "revision", "subfolder", "variant", "source"),
+    *("wavelet", "gain", "depth", "detail_scale", "detail", "heads", "positions", "grids", "reheads", "basis", "order"),
+    *("seed", "params", "like", "ratio", "memory"),
+)
+# And those that are called otherwise.
+RENAMED = {
+    "tokens": "--calibration-tokens",
+    "fit": "--fit-data",
+    "batches": "--fit-data",
+    "steps": "--fit-steps",
+    "lr": "--fit-lr",
+    "rank": "--fit-rank",
+}
+FLAGS = {
+    "strict=False": "--no-strict",
+    "tokenizer=False": "--no-tokenizer",
+    "modules=False": "--no-modules",
+    "overwrite='foreign'": "--overwrite-foreign",
+    "fields of the config to change": "--set FIELD=VALUE",
+}
+# Remedies that only Python has.
+ONLY_PYTHON = (
+    " or use_safetensors=",
+    ", or pass generation_config=",
+    "; pass attn_implementation= yourself where you trust it",
+    ", or use_safetensors=False",
+    ", or a DataLoader",
+    ", or pass token=",
+    ", or local_files_only=True forbids it",
+)
+NAMES = "|".join((*KEYWORDS, *RENAMED))
+KEYWORD = rf"(?<![\w.-])({NAMES})="
+FACTORIES = {task.factory: name for name, task in TASKS.items()}
+LITERALS = {"True": "true", "False": "false", "None": "null"}  # of a config's field, as --set reads them
+
+
+def in_options(message: str) -> str:
+    """The message with Python keywords written as command-line options.
+
+    >>> in_options("Choose BoTConfig(reheads='resample'), or pass ignore_mismatched_sizes=True.")
+    'Choose --reheads resample, or pass --ignore-mismatched-sizes.'
+    """
+    for text in ONLY_PYTHON:
+        message = message.replace(text, "")
+    message = re.sub(r"BoTConfig\(([^()]*)\)", r"\1", message)
+    message = re.sub(r"bot_config=\{'(\w+)': \.\.\.\}", r"\1=", message).replace(" in bot_config", "")
+    message = re.sub(r"bot_config=\{'(\w+)': ('[^']*')\}", r"\1=\2", message)
+    for python, shell in FLAGS.items():
+        message = message.replace(python, shell)
+    quoted = r"""(?:'([^']*)'|"([^"]*)"|(True\b)|(\d+))"""
+    message = re.sub(KEYWORD + quoted, _with_value, message)
+    message = re.sub(KEYWORD + r"(?=[\s,.;:)]|$)", lambda found: option(found[1]), message)
+    message = re.sub(r"\bSet (\w+=(?:True|False|None)) in the target config\b", r"Pass \1", message)
+    message = re.sub(r"\bPass (\w+)=(True|False|None)\b", _set, message)
+    message = re.sub(r"\b(\w+)=(True|False|None)\b", lambda found: f"{found[1]}={LITERALS[found[2]]}", message)
+    return re.sub(r"\bBoTModel\w*", lambda found: _task(found[0]), message)
+
+
+def option(name: str) -> str:
+    """A keyword as an option: `max_shard_size` is `--max-shard-size`."""
+    return RENAMED.get(name) or "--" + name.replace("_", "-")
+
+
+def _with_value(found: re.Match[str]) -> str:
+    value = found[2] or found[3] or found[5] or ""  # True needs none: the option is its own value
+    return f"{option(found[1])} {value}".rstrip()
+
+
+def _set(found: re.Match[str]) -> str:
+    return f"Pass --set {found[1]}={LITERALS[found[2]]}"
+
+
+def _task(factory: str) -> str:
+    return f"--task {FACTORIES[factory]}" if factory in FACTORIES else factory

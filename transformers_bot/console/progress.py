@@ -1,15 +1,26 @@
-"""One bar for a whole call, from its first second to its last, with what is being done in words.
+"""What a call shows while it runs: one bar from its first second to its last, and messages beside it.
 
 A call opens the bar (`bar`); the code below it divides it into parts of rough weights (`part`) and moves
 through them (`at`, `tracked`), without knowing whose they are; outside of a bar all of it does nothing. The
 bar belongs to the context that has opened it: other threads and calls have their own. It is shown where
-transformers shows its bars, by the first process of a job alone, and it is transformers' own kind, so that
-`disable_progress_bar()`, notebooks and hooks on its bars hold for it.
+transformers shows its bars, by the first process of a job alone.
+
+The bar is transformers' own tqdm, not one of rich: `disable_progress_bar()`, `set_tqdm_hook()` and the bars
+of notebooks hold for it that way, and a stream that takes no more ends the bar and not the call.
+
+Messages go to the logger `transformers_bot`, which hands them to the handlers of the logger `transformers`, so
+that `transformers.logging.set_verbosity`, `TRANSFORMERS_VERBOSITY`, `add_handler`, `disable_default_handler` and
+`enable_propagation` hold for them, too.
+
+Nothing of torch and transformers is imported before it is needed: the command line shows its bar while they load.
 """
 
+import copy
+import logging
+import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
@@ -17,6 +28,7 @@ from typing import Any, Protocol, TypeVar
 T = TypeVar("T")
 
 PACKAGE = __name__.partition(".")[0]
+LIBRARY = "transformers"  # whose loggers and bars are followed
 WHOLE = 100.0  # what the bar counts to: per cent
 WIDTH = 44  # columns of the words, so that the bar beside them keeps its length
 FORMAT = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining} {desc}"
@@ -237,21 +249,21 @@ def aside() -> Iterator[None]:
 
 
 def _opened(words: str) -> _Line | None:
-    from transformers.utils import logging  # a second that a program which shows no bar can do without
+    from transformers.utils import logging as library  # a second that a program which shows no bar can do without
 
     # An overall rate tells the time left better than the last moments; every update may be shown.
     look: dict[str, Any] = {"bar_format": FORMAT, "smoothing": 0, "miniters": 0, "dynamic_ncols": True}
     try:
-        return _Line(logging.tqdm(total=WHOLE, desc=_fitted(words), **look))
+        return _Line(library.tqdm(total=WHOLE, desc=_fitted(words), **look))
     except UNDRAWN:
         return None
 
 
 def _is_shown() -> bool:
     """Whether this is the first process of its job, and transformers shows bars."""
-    from transformers.utils import logging  # as above
+    from transformers.utils import logging as library  # as above
 
-    return logging.is_progress_bar_enabled() and _rank() == "0"
+    return library.is_progress_bar_enabled() and _rank() == "0"
 
 
 def _rank() -> str:
@@ -267,3 +279,202 @@ def _fitted(words: str) -> str:
         return words.ljust(WIDTH)
     head, space, name = words.partition(" ")
     return f"{head}{space}...{name[len(head) + len(space) + 3 - WIDTH :]}"
+
+
+# -- rough seconds on one core: they divide the bar and decide nothing else -----------------------
+
+READING_SECONDS, CHECKING_SECONDS, OPENING_SECONDS, LOOKING_SECONDS = 0.3, 0.4, 1.0, 0.2  # of a source of usual size
+DATA_SECONDS = 1.0  # to make batches of files
+UNSEEN_SECONDS = 0.1  # of what this module knows nothing about
+RATE = 2e10  # multiply-adds in float32; in float64 half as many
+COPYING = 150  # multiply-adds that take as long as moving one number through memory and measuring it
+BYTES = 1e9  # written or copied
+TOKENS = 4096  # of calibration batches that nobody can count before they are run
+LEARNT = 1024  # tokens of a batch that an operator learns from
+
+Lengths = Mapping[str, int | None]
+
+
+class Task(Protocol):
+    """What is used of a method's task."""
+
+    @property
+    def target(self) -> Lengths: ...
+    def ratio(self, role: str) -> float: ...
+
+
+class Network(Protocol):
+    """What is used of an opened source."""
+
+    @property
+    def sizes(self) -> Lengths: ...
+    @property
+    def places(self) -> Mapping[str, Any]: ...
+    @property
+    def layers(self) -> Sized: ...
+    @property
+    def hidden(self) -> int: ...
+    def numel(self, name: str) -> int: ...
+    def having(self, role: str) -> Iterable[tuple[str, Any]]: ...
+
+
+class Plan(Protocol):
+    """What is used of a plan; a step has a recipe, parameters, and names that it reads."""
+
+    @property
+    def source(self) -> Any: ...
+    @property
+    def source_sizes(self) -> Lengths: ...
+    @property
+    def target_sizes(self) -> Lengths: ...
+    @property
+    def steps(self) -> Iterable[Any]: ...
+
+
+def preparing_seconds(task: Task, network: Network, calibration: Iterable[Mapping[str, Any]] | None) -> float:
+    """What a method does to an opened source before the plan."""
+    if calibration is None:
+        ordering = sum(ordering_seconds(network, role) for role in _shrunk(task))
+        return ordering + basis_seconds(task, network) + UNSEEN_SECONDS
+    running = calibrating_seconds(network, calibration) + fitting_seconds(task, network)
+    return running + preparing_seconds(task, network, None)
+
+
+def ordering_seconds(network: Network, role: str) -> float:
+    """Inner products of all units of a role, half of which are computed."""
+    products = sum(network.numel(name) for name, place in network.having(role) if place.rule.maps)
+    return products * (network.sizes[role] or 0) / 2 / RATE
+
+
+def basis_seconds(task: Task, network: Network) -> float:
+    """Moments of the stream after every block, their eigenvectors, and what is kept of the moments."""
+    if "hidden" not in _shrunk(task):
+        return 0.0
+    return (0.7 * _matrices(network) * network.hidden + 60 * network.hidden**3) / RATE
+
+
+def calibrating_seconds(network: Network, batches: Iterable[Mapping[str, Any]]) -> float:
+    """Running the source, and in float64 the products of all that its matrices read."""
+    moments = sum(2 * width**2 for width in _read_widths(network))
+    return _tokens(batches) * (_matrices(network) + moments) / RATE
+
+
+def fitting_seconds(task: Task, network: Network) -> float:
+    """In float64: moments in the order of the units, and a least-squares fit, for every matrix."""
+    ratio = min((task.ratio(role) for role in _shrunk(task)), default=0)
+    return sum(2 * (2 + 1.5 * ratio) * width**3 for width in _read_widths(network)) / RATE if ratio else 0.0
+
+
+def after_plan_seconds(network: Network) -> float:
+    """All that comes after the plan, where nothing is known of the target yet."""
+    return sum(network.numel(name) for name in network.places) * (COPYING + network.hidden / 2) / RATE + UNSEEN_SECONDS
+
+
+def resizing_seconds(plan: Plan) -> float:
+    """All steps of a plan."""
+    shrinks = (plan.target_sizes["hidden"] or 0) < (plan.source_sizes["hidden"] or 0)
+    each = COPYING + (plan.target_sizes["hidden"] or 0 if shrinks else 0)
+    return sum(numbers_of(plan, step) for step in plan.steps if step.recipe is not None) * each / RATE + UNSEEN_SECONDS
+
+
+def numbers_of(plan: Plan, step: Any) -> int:
+    """How many numbers a step reads and makes."""
+    read = sum(math.prod(plan.source.shapes.get(name, ())) for name in set(step.reads.values()))
+    return int(step.parameters + read)
+
+
+def learning_seconds(plan: Plan, steps: int) -> float:
+    """An operator's fit: in every step it makes the target's matrices, and the target runs, forward and backward."""
+    widths = (plan.source_sizes["hidden"] or 0) + (plan.target_sizes["hidden"] or 0)
+    return steps * _parameters(plan) * 3 * (LEARNT + widths) / RATE + UNSEEN_SECONDS
+
+
+def finishing_seconds(plan: Plan) -> float:
+    """Building the target around its tensors, or writing what stands beside them."""
+    return _parameters(plan) * 4 / BYTES + UNSEEN_SECONDS
+
+
+def _shrunk(task: Task) -> list[str]:
+    """The roles whose units become fewer."""
+    return [role for role in ("hidden", "ffn", "heads") if task.target[role] and task.ratio(role) < 1]
+
+
+def _parameters(plan: Plan) -> int:
+    return sum(int(step.parameters) for step in plan.steps)
+
+
+def _matrices(network: Network) -> int:
+    return sum(network.numel(name) for name, place in network.places.items() if place.rule.maps)
+
+
+def _read_widths(network: Network) -> list[int]:
+    """Of everything that is linear: how many units it reads."""
+    return [network.hidden, network.hidden, network.hidden, network.sizes["ffn"] or 0] * len(network.layers)
+
+
+def _tokens(batches: Iterable[Mapping[str, Any]]) -> int:
+    """How many tokens a list of batches has; of what cannot be counted without running it, some thousand."""
+    if not isinstance(batches, (list, tuple)):
+        return TOKENS
+    tokens: list[Any] = [batch.get("input_ids") for batch in batches if isinstance(batch, Mapping)]
+    return sum(ids.numel() for ids in tokens if hasattr(ids, "numel")) or TOKENS
+
+
+# -- messages -------------------------------------------------------------------------------------
+
+
+def _follows(record: logging.LogRecord) -> bool:
+    """Whether transformers would show a message of its own of this level."""
+    from transformers.utils import logging as library  # as above
+
+    library.get_verbosity()  # sets up their logger, if nobody has yet
+    return logging.getLogger(LIBRARY).isEnabledFor(record.levelno)
+
+
+class _WithTransformers(logging.Handler):
+    """Hands every record on to the handlers that transformers' messages reach; no handler gets it twice."""
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        theirs, root = logging.getLogger(LIBRARY), logging.getLogger()
+        reached = [*theirs.handlers, *(root.handlers if theirs.propagate and not logger.propagate else ())]
+        for handler in dict.fromkeys(reached):
+            if record.levelno >= handler.level and handler not in logger.handlers:
+                with aside():
+                    _named(handler).handle(record)
+        return True
+
+
+def _named(handler: logging.Handler) -> logging.Handler:
+    """The handler that prints transformers' messages, with our name in front of the message instead of theirs.
+
+    One whose format has the logger's name, or that somebody has added, is taken as it is.
+    """
+    from transformers.utils import logging as library  # as above
+
+    format_: str = getattr(handler.formatter, "_fmt", None) or "%(message)s"
+    default: logging.Handler | None = getattr(library, "_default_handler", None)
+    if handler is not default or "%(name)" in format_:
+        return handler
+    ours = format_.replace(f"[{LIBRARY}] ", "").replace("%(message)s", f"[{PACKAGE}] %(message)s")
+    named = copy.copy(handler)  # the same stream, lock and filters
+    named.setFormatter(logging.Formatter(ours, getattr(handler.formatter, "datefmt", None)))
+    return named
+
+
+@contextmanager
+def diverted(handler: logging.Handler) -> Iterator[None]:
+    """Inside, our messages go to this handler alone."""
+    before = list(logger.handlers)
+    logger.handlers[:] = [handler]
+    try:
+        yield
+    finally:
+        logger.handlers[:] = before
+
+
+logger = logging.getLogger(PACKAGE)
+if not any(isinstance(handler, _WithTransformers) for handler in logger.handlers):
+    logger.setLevel(logging.DEBUG)  # how much is shown is transformers' setting:
+    logger.addFilter(_follows)
+    logger.propagate = False
+    logger.addHandler(_WithTransformers())

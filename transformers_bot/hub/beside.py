@@ -10,7 +10,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
-from ..console.logs import logger
+from ..console.progress import logger
 from ..errors import BadCheckpoint
 from ..io.plain_yaml import NotPlain, read_yaml
 from ..io.reading import opened

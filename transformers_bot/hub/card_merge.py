@@ -10,7 +10,7 @@ import yaml
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import yaml_dump  # type: ignore[attr-defined]
 
-from ..console.logs import logger
+from ..console.progress import logger
 from ..errors import SaveError
 from ..io.plain_yaml import NotPlain, read_yaml
 

@@ -20,7 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
-from ..console.logs import logger
+from ..console.progress import logger
 from ..errors import BadOption, SaveError
 from ..io.companions import say_left_behind
 from ..io.reading.hashing import sha256

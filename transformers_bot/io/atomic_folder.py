@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..console import progress
-from ..console.logs import logger
+from ..console.progress import logger
 from ..errors import SaveError
 from .placing import FAILURES, UNKNOWN_CALL, move, remove, settle
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 from transformers.utils.hub import list_repo_templates
 
-from ..console.logs import logger
+from ..console.progress import logger
 from ..errors import BadCheckpoint, IncompatibleModels, UnsafeCheckpoint
 from .processors import check_images
 from .reading import Folder, clean, opened, read_json, shown, shown_path

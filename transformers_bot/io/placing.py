@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from ..console.logs import logger
+from ..console.progress import logger
 
 FAILURES = {
     errno.ENOSPC: "the disk is full",

@@ -18,7 +18,7 @@ from .. import architectures
 from ..architectures.classes import class_for_task
 from ..architectures.sizes import role_sizes
 from ..compat.muting import quiet
-from ..console import progress, seconds
+from ..console import progress
 from ..errors import BadCheckpoint, BadOption
 from ..io import companions
 from ..io.vocabulary import read_vocabulary
@@ -130,7 +130,7 @@ class Reader:
     def read(self, data: Paths, tokens: int, images: int) -> list[dict[str, Tensor]]:
         """The batches of files."""
         files = find_files(data, self.sees)
-        with progress.part(f"reading {'images' if self.sees else 'texts'}", seconds.DATA):
+        with progress.part(f"reading {'images' if self.sees else 'texts'}", progress.DATA_SECONDS):
             return self.images(files, images) if self.sees else self.texts(files, tokens)
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..console import progress, seconds
+from ..console import progress
 from ..errors import BadKeyword, BadOption, suggest
 from ..report.measure import Watch
 from ..run.execute import run_plan
@@ -84,8 +84,8 @@ def fitted(
     """
     check_grows(resize.plan.source_sizes, resize.plan.target_sizes)
     watch = Watch(resize.plan, resize.adapter)
-    resizing, finishing = seconds.resizing(resize.plan), seconds.finishing(resize.plan)
-    learning = seconds.learning(resize.plan, asked.steps)
+    resizing, finishing = progress.resizing_seconds(resize.plan), progress.finishing_seconds(resize.plan)
+    learning = progress.learning_seconds(resize.plan, asked.steps)
     progress.expects(resizing + finishing + learning)
     with progress.part("resizing", resizing):
         made = apart(run_plan(resize.plan, resize.tensors, resize.dtype, watch=watch))

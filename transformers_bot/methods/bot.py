@@ -24,7 +24,7 @@ import numpy as np
 from torch import Tensor
 
 from ..architectures.axes import Factor, Rule
-from ..console import progress, seconds
+from ..console import progress
 from ..ops.axis_map import AxisMap
 from ..ops.recipe import Detail, Read, Recipe, Segment, is_identity
 from ..options import BoTConfig
@@ -72,7 +72,7 @@ class BoT:
         made = BoT(prepared.options, prepared)
         if task.calibrated:
             both = partial(both_sides, partial(made._segment, task, module=False))
-            with progress.part("fitting", seconds.fitting(task, opened.network)):
+            with progress.part("fitting", progress.fitting_seconds(task, opened.network)):
                 fit_to_low_pass(prepared.opened, both, prepared.known, "hidden" in prepared.strongest)
         return made, opened.network
 

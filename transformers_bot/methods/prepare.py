@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..architectures.axes import Factor
 from ..compat.memory_limits import check_room
-from ..console import progress, seconds
+from ..console import progress
 from ..errors import BadOption
 from ..ops.axis_map import AxisMap, Matrix, from_dense, identity
 from ..ops.energy import length_of
@@ -77,10 +77,10 @@ def prepare(
     """
     picks = picked_roles(options, task, shrink)
     network, batches = opened.network, opened.calibration
-    progress.expects(seconds.preparing(task, network, batches))
+    progress.expects(progress.preparing_seconds(task, network, batches))
     scores: Scores = {}
     if batches is not None:
-        with progress.part("calibrating", seconds.calibrating(network, batches)):
+        with progress.part("calibrating", progress.calibrating_seconds(network, batches)):
             opened, scores = _looked(opened, task, shrink)
     merged, basis = replace(options, basis="plain", order="kept", depth="auto"), shrink.basis
     roles = ordered(options, task, shrink)
@@ -89,7 +89,7 @@ def prepare(
     pair = partial(pair_of, merged, replace(task, calibrated=False))
     is_lossless = partial(_is_lossless, pair=pair, kept=shrink.kept)
     asked = dict.fromkeys([*roles, *(["hidden"] if basis == "principal" or _fits_stream(task) else [])])
-    with progress.part("looking for copies among the units", seconds.UNSEEN):
+    with progress.part("looking for copies among the units", progress.UNSEEN_SECONDS):
         lossy = [role for role in asked if not is_lossless(opened.network, role)]
     if options.basis == "auto" and "hidden" not in lossy:
         basis = "plain"
@@ -116,7 +116,7 @@ def prepare(
             "Pass bot_config={'basis': 'plain'}, which keeps less of the source, or use a machine with more.",
         )
         low_pass = torch.from_numpy(wavelet.produce.dense() * (source / target) ** 0.5)
-        with progress.part("finding the basis", seconds.basis(task, opened.network)):
+        with progress.part("finding the basis", progress.basis_seconds(task, opened.network)):
             principal, known = to_principal_basis(opened, low_pass, shrink.kept)
         made = replace(made, known=known, stream=dense_pair(Matrix(principal.numpy()), wavelet.label))
     # Moving units commutes with folding, and the basis does not ask for their order: noted last, no order
@@ -147,7 +147,7 @@ def _ordered(
     source, target = task.lengths(role)
     counts = group_sizes(source, target).tolist()
     network = network.over(network.stored)
-    with progress.part(f"finding the order of {ORDERED[role]}", seconds.ordering(network, role)):
+    with progress.part(f"finding the order of {ORDERED[role]}", progress.ordering_seconds(network, role)):
         _put_in_order(network, shrink, role, counts, strength, is_lossless)
     return network
 

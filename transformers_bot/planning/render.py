@@ -5,7 +5,7 @@ import re
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from ..console.notebook import ending, html_table, lines, page, some
+from ..console.tables import ending, html_table, lines, page, some
 from ..console.text import cut, printable, size, wrapped
 from ..console.text import shape as shape_of
 

@@ -14,8 +14,7 @@ from ..console.text import cut, printable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .report import Report
-    from .rows import Tensor
+    from .report import Report, Tensor
 
 ONCE = "-"  # the column of tensors outside of the layers
 ROW, COLUMN = 0.19, 0.24  # inches of a cell

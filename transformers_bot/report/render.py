@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from ..console.notebook import FOLLOWERS, ending, html_table, lines, page, some
+from ..console.tables import FOLLOWERS, ending, html_table, lines, page, some
 from ..console.text import (
     NONE,
     SENTENCE,
@@ -25,8 +25,7 @@ from ..console.text import (
 from ..planning.render import merge_layers
 
 if TYPE_CHECKING:
-    from .report import Report
-    from .rows import Role, Stack, Tensor
+    from .report import Report, Role, Stack, Tensor
 
 WIDTH = 80
 SHORT_NAME = 16  # characters of a role or action in a terminal

@@ -2,18 +2,13 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
-
-import torch
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints, overload
 
 from ..errors import BadCheckpoint
 from ..io.reading import read_json, shown_path
-from ..planning.planner import Plan
-from .decoding import decode
-from .measure import Watch
-from .rows import DIGITS, Depths, Role, Stack, Tensor, energy_kept, role_rows, tensor_row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,6 +16,76 @@ if TYPE_CHECKING:
 FILE = "transfer_report.json"
 FORMAT = 1
 SHRINKING = ("layer", "hidden", "ffn", "heads", "head_dim")
+
+
+@dataclass(frozen=True)
+class Role:
+    """What the maps of one role did, in one tensor or in all that have it.
+
+    Attributes:
+        role: "hidden", "ffn", ...; "layer" is the depth; "heads x head_dim" where a method has them as one.
+        side: "written" or "read"; "depth" for layers.
+        before, after: lengths.
+        gain: Frobenius norm of the map over the square root of the shorter length: 1 for an orthonormal one;
+            over layers that of whole stacks, and in one tensor the root of its squared weights' sum.
+        energy_kept: share of the energy that the maps keep of what those before them kept; None: not measured.
+        tensors: in how many tensors.
+    """
+
+    role: str
+    side: str
+    before: int
+    after: int
+    gain: float | None
+    energy_kept: float | None
+    tensors: int = 1
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """What became of one target tensor.
+
+    Attributes:
+        name: in the target.
+        action: "copy", "resample", "fresh" or "tie".
+        reason: how it is resampled, or why it is fresh or tied.
+        reads: the source tensors it is made of.
+        source_shape: of those, None if the source has none.
+        shape: in the target.
+        parameters: how many; a tied tensor counts at the name that holds it.
+        inherited: how many of them come from the source.
+        roles: of the axes that change, in the order in which they are mapped.
+        gain: of all maps and the depth together; None where they are not one linear map.
+        energy_kept: share of the energy of all that was read; None where the source's low band has no meaning.
+        noise: share of the result's energy that is noise in its detail bands.
+        std_before: of the source tensors together.
+        std_after: of the result.
+    """
+
+    name: str
+    action: str
+    reason: str
+    reads: tuple[str, ...]
+    source_shape: tuple[int, ...] | None
+    shape: tuple[int, ...]
+    parameters: int
+    inherited: int
+    roles: tuple[Role, ...] = ()
+    gain: float | None = None
+    energy_kept: float | None = None
+    noise: float | None = None
+    std_before: float | None = None
+    std_after: float | None = None
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Tensors of the same function over the layers: which source layers they are made of."""
+
+    name: str  # with {layer} open
+    source_layers: int
+    target_layers: int
+    left_out: tuple[int, ...]  # source layers that no target layer reads
 
 
 @dataclass(frozen=True, repr=False)
@@ -174,45 +239,52 @@ class Report:
         return plot(self, None if path is None else Path(path))
 
 
-def make_report(plan: Plan, watch: Watch, provenance: dict[str, Any]) -> Report:
-    """The report of a plan that has run under `watch` to its end.
+# -- from JSON types: what a file holds is checked before it is believed ---------------------------
+
+
+def decode(hint: Any, value: Any, where: str) -> Any:
+    """The value that a type hint describes, made of JSON types.
+
+    >>> decode(tuple[int, ...], [1, 2], "shape")
+    (1, 2)
 
     Args:
-        provenance: in JSON types; kept as it is given.
+        hint: a dataclass, a tuple, a dict with text keys, `X | None`, str, int, float or Any.
+        where: what the value is, for the message.
 
     Raises:
-        ValueError: the plan has not run to its end.
+        ValueError: the value is of another type.
     """
-    missing = [step.target for step in plan.steps if step.recipe is not None and step.target not in watch.results]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} steps have not run under this watch, {missing[0]!r} first; run the plan first."
-        )
-    told, depths = plan.to_dict(), Depths(plan, watch)
-    unfinite = [f"{name} is not finite, because its source is not" for name in watch.unfinite]
-    before, after = told["source"]["sizes"], told["target"]["sizes"]
-    return Report(
-        classes=(plan.source.model_class, plan.target.model_class),
-        dtypes=(_name(plan.dtypes[0]), _name(plan.dtypes[1])),
-        sizes={role: (length, after[role]) for role, length in before.items() if role in after},
-        parameters=(told["parameters"]["source"], told["parameters"]["target"]),
-        bytes=(told["bytes"]["source"], told["bytes"]["target"]),
-        inherited=round(plan.inherited, DIGITS),
-        method=_plain(plan.method),
-        provenance=_plain(provenance),
-        roles=role_rows(plan, watch, depths),
-        stacks=depths.stacks(),
-        tensors=tuple(tensor_row(step, watch, depths) for step in plan.steps),
-        dropped=dict(plan.dropped),
-        warnings=(*plan.warnings, *unfinite),
-        energy_kept=energy_kept(plan, watch, depths) if plan.shrinks else None,
-    )
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is UnionType:
+        inner = next(one for one in args if one is not NoneType)
+        return None if value is None else decode(inner, value, where)
+    if origin is tuple:
+        return _decode_tuple(args, value, where)
+    if origin is dict:
+        return {name: decode(args[1], one, f"{where}.{name}") for name, one in _checked(value, dict, where).items()}
+    if is_dataclass(hint) and isinstance(hint, type):
+        hints = get_type_hints(hint)
+        optional = {one.name for one in fields(hint) if one.metadata.get("optional")}  # what older reports lack
+        odd = (set(_checked(value, dict, where)) ^ set(hints)) - (optional - set(value))
+        if odd:
+            raise ValueError(f"{where} has missing or unknown fields: {', '.join(sorted(map(str, odd)))}")
+        given = ((name, inner) for name, inner in hints.items() if name in value)
+        return hint(**{name: decode(inner, value[name], f"{where}.{name}") for name, inner in given})
+    if hint is Any:
+        return value
+    return float(_checked(value, (int, float), where)) if hint is float else _checked(value, hint, where)
 
 
-def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    made: dict[str, Any] = json.loads(json.dumps(value))
-    return made
+def _decode_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    items = _checked(value, list, where)
+    hints = [args[0]] * len(items) if args[-1] is Ellipsis else list(args)
+    if len(hints) != len(items):
+        raise ValueError(f"{where} has {len(items)} entries instead of {len(hints)}")
+    return tuple(decode(one, item, f"{where}[{i}]") for i, (one, item) in enumerate(zip(hints, items, strict=True)))
 
 
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def _checked(value: Any, kind: Any, where: str) -> Any:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"{where} is {type(value).__name__} where it should be another type")
+    return value

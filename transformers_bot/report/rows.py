@@ -1,86 +1,63 @@
-"""The rows of a transfer report: tensors, roles and stacks of layers, from a plan and what was measured of it."""
+"""Makes a transfer report: its tensors, roles and stacks of layers, from a plan and what was measured of it."""
 
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import torch
 
 from ..planning.planner import Plan, Step
-from .measure import Made, Watch
-from .tracing import Along
+from .measure import Along, Made, Watch
+from .report import Report, Role, Stack, Tensor
 
 DIGITS = 6  # significant: what float32 sums agree on, however many threads added them up
 
 
-@dataclass(frozen=True)
-class Role:
-    """What the maps of one role did, in one tensor or in all that have it.
+def make_report(plan: Plan, watch: Watch, provenance: dict[str, Any]) -> Report:
+    """The report of a plan that has run under `watch` to its end.
 
-    Attributes:
-        role: "hidden", "ffn", ...; "layer" is the depth; "heads x head_dim" where a method has them as one.
-        side: "written" or "read"; "depth" for layers.
-        before, after: lengths.
-        gain: Frobenius norm of the map over the square root of the shorter length: 1 for an orthonormal one;
-            over layers that of whole stacks, and in one tensor the root of its squared weights' sum.
-        energy_kept: share of the energy that the maps keep of what those before them kept; None: not measured.
-        tensors: in how many tensors.
+    Args:
+        provenance: in JSON types; kept as it is given.
+
+    Raises:
+        ValueError: the plan has not run to its end.
     """
-
-    role: str
-    side: str
-    before: int
-    after: int
-    gain: float | None
-    energy_kept: float | None
-    tensors: int = 1
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """What became of one target tensor.
-
-    Attributes:
-        name: in the target.
-        action: "copy", "resample", "fresh" or "tie".
-        reason: how it is resampled, or why it is fresh or tied.
-        reads: the source tensors it is made of.
-        source_shape: of those, None if the source has none.
-        shape: in the target.
-        parameters: how many; a tied tensor counts at the name that holds it.
-        inherited: how many of them come from the source.
-        roles: of the axes that change, in the order in which they are mapped.
-        gain: of all maps and the depth together; None where they are not one linear map.
-        energy_kept: share of the energy of all that was read; None where the source's low band has no meaning.
-        noise: share of the result's energy that is noise in its detail bands.
-        std_before: of the source tensors together.
-        std_after: of the result.
-    """
-
-    name: str
-    action: str
-    reason: str
-    reads: tuple[str, ...]
-    source_shape: tuple[int, ...] | None
-    shape: tuple[int, ...]
-    parameters: int
-    inherited: int
-    roles: tuple[Role, ...] = ()
-    gain: float | None = None
-    energy_kept: float | None = None
-    noise: float | None = None
-    std_before: float | None = None
-    std_after: float | None = None
+    missing = [step.target for step in plan.steps if step.recipe is not None and step.target not in watch.results]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} steps have not run under this watch, {missing[0]!r} first; run the plan first."
+        )
+    told, depths = plan.to_dict(), Depths(plan, watch)
+    unfinite = [f"{name} is not finite, because its source is not" for name in watch.unfinite]
+    before, after = told["source"]["sizes"], told["target"]["sizes"]
+    return Report(
+        classes=(plan.source.model_class, plan.target.model_class),
+        dtypes=(_name(plan.dtypes[0]), _name(plan.dtypes[1])),
+        sizes={role: (length, after[role]) for role, length in before.items() if role in after},
+        parameters=(told["parameters"]["source"], told["parameters"]["target"]),
+        bytes=(told["bytes"]["source"], told["bytes"]["target"]),
+        inherited=round(plan.inherited, DIGITS),
+        method=_plain(plan.method),
+        provenance=_plain(provenance),
+        roles=role_rows(plan, watch, depths),
+        stacks=depths.stacks(),
+        tensors=tuple(tensor_row(step, watch, depths) for step in plan.steps),
+        dropped=dict(plan.dropped),
+        warnings=(*plan.warnings, *unfinite),
+        energy_kept=energy_kept(plan, watch, depths) if plan.shrinks else None,
+    )
 
 
-@dataclass(frozen=True)
-class Stack:
-    """Tensors of the same function over the layers: which source layers they are made of."""
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    made: dict[str, Any] = json.loads(json.dumps(value))
+    return made
 
-    name: str  # with {layer} open
-    source_layers: int
-    target_layers: int
-    left_out: tuple[int, ...]  # source layers that no target layer reads
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 class Depths:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from ..console import progress, seconds
+from ..console import progress
 from ..ops.blocks import forget_placed
 from ..ops.moments_noise import Kept
 from ..ops.recipe import Watcher, run
@@ -41,7 +41,7 @@ def run_plan(
     """
     steps = [step for step in plan.steps if step.recipe is not None]
     # Made here and not by the first `next`, which may come from another thread.
-    sizes = [float(seconds.elements(plan, step)) for step in steps]
+    sizes = [float(progress.numbers_of(plan, step)) for step in steps]
     tracked = progress.tracked(steps, sizes, [f"resizing {step.target}" for step in steps])
     dropped = tuple(plan.dropped)
     return _run_steps(tracked, _order(steps), tensors, dtype, torch.device(device), watch, before, dropped)

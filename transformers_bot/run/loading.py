@@ -16,14 +16,15 @@ from ..architectures.sizes import changed_fields
 from ..compat.building import building
 from ..compat.memory import Releasing
 from ..compat.muting import quiet
-from ..console import progress, seconds
-from ..console.logs import logger
+from ..console import progress
+from ..console.progress import logger
 from ..errors import PlanError
 from ..hub import origin, push
 from ..io import companions
 from ..planning.planner import Plan
 from ..report.measure import Watch
-from ..report.report import Report, make_report
+from ..report.report import Report
+from ..report.rows import make_report
 from ..request.keywords import Keywords
 from ..version import __version__
 from .execute import run_plan
@@ -46,7 +47,7 @@ def load_alone(
     watch = Watch(resize.plan, resize.adapter)
     gpu = gpu_for(words.target, resize.config)
     unchanged = resize.checkpoint.check_unchanged
-    with progress.part("resizing", seconds.resizing(resize.plan)):
+    with progress.part("resizing", progress.resizing_seconds(resize.plan)):
         results = run_plan(resize.plan, resize.tensors, resize.dtype, gpu or "cpu", watch, unchanged)
         if gpu is None:
             resized = apart(results)
@@ -54,7 +55,7 @@ def load_alone(
             with Arriving(results, gpu) as arriving:
                 model, info = hand_over(resize, arriving.entries(_computed(resize.plan)), gpu)
     if gpu is None:
-        with progress.part("building the model", seconds.finishing(resize.plan)):
+        with progress.part("building the model", progress.finishing_seconds(resize.plan)):
             model, info = hand_over(resize, resized)
     unchanged()
     report = make_report(resize.plan, watch, model.config.transformers_bot)

@@ -18,8 +18,8 @@ from ..architectures.inventory import inventory_of, predict, rules_of
 from ..compat.memory import reuse
 from ..compat.memory_limits import check_room
 from ..compat.muting import quiet
-from ..console import progress, seconds
-from ..console.logs import logger
+from ..console import progress
+from ..console.progress import logger
 from ..errors import BadCheckpoint, BadWeights, UnsupportedArchitecture
 from ..hub.origin import without_places
 from ..io.companions import code_of
@@ -111,7 +111,7 @@ def open_resize(
     sides(source_config, wanted, BoTConfig.from_any(words.bot_config))
     # The plan of a damaged config can be a long one: files that are here are looked at first.
     here = any(Path(name, words.hub.get("subfolder") or "").glob("*.safetensors"))
-    with progress.part("checking the source", seconds.CHECKING) as checking:
+    with progress.part("checking the source", progress.CHECKING_SECONDS) as checking:
         checkpoint = _checked(name, hub, source_config, words) if here else None
         if checkpoint is not None:
             source_config = with_likely_class(source_config, checkpoint, model_class)
@@ -122,14 +122,14 @@ def open_resize(
             checkpoint = _checked(name, hub, source_config, words)
             source_config = with_likely_class(source_config, checkpoint, model_class)
     given = {**hub, **words.files, **words.init, **as_checked(checkpoint)}
-    with progress.part("opening the source", seconds.OPENING):
+    with progress.part("opening the source", progress.OPENING_SECONDS):
         opened = open_source(model_class, name, without_crossing(source_config), given, checkpoint)
-    with progress.part("looking for NaN and infinity", seconds.LOOKING):
+    with progress.part("looking for NaN and infinity", progress.LOOKING_SECONDS):
         gaps, odd = _refuse_gaps(name, source_config, opened, words), _refuse_nonfinite(opened, words)
     spoiled = bool(odd) and words.nonfinite == "warn" and words.calibration is None
     planned = Side(wanted, expected.target_sizes, expected.target, expected.dtypes[1])
     config, plan, tensors, method, task = _plan_opened(model_class, opened, source_config, planned, words, spoiled)
-    progress.expects(seconds.resizing(plan) + seconds.finishing(plan))
+    progress.expects(progress.resizing_seconds(plan) + progress.finishing_seconds(plan))
     _refuse_low_share(name, source_config, expected, plan, words.strict)
     config, coded = _without_code(config)
     notes = (*notes, *_about_generation(name, source_config, model_class, given))
@@ -289,8 +289,8 @@ def _plan_opened(
         target = _settle_ties(model_class, source, target, words)
     task = task_of(adapter, source, target, words.calibration is not None)
     network = network_of(adapter, source, opened.model.state_dict(), target if task.tied else None)
-    preparing = seconds.preparing(task, network, words.calibration)
-    progress.expects(preparing + seconds.after(network))
+    preparing = progress.preparing_seconds(task, network, words.calibration)
+    progress.expects(preparing + progress.after_plan_seconds(network))
     with progress.part("looking at the weights", preparing):
         method, prepared, told = _prepared(task, network, opened, options, words)
     wanted = _with_method_fields(task, method, source, target)

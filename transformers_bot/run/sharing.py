@@ -10,13 +10,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..compat.building import building
 from ..compat.muting import quiet
-from ..console import progress, seconds
-from ..console.logs import logger
+from ..console import progress
+from ..console.progress import logger
 from ..errors import PlanError, SaveError
 from ..hub import origin, push
 from ..io import companions
 from ..io.safetensors_writer import total_bytes
-from ..report.report import Report, make_report
+from ..report.report import Report
+from ..report.rows import make_report
 from ..request.keywords import Keywords, picked
 from . import processes
 from .loading import forget_source, load_alone, loading_info
@@ -100,7 +101,7 @@ def _write(
     """Resize into a plain checkpoint, whose new heads are drawn from the caller's random state."""
     whole = replace(words, target={})  # where it is placed and how it is split is for those who load it
     resize = open_resize(model_class, name, source_config, wanted, whole)
-    with progress.part("building the model", seconds.finishing(resize.plan) / 2):
+    with progress.part("building the model", progress.finishing_seconds(resize.plan) / 2):
         skeleton = skeleton_of(resize, seed=None)
     stored, shards = layout_of(resize, skeleton)
     needs, free = total_bytes(shards) + ROOM, shutil.disk_usage(folder.parent).free

@@ -12,7 +12,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from ..compat.building import drawn_from
 from ..compat.memory import Releasing
-from ..console import progress, seconds
+from ..console import progress
 from ..errors import PlanError
 from ..io.safetensors_writer import Entry, Shard, ShardWriter, lay_out
 from ..planning.planner import Plan
@@ -40,7 +40,7 @@ def write_weights(
     """Run the plan into the files of a layout in `folder`; what was measured on the way."""
     watch = Watch(resize.plan, resize.adapter)
     writing = ShardWriter(folder, shards, parameters=skeleton.num_parameters())
-    with progress.part("resizing and writing", seconds.resizing(resize.plan)), writing as writer:
+    with progress.part("resizing and writing", progress.resizing_seconds(resize.plan)), writing as writer:
         for target, tensor in tensors_of(resize, skeleton, watch):
             writer.put(stored[target], tensor)
     return watch

@@ -18,7 +18,8 @@ from ..io.reading import read_json, shown
 from ..io.source import stored_dtype
 from ..report.measure import Watch
 from ..report.report import FILE as REPORT
-from ..report.report import Report, make_report
+from ..report.report import Report
+from ..report.rows import make_report
 from ..run.loading import provenance
 from ..run.opening import Resize
 

@@ -29,8 +29,8 @@ from ..architectures.sizes import role_sizes
 from ..compat.memory import Releasing
 from ..compat.muting import quiet
 from ..console import progress
-from ..console.notebook import FOLLOWERS, Row, html_table, lines, page
 from ..console.pictures import picture, save
+from ..console.tables import FOLLOWERS, Row, html_table, lines, page
 from ..console.text import shape, size
 from ..errors import BadKeyword, BadOption, suggest
 from ..io.reading import check_amount, check_files

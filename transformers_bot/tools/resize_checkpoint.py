@@ -12,8 +12,8 @@ from ..architectures.classes import class_for_task, own_class
 from ..calls import read_call, source_name
 from ..compat.building import undivided
 from ..compat.memory_limits import told_of_memory
-from ..console import progress, seconds
-from ..console.logs import logger
+from ..console import progress
+from ..console.progress import logger
 from ..errors import BadCheckpoint, BadKeyword, BadOption, SaveError
 from ..hub import card, origin, push
 from ..hub.card_merge import read_metadata, split_card, update_card
@@ -25,7 +25,8 @@ from ..io.safetensors_writer import lay_out, total_bytes
 from ..learned.fit_options import fit_of, fitted
 from ..learned.fitting import fitted_report
 from ..options import BoTConfig
-from ..report.report import Report, make_report
+from ..report.report import Report
+from ..report.rows import make_report
 from ..request.keywords import HUB, TARGET, Keywords, picked
 from ..request.signatures import stated
 from ..request.source_class import with_class
@@ -124,7 +125,7 @@ def resize_checkpoint(
     )
     replacing = _replacing(overwrite)
     name = source_name(source)
-    with progress.part("reading the configs", seconds.READING):
+    with progress.part("reading the configs", progress.READING_SECONDS):
         asked = _asked(name, config, task, {**kwargs, **ours})
     learning = fit_of(fit, asked.words.method)
     lay_out((), max_shard_size)  # refuses a size that is none
@@ -132,7 +133,7 @@ def resize_checkpoint(
     before = _card_before(place / CARD)
     resize = asked.opened()
     seed = BoTConfig.from_any(resize.words.bot_config).seed
-    with progress.part("building the model", seconds.finishing(resize.plan) / 2):
+    with progress.part("building the model", progress.finishing_seconds(resize.plan) / 2):
         skeleton = skeleton_of(resize, seed)
     _check_generation(name, skeleton)
     stored, shards = layout_of(resize, skeleton, max_shard_size)
@@ -152,7 +153,7 @@ def resize_checkpoint(
                 write_tensors(folder, skeleton, {kept: grown[one] for one, kept in stored.items()}, shards)
             else:
                 watch, grown, learned = write_weights(folder, resize, skeleton, stored, shards), {}, {}
-        with progress.part("hashing the source's files", seconds.finishing(resize.plan) / 4):
+        with progress.part("hashing the source's files", progress.finishing_seconds(resize.plan) / 4):
             hashes = hashing.result()
         record = {**provenance(resize), **learned, "files": hashes, "seed_of_new_heads": seed}
         if behind:

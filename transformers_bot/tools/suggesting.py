@@ -29,10 +29,9 @@ from ..architectures.shapes import Shapes, Sizes
 from ..architectures.sizes import config_field, rebuild, role_sizes
 from ..auto import plan
 from ..compat.muting import quiet
-from ..console.logs import logger
-from ..console.notebook import html_table, page
-from ..console.text import percent, printable, size
-from ..console.units import read_bytes, read_number, read_share
+from ..console.progress import logger
+from ..console.tables import html_table, page
+from ..console.text import percent, printable, read_bytes, read_number, read_share, size
 from ..errors import BadKeyword, BadOption, BadSize
 from ..errors import suggest as nearest
 from ..request.keywords import FILES, HUB, picked, place, sort_keywords

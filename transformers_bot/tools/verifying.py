@@ -13,8 +13,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..architectures.classes import named_class, own_class
 from ..calls import source_name
-from ..console import progress, seconds
-from ..console.notebook import html_table, lines, page
+from ..console import progress
+from ..console.tables import html_table, lines, page
 from ..errors import BadCheckpoint, BadKeyword, BadOption, suggest
 from ..hub.origin import damage_of, is_local, recorded_path
 from ..io.reading import Folder, check_files, opened, shown, shown_path
@@ -170,7 +170,7 @@ def verify(
     del wanted.transformers_bot
     wanted.dtype = None
     resize = open_resize(target_class, name, origin, wanted, keywords)
-    progress.expects(seconds.resizing(resize.plan) + seconds.finishing(resize.plan))
+    progress.expects(progress.resizing_seconds(resize.plan) + progress.finishing_seconds(resize.plan))
     stored = open_source(target_class, place, config, {}, checked)
     lines, unchecked = other_origin(record, resize, given, inside)
     lines += [
@@ -211,7 +211,7 @@ def _compared(
     compared, changed, state = 0, [], stored.model.state_dict()
     lines += other_config(place, resize, stored.model, skeleton)
     differing = []
-    with progress.part("computing again", seconds.resizing(resize.plan)):
+    with progress.part("computing again", progress.resizing_seconds(resize.plan)):
         for tensor, again in tensors_of(resize, skeleton, watch):
             if tensor in {*unknown, *stored.missing}:
                 continue
