@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from transformers_bot import BoTModel, calls
-from transformers_bot.compat import memory
-from transformers_bot.compat.memory import Releasing, no_full_search
+from transformers_bot import BoTModel, auto, calls, compat
+from transformers_bot.auto import no_full_search
+from transformers_bot.compat import Releasing
 from transformers_bot.ops.axis_map import from_dense, gather, identity
 from transformers_bot.ops.blocks import HELD, Scratch
 from transformers_bot.ops.moments_noise import Kept
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 def test_memory_is_given_back_once_in_so_many_bytes(monkeypatch):
     given = []
-    monkeypatch.setattr(memory, "release", lambda: given.append(1))
+    monkeypatch.setattr(compat, "release", lambda: given.append(1))
     releasing = Releasing(100)
     counts = []
     for size in (40, 59, 1, 99, 1, 250):
@@ -156,7 +156,7 @@ def test_a_call_puts_off_full_searches(monkeypatch):
     monkeypatch.setattr(calls, "load", lambda *_: seen.append(gc.get_threshold()))
     before = gc.get_threshold()
     BoTModel.from_pretrained("any", n_embd=8)
-    assert seen == [(*before[:2], memory.NEVER)]
+    assert seen == [(*before[:2], auto.NEVER)]
     assert gc.get_threshold() == before
 
 
@@ -179,7 +179,7 @@ def test_a_resize_settles_what_is_used_again_before_it_opens_anything(monkeypatc
     with pytest.raises(LookupError, match="opened"):
         opening.open_resize(None, "any", None, None, words)
     assert asked == [1]
-    memory.reuse()
+    compat.reuse()
 
 
 def test_a_call_that_fails_leaves_the_search_as_it_was(tmp_path):

@@ -21,8 +21,7 @@ from transformers.utils import logging as library
 
 import transformers_bot
 from transformers_bot import BoTModelForCausalLM, BoTModelForMaskedLM
-from transformers_bot.compat.building import building, drawn_from
-from transformers_bot.compat.muting import no_bars, quiet
+from transformers_bot.compat import building, drawn_from, no_bars, quiet
 from transformers_bot.learned import fitting
 from transformers_bot.methods import METHODS
 from transformers_bot.tools import inspecting

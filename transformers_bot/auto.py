@@ -4,8 +4,11 @@ What a call does is in `calls.py`, which the first call imports: it needs torch 
 and whoever only imports a factory should not wait for them.
 """
 
+import gc
 import os
-from contextlib import nullcontext
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, Unpack, overload
 
 from .request.signatures import stated
@@ -37,6 +40,34 @@ else:
             return cls
 
     Model = Any  # only named in brackets, which nothing looks at
+
+
+NEVER = 2**30  # searches of the younger objects before all are searched
+_LOCK = threading.Lock()
+_WITHOUT = 0  # how many calls are inside `no_full_search`
+_BEFORE = (0, 0, 0)  # what was set before the first of them
+
+
+@contextmanager
+def no_full_search() -> Iterator[None]:
+    """No search of all objects for cycles meanwhile, in any thread; young objects are searched as ever.
+
+    A full search looks at everything that torch and transformers consist of: .1 to .2 s, three times while
+    a first call imports and builds models. What a resize leaves in cycles holds no weights.
+    """
+    global _WITHOUT, _BEFORE
+    with _LOCK:
+        if not _WITHOUT:
+            _BEFORE = gc.get_threshold()
+            gc.set_threshold(*_BEFORE[:2], NEVER)
+        _WITHOUT += 1
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _WITHOUT -= 1
+            if not _WITHOUT and gc.get_threshold()[2] == NEVER:  # else somebody has set another one meanwhile
+                gc.set_threshold(*_BEFORE)
 
 
 class _Auto:
@@ -202,8 +233,7 @@ class _BaseBoTModel(_Of[Model]):
             torch_dtype=torch_dtype,
             output_loading_info=output_loading_info,
         )
-        from .compat.memory import no_full_search  # nothing before it is needed, least of all the next one:
-        from .console import progress
+        from .console import progress  # needed before the next import, which takes longest
 
         # Without keywords there is nothing to resize, and transformers shows its own bar.
         with no_full_search(), progress.bar("resizing") if {**kwargs, **ours} else nullcontext():

@@ -12,8 +12,7 @@ from .architectures.classes import own_class
 from .architectures.fields import field_warnings
 from .architectures.inventory import predict
 from .architectures.sizes import differing_roles, role_sizes
-from .compat.building import building
-from .compat.muting import quiet
+from .compat import building, quiet
 from .console import progress
 from .console.progress import logger
 from .errors import BadKeyword, BadOption, BoTError

@@ -22,8 +22,7 @@ from . import methods
 from .architectures import ADAPTERS
 from .architectures.inventory import predict
 from .architectures.sizes import differing_roles, role_sizes
-from .compat.building import building
-from .compat.muting import quiet
+from .compat import building, quiet
 from .console.progress import logger
 from .errors import BoTError
 from .io.reading import check_files

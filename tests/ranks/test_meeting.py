@@ -13,7 +13,7 @@ import torch.distributed as dist
 from transformers import PreTrainedModel
 from transformers.integrations import deepspeed
 
-from transformers_bot.compat.building import building, undivided
+from transformers_bot.compat import building, undivided
 from transformers_bot.errors import BadCheckpoint, RankError
 from transformers_bot.run import processes, rendezvous
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..compat.building import blank
+from ..compat import blank
 from ..console.text import printable
 from ..errors import BadOption, PlanError
 from . import Adapter

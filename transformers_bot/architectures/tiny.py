@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..compat.building import building, drawn_from
+from ..compat import building, drawn_from
 
 # Outputs that are the stream or the attention itself, and so change with its units.
 STREAM = ("last_hidden_state", "pooler_output", "hidden_states", "attentions", "past_key_values")

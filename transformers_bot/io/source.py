@@ -15,8 +15,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..architectures.pruned import refuse_pruned
-from ..compat.building import building, drawn_from
-from ..compat.muting import quiet
+from ..compat import building, drawn_from, quiet
 from ..errors import BadCheckpoint
 from .reading import Checkpoint, from_hub, renaming, wrapper_hint
 

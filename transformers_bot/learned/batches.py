@@ -17,7 +17,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedConfig, Pr
 from .. import architectures
 from ..architectures.classes import class_for_task
 from ..architectures.sizes import role_sizes
-from ..compat.muting import quiet
+from ..compat import quiet
 from ..console import progress
 from ..errors import BadCheckpoint, BadOption
 from ..io import companions

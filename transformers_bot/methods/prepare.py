@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..architectures.axes import Factor
-from ..compat.memory_limits import check_room
+from ..compat import check_room
 from ..console import progress
 from ..errors import BadOption
 from ..ops.axis_map import AxisMap, Matrix, from_dense, identity

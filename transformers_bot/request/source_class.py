@@ -21,7 +21,7 @@ from ..architectures.axes import find_rule
 from ..architectures.classes import ModelClass, class_in_mapping, named_class, tasks_of
 from ..architectures.fields import without_crossing
 from ..architectures.inventory import predict
-from ..compat.muting import quiet
+from ..compat import quiet
 from ..errors import BadCheckpoint, BadOption, PlanError, UnsafeCheckpoint, UnsupportedCheckpoint
 from ..io.reading import Checkpoint, check_files, is_folder, listed, shown_path
 from .keywords import Keywords

@@ -13,7 +13,7 @@ from ..architectures.classes import named_class
 from ..architectures.fields import forget_pruned, without_crossing
 from ..architectures.inventory import predict
 from ..architectures.sizes import check_supported, config_field, rebuild, role_sizes
-from ..compat.muting import quiet
+from ..compat import quiet
 from ..errors import BadOption, HubError, IncompatibleModels, suggest
 from ..io import reading
 from ..io.source import FLOATS

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..architectures import Adapter
 from ..architectures.axes import Axis, Factor, Rule
-from ..compat.memory import Releasing
+from ..compat import Releasing
 from ..ops.axis_map import AxisMap, identity
 from ..ops.blocks import at_least_float32
 from ..ops.recipe import TensorMap, apply

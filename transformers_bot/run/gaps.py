@@ -10,7 +10,7 @@ from ..architectures import Adapter
 from ..architectures.axes import find_rule
 from ..architectures.classes import class_in_mapping, own_class
 from ..architectures.inventory import inventory_of, predict
-from ..compat.muting import quiet
+from ..compat import quiet
 from ..errors import PlanError
 from ..io.source import Source
 from ..request.keywords import init_keywords

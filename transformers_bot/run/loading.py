@@ -13,9 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..architectures.classes import named_class
 from ..architectures.fields import crossing
 from ..architectures.sizes import changed_fields
-from ..compat.building import building
-from ..compat.memory import Releasing
-from ..compat.muting import quiet
+from ..compat import Releasing, building, quiet
 from ..console import progress
 from ..console.progress import logger
 from ..errors import PlanError

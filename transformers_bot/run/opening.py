@@ -15,9 +15,7 @@ from ..architectures import Adapter
 from ..architectures.classes import own_class
 from ..architectures.fields import without_crossing
 from ..architectures.inventory import inventory_of, predict, rules_of
-from ..compat.memory import reuse
-from ..compat.memory_limits import check_room
-from ..compat.muting import quiet
+from ..compat import check_room, quiet, reuse
 from ..console import progress
 from ..console.progress import logger
 from ..errors import BadCheckpoint, BadWeights, UnsupportedArchitecture

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from transformers import PreTrainedModel
 from transformers.integrations import deepspeed as zero
 
-from ..compat.building import undivided
+from ..compat import undivided
 from ..console import progress
 from ..errors import RankError
 from .rendezvous import Meeting, Outcome, meet

@@ -8,8 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..compat.building import building
-from ..compat.muting import quiet
+from ..compat import building, quiet
 from ..console import progress
 from ..console.progress import logger
 from ..errors import PlanError, SaveError

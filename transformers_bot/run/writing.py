@@ -10,8 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from ..compat.building import drawn_from
-from ..compat.memory import Releasing
+from ..compat import Releasing, drawn_from
 from ..console import progress
 from ..errors import PlanError
 from ..io.safetensors_writer import Entry, Shard, ShardWriter, lay_out

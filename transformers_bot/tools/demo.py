@@ -25,7 +25,7 @@ from huggingface_hub import constants
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from ..auto import BoTModel, plan
-from ..compat.muting import no_bars
+from ..compat import no_bars
 from ..errors import BadCheckpoint, BoTError
 from ..planning.planner import Plan
 from ..planning.render import merge_layers

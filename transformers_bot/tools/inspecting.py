@@ -26,8 +26,7 @@ from ..architectures.classes import class_for_task
 from ..architectures.fields import check_fields, without_crossing
 from ..architectures.inventory import inventory_of, predict, rules_of
 from ..architectures.sizes import role_sizes
-from ..compat.memory import Releasing
-from ..compat.muting import quiet
+from ..compat import Releasing, quiet
 from ..console import progress
 from ..console.pictures import picture, save
 from ..console.tables import FOLLOWERS, Row, html_table, lines, page

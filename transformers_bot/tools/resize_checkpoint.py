@@ -10,8 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..architectures.classes import class_for_task, own_class
 from ..calls import read_call, source_name
-from ..compat.building import undivided
-from ..compat.memory_limits import told_of_memory
+from ..compat import told_of_memory, undivided
 from ..console import progress
 from ..console.progress import logger
 from ..errors import BadCheckpoint, BadKeyword, BadOption, SaveError

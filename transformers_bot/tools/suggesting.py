@@ -28,7 +28,7 @@ from ..architectures.inventory import predict
 from ..architectures.shapes import Shapes, Sizes
 from ..architectures.sizes import config_field, rebuild, role_sizes
 from ..auto import plan
-from ..compat.muting import quiet
+from ..compat import quiet
 from ..console.progress import logger
 from ..console.tables import html_table, page
 from ..console.text import percent, printable, read_bytes, read_number, read_share, size

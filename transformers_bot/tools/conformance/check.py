@@ -14,7 +14,7 @@ from ...architectures.inventory import Inventory, predict
 from ...architectures.sizes import rebuild, role_sizes
 from ...architectures.tiny import random_model
 from ...architectures.valid import validate
-from ...compat.muting import quiet
+from ...compat import quiet
 from ...errors import BadOption, BoTError
 from .grown import changes_by_doubling
 from .permuted import wrong_roles
