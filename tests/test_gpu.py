@@ -12,8 +12,7 @@ from transformers import GPT2Config
 import transformers_bot
 from transformers_bot.run import loading
 from transformers_bot.run.execute import run_plan
-from transformers_bot.run.gpu import Arriving, gpu_for
-from transformers_bot.run.pinned import Sent, Staging
+from transformers_bot.run.gpu import LazyResults, Prefetched, StagingBuffers, gpu_for
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 SMALLER = {"layer": 1, "hidden": 6, "heads": 3, "ffn": 10}
@@ -87,7 +86,7 @@ def cpu_as_gpu(monkeypatch):
             made[name] = tensor.data_ptr()
             yield name, tensor
 
-    monkeypatch.setattr(loading, "gpu_for", lambda *_: torch.device("cpu"))
+    monkeypatch.setattr(loading, "_gpu_of", lambda *_: torch.device("cpu"))
     monkeypatch.setattr(loading, "run_plan", run)
     return made
 
@@ -102,7 +101,7 @@ def test_what_arrives_late_is_the_same_model_without_a_copy(saved, cpu_as_gpu, f
     state = late.state_dict()
     assert {state[name].data_ptr() for name in cpu_as_gpu} == set(cpu_as_gpu.values())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading, "gpu_for", lambda *_: None)
+        patch.setattr(loading, "_gpu_of", lambda *_: None)
         expected = resize(folder, wanted, head, dtype=torch.float64)
     torch.testing.assert_close(dict(state), dict(expected.state_dict()), rtol=0, atol=0)
 
@@ -113,7 +112,7 @@ def test_an_error_reaches_the_caller_as_it_is(saved, monkeypatch):
         raise transformers_bot.BadWeights("overflow in layer 0")
 
     folder, built = saved("gpt2", "GPT2LMHeadModel")
-    monkeypatch.setattr(loading, "gpu_for", lambda *_: torch.device("cpu"))
+    monkeypatch.setattr(loading, "_gpu_of", lambda *_: torch.device("cpu"))
     monkeypatch.setattr(loading, "run_plan", fail)
     with pytest.raises(transformers_bot.BadWeights, match="overflow in layer 0"):
         resize(folder, resized_config(built.config, **SMALLER), "GPT2LMHeadModel")
@@ -129,8 +128,8 @@ def test_results_come_in_any_order_and_once():
             yield name, torch.tensor(number)
 
     taken = {}
-    with Arriving(results(), torch.device("cpu")) as arriving:
-        entries = arriving.entries(order)
+    with LazyResults(results(), torch.device("cpu")) as lazy:
+        entries = lazy.state_dict(order)
 
         def take(names):
             taken.update({name: int(entries[name][...]) for name in names})
@@ -193,8 +192,8 @@ def tensors():
 
 def test_buffers_are_not_filled_before_their_copy_is_done():
     engine = Late()
-    staging = Staging(engine, piece=128)
-    sent = {name: staging.sent(x) for name, x in tensors().items()}
+    staging = StagingBuffers(engine, piece=128)
+    sent = {name: staging.send(x) for name, x in tensors().items()}
     assert engine.waits > 10
     engine.finish()
     torch.testing.assert_close(sent, tensors(), rtol=0, atol=0)
@@ -205,7 +204,7 @@ def test_buffers_are_not_filled_before_their_copy_is_done():
 )
 def test_any_order_of_asking_gives_the_tensors(asked):
     engine = Late()
-    with Sent(tensors(), engine, ["w0", "w2", "w4"], piece=128) as there:
+    with Prefetched(tensors(), engine, ["w0", "w2", "w4"], piece=128) as there:
         found = [there[name] for name in asked]
     engine.finish()
     torch.testing.assert_close(found, [tensors()[name] for name in asked], rtol=0, atol=0)
@@ -221,7 +220,7 @@ def test_the_next_tensor_is_read_ahead():
                 both.set()
             return super().__getitem__(name)
 
-    with Sent(Noted(tensors()), Late(), ["w0", "w2", "w4"]) as there:
+    with Prefetched(Noted(tensors()), Late(), ["w0", "w2", "w4"]) as there:
         assert len(there) == len(list(there)) == len(tensors())
         there["w0"]
         assert both.wait(10)
@@ -232,7 +231,7 @@ def test_the_next_tensor_is_read_ahead():
 
 
 def test_an_error_of_reading_ahead_belongs_to_the_tensor():
-    with Sent(tensors(), Late(), ["w0", "absent"]) as there:
+    with Prefetched(tensors(), Late(), ["w0", "absent"]) as there:
         there["w0"]
         there["w2"]
         with pytest.raises(KeyError, match="absent"):
@@ -291,8 +290,8 @@ def test_peak_memory_on_the_gpu_is_the_result_and_the_largest_stack(tmp_path):
 
 @needs_gpu
 def test_tensors_come_through_pinned_memory_unchanged():
-    from transformers_bot.run.pinned import CudaEngine
+    from transformers_bot.run.gpu import CudaEngine
 
-    with Sent(tensors(), CudaEngine(torch.device("cuda", 0)), list(tensors()), piece=128) as there:
+    with Prefetched(tensors(), CudaEngine(torch.device("cuda", 0)), list(tensors()), piece=128) as there:
         found = {name: there[name] for name in tensors()}
     torch.testing.assert_close({name: x.cpu() for name, x in found.items()}, tensors(), rtol=0, atol=0)

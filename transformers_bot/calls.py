@@ -12,7 +12,7 @@ from .architectures.classes import own_class
 from .architectures.fields import field_warnings
 from .architectures.inventory import predict
 from .architectures.sizes import differing_roles, role_sizes
-from .compat import building, quiet
+from .compat import building, forget_renames, quiet
 from .console import progress
 from .console.progress import logger
 from .errors import BadKeyword, BadOption, BoTError
@@ -23,9 +23,8 @@ from .planning.planner import Plan
 from .request.keywords import FILES, HUB, ONLY_RESIZING, Keywords, init_keywords, overrides_of, picked, sort_keywords
 from .request.source_class import seen_beside, with_class
 from .request.targets import plan_from_configs, read_config, sides, target_config
-from .run.loading import forget_renames
+from .run.distributed import load_resized
 from .run.opening import as_checked, refuse_unsound
-from .run.sharing import load_resized
 
 ClassFor = Callable[[PreTrainedConfig], type[PreTrainedModel]]
 

@@ -29,7 +29,7 @@ from .io.reading import check_files
 from .options import BoTConfig
 from .request.keywords import FILES, HUB, init_keywords, overrides_of, picked, sort_keywords
 from .request.targets import read_config, target_config
-from .run.sharing import load_resized
+from .run.distributed import load_resized
 
 if TYPE_CHECKING:
     from .request.signatures import Options

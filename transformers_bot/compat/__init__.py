@@ -11,6 +11,7 @@ import functools
 import logging
 import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
@@ -218,6 +219,12 @@ def names_peft_adapter(keywords: Mapping[str, Any]) -> bool:
 def is_transformers_handler(handler: logging.Handler) -> bool:
     """Whether transformers has made this handler itself, for its messages on the terminal."""
     return handler is getattr(transformers_logging, "_default_handler", None)
+
+
+def zero_init_is_active() -> bool:
+    """Whether DeepSpeed takes every weight away as soon as it is made; no public function says it (0.19)."""
+    partition = sys.modules.get("deepspeed.runtime.zero.partition_parameters")
+    return bool(getattr(partition, "zero_init_context", 0))
 
 
 def default_store() -> "Store":

@@ -42,6 +42,8 @@ TARGET = (
     "kernel_config",
     "generation_config",
 )
+SPLITTING = ("distributed_config", "tp_plan", "tp_size", "device_mesh")  # those of TARGET that split over ranks
+OFFLOADING = ("max_memory", "offload_folder")  # those that may leave weights on disk
 ONLY_RESIZING = ("bot_config", "method", "calibration", "allow_pickle", "nonfinite", "strict", "record_path")
 NONFINITE = ("error", "warn", "zero")
 # transformers 5 accepts these and does nothing with them.

@@ -13,7 +13,6 @@ from ..ops.recipe import Watcher, run
 from ..planning.planner import Plan, Step
 from ..report.measure import Watch
 from ..rewrite import Network
-from .pinned import CudaEngine, Sent
 
 
 def run_plan(
@@ -79,8 +78,10 @@ def _on(device: torch.device, tensors: Mapping[str, Tensor], order: list[str]) -
     if device.type != "cuda":
         yield tensors
         return
+    from .gpu import CudaEngine, Prefetched  # as in `loading`
+
     stored = tensors.stored if isinstance(tensors, Network) else tensors
-    with Sent(stored, CudaEngine(device), order) as sent:
+    with Prefetched(stored, CudaEngine(device), order) as sent:
         try:
             yield tensors.over(sent) if isinstance(tensors, Network) else sent
         finally:

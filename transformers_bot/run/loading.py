@@ -4,7 +4,7 @@ import copy
 import os
 from collections.abc import Iterator, Mapping
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..architectures.classes import named_class
 from ..architectures.fields import crossing
 from ..architectures.sizes import changed_fields
-from ..compat import Releasing, building, quiet
+from ..compat import Releasing, building, commit_of, forget_renames, quiet
 from ..console import progress
 from ..console.progress import logger
 from ..errors import PlanError
@@ -26,8 +26,10 @@ from ..report.rows import make_report
 from ..request.keywords import Keywords
 from ..version import __version__
 from .execute import run_plan
-from .gpu import Arriving, Entry, gpu_for
 from .opening import Resize, open_resize
+
+if TYPE_CHECKING:
+    from .gpu import LazyTensor
 
 LEFT_OUT = 50  # names of left-out tensors in a record
 RELEASED = 128 << 20  # bytes of results after which freed memory is given back: what is given back is faulted in again
@@ -43,15 +45,17 @@ def load_alone(
     """Resize checkpoint `name` into `model_class(wanted)` in this process; see `BoTModel.from_pretrained`."""
     resize = open_resize(model_class, name, source_config, wanted, words)
     watch = Watch(resize.plan, resize.adapter)
-    gpu = gpu_for(words.target, resize.config)
+    gpu = _gpu_of(resize)
     unchanged = resize.checkpoint.check_unchanged
     with progress.part("resizing", progress.resizing_seconds(resize.plan)):
         results = run_plan(resize.plan, resize.tensors, resize.dtype, gpu or "cpu", watch, unchanged)
         if gpu is None:
             resized = apart(results)
         else:
-            with Arriving(results, gpu) as arriving:
-                model, info = hand_over(resize, arriving.entries(_computed(resize.plan)), gpu)
+            from .gpu import LazyResults
+
+            with LazyResults(results, gpu) as lazy:
+                model, info = hand_over(resize, lazy.state_dict(_computed(resize.plan)), gpu)
     if gpu is None:
         with progress.part("building the model", progress.finishing_seconds(resize.plan)):
             model, info = hand_over(resize, resized)
@@ -62,6 +66,15 @@ def load_alone(
         logger.warning(sentence)
     companions.say_left_behind(name, words.hub, "save_pretrained of a model in memory")
     return (model, loading_info(resize.plan, info, report)) if words.output_loading_info else model
+
+
+def _gpu_of(resize: Resize) -> torch.device | None:
+    """The GPU on which the whole result is to lie; None for every other place."""
+    if resize.words.target.get("device_map") is None:
+        return None
+    from .gpu import gpu_for  # streams and threads, which a call for the CPU has no use for
+
+    return gpu_for(resize.words.target, resize.config)
 
 
 def apart(results: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
@@ -81,7 +94,7 @@ def _computed(plan: Plan) -> list[str]:
 
 
 def hand_over(
-    resize: Resize, resized: Mapping[str, Tensor | Entry], gpu: torch.device | None = None
+    resize: Resize, resized: "Mapping[str, Tensor | LazyTensor]", gpu: torch.device | None = None
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Let transformers build the target: it ties, casts, places, quantises and initialises new heads.
 
@@ -122,12 +135,6 @@ def forget_source(model: PreTrainedModel) -> None:
     forget_renames(model)
 
 
-def forget_renames(model: PreTrainedModel) -> None:
-    """Let a model be saved under the names of its class, not under those of the files it was loaded from."""
-    if hasattr(model, "_weight_conversions"):  # set by the loader to undo its renames on saving
-        del model._weight_conversions
-
-
 def _check_complete(plan: Plan, info: dict[str, Any]) -> None:
     """Every parameter came from a step; transformers agrees on which are new."""
     fresh = set(plan.names("fresh"))
@@ -150,7 +157,7 @@ def provenance(resize: Resize) -> dict[str, Any]:
     alone = {"add_cross_attention": False} if crossing(resize.adapter, resize.plan.dropped) else {}
     plan, words, source = resize.plan, resize.words, resize.opened.model.config
     wrote = named_class(source)
-    revision = resize.checkpoint.revision or getattr(source, "_commit_hash", None) or words.hub.get("revision")
+    revision = resize.checkpoint.revision or commit_of(source) or words.hub.get("revision")
     return {
         **origin.described(resize.name, words.hub.get("subfolder"), revision, words.record_path),
         "claimed_source": origin.claimed_source(source) if os.path.isdir(resize.name) else None,

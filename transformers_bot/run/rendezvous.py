@@ -1,9 +1,16 @@
-"""How the processes of one job tell each other who makes a model, what came of it, and who still loads it.
+"""One process of each node does the work, the others take what it made, and all learn how it went.
 
-All of it goes through the key-value store that torch.distributed runs on. Unlike collectives, a store
-does not need everybody: a call that only some ranks make (inside `main_process_first()`, on rank 0
-alone) keeps nobody waiting. Nor does it need a device, and no collective's time limit runs out while
-one process computes.
+All of it goes through the key-value store that torch.distributed runs on. accelerate has a ready way for the plain
+case, `PartialState().local_main_process_first()`, and torch has barriers; this module stays for what they cannot do
+(read and tried in accelerate 1.3 and 1.15):
+
+- Making a `PartialState` starts a process group, sets the process's device and, under MPI launchers, its environment
+  variables and number of threads. A call that loads a model must not.
+- A barrier needs every rank. A call that only some ranks make (rank 0 alone, or each inside the caller's own
+  `main_process_first()`) would wait forever or meet another barrier. A store keeps nobody waiting, needs no device,
+  and no time limit of a collective runs out while one process computes.
+- Where the first process raises or is killed, those at a barrier wait on. Here its error is raised in all of them.
+- Its files have to last until the last reader of its node is done, and random heads have to be equal on all nodes.
 """
 
 import contextlib
@@ -11,26 +18,93 @@ import hashlib
 import itertools
 import os
 import pickle
+import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import psutil
 import torch
 import torch.distributed as dist
+from accelerate.utils import get_int_from_env
 
+from ..compat import default_store, undivided
+from ..console import progress
 from ..errors import RankError
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
+Result = TypeVar("Result")
+Loaded = TypeVar("Loaded")
+
+WAITING = 25.0  # rough seconds, for the progress bar
 PATIENCE = 1800.0  # seconds that other nodes may need longer than this one; gloo's collectives wait as long
 # How launchers tell the number of processes on a node: torchrun and accelerate, DeepSpeed, Open MPI, Intel MPI.
 LOCAL_SIZES = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
-_turns: dict[str, Iterator[int]] = {}
+_calls: dict[str, Iterator[int]] = {}  # kind of call -> numbers of those that this process makes
+
+
+def once_per_node(
+    call: Sequence[str],
+    make: Callable[[Path], Result],
+    load: Callable[[Path, Result], Loaded],
+    *,
+    source: str = "",
+    together: bool = False,
+) -> Loaded:
+    """`load(folder, result)` in every process, where `result = make(folder)` ran in one process of each node.
+
+    What `make` draws at random is the same on all nodes, and later draws of a process are what they
+    would be if it had made everything itself.
+
+    Example (in every process, after torch.distributed has been initialised):
+        >>> once_per_node(["gpt2", "6x384"], write, lambda folder, _: read(folder))  # doctest: +SKIP
+
+    Args:
+        call: what is to be made, in strings that are equal where the same is asked for.
+        make: writes `folder`, which does not exist yet; what it returns can be pickled.
+        load: reads `folder`. It is removed once every process of the node has loaded it, or, if some
+            never ask, when the process that made it ends and none is reading; one that asks later makes its own.
+        source: a folder; where its files change, it is another call.
+        together: every rank takes part, and none loads before all nodes' folders are whole.
+
+    Raises:
+        RankError: the ranks ask for different things (`together`), or one that others need has ended.
+        What `make` raised, in every process that asks for it.
+    """
+    own = torch.get_rng_state()
+    rendezvous = join(call, source, together)
+    outcome, arrival = None, rendezvous.arrive()
+    try:
+        if arrival == 1:
+            outcome = _make(rendezvous, make)
+        else:
+            with progress.part("waiting for the process that resizes for this node", WAITING):
+                outcome = rendezvous.outcome()
+            if not outcome.folder.exists():  # the process that made it ended before this one asked
+                outcome = _make(rendezvous, make)
+        if together:
+            rendezvous.wait_for_all()
+    except BaseException as error:
+        rendezvous.fail(error)
+        torch.set_rng_state(own)
+        if outcome is not None:  # together: what is not whole on every node is loaded on none
+            shutil.rmtree(outcome.folder, ignore_errors=True)
+        raise
+    torch.set_rng_state(outcome.generator if torch.equal(own, rendezvous.generator) else own)
+    try:
+        return load(outcome.folder / "model", outcome.result)
+    finally:
+        if rendezvous.is_last_to_load(arrival):
+            # Weights that are mapped from the files stay readable. Where the system keeps mapped files (NFS, Windows),
+            # this removes what it can, and the process that made the folder tries again when it ends.
+            shutil.rmtree(outcome.folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -39,46 +113,46 @@ class Outcome:
 
     Attributes:
         folder: where it is.
-        made: what else it has to say.
-        draws: the state of the random generator afterwards.
+        result: what `make` returned.
+        generator: the state of the random generator afterwards.
         error: why there is nothing.
     """
 
     folder: Path
-    made: Any
-    draws: torch.Tensor
+    result: Any
+    generator: torch.Tensor
     error: BaseException | None = None
 
 
 @dataclass(frozen=True)
-class Meeting:
-    """One call, as its processes see it; made by `meet`.
+class Rendezvous:
+    """One call, as its processes see it; made by `join`.
 
     Attributes:
         key: begins the names that all processes of the call share.
         node: begins those that the node's processes share.
         together: whether every rank takes part.
-        draws: the state of the random generator that the first process came with.
+        generator: the state of the random generator that the first process came with.
     """
 
     store: "Store"
     key: str
     node: str
     together: bool
-    draws: torch.Tensor
+    generator: torch.Tensor
 
-    def number(self) -> int:
+    def arrive(self) -> int:
         """The place of this process, from 1, among those of its node that ask; the first makes it for the others."""
-        number = self.store.add(f"{self.node}/asked", 1)
-        _put(self.store, f"{self.node}/pid/{number}", os.getpid())
-        return number
+        arrival = self.store.add(f"{self.node}/asked", 1)
+        _put(self.store, f"{self.node}/pid/{arrival}", os.getpid())
+        return arrival
 
     def publish(self, outcome: Outcome) -> None:
         """Give the node's other processes what this one made."""
         _put(self.store, f"{self.node}/outcome", outcome)
 
     def publish_error(self, error: BaseException) -> None:
-        self.publish(Outcome(Path(), None, self.draws, _portable(error)))
+        self.publish(Outcome(Path(), None, self.generator, _portable(error)))
 
     def outcome(self) -> Outcome:
         """What another process makes for this node; raises its error.
@@ -87,21 +161,21 @@ class Meeting:
             RankError: that process has ended without a word.
         """
         maker: int = _get(self.store, f"{self.node}/pid/1")
-        done = f"{self.node}/outcome"
+        key = f"{self.node}/outcome"
         for _ in _pauses():
-            alive = _is_alive(maker)  # asked first: it may end right after it has published
-            if self.store.check([done]):
+            alive = psutil.pid_exists(maker)  # asked first: it may end right after it has published
+            if self.store.check([key]):
                 break
             if not alive:
                 raise RankError(f"process {maker}, which resized for all processes of this node, has ended.")
-            self._raise_others()
-        outcome: Outcome = _get(self.store, done)
+            self._raise_failure()
+        outcome: Outcome = _get(self.store, key)
         if outcome.error is not None:
             raise outcome.error
         return outcome
 
     def wait_for_all(self) -> None:
-        """Return when every rank has what its node made; raises what any of them tells.
+        """Return when every rank has what its node made; raises the error of any of them.
 
         Raises:
             RankError: some have not come within `PATIENCE`.
@@ -112,64 +186,93 @@ class Meeting:
             ready = self.store.add(f"{self.key}/ready", 0)
             if ready >= world:
                 return
-            self._raise_others()
+            self._raise_failure()
             if time.monotonic() > until:
                 raise RankError(
                     f"{ready} of {world} ranks came within {PATIENCE:.0f} s to load a model that is split over all of "
                     "them. Make the call on every rank."
                 )
 
-    def tell(self, error: BaseException) -> None:
-        """Tell all other ranks, where they wait for this one."""
+    def fail(self, error: BaseException) -> None:
+        """Let all other ranks raise this error, where they wait for this one."""
         if self.together:
             _first(self.store, f"{self.key}/error", _portable(error))
 
-    def _raise_others(self) -> None:
+    def _raise_failure(self) -> None:
         if self.together and self.store.check([f"{self.key}/error"]):
             raise _get(self.store, f"{self.key}/error")
 
-    def is_last_to_load(self, number: int) -> bool:
-        """Count the process of this number as one that has loaded; whether all of its node have."""
-        local = next((int(os.environ[name]) for name in LOCAL_SIZES if name in os.environ), dist.get_world_size())
-        self.store.set(f"{self.node}/loaded/{number}", "")
+    def is_last_to_load(self, arrival: int) -> bool:
+        """Note that the process of this arrival has loaded; whether all of its node have."""
+        self.store.set(f"{self.node}/loaded/{arrival}", "")
+        # Where no launcher tells, all ranks count: a folder is then kept until its process ends, never removed early.
+        local: int = get_int_from_env(LOCAL_SIZES, dist.get_world_size())
         return self.store.add(f"{self.node}/loaded", 1) == local
 
     def wait_for_readers(self) -> None:
         """Return when no living process of this node that has asked is still to load."""
         until = time.monotonic() + PATIENCE
         for _ in _pauses():
-            asked = range(1, self.store.add(f"{self.node}/asked", 0) + 1)
-            if not any(self._is_loading(number) for number in asked) or time.monotonic() > until:
+            arrivals = range(1, self.store.add(f"{self.node}/asked", 0) + 1)
+            if not any(self._is_loading(arrival) for arrival in arrivals) or time.monotonic() > until:
                 return
 
-    def _is_loading(self, number: int) -> bool:
-        if self.store.check([f"{self.node}/loaded/{number}"]):
+    def _is_loading(self, arrival: int) -> bool:
+        if self.store.check([f"{self.node}/loaded/{arrival}"]):
             return False
-        pid = f"{self.node}/pid/{number}"
-        return not self.store.check([pid]) or _is_alive(_get(self.store, pid))
+        pid = f"{self.node}/pid/{arrival}"
+        return not self.store.check([pid]) or psutil.pid_exists(_get(self.store, pid))
 
 
-def meet(call: Sequence[str], source: str, together: bool) -> Meeting:
-    """Come to a call; see `ranks.once_per_node` for the arguments.
+def join(call: Sequence[str], source: str, together: bool) -> Rendezvous:
+    """Come to a call; see `once_per_node` for the arguments.
 
     Raises:
         RankError: another rank came with another `call` (`together`).
     """
-    store = dist.distributed_c10d._get_default_store()  # type: ignore[attr-defined]
+    store = default_store()
     asked = _digest(call)
     # All ranks come to every call of this kind, so these are counted; others are known by what they ask for.
     kind = "together" if together else _digest([asked, *_state_of(source)])
-    key = f"transformers_bot/{kind}/{next(_turns.setdefault(kind, itertools.count()))}"
-    first, rank, draws = _first(store, key, (asked, dist.get_rank(), torch.get_rng_state()))
-    meeting = Meeting(store, key, f"{key}/{_node()}", together, draws)
+    key = f"transformers_bot/{kind}/{next(_calls.setdefault(kind, itertools.count()))}"
+    first, rank, generator = _first(store, key, (asked, dist.get_rank(), torch.get_rng_state()))
+    rendezvous = Rendezvous(store, key, f"{key}/{_node()}", together, generator)
     if first != asked:
         error = RankError(
             f"rank {dist.get_rank()} asks for another model than rank {rank}, but a model that is split over "
             "ranks is loaded by all of them together. Make the same call on every rank."
         )
-        meeting.tell(error)
+        rendezvous.fail(error)
         raise error
-    return meeting
+    return rendezvous
+
+
+def _make(rendezvous: Rendezvous, make: Callable[[Path], Any]) -> Outcome:
+    """Make it for this node, and tell the node's other processes how that went."""
+    holder = None
+    try:
+        holder = Path(tempfile.mkdtemp(prefix="transformers-bot-"))
+        # As atexit would, and also in the forked children of multiprocessing, which leave without it.
+        Finalize(None, _leave, (rendezvous, holder), exitpriority=0)
+        torch.set_rng_state(rendezvous.generator)
+        with undivided():
+            result = make(holder / "model")
+        outcome = Outcome(holder, result, torch.get_rng_state())
+        rendezvous.publish(outcome)
+    except BaseException as error:
+        if holder is not None:
+            shutil.rmtree(holder, ignore_errors=True)
+        rendezvous.publish_error(error)
+        raise
+    return outcome
+
+
+def _leave(rendezvous: Rendezvous, holder: Path) -> None:
+    """Remove the folder that this process has made, after those that read it: a script may end right after its call."""
+    if holder.exists():
+        with contextlib.suppress(Exception):  # the store may have ended before
+            rendezvous.wait_for_readers()
+        shutil.rmtree(holder, ignore_errors=True)
 
 
 def _pauses() -> Iterator[None]:
@@ -180,15 +283,15 @@ def _pauses() -> Iterator[None]:
         pause = min(0.5, 1.5 * pause)
 
 
-def _first(store: "Store", key: str, thing: Any) -> Any:
+def _first(store: "Store", key: str, value: Any) -> Any:
     """What whichever process comes first puts there."""
     if store.add(f"{key}/first", 1) == 1:
-        _put(store, key, thing)
+        _put(store, key, value)
     return _get(store, key)
 
 
-def _put(store: "Store", key: str, thing: Any) -> None:
-    store.set(key, pickle.dumps(thing))  # type: ignore[arg-type]  # declared for text, takes bytes
+def _put(store: "Store", key: str, value: Any) -> None:
+    store.set(key, pickle.dumps(value))  # type: ignore[arg-type]  # declared for text, takes bytes
 
 
 def _get(store: "Store", key: str) -> Any:
@@ -216,25 +319,13 @@ def _node() -> str:
     return _digest([socket.gethostname(), f"{where.st_dev} {where.st_ino}", numbers])
 
 
-def _is_alive(pid: int) -> bool:
-    if os.name == "nt":  # where os.kill asks nothing, and ends the process instead
-        return True
-    try:
-        os.kill(pid, 0)  # sends nothing
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
-
-
 def _state_of(source: str) -> list[str]:
     """Names, sizes and times of the files in a folder; nothing for a hub id."""
     if not os.path.isdir(source):
         return []
-    files = sorted((entry.name, entry.stat()) for entry in os.scandir(source))
-    return [f"{name} {found.st_size} {found.st_mtime_ns}" for name, found in files]
+    files = sorted((entry.name, entry.stat()) for entry in os.scandir(source) if entry.is_file())
+    return [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in files]
 
 
-def _digest(words: Sequence[str]) -> str:
-    return hashlib.sha256("\0".join(words).encode()).hexdigest()[:32]
+def _digest(strings: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(strings).encode()).hexdigest()[:32]

@@ -1,24 +1,31 @@
-"""Loads a resized model in many processes: one of each node writes it, all of them load what was written."""
+"""Loads a resized model, alone or in a job of many processes: then one of each node writes it, and all load that.
+
+What is written is an ordinary checkpoint folder, so that slicing (FSDP2, tensor parallel, ZeRO-3) is left to
+transformers, and offloading to accelerate through transformers' `device_map`. A call in one process needs
+this module alone of those that know of processes.
+"""
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.integrations import deepspeed as zero
 
-from ..compat import building, quiet
+from ..compat import building, quiet, zero_init_is_active
 from ..console import progress
 from ..console.progress import logger
-from ..errors import PlanError, SaveError
+from ..errors import PlanError, RankError, SaveError
 from ..hub import origin, push
 from ..io import companions
 from ..io.safetensors_writer import total_bytes
 from ..report.report import Report
 from ..report.rows import make_report
-from ..request.keywords import Keywords, picked
-from . import processes
+from ..request.keywords import OFFLOADING, SPLITTING, Keywords, picked
 from .loading import forget_source, load_alone, loading_info
 from .opening import open_resize
 from .writing import ROOM, layout_of, save_configs, skeleton_of, write_weights
@@ -43,8 +50,52 @@ def load_resized(
     words: Keywords,
 ) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
     """Resize checkpoint `name` into `model_class(wanted)`, once a node; see `BoTModel.from_pretrained`."""
-    load = load_shared if processes.is_shared(model_class, words.target) else load_alone
+    load = load_shared if is_shared(model_class, words.target) else load_alone
     return load(model_class, name, source_config, wanted, words)
+
+
+def is_split(target: Mapping[str, Any]) -> bool:
+    """Whether loading with these keywords splits the model, so that every rank takes part in it."""
+    return bool(zero.is_deepspeed_zero3_enabled()) or any(target.get(name) is not None for name in SPLITTING)
+
+
+def is_shared(model_class: type[PreTrainedModel], target: Mapping[str, Any]) -> bool:
+    """Whether one process is to resize for all of its node: with several processes, or ZeRO-3.
+
+    Starts torch.distributed where transformers itself would in a moment: for ZeRO-3, and for
+    `distributed_config` under a launcher. A model that may be offloaded to disk is not shared: it
+    goes on reading its files for as long as it lives.
+
+    Args:
+        target: the keywords with which the result is to be loaded.
+
+    Raises:
+        RankError: inside `deepspeed.zero.Init`, which takes every weight away as soon as it is made.
+    """
+    _refuse_zero_init()
+    offloads = isinstance(target.get("device_map"), str) or any(target.get(name) is not None for name in OFFLOADING)
+    if not dist.is_available() or (offloads and not is_split(target)):
+        return False
+    if not dist.is_initialized():
+        _start(model_class, target)
+    return dist.is_initialized() and (dist.get_world_size() > 1 or bool(zero.is_deepspeed_zero3_enabled()))
+
+
+def _start(model_class: type[PreTrainedModel], target: Mapping[str, Any]) -> None:
+    if zero.is_deepspeed_zero3_enabled():
+        import deepspeed  # type: ignore[import-not-found]
+
+        deepspeed.init_distributed()
+    elif target.get("distributed_config") is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        model_class.prepare_distribute_model(target["distributed_config"], device_map=target.get("device_map"))
+
+
+def _refuse_zero_init() -> None:
+    if zero_init_is_active():
+        raise RankError(
+            "a model cannot be resized inside deepspeed.zero.Init: its weights would be empty. Leave the context "
+            "out; transformers splits the result itself while an HfDeepSpeedConfig (or TrainingArguments) is alive."
+        )
 
 
 def load_shared(
@@ -54,7 +105,7 @@ def load_shared(
     wanted: PreTrainedConfig,
     words: Keywords,
 ) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
-    """What `loading.load_alone` returns, in every process of a job; see `processes.once_per_node`.
+    """What `loading.load_alone` returns, in every process of a job; see `rendezvous.once_per_node`.
 
     Raises:
         SaveError: the temporary folder has no room for the result.
@@ -70,9 +121,11 @@ def load_shared(
         push.attach(model, written.report, written.files, origin.Place.of(name, words.hub.get("subfolder")))
         return (model, {**info, **written.info}) if words.output_loading_info else model
 
+    from .rendezvous import once_per_node  # which one process alone has no use for
+
     local = os.path.join(name, words.hub.get("subfolder") or "")
     call = _call(model_class, name, source_config, wanted, words)
-    return processes.once_per_node(call, write, load, source=local, together=processes.is_split(words.target))
+    return once_per_node(call, write, load, source=local, together=is_split(words.target))
 
 
 def _call(

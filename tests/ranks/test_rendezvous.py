@@ -15,12 +15,12 @@ from transformers.integrations import deepspeed
 
 from transformers_bot.compat import building, undivided
 from transformers_bot.errors import BadCheckpoint, RankError
-from transformers_bot.run import processes, rendezvous
+from transformers_bot.run import distributed, rendezvous
 
 
 @pytest.fixture(autouse=True)
 def _group(tmp_path, monkeypatch):
-    monkeypatch.setattr(rendezvous, "_turns", {})
+    monkeypatch.setattr(rendezvous, "_calls", {})
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -43,14 +43,14 @@ def left(tmp_path):
 
 
 def test_made_then_loaded_then_removed(tmp_path):
-    assert processes.once_per_node(["a"], write, read) == ("made", 17)
+    assert rendezvous.once_per_node(["a"], write, read) == ("made", 17)
     assert not left(tmp_path)
 
 
 def test_every_call_is_made_anew():
     made = []
     for _ in range(2):
-        processes.once_per_node(["a"], lambda folder: made.append(folder), lambda *_: None)
+        rendezvous.once_per_node(["a"], lambda folder: made.append(folder), lambda *_: None)
     assert len(set(made)) == 2
 
 
@@ -60,11 +60,11 @@ def test_what_make_raises_is_raised_and_told(tmp_path):
         raise BadCheckpoint("no weights")
 
     with pytest.raises(BadCheckpoint, match="no weights"):
-        processes.once_per_node(["a"], fails, read)
+        rendezvous.once_per_node(["a"], fails, read)
     assert not left(tmp_path)
-    rendezvous._turns.clear()  # the next call is another process's share of the same one
+    rendezvous._calls.clear()  # the next call is another process's share of the same one
     with pytest.raises(BadCheckpoint, match="no weights") as told:
-        processes.once_per_node(["a"], write, read)
+        rendezvous.once_per_node(["a"], write, read)
     assert told.value.__notes__ == ["(raised by rank 0, which resized for this node)"]
 
 
@@ -73,10 +73,10 @@ def test_an_interrupt_is_told_as_such():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        processes.once_per_node(["a"], stopped, read)
-    rendezvous._turns.clear()
+        rendezvous.once_per_node(["a"], stopped, read)
+    rendezvous._calls.clear()
     with pytest.raises(RankError, match="rank 0, which resized for this node, ended with KeyboardInterrupt"):
-        processes.once_per_node(["a"], write, read)
+        rendezvous.once_per_node(["a"], write, read)
 
 
 def test_an_error_that_cannot_be_pickled_keeps_its_words():
@@ -87,10 +87,10 @@ def test_an_error_that_cannot_be_pickled_keeps_its_words():
         raise Local("odd")
 
     with pytest.raises(Local):
-        processes.once_per_node(["a"], fails, read)
-    rendezvous._turns.clear()
+        rendezvous.once_per_node(["a"], fails, read)
+    rendezvous._calls.clear()
     with pytest.raises(RankError, match="Local: odd"):
-        processes.once_per_node(["a"], write, read)
+        rendezvous.once_per_node(["a"], write, read)
 
 
 def test_a_process_that_died_is_not_waited_for():
@@ -98,19 +98,19 @@ def test_a_process_that_died_is_not_waited_for():
     gone.wait()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "getpid", lambda: gone.pid)
-        assert rendezvous.meet(["a"], "", False).number() == 1
-    rendezvous._turns.clear()
+        assert rendezvous.join(["a"], "", False).arrive() == 1
+    rendezvous._calls.clear()
     with pytest.raises(RankError, match=f"process {gone.pid}, which resized for all processes of this node, has ended"):
-        processes.once_per_node(["a"], write, read)
+        rendezvous.once_per_node(["a"], write, read)
 
 
 def test_who_asks_after_the_maker_has_ended_makes_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert processes.once_per_node(["a"], write, read) == ("made", 17)
+    assert rendezvous.once_per_node(["a"], write, read) == ("made", 17)
     (kept,) = left(tmp_path)
     shutil.rmtree(kept)  # as the maker does when it ends
-    rendezvous._turns.clear()
-    assert processes.once_per_node(["a"], write, read) == ("made", 17)
+    rendezvous._calls.clear()
+    assert rendezvous.once_per_node(["a"], write, read) == ("made", 17)
     assert not left(tmp_path)
 
 
@@ -119,7 +119,7 @@ def test_a_script_that_ends_right_after_its_call_leaves_the_files_to_those_that_
 import os, sys, time
 from pathlib import Path
 import torch.distributed as dist
-from transformers_bot.run import processes
+from transformers_bot.run import rendezvous
 
 def write(folder):
     folder.mkdir()
@@ -132,7 +132,7 @@ def read(folder, maker):
     return (folder / "weights").read_text()
 
 dist.init_process_group("gloo")
-print(processes.once_per_node(["a"], write, read), flush=True)
+print(rendezvous.once_per_node(["a"], write, read), flush=True)
 """
     (tmp_path / "script.py").write_text(code)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "script.py"]
@@ -145,13 +145,13 @@ print(processes.once_per_node(["a"], write, read), flush=True)
 
 
 def test_a_reader_that_died_keeps_nobody_waiting():
-    call = rendezvous.meet(["a"], "", False)
+    call = rendezvous.join(["a"], "", False)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    assert call.number() == 1
+    assert call.arrive() == 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "getpid", lambda: gone.pid)
-        assert call.number() == 2
+        assert call.arrive() == 2
     call.is_last_to_load(1)
     start = time.monotonic()
     call.wait_for_readers()
@@ -163,27 +163,27 @@ def test_ranks_that_do_not_come_are_missed_in_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     start = time.monotonic()
     with pytest.raises(RankError, match="1 of 2 ranks came"):
-        processes.once_per_node(["a"], write, read, together=True)
+        rendezvous.once_per_node(["a"], write, read, together=True)
     assert time.monotonic() - start < 5
     assert not left(tmp_path)
 
 
 def test_another_nodes_error_stops_this_one(tmp_path, monkeypatch):
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
-    rendezvous.meet(["a"], "", True).tell(BadCheckpoint("not on this node"))
-    rendezvous._turns.clear()
+    rendezvous.join(["a"], "", True).fail(BadCheckpoint("not on this node"))
+    rendezvous._calls.clear()
     with pytest.raises(BadCheckpoint, match="not on this node"):
-        processes.once_per_node(["a"], write, read, together=True)
+        rendezvous.once_per_node(["a"], write, read, together=True)
     assert not left(tmp_path)
 
 
 def test_nodes_draw_the_same_and_keep_their_own_generators():
     torch.manual_seed(1)
-    rendezvous.meet(["a"], "", False)  # another node was first, with this seed
+    rendezvous.join(["a"], "", False)  # another node was first, with this seed
     drawn = torch.rand(2)
-    rendezvous._turns.clear()
+    rendezvous._calls.clear()
     torch.manual_seed(2)
-    found = processes.once_per_node(["a"], lambda _: torch.rand(2), lambda _, made: made)
+    found = rendezvous.once_per_node(["a"], lambda _: torch.rand(2), lambda _, made: made)
     assert torch.equal(found, drawn)
     own = torch.rand(2)
     torch.manual_seed(2)
@@ -194,20 +194,20 @@ def test_a_changed_source_is_another_call(tmp_path):
     source = tmp_path / "source"
     source.mkdir()
     (source / "weights").write_text("old")
-    before = rendezvous.meet(["a"], str(source), False).key
-    rendezvous._turns.clear()
-    assert rendezvous.meet(["a"], str(source), False).key == before
-    rendezvous._turns.clear()
+    before = rendezvous.join(["a"], str(source), False).key
+    rendezvous._calls.clear()
+    assert rendezvous.join(["a"], str(source), False).key == before
+    rendezvous._calls.clear()
     (source / "weights").write_text("newer")
-    assert rendezvous.meet(["a"], str(source), False).key != before
+    assert rendezvous.join(["a"], str(source), False).key != before
 
 
 def test_a_folder_that_some_never_ask_for_is_kept_until_the_end(tmp_path, monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    processes.once_per_node(["a"], write, read)
+    rendezvous.once_per_node(["a"], write, read)
     assert len(left(tmp_path)) == 1
-    rendezvous._turns.clear()
-    assert processes.once_per_node(["a"], lambda _: pytest.fail("made twice"), read) == ("made", 17)
+    rendezvous._calls.clear()
+    assert rendezvous.once_per_node(["a"], lambda _: pytest.fail("made twice"), read) == ("made", 17)
     assert not left(tmp_path)
 
 
@@ -264,7 +264,7 @@ def test_undivided_leaves_unset_what_was_not_set(monkeypatch):
 
 
 def test_one_process_shares_with_nobody():
-    assert not processes.is_shared(PreTrainedModel, {})
+    assert not distributed.is_shared(PreTrainedModel, {})
 
 
 @pytest.mark.parametrize(
@@ -280,4 +280,4 @@ def test_one_process_shares_with_nobody():
 )
 def test_a_model_that_may_lie_on_disk_is_not_shared(monkeypatch, keywords, shared):
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
-    assert processes.is_shared(PreTrainedModel, keywords) is shared
+    assert distributed.is_shared(PreTrainedModel, keywords) is shared
