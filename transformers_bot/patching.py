@@ -22,7 +22,7 @@ from . import methods
 from .architectures import ADAPTERS
 from .architectures.inventory import predict
 from .architectures.sizes import differing_roles, role_sizes
-from .compat import building, quiet
+from .compat import building, names_peft_adapter, quiet
 from .console.progress import logger
 from .errors import BoTError
 from .io.reading import check_files
@@ -219,7 +219,6 @@ def _needs_resize(
 
 def _without_adapter(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Auto classes pass `adapter_kwargs` even where the checkpoint has no adapter."""
-    given = kwargs.get("adapter_kwargs") or {}
-    if "_adapter_model_path" in given:
+    if names_peft_adapter(kwargs):
         return kwargs
     return {name: value for name, value in kwargs.items() if name != "adapter_kwargs"}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..compat import building, drawn_from
+from ..compat import building, drawn_from, use_eager_attention
 
 # Outputs that are the stream or the attention itself, and so change with its units.
 STREAM = ("last_hidden_state", "pooler_output", "hidden_states", "attentions", "past_key_values")
@@ -16,7 +16,7 @@ SPREAD = 0.3  # of the random weights: large enough that every one of them matte
 def random_model(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
     """A model in double precision with every parameter moved: no bias is 0 and no norm 1 by accident."""
     config = copy.deepcopy(config)
-    config._attn_implementation = "eager"
+    use_eager_attention(config)
     generator = torch.Generator().manual_seed(0)
     with building(), drawn_from(0):
         model = model_class(config).to(torch.float64).eval()

@@ -25,7 +25,6 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import DeviceContext  # what `with torch.device(...)` enters
-from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations import deepspeed as zero
 from transformers.utils import logging as transformers_logging
 
@@ -33,6 +32,7 @@ from ..errors import TooLittleMemory
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 # -- building models ------------------------------------------------------------------------------
 # While transformers' `from_pretrained` runs, tying is switched off, initialisation is guarded and another default
@@ -182,7 +182,7 @@ def _initialises(func: Callable[..., Any]) -> bool:
 
 # -- private attributes of transformers and torch -------------------------------------------------
 
-# Keywords of `transformers.utils.cached_file`: what is not there, or not to be had, is None and no error.
+# Keywords of `transformers.utils.cached_file`: what is not there is None and no error, and what is not to be had, too.
 NO_MISSING_ENTRY = {"_raise_exceptions_for_missing_entries": False}
 NO_ERROR = NO_MISSING_ENTRY | {
     "_raise_exceptions_for_gated_repo": False,
@@ -190,23 +190,23 @@ NO_ERROR = NO_MISSING_ENTRY | {
 }
 
 
-def use_eager_attention(config: PreTrainedConfig) -> None:
+def use_eager_attention(config: "PreTrainedConfig") -> None:
     """Let models of this config compute attention step by step: `attn_implementation=` is a keyword of loading only."""
     config._attn_implementation = "eager"
 
 
-def commit_of(config: PreTrainedConfig) -> str | None:
+def commit_of(config: "PreTrainedConfig") -> str | None:
     """The commit of the Hub that a config was read from, where transformers noted one."""
     return getattr(config, "_commit_hash", None)
 
 
-def forget_renames(model: PreTrainedModel) -> None:
+def forget_renames(model: "PreTrainedModel") -> None:
     """Let a model be saved under the names of its class, not under those of the files it was loaded from."""
     if hasattr(model, "_weight_conversions"):  # set by the loader to undo its renames on saving
         del model._weight_conversions
 
 
-def has_peft_adapter(model: PreTrainedModel) -> bool:
+def has_peft_adapter(model: "PreTrainedModel") -> bool:
     """Whether an adapter was loaded on this model; transformers' public `active_adapters` raises where none was."""
     return bool(getattr(model, "_hf_peft_config_loaded", False))
 
@@ -214,11 +214,6 @@ def has_peft_adapter(model: PreTrainedModel) -> bool:
 def names_peft_adapter(keywords: Mapping[str, Any]) -> bool:
     """Whether an Auto class has found that the checkpoint is an adapter; it tells the model's class so."""
     return "_adapter_model_path" in (keywords.get("adapter_kwargs") or {})
-
-
-def is_transformers_handler(handler: logging.Handler) -> bool:
-    """Whether transformers has made this handler itself, for its messages on the terminal."""
-    return handler is getattr(transformers_logging, "_default_handler", None)
 
 
 def zero_init_is_active() -> bool:

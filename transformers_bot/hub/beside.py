@@ -10,6 +10,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
+from ..compat import NO_ERROR
 from ..console.progress import logger
 from ..errors import BadCheckpoint
 from ..io.plain_yaml import NotPlain, read_yaml
@@ -110,13 +111,12 @@ def _found(name: str, filename: str, keywords: Mapping[str, Any]) -> str | None:
     if os.path.isdir(name):
         path = os.path.join(name, filename)
         return path if os.path.isfile(path) else None
-    quietly = ("gated_repo", "missing_entries", "connection_errors")
     try:
         path = cached_file(
             name,
             filename,
             **{key: keywords[key] for key in HUB if keywords.get(key) is not None},
-            **{f"_raise_exceptions_for_{kind}": False for kind in quietly},
+            **NO_ERROR,
         )
     except (OSError, CONNECTION) as error:  # no such repository, no connection: loading says so itself
         logger.info("%s of %r cannot be read: %s", filename, name, error)

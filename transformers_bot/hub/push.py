@@ -20,6 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
+from ..compat import has_peft_adapter
 from ..console.progress import logger
 from ..errors import BadOption, SaveError
 from ..io.companions import say_left_behind
@@ -82,7 +83,7 @@ def push_to_hub(
             f"push_to_hub takes a model in memory, not {os.fspath(model)!r}. Load the folder first: "
             "AutoModel.from_pretrained(folder), or the Auto class of its task."
         )
-    if getattr(model, "_hf_peft_config_loaded", False):
+    if has_peft_adapter(model):
         raise BadOption("an adapter is loaded on this model, and the card describes whole weights. Merge it first.")
     record = public(provenance_of(model.config))
     report = _public_report(model, record, token)
@@ -181,7 +182,7 @@ class _Push:
 
     def __call__(self, repo_id: str, **keywords: Any) -> CommitInfo:
         model = self._held()
-        if getattr(model, "_hf_peft_config_loaded", False):  # only the adapter is pushed, by transformers
+        if has_peft_adapter(model):  # only the adapter is pushed, by transformers
             pushed: CommitInfo = type(model).push_to_hub(model, repo_id, **keywords)
             return pushed
         self._hash_files(model)

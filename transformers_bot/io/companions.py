@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 from transformers.utils.hub import list_repo_templates
 
+from ..compat import NO_ERROR
 from ..console.progress import logger
 from ..errors import BadCheckpoint, IncompatibleModels, UnsafeCheckpoint
 from .processors import check_images
@@ -44,11 +45,6 @@ TEMPLATES = "additional_chat_templates"  # named ones beside the default
 MODULES = ("modules.json", "config_sentence_transformers.json")  # of sentence-transformers
 SECONDS = 5  # that the list of a repository's files may take
 _SAID: set[tuple[str, str]] = set()
-QUIETLY = {
-    "_raise_exceptions_for_missing_entries": False,
-    "_raise_exceptions_for_gated_repo": False,
-    "_raise_exceptions_for_connection_errors": False,
-}
 
 
 def find(name: str, hub: Mapping[str, Any]) -> dict[str, Path]:
@@ -72,7 +68,7 @@ def find(name: str, hub: Mapping[str, Any]) -> dict[str, Path]:
         named = list_repo_templates(name, local_files_only=bool(keywords.get("local_files_only")), **listing)
         templates = [f"{TEMPLATES}/{one}.jinja" for one in named]
         every = (*TOKENIZER, *PROCESSOR, *templates)
-        paths = {one: cached_file(name, one, **keywords, **QUIETLY) for one in every}
+        paths = {one: cached_file(name, one, **keywords, **NO_ERROR) for one in every}
         found = {one: Path(path) for one, path in paths.items() if path}
     for one, file in found.items():
         size, most = file.stat().st_size, _most(one)

@@ -17,7 +17,8 @@ PIECE = 4096  # rows that are made at a time, before they go where they belong
 _LOCK = threading.Lock()
 _INSIDE: dict[str, tuple[int, str]] = {}  # kind of device -> how many are inside, and what was set before
 SMALL = 2**16  # multiply-adds below which the call would outweigh the product
-# What torch's compiler calls for a linear layer; a build of torch without oneDNN has none.
+# What torch's compiler calls for a linear layer; a build of torch without oneDNN has none. Private, read in torch 2.4
+# and 2.13; not in `compat`, because wavelets alone need no transformers.
 _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 

@@ -12,6 +12,7 @@ from transformers.configuration_utils import get_configuration_file
 from transformers.utils import CONFIG_NAME, cached_file
 
 from ...architectures.sizes import MAX_LAYERS, MAX_LENGTH
+from ...compat import NO_ERROR
 from ...errors import BadCheckpoint, BadOption, BadSize, UnsafeCheckpoint, UnsupportedCheckpoint
 from .files import hub_keywords
 from .from_hub import from_hub
@@ -31,7 +32,6 @@ OBJECT_FIELDS = ("id2label", "label2id", "quantization_config", "compression_con
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack")
 ADAPTER = "adapter_config.json"
 MODULES = "modules.json"  # of sentence-transformers
-QUIETLY = {f"_raise_exceptions_for_{kind}": False for kind in ("gated_repo", "missing_entries", "connection_errors")}
 CLASS_FIELDS = ("attribute_map", "sub_configs", "sub_configs_defaults")
 ATTENTION_FIELDS = ("attn_implementation", "_attn_implementation", "experts_implementation")
 
@@ -74,7 +74,7 @@ def source_config(name: str, keywords: Mapping[str, Any]) -> tuple[Path, dict[st
         try:
             found = cached_file(name, CONFIG_NAME, **hub_keywords(keywords))
         except OSError:
-            listed = cached_file(name, MODULES, **hub_keywords(keywords), **QUIETLY)
+            listed = cached_file(name, MODULES, **hub_keywords(keywords), **NO_ERROR)
             if listed and (first := _first_module(Path(listed))):
                 raise _in_module(name, *first) from None
             raise

@@ -20,6 +20,7 @@ from transformers.utils import (
 )
 from transformers.utils.hub import cached_files
 
+from ...compat import NO_ERROR, NO_MISSING_ENTRY
 from ...errors import BadCheckpoint, HubError, UnsafeCheckpoint
 from .from_hub import from_hub
 from .index import missing_shards
@@ -106,12 +107,10 @@ def finder(name: str, folder: Folder, keywords: Mapping[str, Any]) -> Callable[[
     """
     if is_folder(name):
         return lambda file: folder.locate(file) if folder.holds(file) else None
-    # Without these a missing entry is an error, with them None; all else (no network, ...) is still raised.
-    quietly = {"_raise_exceptions_for_missing_entries": False}
 
     def find(file: str) -> Path | None:
         with from_hub(name, keywords.get("revision")):
-            path = cached_file(name, file, **hub_keywords(keywords), **quietly)
+            path = cached_file(name, file, **hub_keywords(keywords), **NO_MISSING_ENTRY)
         if path is None:
             return None
         folder.check(Path(path))
@@ -124,10 +123,7 @@ def has_file(name: str, file: str, keywords: Mapping[str, Any]) -> bool:
     """Whether a source has a file beside its weights; no way to it counts as none."""
     if is_folder(name):
         return os.path.isfile(os.path.join(name, keywords.get("subfolder") or "", file))
-    quietly = {
-        f"_raise_exceptions_for_{kind}": False for kind in ("missing_entries", "gated_repo", "connection_errors")
-    }
-    return cached_file(name, file, **hub_keywords(keywords), **quietly) is not None
+    return cached_file(name, file, **hub_keywords(keywords), **NO_ERROR) is not None
 
 
 def find_shards(

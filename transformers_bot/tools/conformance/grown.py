@@ -14,6 +14,7 @@ from ...architectures.adapter import Adapter
 from ...architectures.inventory import inventory_of, predict
 from ...architectures.sizes import config_field, rebuild, role_sizes
 from ...architectures.tiny import change, inputs, outputs
+from ...compat import use_eager_attention
 from ...options import BoTConfig
 from ...planning.planner import Side, make_plan
 from ...run.execute import run_plan
@@ -52,7 +53,7 @@ def _grown(adapter: Adapter, model: PreTrainedModel, fields: dict[str, int]) -> 
     fixed = {config_field(adapter, "ffn"): role_sizes(adapter, config, "source")["ffn"]}
     fixed = {name: length for name, length in fixed.items() if hasattr(config, name)}
     wanted = rebuild(adapter, config, {**fixed, **fields})
-    wanted._attn_implementation = "eager"
+    use_eager_attention(wanted)
     source = Side(config, role_sizes(adapter, config, "source"), inventory_of(model), torch.float64)
     target = Side(wanted, role_sizes(adapter, wanted, "target"), predict(type(model), wanted), torch.float64)
     plan = make_plan(adapter, source, target, methods.get("bot", OPTIONS))
