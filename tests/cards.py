@@ -5,7 +5,7 @@ import re
 import transformers
 from families import tiny_config
 
-from transformers_bot.hub.card_merge import MARKER, read_metadata, split_card
+from transformers_bot.hub.card import MARKER, read_metadata, split_card
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OTHER_COMMIT = COMMIT[::-1]

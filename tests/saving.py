@@ -84,11 +84,11 @@ def in_child(work) -> int:
 
 def kills(place: str, count: int, seed: int, exchange: bool) -> dict:
     """Kill a saving loop at `count` random moments; return how often each state of the disk was found."""
-    from transformers_bot.io import placing
+    from transformers_bot.io import atomic_folder
     from transformers_bot.io.atomic_folder import whole_folder
 
     if not exchange:
-        placing._exchange = lambda first, second: False  # noqa: ARG005
+        atomic_folder._exchange = lambda first, second: False  # noqa: ARG005
     out, clock, found, number = Path(place, "out"), random.Random(seed), Counter(), 0
 
     def save_for_ever() -> None:

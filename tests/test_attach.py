@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from transformers_bot import BadOption, BoTModelForCausalLM
 from transformers_bot.hub import push as pushing
-from transformers_bot.hub.origin import provenance_of
+from transformers_bot.hub.provenance import provenance_of
 
 
 @pytest.fixture
@@ -32,7 +32,8 @@ def model(saved):
 
 def pushed(model, *args, **keywords):
     """What `model.push_to_hub` hands to our function."""
-    with mock.patch.object(pushing, "push_to_hub") as push:
+    assert model.push_to_hub._push is pushing.push_to_hub
+    with mock.patch.object(model.push_to_hub, "_push") as push:
         model.push_to_hub(*args, **keywords)
     push.assert_called_once()
     return push.call_args

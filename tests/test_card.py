@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from transformers_bot import BadOption
 from transformers_bot.cli import recipes
-from transformers_bot.hub.card import code, model_card, recipe
-from transformers_bot.hub.card_merge import BEGIN, MARKER, in_markers, split_card, update_card
-from transformers_bot.hub.origin import base_model, public
+from transformers_bot.hub.card import BEGIN, MARKER, code, in_markers, model_card, recipe, split_card, update_card
+from transformers_bot.hub.provenance import base_model, public
 
 # -- what it says ---------------------------------------------------------------------------------
 

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transformers_bot import SaveError
-from transformers_bot.hub.card import model_card
-from transformers_bot.hub.card_merge import BEGIN, split_card, update_card
+from transformers_bot.hub.card import BEGIN, model_card, split_card, update_card
 
 FRESH = model_card(made(), None, licence="mit")
 NEWER = model_card(made(source="org/newer", revision=OTHER_COMMIT), None, licence="apache-2.0")

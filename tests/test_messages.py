@@ -13,7 +13,7 @@ from transformers_bot.cli.terminal import FLAGS, KEYWORDS, RENAMED, in_options
 
 PACKAGE = Path(transformers_bot.__file__).parent
 # Modules whose messages no command can lead to: models in memory, in processes of a job, on GPUs, pushed to the Hub.
-NOT_REACHED = {"patching", "rendezvous", "distributed", "gpu", "hub", "signatures", "placing"}
+NOT_REACHED = {"patching", "rendezvous", "distributed", "gpu", "hub", "signatures"}
 NOT_REACHED |= {"tables", "plot", "wavelets", "valid", "axes", "operators", "banded_forms", "axis_map"}
 # Parts of messages that only a call from Python can meet, and why.
 ONLY_FROM_PYTHON = {
@@ -92,7 +92,7 @@ def sentences(tree: ast.AST) -> Iterator[tuple[int, str]]:
 def messages() -> Iterator[tuple[str, str]]:
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
-        if not NOT_REACHED & set(parts) and parts[0] != "cli" and path.stem not in ("card", "demo", "card_merge"):
+        if not NOT_REACHED & set(parts) and parts[0] != "cli" and path.stem not in ("card", "demo"):
             yield from ((f"{'/'.join(parts)}:{line}", text) for line, text in sentences(ast.parse(path.read_text())))
 
 

@@ -11,7 +11,7 @@ import pytest
 from saving import left_over, read_save, write_save
 
 from transformers_bot import SaveError
-from transformers_bot.io import placing
+from transformers_bot.io import atomic_folder
 from transformers_bot.io.atomic_folder import whole_folder
 
 
@@ -56,10 +56,10 @@ def test_exchange(tmp_path):
     for number, name in enumerate("ab"):
         (tmp_path / name).mkdir()
         write_save(tmp_path / name, number)
-    assert placing._exchange(tmp_path / "a", tmp_path / "b")
+    assert atomic_folder._exchange(tmp_path / "a", tmp_path / "b")
     assert [read_save(tmp_path / name) for name in "ab"] == [1, 0]
     with pytest.raises(FileNotFoundError, match="nothing"):
-        placing._exchange(tmp_path / "a", tmp_path / "nothing")
+        atomic_folder._exchange(tmp_path / "a", tmp_path / "nothing")
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_exchange(tmp_path):
 def test_the_call_of_each_system(library, monkeypatch, platform, name, arguments):
     monkeypatch.setattr(sys, "platform", platform)
     fake = library(name, 0)
-    assert placing._exchange(Path("/a"), Path("/b"))
+    assert atomic_folder._exchange(Path("/a"), Path("/b"))
     assert fake.calls == [arguments]
 
 
@@ -133,7 +133,7 @@ def test_a_failing_exchange_leaves_the_old_folder(old, library):
 
 
 def test_everything_is_on_the_disk_before_the_move(old, monkeypatch):
-    synced, fsync, exchange = set(), os.fsync, placing._exchange
+    synced, fsync, exchange = set(), os.fsync, atomic_folder._exchange
 
     def note(handle):
         synced.add((os.fstat(handle).st_dev, os.fstat(handle).st_ino))
@@ -146,20 +146,20 @@ def test_everything_is_on_the_disk_before_the_move(old, monkeypatch):
         return exchange(staging, target)
 
     monkeypatch.setattr(os, "fsync", note)
-    monkeypatch.setattr(placing, "_exchange", check)
+    monkeypatch.setattr(atomic_folder, "_exchange", check)
     save_number(old, 2)
     assert (old.parent.stat().st_dev, old.parent.stat().st_ino) in synced  # the move itself, too
 
 
 def test_a_parent_that_cannot_be_synced_is_named(old, monkeypatch, caplog):
-    sync = placing._sync
+    sync = atomic_folder._sync
 
     def fail(path):
         if path == old.parent:
             raise OSError(errno.EIO, "Input/output error")
         sync(path)
 
-    monkeypatch.setattr(placing, "_sync", fail)
+    monkeypatch.setattr(atomic_folder, "_sync", fail)
     save_number(old, 2)
     assert read_save(old) == 2
     assert f"{old} is in place, but a power cut could undo that: Input/output error" in caplog.text

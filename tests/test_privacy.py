@@ -12,7 +12,7 @@ from cards import recipe_in
 from transformers import AutoModelForCausalLM
 
 from transformers_bot import BadOption, BoTModelForCausalLM, Report, cli, fit, integration, resize_checkpoint, verify
-from transformers_bot.hub import origin
+from transformers_bot.hub import provenance
 from transformers_bot.hub.card import model_card
 
 SECRETS = ("alice_realname", "private_project", "hidden_targets", "homes")
@@ -162,7 +162,7 @@ def test_a_path_is_recorded_on_request_and_dropped_on_push(source, tmp_path, way
     assert verify(out).equal
     config = AutoModelForCausalLM.from_pretrained(out).config
     assert str(source) in recipe_in(model_card(config, None))
-    assert origin.public(record) == {key: value for key, value in record.items() if key != "path"}
+    assert provenance.public(record) == {key: value for key, value in record.items() if key != "path"}
     with pytest.raises(BadOption, match="record_path must be True or False"):
         BoTModelForCausalLM.from_pretrained(source, n_layer=3, record_path="yes")
 
@@ -175,7 +175,7 @@ def test_records_of_earlier_versions_hold_a_path_and_stay_readable(source, tmp_p
         fields[key]["source"] = str(source)
         path.write_text(json.dumps(fields))
     assert verify(tmp_path / "out").equal
-    assert origin.public(fields["provenance"])["source"] == "tiny-gpt2"
+    assert provenance.public(fields["provenance"])["source"] == "tiny-gpt2"
     card = model_card(AutoModelForCausalLM.from_pretrained(tmp_path / "out").config, None)
     assert not [word for word in SECRETS if word in card]
 
@@ -196,13 +196,13 @@ def test_records_of_earlier_versions_hold_a_path_and_stay_readable(source, tmp_p
     ],
 )
 def test_the_name_of_a_folder(place, name):
-    assert origin.folder_name(place) == name
+    assert provenance.folder_name(place) == name
 
 
 def test_the_users_own_name_is_none(monkeypatch):
     monkeypatch.setenv("HOME", "/srv/carol")
     monkeypatch.setenv("LOGNAME", "dave")
-    names = [origin.folder_name(f"/data/{name}") for name in ("carol", "Dave", "gpt2-dave", "davenport")]
+    names = [provenance.folder_name(f"/data/{name}") for name in ("carol", "Dave", "gpt2-dave", "davenport")]
     assert names == ["model", "model", "model", "davenport"]
 
 
@@ -227,8 +227,8 @@ def test_a_folder_within_a_source_is_the_source(source, tmp_path):
 
 
 def test_one_folder_within_a_source_is_told_unless_it_is_a_users(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(origin, "HOMES", ("homes",))
-    found = origin.described(str(tmp_path / "homes"), "alice_realname", None)
+    monkeypatch.setattr(provenance, "HOMES", ("homes",))
+    found = provenance.described(str(tmp_path / "homes"), "alice_realname", None)
     assert (found["source"], found["subfolder"]) == ("model", None)
     resize_checkpoint(source.parent, tmp_path / "out", n_layer=3, subfolder="tiny-gpt2")
     record = json.loads((tmp_path / "out/config.json").read_text())["transformers_bot"]

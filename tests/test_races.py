@@ -19,7 +19,7 @@ import transformers_bot.hub.push as hub
 import transformers_bot.run.execute as resizing
 import transformers_bot.run.opening as opening
 from transformers_bot import BadCheckpoint, BoTModelForCausalLM, SaveError, resize_checkpoint
-from transformers_bot.io.reading import check_files
+from transformers_bot.io.checkpoint import check_files
 
 SIZES = {"n_layer": 1, "n_embd": 6, "n_head": 3}
 

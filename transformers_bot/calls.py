@@ -16,8 +16,8 @@ from .compat import building, forget_renames, quiet
 from .console import progress
 from .console.progress import logger
 from .errors import BadKeyword, BadOption, BoTError
-from .io.reading import check_files, renaming
-from .io.source import Source, open_source
+from .io.checkpoint import Source, check_files, open_source
+from .io.weights import renaming
 from .options import BoTConfig
 from .planning.planner import Plan
 from .request.keywords import FILES, HUB, ONLY_RESIZING, Keywords, init_keywords, overrides_of, picked, sort_keywords

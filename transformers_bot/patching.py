@@ -25,7 +25,7 @@ from .architectures.sizes import differing_roles, role_sizes
 from .compat import building, names_peft_adapter, quiet
 from .console.progress import logger
 from .errors import BoTError
-from .io.reading import check_files
+from .io.checkpoint import check_files
 from .options import BoTConfig
 from .request.keywords import FILES, HUB, init_keywords, overrides_of, picked, sort_keywords
 from .request.targets import read_config, target_config

@@ -6,7 +6,7 @@ from folders import CONFIG, config, content, json_edit, moved_out, replaced
 from table import Fault
 
 from transformers_bot import BadCheckpoint, BadOption, BadSize, UnsafeCheckpoint, UnsupportedArchitecture
-from transformers_bot.io.reading import jsons
+from transformers_bot.io import config_files
 
 BIG = 10**9
 
@@ -26,7 +26,7 @@ CONFIGS = {
         content(b"version https://git-lfs.github.com/spec/v1\n", CONFIG), r"Git LFS pointer.*git lfs pull"
     ),
     "no UTF-8": bad(content(b'{"a\xff": 1}', CONFIG), "is not UTF-8"),
-    "huge": bad(content(b" " * (jsons.MAX_BYTES + 1), CONFIG), "16,000,000 is the most it can have"),
+    "huge": bad(content(b" " * (config_files.MAX_BYTES + 1), CONFIG), "16,000,000 is the most it can have"),
     "many values": bad(content(b'{"a": [' + b"[]," * 1_000_000 + b"1]}", CONFIG), "holds more than 500,000 values"),
     "deep": bad(content(b'{"a":' * 50_000, CONFIG), "nested too deeply"),
     "a field twice": bad(content(b'{"n_layer": 2, "n_layer": 3}', CONFIG), "'n_layer' is given twice"),

@@ -19,7 +19,7 @@ from folders import (
 from table import Fault
 
 from transformers_bot import BadCheckpoint, UnsafeCheckpoint
-from transformers_bot.io.reading import jsons
+from transformers_bot.io import config_files
 
 
 def sharded(mutate, message, error=BadCheckpoint, **keywords) -> Fault:
@@ -112,7 +112,9 @@ INDICES = {
     "a name twice": sharded(content(b'{"weight_map": {"a": "b", "a": "c"}}', INDEX), "'a' is given twice"),
     "deep": sharded(content(b"[" * 100_000, INDEX), "nested too deeply"),
     "deep but closed": sharded(content(b'{"a":' * 100 + b"1" + b"}" * 100, INDEX), "nested deeper than 32 levels"),
-    "huge": sharded(content(b" " * (jsons.MAX_BYTES + 1), INDEX), r"has 16,000,001 bytes; 16,000,000 is the most"),
+    "huge": sharded(
+        content(b" " * (config_files.MAX_BYTES + 1), INDEX), r"has 16,000,001 bytes; 16,000,000 is the most"
+    ),
     "many values": sharded(content(b"{" + b'"a":[],' * 1_000_000, INDEX), "holds more than 500,000 values"),
     "lists what a shard lacks": sharded(
         index(renamed_tensor),

@@ -11,7 +11,7 @@ from watching import MEGABYTES, SECONDS, watched
 import transformers_bot
 from transformers_bot import BadCheckpoint, BadSize
 from transformers_bot.architectures.inventory import inventory_of
-from transformers_bot.io.reading import check_amount, check_files
+from transformers_bot.io.checkpoint import check_amount, check_files
 
 
 @pytest.mark.parametrize(

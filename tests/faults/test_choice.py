@@ -15,7 +15,8 @@ from transformers import GPT2LMHeadModel
 from transformers.modeling_utils import _get_resolved_checkpoint_files
 
 from transformers_bot import BadCheckpoint, HubError, UnsafeCheckpoint, UnsupportedCheckpoint
-from transformers_bot.io.reading import check_files, read_header
+from transformers_bot.io.checkpoint import check_files
+from transformers_bot.io.weights import read_header
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -19,7 +19,7 @@ from watching import MEGABYTES, SECONDS, nothing_opens, watched
 
 import transformers_bot
 from transformers_bot import BoTModelForCausalLM
-from transformers_bot.io.reading import check_files
+from transformers_bot.io.checkpoint import check_files
 
 ROWS = {
     f"{group}: {name}": row

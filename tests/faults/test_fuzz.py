@@ -23,7 +23,7 @@ from watching import MEGABYTES, SECONDS, watched
 
 import transformers_bot
 from transformers_bot import BoTError, BoTModelForCausalLM
-from transformers_bot.io.reading import check_files
+from transformers_bot.io.checkpoint import check_files
 
 SEED = int(os.environ.get("TRANSFORMERS_BOT_FUZZ_SEED", "0"))
 # What is edited -> how many edits; 10,000 in all.

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from watching import watched
 
-from transformers_bot.io.reading import find_nonfinite, nonfinite_message, values
+from transformers_bot.io import weights
+from transformers_bot.io.weights import find_nonfinite, nonfinite_message
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e5m2, torch.complex64)
 BAD = (float("nan"), float("inf"), float("-inf"))
@@ -15,7 +16,7 @@ BAD = (float("nan"), float("inf"), float("-inf"))
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Blocks of 64 elements, so that small tensors have many."""
-    monkeypatch.setattr(values, "BLOCK", 64)
+    monkeypatch.setattr(weights, "BLOCK", 64)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

@@ -8,7 +8,6 @@ import re
 import shutil
 import tempfile
 import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from json import JSONDecodeError
@@ -17,22 +16,23 @@ from typing import Any, TypeVar
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from transformers import PreTrainedModel
-from transformers.utils import CONFIG_NAME
+from transformers.utils import CONFIG_NAME, cached_file
 
-from ..compat import has_peft_adapter
+from ..compat import NO_ERROR, has_peft_adapter
 from ..console.progress import logger
-from ..errors import BadOption, SaveError
-from ..io.companions import say_left_behind
-from ..io.reading.hashing import sha256
+from ..errors import BadCheckpoint, BadOption, SaveError
+from ..io.checkpoint import say_left_behind
+from ..io.files import opened
+from ..io.plain_yaml import NotPlain, read_yaml
+from ..report.report import FILE as REPORT_FILE
 from ..report.report import Report
 from ..version import __version__
-from .beside import CONNECTION, card_of_source, report_of, source_card, source_licence
-from .card import model_card
-from .card_merge import update_card
-from .origin import Place, is_local, provenance_of, public, recorded_path
+from .card import HOME, model_card, update_card
+from .provenance import Place, hub_source, is_local, place_of, provenance_of, public, recorded_path
 
-__all__ = ["attach", "push_to_hub", "source_card", "source_licence"]
+__all__ = ["push_to_hub", "source_card", "source_licence"]
 
 Result = TypeVar("Result")
 
@@ -68,7 +68,7 @@ def push_to_hub(
         'https://huggingface.co/me/gpt2-small/commit/...'
 
     The repository is made if it does not exist. An existing card keeps what people wrote (see
-    `card_merge.update_card`). Weight files of an earlier push that the new ones do not replace are
+    `card.update_card`). Weight files of an earlier push that the new ones do not replace are
     removed in the same commit, because loading could prefer them. A server that is busy or a
     connection that breaks is tried again; nothing is committed twice, because every try starts from
     the state that it has read.
@@ -134,84 +134,6 @@ def _is_running(process: int) -> bool:
     except OSError:  # another user's
         return True
     return True
-
-
-def attach(
-    model: PreTrainedModel, report: Report | None, files: Mapping[str, Path] | None = None, place: Place | None = None
-) -> None:
-    """Give a model its report, and make its own `push_to_hub` write our card.
-
-    The class stays what it is; both are attributes of this one instance, which copies and pickles of
-    it keep.
-
-    Args:
-        files: those of the source, by their names in the record: a push hashes them, if they are still
-            what was read. Loading does not wait for that.
-        place: where the source is.
-    """
-    model.transfer_report = report
-    model.push_to_hub = _Push(model, {name: (path, _stamp(path)) for name, path in (files or {}).items()}, place)
-
-
-def place_of(model: PreTrainedModel) -> Place | None:
-    """Where the source of a model in memory is; None for one that was loaded from its own files."""
-    held = vars(model).get("push_to_hub")
-    return held.place if isinstance(held, _Push) else None
-
-
-Stamps = dict[str, tuple[Path, tuple[int, int] | None]]  # name -> where the file is, its size and time of change
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns
-
-
-class _Push:
-    """A model's own `push_to_hub`: `transformers_bot.push_to_hub` for it, with the same keywords.
-
-    It holds the model weakly: through a strong reference the model would hold itself, and its memory
-    would be freed late.
-    """
-
-    def __init__(self, model: PreTrainedModel, files: Stamps, place: Place | None = None) -> None:
-        self._model, self._files, self.place = weakref.ref(model), files, place
-
-    def __call__(self, repo_id: str, **keywords: Any) -> CommitInfo:
-        model = self._held()
-        if has_peft_adapter(model):  # only the adapter is pushed, by transformers
-            pushed: CommitInfo = type(model).push_to_hub(model, repo_id, **keywords)
-            return pushed
-        self._hash_files(model)
-        return push_to_hub(model, repo_id, **keywords)
-
-    def _hash_files(self, model: PreTrainedModel) -> None:
-        """Complete the record by the hashes of the source's files, where loading has not found them for nothing."""
-        record = model.config.transformers_bot
-        known = record.get("files") or {}
-        if not set(self._files) - set(known) or any(_stamp(path) != stamp for path, stamp in self._files.values()):
-            return
-        hashes = {name: known.get(name) or sha256(path) for name, (path, _) in self._files.items()}
-        model.config.transformers_bot = {**record, "files": hashes}
-
-    def _held(self) -> PreTrainedModel:
-        model = self._model()
-        if model is None:
-            raise ReferenceError(
-                "this push_to_hub belongs to a model that is gone (it was copied by copy.copy). "
-                "Call transformers_bot.push_to_hub(model, repo_id)."
-            )
-        return model
-
-    def __reduce__(self) -> tuple[type["_Push"], tuple[PreTrainedModel, Stamps, Place | None]]:
-        return _Push, (self._held(), self._files, self.place)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_Push":
-        held = self._held()
-        return _Push(memo.get(id(held), held), self._files, self.place)
 
 
 @dataclass(frozen=True)
@@ -324,3 +246,109 @@ def _passes(error: BaseException | None) -> bool:
     if isinstance(error, RuntimeError):  # an upload to the storage; by status it has been tried again already
         return isinstance(error.__cause__, CONNECTION) and not isinstance(error.__cause__, HfHubHTTPError)
     return isinstance(error, (CONNECTION, JSONDecodeError))  # a proxy's page where JSON was due
+
+
+# -- what stands beside a model's weights: a source's card, a result's report ------------------------
+
+LARGEST_CARD = 256_000  # bytes read of a source's card; its metadata stands first
+KEPT = ("license", "license_name", "license_link", "language", "pipeline_tag")
+# The HTTP client's own base error, of whichever client this huggingface_hub is built on (httpx, httpx2).
+CONNECTION: type[Exception] = HfHubHTTPError.__mro__[1]
+HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download", "proxies")
+
+
+def source_licence(name: str, keywords: Mapping[str, Any]) -> str | None:
+    """The licence that a source's own card names, None where there is no card, no licence, or no way to it."""
+    found = source_card(name, keywords).get("license")
+    return found if isinstance(found, str) else None
+
+
+def source_card(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """What a resized model's card takes over from its source's: licence, languages, pipeline tag.
+
+    Args:
+        name: hub id or folder.
+        keywords: those of the Hub: revision, token, cache_dir, local_files_only, force_download, proxies.
+
+    Absence is never an error: no card, no access, no network, or metadata that cannot be read give an
+    empty dict. Only the beginning of the file is read, as plain YAML.
+    """
+    path = _found(name, "README.md", keywords)
+    if path is None:
+        return {}
+    try:
+        with opened(Path(path)) as (stream, _):
+            text = stream.read(LARGEST_CARD).decode("utf-8-sig", "replace")
+    except BadCheckpoint as error:
+        logger.info("nothing is taken over from the model card of %r: %s", name, error)
+        return {}
+    block = REGEX_YAML_BLOCK.match(text)
+    try:
+        data = read_yaml(block[2]) if block else None
+    except NotPlain as error:
+        logger.info("nothing is taken over from the model card of %r: its metadata cannot be read, %s", name, error)
+        return {}
+    found = {key: data[key] for key in KEPT if _is_plain(data.get(key))} if isinstance(data, dict) else {}
+    link = found.get("license_link", "")
+    if "://" not in link:  # a file of the source's repository or folder, not of the result's
+        found.pop("license_link", None)
+        if link and not os.path.isdir(name):
+            found["license_link"] = f"{HOME}/{name}/blob/{keywords.get('revision') or 'main'}/{link}"
+    return found
+
+
+def card_of_source(provenance: Mapping[str, Any], place: Place | None, token: bool | str | None) -> dict[str, Any]:
+    """The `source_card` of a model's source, if that can be reached.
+
+    Args:
+        provenance: names a source on the Hub; a folder that it names is not opened.
+        place: the source that a user named in this process.
+    """
+    if place is not None and os.path.isdir(place.source):
+        return source_card(place.source, {})
+    found = hub_source(provenance)
+    return source_card(found[0], {"revision": found[1], "token": token}) if found else {}
+
+
+def report_of(model: PreTrainedModel, provenance: Mapping[str, Any], token: bool | str | None = None) -> Report | None:
+    """The report that came with a model: in memory, or saved beside the weights it was loaded from."""
+    held = getattr(model, "transfer_report", None)
+    if isinstance(held, Report):
+        return held
+    place = str(model.config.name_or_path or "")
+    path = _found(place, REPORT_FILE, {"token": token}) if place else None
+    if path is None:
+        return None
+    try:
+        found = Report.load(os.path.dirname(path))
+    except BadCheckpoint as error:
+        logger.warning("the card goes without a report: %s", error)
+        return None
+    sizes = {role: after for role, (_, after) in found.sizes.items()}
+    if any(sizes.get(role, length) != length for role, length in provenance["target_sizes"].items()):
+        logger.warning("the card goes without a report: %s in %s is of a model of other sizes", REPORT_FILE, place)
+        return None
+    return found
+
+
+def _is_plain(value: Any) -> bool:
+    items = value if isinstance(value, list) and len(value) <= 300 else [value]
+    return all(isinstance(item, str) and 0 < len(item) <= 500 and item.isprintable() for item in items)
+
+
+def _found(name: str, filename: str, keywords: Mapping[str, Any]) -> str | None:
+    """The path of a file of a folder or repository, None where there is none or no way to it."""
+    if os.path.isdir(name):
+        path = os.path.join(name, filename)
+        return path if os.path.isfile(path) else None
+    try:
+        path = cached_file(
+            name,
+            filename,
+            **{key: keywords[key] for key in HUB if keywords.get(key) is not None},
+            **NO_ERROR,
+        )
+    except (OSError, CONNECTION) as error:  # no such repository, no connection: loading says so itself
+        logger.info("%s of %r cannot be read: %s", filename, name, error)
+        return None
+    return str(path) if path is not None else None

@@ -8,43 +8,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants
 from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 from transformers.utils.hub import list_repo_templates
 
 from ..compat import NO_ERROR
-from ..console.progress import logger
 from ..errors import BadCheckpoint, IncompatibleModels, UnsafeCheckpoint
-from .processors import check_images
-from .reading import Folder, clean, opened, read_json, shown, shown_path
+from .checkpoint import PROCESSOR, TOKENIZER, VOCABULARIES
+from .config_files import read_json
+from .files import Folder, clean, opened, shown
 from .vocabulary import LARGE, SMALL, read_vocabulary
 
-VOCABULARIES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-)
-TOKENIZER = (
-    *VOCABULARIES,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-PROCESSOR = ("preprocessor_config.json", "processor_config.json")
 CODED = ("tokenizer_config.json", *PROCESSOR)  # which can name code
 PLACE = re.compile(r"(/|~|[A-Za-z]:[/\\]|\\\\|file:)")  # what the path of a computer begins with
 PLACES = ("name_or_path", "_file", "_path", "_dir")  # what the names of fields end with that hold one
 TEMPLATES = "additional_chat_templates"  # named ones beside the default
-MODULES = ("modules.json", "config_sentence_transformers.json")  # of sentence-transformers
-SECONDS = 5  # that the list of a repository's files may take
-_SAID: set[tuple[str, str]] = set()
 
 
 def find(name: str, hub: Mapping[str, Any]) -> dict[str, Path]:
@@ -78,46 +56,6 @@ def find(name: str, hub: Mapping[str, Any]) -> dict[str, Path]:
                 "Pass tokenizer=False to leave tokenizer and processor files out."
             )
     return found
-
-
-def left_behind(name: str, hub: Mapping[str, Any]) -> list[str]:
-    """Which files a source has that a model in memory cannot take along: tokenizer, processor, modules.
-
-    Nothing is downloaded but a list of names; where there is no way to it, none is known.
-
-    Args:
-        name: hub id or folder.
-        hub: hub keywords (revision, subfolder, token, ...).
-    """
-    inside = str(hub.get("subfolder") or "").strip("/")
-    if os.path.isdir(name):
-        there = {one for one in (*TOKENIZER, *PROCESSOR, *MODULES) if Path(name, inside, one).is_file()}
-    elif hub.get("local_files_only") or constants.HF_HUB_OFFLINE:
-        return []
-    else:
-        try:
-            info = HfApi(token=hub.get("token")).model_info(name, revision=hub.get("revision"), timeout=SECONDS)
-        except Exception as error:  # it is said for convenience: loading does not hang on it
-            logger.info("the files of %r cannot be listed: %s", name, error)
-            return []
-        every = [file.rfilename for file in info.siblings or ()]
-        there = {one.removeprefix(f"{inside}/") if inside else one for one in every}
-    return [one for one in (*TOKENIZER, *PROCESSOR, *MODULES) if one in there]
-
-
-def say_left_behind(name: str, hub: Mapping[str, Any], what: str) -> None:
-    """Say, once in a process for every source, that `what` takes no files along but the model's own."""
-    if (name, what) in _SAID:
-        return
-    _SAID.add((name, what))
-    files = left_behind(name, hub)
-    if files:
-        logger.warning(
-            "%s holds files that %s does not write (%s): resize_checkpoint(source, out, ...) carries everything along",
-            shown_path(name),
-            what,
-            ", ".join(files[:4]) + (", ..." if len(files) > 4 else ""),
-        )
 
 
 def carry(files: Mapping[str, Path], folder: Path, config: PreTrainedConfig, positions: int | None = None) -> list[str]:
@@ -212,3 +150,91 @@ def _check_tokenizer(folder: Path, config: PreTrainedConfig, positions: int | No
         limit = found.longest
         return [f"the tokenizer allows {limit} tokens, the model has {positions} positions: truncate at {positions}"]
     return []
+
+
+# -- an image processor's settings against a model's -------------------------------------------------
+
+SETTINGS = "preprocessor_config.json"
+# Where newer versions keep the image processor's settings: in this object of this file.
+JOINT, IMAGES = "processor_config.json", "image_processor"
+MOST = 4 * 2**20  # bytes of a settings file
+
+
+def check_images(folder: Path, config: PreTrainedConfig) -> list[str]:
+    """Sentences on what the folder's image processor gives and the model does not take."""
+    if not hasattr(config, "image_size"):
+        return []
+    for name in (SETTINGS, JOINT):
+        if not (folder / name).is_file():
+            continue
+        try:
+            fields = read_json(folder / name, MOST)
+        except BadCheckpoint as error:
+            reason = clean(str(error).replace(f"{folder}/", ""))
+            return [f"the source's {name} was copied but cannot be read: {reason}"]
+        settings = fields.get(IMAGES) if name == JOINT else fields
+        if isinstance(settings, dict):
+            return [*_check_size(name, settings, config), *_check_channels(name, settings, config)]
+    return []
+
+
+def _check_size(name: str, settings: Mapping[str, Any], config: PreTrainedConfig) -> list[str]:
+    """The last size that an image gets: a crop's, else what it is resized to."""
+    wanted = _pair(config.image_size)
+    crops = settings.get("do_center_crop") is True or (
+        "crop_size" in settings and settings.get("do_center_crop") is None
+    )
+    field = "crop_size" if crops else "size"
+    if not crops and settings.get("do_resize") is False:
+        return []  # images are taken in whatever size they come
+    value = settings.get(field)
+    if value is None or wanted is None:
+        return []
+    made, edge = _given(value)
+    if made is None:
+        return [f"{field} in {name} is {shown(value)}, which is no size of an image: the processor cannot be loaded"]
+    if made == wanted:
+        return []
+    what = f"images whose {edge} is {made[0]}" if edge else f"images of {_words(made)}"
+    return [f"{name} makes {what} pixels, the model takes {_words(wanted)}: set its {field}"]
+
+
+def _given(value: Any) -> tuple[tuple[int, int] | None, str]:
+    """Height and width that a size stands for; where only one edge is set, a square of it and that edge in words."""
+    if not isinstance(value, dict):
+        return _pair(value), ""
+    if {"height", "width"} <= value.keys():
+        return _pair([value["height"], value["width"]]), ""
+    for edge in ("shortest_edge", "longest_edge"):
+        if value.get(edge) is not None:
+            return _pair(value[edge]), edge.replace("_", " ")
+    return None, ""
+
+
+def _pair(value: Any) -> tuple[int, int] | None:
+    sides = list(value) if isinstance(value, (list, tuple)) else [value, value]
+    whole = len(sides) == 2 and all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides)
+    return (sides[0], sides[1]) if whole else None
+
+
+def _words(size: tuple[int, int]) -> str:
+    return str(size[0]) if size[0] == size[1] else f"{size[0]} x {size[1]}"
+
+
+def _check_channels(name: str, settings: Mapping[str, Any], config: PreTrainedConfig) -> list[str]:
+    """What normalises images, and the colours that they are converted to, against the model's channels."""
+    channels = getattr(config, "num_channels", None)
+    said = []
+    for field in ("image_mean", "image_std"):
+        value = settings.get(field)
+        if value is None or settings.get("do_normalize") is False or isinstance(value, (int, float)):
+            continue
+        if not isinstance(value, list) or not all(isinstance(one, (int, float)) for one in value):
+            said.append(f"{field} in {name} is {shown(value)}, not a list of numbers: the processor cannot be loaded")
+        elif channels is not None and len(value) != channels:
+            said.append(f"{field} in {name} is for {len(value)} channels, the model takes {channels}: set its {field}")
+    if settings.get("do_convert_rgb") is True and channels not in (None, 3):
+        said.append(
+            f"{name} converts images to 3 channels, the model takes {channels}: set its do_convert_rgb to false"
+        )
+    return said

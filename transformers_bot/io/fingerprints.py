@@ -1,23 +1,91 @@
-"""Whether a folder is still what this package wrote: fingerprints of its files, kept in the transfer report.
+"""SHA-256 of files, and whether a folder is still what this package wrote.
 
-A fingerprint is SHA-256 over a file's size and its bytes; of a large file of weights over its header and some
-stretches of every tensor, so that it costs milliseconds whatever the size. Training changes every tensor that it
-trains, and a stretch of each is looked at; one value set by hand in a large tensor can be missed.
+A fingerprint, kept in the transfer report, is SHA-256 over a file's size and its bytes; of a large file of weights over
+its header and some stretches of every tensor, so that it costs milliseconds whatever the size. Training changes every
+tensor that it trains, and a stretch of each is looked at; one value set by hand in a large tensor can be missed.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
 from typing import Any, BinaryIO
 
 from ..errors import BoTError
-from .reading.headers import MAX_HEADER, read_header
-from .reading.jsons import read_json
-from .reading.paths import opened, shown_path
+from .config_files import read_json
+from .files import Stamp, changed, opened, shown_path
 from .vocabulary import LARGE
+from .weights import MAX_HEADER, read_header
+
+PIECE = 1 << 20  # bytes: read and hashed while a core's cache holds them; hashlib lets other threads run meanwhile
+
+
+def sha256(path: Path, stopped: threading.Event | None = None, stamp: Stamp | None = None) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits.
+
+    Args:
+        stopped: ends it after the current piece when set.
+        stamp: what the file was when it was checked: the hash is of that file, or there is none.
+
+    Raises:
+        BadCheckpoint: the file cannot be read, or is another one than `stamp` says.
+        CancelledError: `stopped` was set before the end.
+    """
+    digest, piece = hashlib.sha256(), memoryview(bytearray(PIECE))
+    with opened(path) as (stream, _):
+        if stamp is not None and Stamp.of(os.fstat(stream.fileno())) != stamp:
+            raise changed(path)
+        while count := stream.readinto(piece):  # type: ignore[attr-defined]
+            if stopped is not None and stopped.is_set():
+                raise CancelledError
+            digest.update(piece[:count])
+        if stamp is not None and Stamp.of(os.fstat(stream.fileno())) != stamp:
+            raise changed(path)
+    return digest.hexdigest()
+
+
+class Hashing:
+    """Hashes the files of a checkpoint in a thread while the block runs; a block that raises does not wait for it.
+
+    Example:
+        with Hashing(checkpoint.hashes) as hashing:
+            ...  # resize
+            hashes = hashing.result()
+    """
+
+    def __init__(self, hashes: Callable[[bool, threading.Event | None], dict[str, str]]) -> None:
+        self._compute, self._stopped = hashes, threading.Event()
+        self._pool = ThreadPoolExecutor(1, "sha256")
+        self._hashes: Future[dict[str, str]] | None = None
+
+    def __enter__(self) -> "Hashing":
+        # Where the system gives no further thread, they are hashed when they are asked for.
+        with contextlib.suppress(RuntimeError):
+            self._hashes = self._pool.submit(self._compute, True, self._stopped)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        self._pool.shutdown(cancel_futures=True)
+
+    def result(self) -> dict[str, str]:
+        """What `Checkpoint.hashes` gives, when all files are read.
+
+        Raises:
+            BadCheckpoint: a file cannot be read, or is not the one that was checked.
+        """
+        return self._compute(True, None) if self._hashes is None else self._hashes.result()
+
+
+# -- fingerprints of what was written ----------------------------------------------------------------
 
 REPORT = "transfer_report.json"
 # Not looked at: the report itself, the card (what people write into it is kept), and what systems leave.

@@ -16,7 +16,8 @@ from typing import Any
 from transformers.utils import cached_file
 
 from ..errors import BadCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
-from .reading import Folder, clean, read_json, read_value, shown, shown_path
+from .config_files import read_json, read_value
+from .files import Folder, clean, shown, shown_path
 
 LIST = "modules.json"
 SETTINGS = "config_sentence_transformers.json"

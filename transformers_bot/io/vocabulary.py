@@ -17,7 +17,8 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
 from ..errors import BadCheckpoint
-from .reading import opened, read_json, shown
+from .config_files import read_json
+from .files import opened, shown
 
 SMALL = 4 * 2**20  # bytes of a settings file; chat templates in it have some 100 KB
 LARGE = 64 * 2**20  # bytes of a vocabulary; the largest published ones have about half of it

@@ -21,6 +21,7 @@ from ..compat import quiet
 from ..console import progress
 from ..errors import BadCheckpoint, BadOption
 from ..io import companions
+from ..io.checkpoint import PROCESSOR, VOCABULARIES
 from ..io.vocabulary import read_vocabulary
 from ..request.keywords import HUB, picked
 from ..request.targets import read_config
@@ -208,7 +209,7 @@ class Reader:
     def _tokenizer(self) -> Any:
         """The source's own tokenizer, from files that were checked; none is made up where it has none."""
         with tempfile.TemporaryDirectory() as place:
-            self._carried(Path(place), companions.VOCABULARIES, "tokenizer", "texts")
+            self._carried(Path(place), VOCABULARIES, "tokenizer", "texts")
             return self._loaded(AutoTokenizer, place, "tokenizer")
 
     def _processor(self) -> Any:
@@ -217,7 +218,7 @@ class Reader:
         except ImportError:
             raise BadOption("images are read with Pillow, which is not installed: pip install Pillow.") from None
         with tempfile.TemporaryDirectory() as place:
-            self._carried(Path(place), companions.PROCESSOR, "image processor", "images")
+            self._carried(Path(place), PROCESSOR, "image processor", "images")
             return self._loaded(AutoImageProcessor, place, "image processor")
 
     def _carried(self, place: Path, needed: Sequence[str], what: str, data: str) -> None:
@@ -229,7 +230,7 @@ class Reader:
             )
         self.config.save_pretrained(place)
         companions.carry(files, place, self.config)
-        if needed is companions.VOCABULARIES:
+        if needed is VOCABULARIES:
             read_vocabulary(place, self.config)  # raises what the library would not survive
 
     def _loaded(self, auto_class: Any, place: str, what: str) -> Any:

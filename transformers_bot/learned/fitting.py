@@ -19,9 +19,8 @@ from ..architectures.axes import Sizes
 from ..architectures.inventory import inventory_of
 from ..console import progress
 from ..errors import BadCheckpoint, BadKeyword, BadOption, suggest
-from ..hub import origin, push
-from ..io.reading import check_files
-from ..io.source import open_source, stored_dtype
+from ..hub.provenance import is_local, place_of, recorded_path
+from ..io.checkpoint import check_files, open_source, stored_dtype
 from ..methods.ligo import UNFITTED
 from ..options import BoTConfig
 from ..planning.planner import Side, make_plan
@@ -188,13 +187,13 @@ def check_numbers(steps: Any, lr: Any, seed: Any) -> None:
 
 def _source_of(model: PreTrainedModel, record: Mapping[str, Any], source: str | os.PathLike[str] | None) -> str:
     """Where the source is: as the caller says, as the model in memory knows, or as the record says."""
-    place = push.place_of(model)
+    place = place_of(model)
     if source is not None:
         return os.fspath(source)
     if place is not None:
         return place.source
-    where = origin.recorded_path(record)
-    if where is None and origin.is_local(record):
+    where = recorded_path(record)
+    if where is None and is_local(record):
         raise BadOption(
             f"this model was grown from a local folder called {record['source']!r}, and its config does not say where "
             "that is: pass source= with the path."
@@ -212,7 +211,7 @@ def growth_for(
     for name in keywords:
         if name not in (*HUB, *FILES):
             raise BadKeyword(f"fit has no keyword {name!r}.{suggest(name, (*HUB, *FILES))}")
-    name, revision, place = _source_of(model, record, source), record.get("revision"), push.place_of(model)
+    name, revision, place = _source_of(model, record, source), record.get("revision"), place_of(model)
     opening = {} if revision is None else {"revision": revision}
     if source is None and place is not None and place.subfolder:
         opening["subfolder"] = place.subfolder

@@ -8,7 +8,8 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints, overload
 
 from ..errors import BadCheckpoint
-from ..io.reading import read_json, shown_path
+from ..io.config_files import read_json
+from ..io.files import shown_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import BadKeyword, BadOption, suggest
-from ..io.reading import check_names
+from ..io.config_files import check_names
 from ..options import BoTConfig
 from .signatures import OURS
 

@@ -23,7 +23,8 @@ from ..architectures.fields import without_crossing
 from ..architectures.inventory import predict
 from ..compat import quiet
 from ..errors import BadCheckpoint, BadOption, PlanError, UnsafeCheckpoint, UnsupportedCheckpoint
-from ..io.reading import Checkpoint, check_files, is_folder, listed, shown_path
+from ..io.checkpoint import Checkpoint, check_files
+from ..io.files import is_folder, listed, shown_path
 from .keywords import Keywords
 
 Shapes = Mapping[str, tuple[int, ...]]

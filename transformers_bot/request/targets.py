@@ -15,8 +15,8 @@ from ..architectures.inventory import predict
 from ..architectures.sizes import check_supported, config_field, rebuild, role_sizes
 from ..compat import quiet
 from ..errors import BadOption, HubError, IncompatibleModels, suggest
-from ..io import reading
-from ..io.source import FLOATS
+from ..io.config_files import model_config
+from ..io.weights import FLOATS
 from ..options import BoTConfig
 from ..planning.planner import Plan, Side, make_plan
 from .keywords import Keywords
@@ -40,7 +40,7 @@ def read_config(source: str, hub: dict[str, Any], like: type[PreTrainedConfig] |
     local = os.path.exists(source)
     if not local and (source.startswith((".", "/", "~")) or source.count("/") > 1):
         raise FileNotFoundError(f"there is no folder or file {source!r}.")
-    return reading.model_config(source, hub, like)
+    return model_config(source, hub, like)
 
 
 def named_config(name: str, like: type[PreTrainedConfig] | None = None) -> PreTrainedConfig:

@@ -20,8 +20,9 @@ from ..compat import building, quiet, zero_init_is_active
 from ..console import progress
 from ..console.progress import logger
 from ..errors import PlanError, RankError, SaveError
-from ..hub import origin, push
-from ..io import companions
+from ..hub.provenance import Place, attach
+from ..hub.push import push_to_hub
+from ..io.checkpoint import say_left_behind
 from ..io.safetensors_writer import total_bytes
 from ..report.report import Report
 from ..report.rows import make_report
@@ -118,7 +119,8 @@ def load_shared(
 
     def load(folder: Path, written: Written) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
         model, info = _load(folder, written, model_class, words)
-        push.attach(model, written.report, written.files, origin.Place.of(name, words.hub.get("subfolder")))
+        place = Place.of(name, words.hub.get("subfolder"))
+        attach(model, written.report, push_to_hub, written.files, place)
         return (model, {**info, **written.info}) if words.output_loading_info else model
 
     from .rendezvous import once_per_node  # which one process alone has no use for
@@ -168,7 +170,7 @@ def _write(
         raise SaveError(f"the resized model could not be written to {folder}: {error}. {remedy}.") from None
     for sentence in resize.plan.warnings:
         logger.warning(sentence)
-    companions.say_left_behind(name, words.hub, "save_pretrained of a model in memory")
+    say_left_behind(name, words.hub, "save_pretrained of a model in memory")
     report = make_report(resize.plan, watch, skeleton.config.transformers_bot)
     return Written(skeleton.config, loading_info(resize.plan, {}, report), report, resize.checkpoint.named)
 

@@ -12,7 +12,7 @@ from ..architectures.classes import class_in_mapping, own_class
 from ..architectures.inventory import inventory_of, predict
 from ..compat import quiet
 from ..errors import PlanError
-from ..io.source import Source
+from ..io.checkpoint import Source
 from ..request.keywords import init_keywords
 
 

@@ -17,8 +17,9 @@ from ..compat import Releasing, building, commit_of, forget_renames, quiet
 from ..console import progress
 from ..console.progress import logger
 from ..errors import PlanError
-from ..hub import origin, push
-from ..io import companions
+from ..hub.provenance import Place, attach, claimed_source, described
+from ..hub.push import push_to_hub
+from ..io.checkpoint import say_left_behind
 from ..planning.planner import Plan
 from ..report.measure import Watch
 from ..report.report import Report
@@ -61,10 +62,11 @@ def load_alone(
             model, info = hand_over(resize, resized)
     unchanged()
     report = make_report(resize.plan, watch, model.config.transformers_bot)
-    push.attach(model, report, resize.checkpoint.named, origin.Place.of(name, words.hub.get("subfolder")))
+    place = Place.of(name, words.hub.get("subfolder"))
+    attach(model, report, push_to_hub, resize.checkpoint.named, place)
     for sentence in resize.plan.warnings:
         logger.warning(sentence)
-    companions.say_left_behind(name, words.hub, "save_pretrained of a model in memory")
+    say_left_behind(name, words.hub, "save_pretrained of a model in memory")
     return (model, loading_info(resize.plan, info, report)) if words.output_loading_info else model
 
 
@@ -151,7 +153,7 @@ def provenance(resize: Resize) -> dict[str, Any]:
     """What made this model, in JSON types: it is saved in `config.json` and survives a reload.
 
     The files' SHA-256 are those that the hub's cache knows; others cost reading the files. A folder is called by its
-    own name (see `origin.described`).
+    own name (see `provenance.described`).
     """
     shown = ("layer", "hidden", "heads", "ffn")
     alone = {"add_cross_attention": False} if crossing(resize.adapter, resize.plan.dropped) else {}
@@ -159,8 +161,8 @@ def provenance(resize: Resize) -> dict[str, Any]:
     wrote = named_class(source)
     revision = resize.checkpoint.revision or commit_of(source) or words.hub.get("revision")
     return {
-        **origin.described(resize.name, words.hub.get("subfolder"), revision, words.record_path),
-        "claimed_source": origin.claimed_source(source) if os.path.isdir(resize.name) else None,
+        **described(resize.name, words.hub.get("subfolder"), revision, words.record_path),
+        "claimed_source": claimed_source(source) if os.path.isdir(resize.name) else None,
         "variant": words.files.get("variant"),
         "files": resize.checkpoint.hashes(compute=False),
         "source_sizes": {role: plan.source_sizes[role] for role in shown},

@@ -19,19 +19,11 @@ from ..compat import check_room, quiet, reuse
 from ..console import progress
 from ..console.progress import logger
 from ..errors import BadCheckpoint, BadWeights, UnsupportedArchitecture
-from ..hub.origin import without_places
+from ..hub.provenance import without_places
+from ..io.checkpoint import Checkpoint, Source, check_amount, check_files, open_source, stored_dtype
 from ..io.companions import code_of
-from ..io.reading import (
-    Checkpoint,
-    check_amount,
-    check_files,
-    find_nonfinite,
-    has_file,
-    is_folder,
-    nonfinite_message,
-    wrapper_hint,
-)
-from ..io.source import Source, open_source, stored_dtype
+from ..io.files import has_file, is_folder
+from ..io.weights import find_nonfinite, nonfinite_message, wrapper_hint
 from ..methods import Method, Task
 from ..options import BoTConfig
 from ..planning.planner import Plan, Side, make_plan, task_of

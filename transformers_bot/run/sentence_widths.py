@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ..architectures.axes import Axis, Factor, Rule
 from ..errors import BadCheckpoint, BadWeights, UnsupportedCheckpoint
-from ..io.reading import read_header, shown
-from ..io.reading.pickles import read_pickle
+from ..io.files import shown
 from ..io.sentences import LEAVE, LIST, WIDTHS, Folders, Module, as_json, whole_number
+from ..io.weights import read_header, read_pickle
 from ..methods import Fresh
 from ..ops.axis_map import identity
 from ..ops.recipe import apply_axis, run

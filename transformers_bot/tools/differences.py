@@ -13,9 +13,10 @@ from transformers import __version__ as installed
 
 from ..console.text import brief
 from ..errors import BadCheckpoint
-from ..hub import origin
-from ..io.reading import read_json, shown
-from ..io.source import stored_dtype
+from ..hub.provenance import COMMIT, NAMELESS, claimed_source, described, is_local, names_of
+from ..io.checkpoint import stored_dtype
+from ..io.config_files import read_json
+from ..io.files import shown
 from ..report.measure import Watch
 from ..report.report import FILE as REPORT
 from ..report.report import Report
@@ -62,26 +63,26 @@ def other_origin(
         inside: the folder inside of the source that the record names, where the caller has named that itself.
     """
     subfolder, revision = resize.words.hub.get("subfolder"), resize.checkpoint.revision
-    again = origin.described(resize.name, subfolder, revision)
+    again = described(resize.name, subfolder, revision)
     lines = [f"record {key}: missing, recomputed {shown(again[key])}" for key in again if key not in record]
     lines += _other_claim(record, resize)
     lines += [] if _names_path(record) else [f"record path: {shown(record['path'])}, of another folder than the source"]
     facts = {key: record[key] for key in ("source", "local", "revision", "subfolder") if key in record}
     notes: list[str] = []
-    if origin.is_local(record):
+    if is_local(record):
         again["revision"] = None
         if inside is not None and Path(resize.name).name == Path(inside).name:  # named from within
             again["subfolder"] = inside
-    elif not origin.COMMIT.fullmatch(str(record.get("revision"))):
+    elif not COMMIT.fullmatch(str(record.get("revision"))):
         facts.pop("revision", None)
         lines.append(
             f"record revision: {shown(record.get('revision'))}, which is no commit of {shown(facts['source'])}"
         )
-    elsewhere = given is not None and origin.is_local(record) != again["local"]
+    elsewhere = given is not None and is_local(record) != again["local"]
     for key, value in facts.items():
         moved = elsewhere or (key == "source" and _may_be_renamed(record, again, given))
         # Earlier records hold the path of a folder as its name.
-        same = value == again[key] or (key == "source" and again[key] in origin.names_of(str(value)))
+        same = value == again[key] or (key == "source" and again[key] in names_of(str(value)))
         if not same:
             said = f"record {key}: {shown(value)}, recomputed {shown(again[key])}"
             (notes if moved and not (key == "local" and value is None) else lines).append(said)
@@ -93,7 +94,7 @@ def _may_be_renamed(record: Mapping[str, Any], again: Mapping[str, Any], given: 
     if not again["local"]:
         return False
     # A folder has no name of its own where that is a user's.
-    return given is not None or origin.NAMELESS in (record["source"], again["source"])
+    return given is not None or NAMELESS in (record["source"], again["source"])
 
 
 def _names_path(record: Mapping[str, Any]) -> bool:
@@ -101,13 +102,13 @@ def _names_path(record: Mapping[str, Any]) -> bool:
     if "path" not in record:
         return True
     path = record["path"]
-    return isinstance(path, str) and record["source"] in (*origin.names_of(path), origin.NAMELESS)
+    return isinstance(path, str) and record["source"] in (*names_of(path), NAMELESS)
 
 
 def _other_claim(record: Mapping[str, Any], resize: Resize) -> list[str]:
     """The origin that the source's own config claims; of a source on the Hub it is not written down."""
-    claim = origin.claimed_source(resize.opened.model.config)
-    expected = [claim] if origin.is_local(record) else [claim, None]
+    claim = claimed_source(resize.opened.model.config)
+    expected = [claim] if is_local(record) else [claim, None]
     if "claimed_source" not in record:
         return [f"record claimed_source: missing, recomputed {shown(expected[-1])}"]
     found = record["claimed_source"]

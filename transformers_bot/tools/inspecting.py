@@ -32,8 +32,7 @@ from ..console.pictures import picture, save
 from ..console.tables import FOLLOWERS, Row, html_table, lines, page
 from ..console.text import shape, size
 from ..errors import BadKeyword, BadOption, suggest
-from ..io.reading import check_amount, check_files
-from ..io.source import open_source
+from ..io.checkpoint import check_amount, check_files, open_source
 from ..ops.axis_map import AxisMap, identity
 from ..ops.energy import energy
 from ..ops.recipe import TensorMap, apply

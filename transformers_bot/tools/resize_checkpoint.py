@@ -14,12 +14,13 @@ from ..compat import told_of_memory, undivided
 from ..console import progress
 from ..console.progress import logger
 from ..errors import BadCheckpoint, BadKeyword, BadOption, SaveError
-from ..hub import card, origin, push
-from ..hub.card_merge import read_metadata, split_card, update_card
+from ..hub import card, push
+from ..hub.card import read_metadata, split_card, update_card
+from ..hub.provenance import without_places
 from ..io import companions, sentences
 from ..io.atomic_folder import check_place, whole_folder
-from ..io.fingerprints import fingerprints, why_foreign
-from ..io.reading import Hashing, check_files
+from ..io.checkpoint import check_files
+from ..io.fingerprints import Hashing, fingerprints, why_foreign
 from ..io.safetensors_writer import lay_out, total_bytes
 from ..learned.fit_options import fit_of, fitted
 from ..learned.fitting import fitted_report
@@ -162,7 +163,7 @@ def resize_checkpoint(
         skeleton.config.transformers_bot = record
         report = make_report(resize.plan, watch, skeleton.config.transformers_bot)
         report = fitted_report(report, record, grown) if learned else report
-        report = replace(report, warnings=origin.without_places((*report.warnings, *warnings), name, folder))
+        report = replace(report, warnings=without_places((*report.warnings, *warnings), name, folder))
         resize.checkpoint.check_unchanged()  # the record names what was read
         report = _write_side_files(folder, skeleton, report, resize, before, behind.kind if behind else None)
     for sentence in report.warnings:

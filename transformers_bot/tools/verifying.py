@@ -16,10 +16,10 @@ from ..calls import source_name
 from ..console import progress
 from ..console.tables import html_table, lines, page
 from ..errors import BadCheckpoint, BadKeyword, BadOption, suggest
-from ..hub.origin import damage_of, is_local, recorded_path
-from ..io.reading import Folder, check_files, opened, shown, shown_path
+from ..hub.provenance import damage_of, is_local, recorded_path
+from ..io.checkpoint import Source, check_files, open_source
+from ..io.files import Folder, opened, shown, shown_path
 from ..io.sentences import LIST
-from ..io.source import Source, open_source
 from ..planning.planner import Plan
 from ..report.measure import Watch
 from ..report.report import Report

@@ -1,5 +1,6 @@
-"""The fields of a source's config.json, checked before transformers acts on them."""
+"""JSON that is data from elsewhere: read with caps, a config.json checked before transformers acts on it."""
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -7,17 +8,106 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers import __version__ as version
 from transformers.configuration_utils import get_configuration_file
 from transformers.utils import CONFIG_NAME, cached_file
 
-from ...architectures.sizes import MAX_LAYERS, MAX_LENGTH
-from ...compat import NO_ERROR
-from ...errors import BadCheckpoint, BadOption, BadSize, UnsafeCheckpoint, UnsupportedCheckpoint
-from .files import hub_keywords
-from .from_hub import from_hub
-from .jsons import read_json, read_value
-from .paths import Folder, clean, is_plain, shown, shown_path
+from ..architectures import ADAPTERS
+from ..architectures.sizes import MAX_LAYERS, MAX_LENGTH
+from ..compat import NO_ERROR
+from ..errors import (
+    BadCheckpoint,
+    BadOption,
+    BadSize,
+    HubError,
+    UnsafeCheckpoint,
+    UnsupportedArchitecture,
+    UnsupportedCheckpoint,
+    suggest,
+)
+from .files import LFS_POINTER, Folder, clean, from_hub, hub_keywords, is_plain, opened, shown, shown_path
+
+# The largest index on the hub has some 10 MB and 100,000 entries, the largest config some 3 MB.
+MAX_BYTES = 16_000_000
+MAX_VALUES = 500_000
+MAX_DEPTH = 32
+
+
+def read_json(path: Path, most: int = MAX_BYTES, values: int = MAX_VALUES) -> dict[str, Any]:
+    """The object in a JSON file of a checkpoint.
+
+    Takes at most some 140 MB whatever the file holds: every value costs a comma or a bracket, and
+    those are counted before any is built.
+
+    Args:
+        most: bytes that the file may have.
+        values: names, numbers, lists and objects that it may hold.
+
+    Raises:
+        BadCheckpoint: too large, too deep, not JSON, not an object, or a name given twice.
+    """
+    found = read_value(path, most, values)
+    if not isinstance(found, dict):
+        raise BadCheckpoint(
+            f"{shown_path(path)} holds a {type(found).__name__}, not an object with named fields. Download it again."
+        )
+    return found
+
+
+def read_value(path: Path, most: int = MAX_BYTES, values: int = MAX_VALUES) -> Any:
+    """Whatever a JSON file of a checkpoint holds; see `read_json`."""
+    with opened(path) as (stream, size):
+        if size > most:
+            raise BadCheckpoint(
+                f"{shown_path(path)} has {size:,} bytes; {most:,} is the most it can have. Download it again."
+            )
+        data = stream.read(most)
+    if data.startswith(LFS_POINTER):
+        raise BadCheckpoint(
+            f"{shown_path(path)} is a Git LFS pointer. Run `git lfs pull` in its folder, or use the Hub id."
+        )
+    if sum(data.count(mark) for mark in (b",", b"[", b"{")) > values:
+        raise BadCheckpoint(f"{shown_path(path)} holds more than {values:,} values. Download it again.")
+    try:
+        # str, not bytes: json would guess UTF-16 from bytes, where transformers reads UTF-8 only.
+        found = json.loads(data.decode(), object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        what = "nested too deeply" if isinstance(error, RecursionError) else _reason(error)
+        raise BadCheckpoint(f"{shown_path(path)} cannot be read as JSON: {what}. Download it again.") from None
+    if _depth(found) > MAX_DEPTH:
+        raise BadCheckpoint(f"{shown_path(path)} is nested deeper than {MAX_DEPTH} levels. Download it again.")
+    return found
+
+
+def _reason(error: ValueError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} in line {error.lineno}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is not UTF-8"
+    return str(error)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"{shown(twice)} is given twice")
+    return fields
+
+
+def _depth(value: Any) -> int:
+    """Levels of nesting; level by level, since recursion is what deep nesting breaks."""
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list))]
+        level = [member for members in inner for member in members]
+    return depth
+
+
+# -- the fields of a config.json ---------------------------------------------------------------------
 
 MAX_LABELS = 1 << 18  # transformers makes two dicts of them, some 200 bytes a label
 MAX_NUMBER = 1 << 63
@@ -226,3 +316,68 @@ def _numbers(value: Any) -> list[float]:
         return [value]
     members = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return [number for member in members for number in _numbers(member)]
+
+
+# -- the config object of transformers ---------------------------------------------------------------
+
+
+def model_config(
+    name: str, keywords: Mapping[str, Any], like: type[PreTrainedConfig] | None = None
+) -> PreTrainedConfig:
+    """The config of a folder, a JSON file or a hub id; only what it says of a model is ever acted on.
+
+    Args:
+        keywords: hub keywords. Code from the hub runs only with `trust_remote_code=True` among them, and
+            nobody is asked for it at the terminal.
+        like: the class to use where an old config.json does not name its model type.
+
+    Raises:
+        UnsupportedArchitecture: a config of timm, or a model type that this transformers does not have.
+        BadCheckpoint, BadSize, UnsafeCheckpoint: see `source_config`, and what transformers cannot build.
+        HubError: a hub id that is not there, or cannot be reached.
+    """
+    path, fields = source_config(name, keywords)
+    if not (keywords.get("trust_remote_code") and "auto_map" in fields):
+        _check_type(path, fields, named=like is None)
+    reader = like if like is not None and "model_type" not in fields else AutoConfig
+    try:
+        with from_hub(name, keywords.get("revision")):
+            config: PreTrainedConfig = reader.from_pretrained(name, **{"trust_remote_code": False, **keywords})
+    except Exception as error:  # config classes compute with their fields, and fail in every way there is
+        if isinstance(error, HubError):
+            raise
+        reason = clean(str(error)).rstrip(".") or type(error).__name__
+        raise BadCheckpoint(
+            f"the config of {shown_path(name)} cannot be used: {reason}. Correct its {path.name}, or download it again."
+        ) from None
+    return config
+
+
+def _check_type(path: Path, fields: Mapping[str, Any], named: bool) -> None:
+    """Refuse configs of which transformers makes nothing, before it advises to install something.
+
+    Args:
+        named: the config must name its model type itself.
+
+    Raises:
+        UnsupportedArchitecture: a config of timm, or a model type that this transformers does not have.
+        BadCheckpoint: no model type at all.
+    """
+    where, supported = shown_path(path), f"Supported are {', '.join(ADAPTERS)}"
+    model_type = fields.get("model_type")
+    if "pretrained_cfg" in fields or model_type == "timm_wrapper":
+        what = shown(fields.get("architecture", "a model"))
+        raise UnsupportedArchitecture(
+            f"{where} is a config of timm ({what}), whose tensors have other names and shapes. {supported}: use a "
+            "checkpoint in transformers' own format, such as google/vit-base-patch16-224 for a ViT."
+        )
+    if model_type is None and named:
+        raise BadCheckpoint(
+            f"the config of {shown_path(path.parent)} cannot be used: it names no model_type. {supported}: write the "
+            f"right one into {path.name}."
+        )
+    if model_type is not None and model_type not in CONFIG_MAPPING:
+        raise UnsupportedArchitecture(
+            f"{where} is of the model type {shown(model_type)}, which transformers {version} does not have."
+            f"{suggest(model_type, ADAPTERS)} {supported}."
+        )

@@ -9,17 +9,24 @@ import contextlib
 import getpass
 import os
 import re
-from collections.abc import Iterable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from huggingface_hub import CommitInfo
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..errors import BadOption
-from ..io.reading import shown
+from ..compat import has_peft_adapter
+from ..errors import BadCheckpoint, BadOption
+from ..io.files import Stamp, check_unchanged, shown, stamps_of
+from ..io.fingerprints import sha256
+
+if TYPE_CHECKING:
+    from ..report.report import Report
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # A folder of the Hub's own cache names the repository and the commit that it holds.
@@ -285,3 +292,86 @@ def _is_repo_id(name: str) -> bool:
     except HFValidationError:
         return False
     return True
+
+
+# -- what a model in memory carries --------------------------------------------------------------------
+
+Push = Callable[..., CommitInfo]  # `push.push_to_hub`, which stands above this module
+Stamps = Mapping[str, tuple[Path, Stamp]]  # name in the record -> where the file is, and what it was when it was read
+
+
+def attach(
+    model: PreTrainedModel,
+    report: "Report | None",
+    push: Push,
+    files: Mapping[str, Path] | None = None,
+    place: Place | None = None,
+) -> None:
+    """Give a model its report, and make its own `push_to_hub` write our card.
+
+    The class stays what it is; both are attributes of this one instance, which copies and pickles of
+    it keep.
+
+    Args:
+        push: what its `push_to_hub` calls with the model: `push.push_to_hub`.
+        files: those of the source, by their names in the record: a push hashes them, if they are still
+            what was read. Loading does not wait for that.
+        place: where the source is.
+    """
+    stamps: dict[str, tuple[Path, Stamp]] = {}
+    with contextlib.suppress(BadCheckpoint):  # gone by now: then nothing of them is told
+        stamps = {name: (path, stamps_of([path])[path]) for name, path in (files or {}).items()}
+    model.transfer_report = report
+    model.push_to_hub = _Push(model, push, stamps, place)
+
+
+def place_of(model: PreTrainedModel) -> Place | None:
+    """Where the source of a model in memory is; None for one that was loaded from its own files."""
+    held = vars(model).get("push_to_hub")
+    return held.place if isinstance(held, _Push) else None
+
+
+class _Push:
+    """A model's own `push_to_hub`: `transformers_bot.push_to_hub` for it, with the same keywords.
+
+    It holds the model weakly: through a strong reference the model would hold itself, and its memory
+    would be freed late.
+    """
+
+    def __init__(self, model: PreTrainedModel, push: Push, files: Stamps, place: Place | None = None) -> None:
+        self._model, self._push, self._files, self.place = weakref.ref(model), push, files, place
+
+    def __call__(self, repo_id: str, **keywords: Any) -> CommitInfo:
+        model = self._held()
+        if has_peft_adapter(model):  # only the adapter is pushed, by transformers
+            pushed: CommitInfo = type(model).push_to_hub(model, repo_id, **keywords)
+            return pushed
+        self._hash_files(model)
+        return self._push(model, repo_id, **keywords)
+
+    def _hash_files(self, model: PreTrainedModel) -> None:
+        """Complete the record by the hashes of the source's files, where loading has not found them for nothing."""
+        record = model.config.transformers_bot
+        known = record.get("files") or {}
+        if not set(self._files) - set(known):
+            return
+        with contextlib.suppress(BadCheckpoint):  # the files are no longer what was read: nothing is told of them
+            check_unchanged(dict(self._files.values()))
+            hashes = {name: known.get(name) or sha256(path, stamp=stamp) for name, (path, stamp) in self._files.items()}
+            model.config.transformers_bot = {**record, "files": hashes}
+
+    def _held(self) -> PreTrainedModel:
+        model = self._model()
+        if model is None:
+            raise ReferenceError(
+                "this push_to_hub belongs to a model that is gone (it was copied by copy.copy). "
+                "Call transformers_bot.push_to_hub(model, repo_id)."
+            )
+        return model
+
+    def __reduce__(self) -> tuple[type["_Push"], tuple[PreTrainedModel, Push, Stamps, Place | None]]:
+        return _Push, (self._held(), self._push, self._files, self.place)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Push":
+        held = self._held()
+        return _Push(memo.get(id(held), held), self._push, self._files, self.place)

@@ -1,8 +1,14 @@
-"""`check_files`: everything that can be known of a source's files before one weight is read."""
+"""A checkpoint: everything that can be known of its files before one weight is read, then opened by transformers.
+
+transformers does renames, prefixes, shards and revisions for us. Loaded with its stored dtype on the CPU, every tensor
+is a view of the memory-mapped file: nothing is read until a step of the plan asks for it.
+"""
 
 import contextlib
+import copy
 import json
 import math
+import os
 import re
 import shlex
 import threading
@@ -12,24 +18,52 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
+from huggingface_hub import HfApi, constants
 from safetensors import SafetensorError
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils.hub import extract_commit_hash
 
-from ...errors import BadCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
-from .configs import source_config
-from .files import Choice, candidates, choose, explicit_name, find_shards, finder, is_folder, no_weights, notes_of
-from .hashing import sha256
-from .headers import StoredTensor, read_header
-from .index import check_agreement, read_index
-from .jsons import read_json
-from .paths import Folder, clean, count, listed, shown_path
-from .pickles import read_pickle
-from .quantised import FLOATS, check_not_quantised
-from .stamps import Stamp, check_unchanged, stamps_of
-from .wrappers import wrapper_of
+from ..architectures.pruned import refuse_pruned
+from ..compat import building, drawn_from, quiet
+from ..console.progress import logger
+from ..errors import BadCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
+from .config_files import read_json, source_config
+from .files import (
+    Choice,
+    Folder,
+    Stamp,
+    candidates,
+    check_unchanged,
+    choose,
+    clean,
+    count,
+    explicit_name,
+    find_shards,
+    finder,
+    from_hub,
+    is_folder,
+    listed,
+    no_weights,
+    notes_of,
+    shown_path,
+    stamps_of,
+)
+from .fingerprints import sha256
+from .weights import (
+    FLOATS,
+    StoredTensor,
+    check_agreement,
+    check_not_quantised,
+    read_header,
+    read_index,
+    read_pickle,
+    renaming,
+    wrapper_hint,
+    wrapper_of,
+)
 
 # transformers loads such files in place of all others; each is one rank's part of every tensor.
 RANK_FILE = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
@@ -252,3 +286,184 @@ def _dtype_note(tensors: Mapping[str, StoredTensor]) -> tuple[str, ...]:
         return ()
     parts = ", ".join(f"{dtype} ({count})" for dtype, count in counts.most_common())
     return (f"The source mixes dtypes, counted in tensors: {parts}.",)
+
+
+# -- what lies beside the weights ------------------------------------------------------------------
+
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+)
+TOKENIZER = (
+    *VOCABULARIES,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+PROCESSOR = ("preprocessor_config.json", "processor_config.json")
+MODULES = ("modules.json", "config_sentence_transformers.json")  # of sentence-transformers
+SECONDS = 5  # that the list of a repository's files may take
+_SAID: set[tuple[str, str]] = set()
+
+
+def left_behind(name: str, hub: Mapping[str, Any]) -> list[str]:
+    """Which files a source has that a model in memory cannot take along: tokenizer, processor, modules.
+
+    Nothing is downloaded but a list of names; where there is no way to it, none is known.
+
+    Args:
+        name: hub id or folder.
+        hub: hub keywords (revision, subfolder, token, ...).
+    """
+    inside = str(hub.get("subfolder") or "").strip("/")
+    if os.path.isdir(name):
+        there = {one for one in (*TOKENIZER, *PROCESSOR, *MODULES) if Path(name, inside, one).is_file()}
+    elif hub.get("local_files_only") or constants.HF_HUB_OFFLINE:
+        return []
+    else:
+        try:
+            info = HfApi(token=hub.get("token")).model_info(name, revision=hub.get("revision"), timeout=SECONDS)
+        except Exception as error:  # it is said for convenience: loading does not hang on it
+            logger.info("the files of %r cannot be listed: %s", name, error)
+            return []
+        every = [file.rfilename for file in info.siblings or ()]
+        there = {one.removeprefix(f"{inside}/") if inside else one for one in every}
+    return [one for one in (*TOKENIZER, *PROCESSOR, *MODULES) if one in there]
+
+
+def say_left_behind(name: str, hub: Mapping[str, Any], what: str) -> None:
+    """Say, once in a process for every source, that `what` takes no files along but the model's own."""
+    if (name, what) in _SAID:
+        return
+    _SAID.add((name, what))
+    files = left_behind(name, hub)
+    if files:
+        logger.warning(
+            "%s holds files that %s does not write (%s): resize_checkpoint(source, out, ...) carries everything along",
+            shown_path(name),
+            what,
+            ", ".join(files[:4]) + (", ..." if len(files) > 4 else ""),
+        )
+
+
+# -- whether config and weights belong together ------------------------------------------------------
+
+# A head or a pooler may be new in the class that opens a checkpoint; a model may not.
+NEW_SHARE = 2
+NEW_ELEMENTS = 1 << 20
+
+
+def check_amount(checked: Checkpoint, shapes: Mapping[str, tuple[int, ...]], ties: Mapping[str, str]) -> None:
+    """Refuse a config that describes a far larger model than the weights hold.
+
+    What a checkpoint lacks is drawn at random by the loader, in memory: a damaged size in config.json would
+    otherwise cost gigabytes before the shapes are compared.
+
+    Args:
+        shapes: name -> shape of every tensor of the class that is going to open the checkpoint.
+        ties: tied name -> the name that holds the tensor.
+
+    Raises:
+        BadCheckpoint: with both numbers of elements.
+    """
+    described = sum(math.prod(shape) for name, shape in shapes.items() if name not in ties)
+    if described > NEW_SHARE * checked.elements + NEW_ELEMENTS:
+        raise BadCheckpoint(
+            f"{shown_path(checked.folder)}: config.json describes a model of {described:,} elements, but the weights "
+            f"hold {checked.elements:,}. Config and weights do not belong together; download both from one revision."
+        )
+
+
+# -- opening -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened checkpoint.
+
+    Attributes:
+        model: the source model; its state dict holds the tensors.
+        missing: tensors of the class that the checkpoint does not hold (they are random: unusable).
+        unexpected: tensors of the checkpoint that the class does not have.
+    """
+
+    model: PreTrainedModel
+    missing: frozenset[str]
+    unexpected: tuple[str, ...]
+
+
+def open_source(
+    model_class: type[PreTrainedModel],
+    name: str,
+    config: PreTrainedConfig,
+    keywords: dict[str, Any],
+    checkpoint: Checkpoint | None = None,
+) -> Source:
+    """Load `name` into `model_class` at its own sizes, without copying its weights.
+
+    Args:
+        keywords: hub and file keywords of `from_pretrained` (revision, subfolder, variant, ...).
+        checkpoint: its files, whose own dtype keeps the tensors views of them; the config may name another.
+
+    Raises:
+        BadCheckpoint: no tensor of the class is in the checkpoint, or tensors are empty or misshapen.
+        HubError: a hub id that is not there, or cannot be reached.
+    """
+    if checkpoint is not None and checkpoint.wrapper and keywords.get("key_mapping") is None:
+        keywords = {**keywords, "key_mapping": renaming(checkpoint.wrapper)}
+    # What transformers draws for tensors that the files lack is never used: the caller's random state stays.
+    reading = checkpoint.reading() if checkpoint is not None else contextlib.nullcontext()
+    with from_hub(name, keywords.get("revision")), building(), reading, quiet(), drawn_from(0):
+        model, info = model_class.from_pretrained(
+            name,
+            config=copy.deepcopy(config),
+            dtype=_stored(checkpoint) or "auto",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **keywords,
+        )
+    state = model.state_dict()
+    empty = [key for key, tensor in state.items() if tensor.numel() == 0]
+    if empty:
+        raise BadCheckpoint(
+            f"{len(empty)} tensors of {name} are empty ({empty[0]}, ...): they are split over processes "
+            "(DeepSpeed ZeRO-3). Resize in one process first, then load the saved result."
+        )
+    if info["mismatched_keys"]:
+        refuse_pruned(name, config, info["mismatched_keys"])
+        key, stored, built = sorted(info["mismatched_keys"])[0]
+        raise BadCheckpoint(
+            f"{name}: {key} is {tuple(stored)} in the weights but {tuple(built)} by its own config. "
+            "Config and weights do not belong together."
+        )
+    missing = frozenset(info["missing_keys"])
+    if len(missing) >= len(set(state) - set(getattr(model, "all_tied_weights_keys", {}) or {})):
+        raise BadCheckpoint(
+            f"{name} holds none of the tensors of {model_class.__name__}; it has "
+            f"{sorted(info['unexpected_keys'])[:3]}, ... Use the class that wrote it."
+            f"{wrapper_hint(info['unexpected_keys'])}"
+        )
+    return Source(model, missing, tuple(sorted(info["unexpected_keys"])))
+
+
+def _stored(checkpoint: Checkpoint | None) -> torch.dtype | None:
+    """The floating dtype of most of the files' elements; None where only the files' contents tell."""
+    counts: Counter[str] = Counter()
+    for tensor in checkpoint.tensors.values() if checkpoint else ():
+        counts[tensor.dtype] += math.prod(tensor.shape) if tensor.dtype in FLOATS else 0
+    return FLOATS[counts.most_common(1)[0][0]] if counts.total() else None
+
+
+def stored_dtype(model: PreTrainedModel) -> torch.dtype:
+    """The dtype of most of the source's elements."""
+    counts: dict[torch.dtype, int] = {}
+    for tensor in model.state_dict().values():
+        counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.numel()
+    return max(counts, key=lambda dtype: counts[dtype])

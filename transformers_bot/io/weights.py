@@ -1,0 +1,617 @@
+"""Weights as they are stored: safetensors headers, the index of shards, pickles; quantised, wrapped or not finite."""
+
+import json
+import math
+import pickle
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import is_zipfile
+
+import torch
+from torch import Tensor
+
+from ..console import progress
+from ..errors import BadCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
+from .config_files import read_json
+from .files import LFS_POINTER, clean, count, is_plain, listed, opened, shown, shown_path
+
+MAX_HEADER = 100_000_000  # bytes; the cap of the safetensors library itself
+MAX_TENSORS = 1_000_000
+MAX_NAME = 1_024  # bytes; the longest names of published models have some 150
+MAX_METADATA = 8_000_000  # bytes, in as many texts:
+MAX_TEXTS = 10_000
+# Bits of one element. Names as in the format; the last two rows are sub-byte and 8-bit floats.
+BITS = {
+    **{"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64},
+    **{"F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64},
+    **{"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6},
+    **{"F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8},
+}
+# First bytes of what people find in the place of weights.
+OTHER_FORMATS = (
+    (b"PK\x03\x04", "a zip archive or pickled PyTorch file"),
+    (b"\x80", "a pickled file"),
+    (b"GGUF", "a GGUF file"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"<", "an HTML or XML page"),
+    (b"\x1f\x8b", "a gzip archive"),
+)
+SPACE = re.compile(rb"[ \t\n\r]*+")
+STRING = re.compile(rb'"[^"\\\x00-\x1f]*+(?:\\.[^"\\\x00-\x1f]*+)*+"')
+OBJECT = re.compile(rb"\{[^{}]{0,4096}+\}")
+OPEN, CLOSE, COMMA, COLON = (re.compile(re.escape(mark)) for mark in (b"{", b"}", b",", b":"))
+AGAIN = "Download it again."
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """What a header says of one tensor.
+
+    Attributes:
+        dtype: the format's name, such as "F32" or "BF16".
+        shape: its lengths.
+        file: the file that holds it.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """Name -> tensor of a safetensors file, in the file's order, from its header and its size alone.
+
+    Example:
+        >>> read_header(Path("model.safetensors"))["wte.weight"].shape  # doctest: +SKIP
+        (50257, 768)
+
+    Raises:
+        BadCheckpoint: not a safetensors file, truncated, or a header that contradicts itself; always
+            before memory is taken for what the header claims.
+    """
+    with opened(path) as (stream, size):
+        start = stream.read(128)
+        check_content(path, start, size)
+        length = _header_length(path, start, size)
+        stream.seek(8)
+        text = stream.read(length)
+    # Inside of a text the quotes would be escaped: this counts tensors before any is built.
+    if text.count(b'"data_offsets"') > MAX_TENSORS:
+        raise BadCheckpoint(
+            f"the header of {shown_path(path)} names more than {MAX_TENSORS:,} tensors, which no model has. {AGAIN}"
+        )
+    tensors: dict[str, StoredTensor] = {}
+    ranges: list[tuple[int, int, str]] = []
+    for key, value in _Header(path, text).entries():
+        name = _name(path, key)
+        if name in tensors:
+            raise BadCheckpoint(f"the header of {shown_path(path)} names {shown(name)} twice. {AGAIN}")
+        tensors[name], begin, end = _tensor(path, name, value)
+        ranges.append((begin, end, name))
+    _check_layout(path, ranges, size - 8 - length)
+    return tensors
+
+
+def check_content(path: Path, start: bytes, size: int) -> None:
+    """Refuse an empty file and a Git LFS pointer, whatever the format that is expected."""
+    if not size:
+        raise BadCheckpoint(f"{shown_path(path)} is empty (0 bytes). {AGAIN}")
+    if start.startswith(LFS_POINTER):
+        raise BadCheckpoint(
+            f"{shown_path(path)} is a Git LFS pointer, not the weights. Run `git lfs pull` in its folder, or use the "
+            "Hub id."
+        )
+
+
+def _header_length(path: Path, start: bytes, size: int) -> int:
+    what = next((f" ({kind})" for mark, kind in OTHER_FORMATS if start.startswith(mark)), "")
+    alien = f"{shown_path(path)} is not a safetensors file{what} (first bytes {start[:12]!r})"
+    if size < 8:
+        raise BadCheckpoint(f"{alien}: it has {size} bytes. {AGAIN}")
+    length = int.from_bytes(start[:8], "little")
+    if length > MAX_HEADER:
+        raise BadCheckpoint(
+            f"{alien}: it declares a header of {length:,} bytes, and {MAX_HEADER:,} is the most there can be. {AGAIN}"
+        )
+    if length < 2 or start[8:9] not in (b"{", b""):
+        raise BadCheckpoint(f"{alien}: no header begins after its first 8 bytes. {AGAIN}")
+    if 8 + length > size:
+        raise BadCheckpoint(_truncated(path, 8 + length, size, " for the header alone"))
+    return length
+
+
+def _truncated(path: Path, needs: int, has: int, what: str = "") -> str:
+    return f"{shown_path(path)} is truncated (needs {needs:,} bytes{what}, has {has:,}). {AGAIN}"
+
+
+class _Header:
+    """Takes a header's JSON apart from front to back."""
+
+    def __init__(self, path: Path, text: bytes) -> None:
+        self.path, self.text, self.place = path, text, 0
+        self.take(SPACE, "space")
+
+    def entries(self) -> Iterator[tuple[bytes, bytes]]:
+        """The names and values as JSON text, without `__metadata__`; then the text must end."""
+        for key in self.members():
+            if key == b'"__metadata__"':
+                self.skip_metadata()
+            else:
+                yield key, self.take(OBJECT, "a tensor's dtype, shape and data_offsets")
+        if self.place != len(self.text):
+            raise self.broken("the end")
+
+    def members(self) -> Iterator[bytes]:
+        """The names of the object that begins here; the caller takes each value before the next name."""
+        self.take(OPEN, "'{'")
+        first = True
+        while self.text[self.place : self.place + 1] != b"}":
+            if not first:
+                self.take(COMMA, "','")
+            first = False
+            key = self.take(STRING, "a quoted name")
+            self.take(COLON, "':'")
+            yield key
+        self.take(CLOSE, "'}'")
+
+    def skip_metadata(self) -> None:
+        """Pass over an object of texts; its content is not used, but must be what the library can read."""
+        begin = self.place
+        for number, key in enumerate(self.members()):
+            value = self.take(STRING, "a text in __metadata__")
+            if self.place - begin > MAX_METADATA or number >= MAX_TEXTS:
+                raise self.broken(f"at most {MAX_METADATA:,} bytes and {MAX_TEXTS:,} texts of __metadata__")
+            _text(self.path, key)
+            _text(self.path, value)
+
+    def take(self, pattern: re.Pattern[bytes], wanted: str) -> bytes:
+        """The text that a pattern matches here; the place moves behind it and behind spaces."""
+        found = pattern.match(self.text, self.place)
+        if found is None:
+            raise self.broken(wanted)
+        space = SPACE.match(self.text, found.end())
+        self.place = space.end() if space else found.end()
+        return found.group()
+
+    def broken(self, wanted: str) -> BadCheckpoint:
+        found = self.text[self.place : self.place + 20]
+        return BadCheckpoint(
+            f"the header of {shown_path(self.path)} is not what safetensors writes: expected {wanted} at byte "
+            f"{8 + self.place:,}, found {found!r}. {AGAIN}"
+        )
+
+
+def _name(path: Path, key: bytes) -> str:
+    if len(key) > MAX_NAME + 2:
+        raise BadCheckpoint(
+            f"the header of {shown_path(path)} has a tensor name of {len(key) - 2:,} bytes, {key[1:41]!r}...; "
+            f"{MAX_NAME:,} is the most a name can have. {AGAIN}"
+        )
+    return _text(path, key)
+
+
+def _text(path: Path, quoted: bytes) -> str:
+    """A quoted text, decoded; half a surrogate pair is none, although Python's parser takes it."""
+    try:
+        text = str(json.loads(quoted))
+        text.encode()
+    except ValueError:
+        raise BadCheckpoint(f"the header of {shown_path(path)} has {quoted[:40]!r} as a text. {AGAIN}") from None
+    return text
+
+
+def _tensor(path: Path, name: str, value: bytes) -> tuple[StoredTensor, int, int]:
+    """A tensor and the range of its bytes, each number checked against the others."""
+    bad = f"{shown_path(path)}: tensor {shown(name)} has "
+    try:
+        fields = json.loads(value, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise BadCheckpoint(f"{bad}an entry that cannot be read ({shown(str(error))}). {AGAIN}") from None
+    if set(fields) != {"dtype", "shape", "data_offsets"}:
+        raise BadCheckpoint(f"{bad}the fields {sorted(fields)[:4]!r:.200}, not dtype, shape and data_offsets. {AGAIN}")
+    dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in BITS:
+        raise BadCheckpoint(f"{bad}the dtype {shown(dtype)}, which is none of {', '.join(BITS)}. {AGAIN}")
+    if not _are_lengths(shape):
+        raise BadCheckpoint(f"{bad}the shape {shown(shape)}, which is no list of lengths. {AGAIN}")
+    if not _are_lengths(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise BadCheckpoint(f"{bad}the data_offsets {shown(offsets)}, which are no range of bytes. {AGAIN}")
+    bits = math.prod(shape) * BITS[dtype]
+    begin, end = offsets
+    if bits != 8 * (end - begin):
+        raise BadCheckpoint(
+            f"{bad}the shape {shown(shape)} of {dtype}, which is {shown(bits // 8)} bytes, but data_offsets for "
+            f"{end - begin:,}. {AGAIN}"
+        )
+    return StoredTensor(dtype, tuple(shape), path), begin, end
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a field is given twice")
+    return fields
+
+
+def _are_lengths(value: Any) -> bool:
+    return isinstance(value, list) and all(type(length) is int and 0 <= length < 1 << 63 for length in value)
+
+
+def _check_layout(path: Path, ranges: list[tuple[int, int, str]], held: int) -> None:
+    """Every byte behind the header belongs to exactly one tensor."""
+    ranges.sort()
+    reached, before = 0, ""
+    for begin, end, name in ranges:
+        if begin < reached:
+            raise BadCheckpoint(
+                f"{shown_path(path)}: tensors {shown(before)} and {shown(name)} overlap in the file. {AGAIN}"
+            )
+        if begin > reached:
+            raise BadCheckpoint(
+                f"{shown_path(path)}: {begin - reached:,} bytes before tensor {shown(name)} belong to no tensor. "
+                f"{AGAIN}"
+            )
+        reached, before = end, name
+    if reached > held:
+        raise BadCheckpoint(_truncated(path, reached, held, " for its tensors"))
+    if reached < held:
+        raise BadCheckpoint(
+            f"{shown_path(path)} has {held - reached:,} bytes behind its last tensor that belong to no tensor. {AGAIN}"
+        )
+
+
+# -- the index of a sharded checkpoint ---------------------------------------------------------------
+
+Headers = Mapping[str, Mapping[str, StoredTensor]]  # shard -> its tensors
+
+
+def read_index(path: Path, suffix: str) -> dict[str, str]:
+    """Tensor -> shard, both as the index names them.
+
+    Args:
+        suffix: what the name of every shard must end with.
+
+    Raises:
+        UnsafeCheckpoint: a shard that is no plain name inside the folder, or of another format.
+        BadCheckpoint: no index, or one that transformers cannot follow.
+    """
+    fields = read_json(path)
+    where = fields.get("weight_map")
+    if not isinstance(where, dict):
+        raise BadCheckpoint(f"{shown_path(path)} has no 'weight_map' from tensors to files. Download it again.")
+    if not where:
+        raise BadCheckpoint(f"{shown_path(path)} lists no tensors. Download it again.")
+    if not isinstance(fields.get("metadata"), dict):
+        raise BadCheckpoint(
+            f"{shown_path(path)} has no 'metadata' object, which transformers reads. "
+            'Add "metadata": {} to it, or download it again.'
+        )
+    wrong = [name for name, shard in where.items() if not isinstance(shard, str)]
+    if wrong:
+        raise BadCheckpoint(
+            f"{shown_path(path)} gives tensor {shown(wrong[0])} the file {shown(where[wrong[0]])}, which is no name. "
+            "Download it again."
+        )
+    for shard in dict.fromkeys(where.values()):
+        if not is_plain(shard):
+            raise UnsafeCheckpoint(
+                f"{shown_path(path)}: the index names a file outside of the model folder: {shown(shard)}. "
+                "Nothing of it was opened; get the checkpoint from a source you trust."
+            )
+        if not shard.endswith(suffix):
+            raise UnsafeCheckpoint(
+                f"{shown_path(path)} names {shown(shard)}, which is no {suffix} file: another format could run code. "
+                "Get the checkpoint from a source you trust."
+            )
+    return where
+
+
+def check_agreement(path: Path, index: Mapping[str, str], headers: Headers) -> None:
+    """The index must name exactly the tensors of each shard, each in one shard.
+
+    Raises:
+        BadCheckpoint: with the names.
+    """
+    held = Counter(name for tensors in headers.values() for name in tensors)
+    twice = [name for name, count in held.items() if count > 1]
+    if twice:
+        shards = [shard for shard, tensors in headers.items() if twice[0] in tensors]
+        raise BadCheckpoint(
+            f"more than one shard of {shown_path(path)} holds {count(len(twice), 'tensor')}: {listed(twice)} (the "
+            f"first is in {listed(shards)}). Which one counts is undefined; save the model again."
+        )
+    lacking = [name for name, shard in index.items() if name not in headers[shard]]
+    if lacking:
+        raise BadCheckpoint(
+            f"{shown_path(path)} lists {count(len(lacking), 'tensor')} that the shards lack: {listed(lacking)} (the "
+            f"first should be in {shown(index[lacking[0]])}). Download index and shards again, from one revision."
+        )
+    omitted = [name for name in held if name not in index]
+    if omitted:
+        raise BadCheckpoint(
+            f"{shown_path(path)} omits {count(len(omitted), 'tensor')} that its shards hold: {listed(omitted)}. "
+            "Download index and shards again, from one revision."
+        )
+
+
+# -- pickled weights ---------------------------------------------------------------------------------
+
+DTYPES = {
+    **{torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"},
+    **{torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.int32: "I32", torch.int64: "I64"},
+    **{torch.bool: "BOOL", torch.complex64: "C64"},
+    **{torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2"},
+}
+
+
+def read_pickle(path: Path) -> dict[str, StoredTensor]:
+    """Name -> tensor of a pickled file, without running anything that it holds.
+
+    Raises:
+        UnsafeCheckpoint: it holds more than tensors and plain containers.
+        BadCheckpoint: it is damaged, or no tensors by name.
+        UnsupportedCheckpoint: torch is older than 2.6, whose reader of pickles is not safe.
+    """
+    if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):  # came with 2.6
+        raise UnsupportedCheckpoint(
+            f"{shown_path(path)} is pickled, and torch {torch.__version__} can be made to run code by such a file even "
+            "with weights_only=True (CVE-2025-32434): transformers refuses to read it. Update to torch>=2.6, or get "
+            "the weights as safetensors."
+        )
+    with opened(path) as (stream, size):
+        start = stream.read(128)
+    check_content(path, start, size)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+    except pickle.UnpicklingError:
+        if not start.startswith((b"PK", b"\x80")):
+            raise BadCheckpoint(
+                f"{shown_path(path)} is not a PyTorch file (first bytes {start[:12]!r}). Download it again."
+            ) from None
+        raise UnsafeCheckpoint(
+            f"{shown_path(path)} holds pickled objects other than tensors; they were not built. Get the weights as "
+            "safetensors, from a source you trust."
+        ) from None
+    except Exception as error:  # damaged pickles make the unpickler fail in every way there is
+        raise BadCheckpoint(f"{shown_path(path)} cannot be read: {clean(str(error))}. Download it again.") from None
+    return _described(path, found)
+
+
+def _described(path: Path, found: Any) -> dict[str, StoredTensor]:
+    named = isinstance(found, dict) and all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in found.items()
+    )
+    if not named or not found:
+        raise BadCheckpoint(
+            f"{shown_path(path)} does not hold tensors by name, as a state dict does. Save the model's state dict, or "
+            "use save_pretrained."
+        )
+    return {
+        name: StoredTensor(DTYPES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape), path)
+        for name, tensor in found.items()
+    }
+
+
+# -- whether weights are numbers, or codes that only mean something with their scales ----------------
+
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# What a quantiser writes beside, or instead of, a weight: the end of a tensor's name -> the quantiser.
+MARKS = {
+    "qweight": "GPTQ or AWQ",
+    "qzeros": "GPTQ or AWQ",
+    "scales": "GPTQ or AWQ",
+    "g_idx": "GPTQ",
+    "SCB": "bitsandbytes int8",
+    "weight_format": "bitsandbytes int8",
+    "absmax": "bitsandbytes 4-bit",
+    "quant_map": "bitsandbytes 4-bit",
+    "bitsandbytes__nf4": "bitsandbytes 4-bit",
+    "bitsandbytes__fp4": "bitsandbytes 4-bit",
+    "weight_scale": "fp8 or int8",
+    "weight_scale_inv": "fp8",
+    "weight_packed": "compressed-tensors",
+    "weight_zero_point": "compressed-tensors",
+    "weight_scales": "EETQ",
+    "input_scale": "fp8",
+    "codebooks": "AQLM",
+    "W_q": "HQQ",
+    "_data": "quanto",
+    "_scale": "quanto",
+}
+REMEDY = "Dequantise it first, or use the checkpoint it was made from."
+
+
+def check_not_quantised(source: str, config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> None:
+    """Refuse what cannot be resampled as numbers.
+
+    Args:
+        source: the checkpoint, for messages.
+        config: the fields of its config.json.
+        tensors: what the headers say.
+
+    Raises:
+        UnsupportedCheckpoint: naming the quantiser and the tensor or field that shows it.
+    """
+    for field in ("quantization_config", "compression_config"):
+        if config.get(field):
+            kind = _method(config[field])
+            raise UnsupportedCheckpoint(
+                f"{source}: quantised ({kind}) weights cannot be resampled: config.json has a {field}. {REMEDY} Where "
+                "the weights are plain floats, remove that field."
+            )
+    for name, tensor in tensors.items():
+        kind = _kind_of(name, tensor)
+        if kind:
+            raise UnsupportedCheckpoint(
+                f"{source}: quantised ({kind}) weights cannot be resampled: {shown(name)} is stored as {tensor.dtype}. "
+                f"{REMEDY}"
+            )
+    for name in tensors:
+        kind = MARKS.get(name.rpartition(".")[2], "")
+        if kind:
+            raise UnsupportedCheckpoint(
+                f"{source}: quantised ({kind}) weights cannot be resampled: it holds {shown(name)}. {REMEDY}"
+            )
+
+
+def _method(field: Any) -> str:
+    """The quantiser's name from config.json, for a message."""
+    named = field.get("quant_method") if isinstance(field, dict) else None
+    return shown(named).strip("'") if named else "method not named"
+
+
+def _kind_of(name: str, tensor: StoredTensor) -> str:
+    """How a tensor is quantised by its dtype, empty where it is not."""
+    if tensor.dtype.startswith("F8"):
+        return "fp8"
+    if tensor.dtype == "F4" or tensor.dtype.startswith("F6_"):
+        return tensor.dtype.lower().replace("f", "fp", 1)
+    # Whole numbers are honest in buffers: position ids, GPT-2's causal mask (1, 1, n, n) as U8 or BOOL.
+    is_mask = len(tensor.shape) == 4 and tensor.shape[2] == tensor.shape[3]
+    if tensor.dtype == "I8" or (tensor.dtype == "U8" and not is_mask):
+        return "int8"
+    if tensor.dtype not in FLOATS and name.endswith(".weight"):
+        return tensor.dtype.lower().replace("i", "int", 1)
+    return ""
+
+
+# -- names as wrappers of a model leave them ---------------------------------------------------------
+
+# What a wrapper puts before the names of the model inside it -> the wrapper, and where it holds the model.
+WRAPPERS = {
+    "module.": ("DistributedDataParallel or DataParallel", "model.module"),
+    "_orig_mod.": ("torch.compile", "model._orig_mod"),
+    "_fsdp_wrapped_module.": ("FSDP", "model.module"),
+    "_checkpoint_wrapped_module.": ("torch's activation checkpointing", "model._checkpoint_wrapped_module"),
+}
+LEADING = re.compile(f"(?:{'|'.join(map(re.escape, WRAPPERS))})*")
+
+
+def wrapper_of(names: Iterable[str]) -> str:
+    """What wrappers put before every name, nested ones together; empty unless all names have the same.
+
+    >>> wrapper_of(["_orig_mod.module.wte.weight", "_orig_mod.module.wpe.weight"])
+    '_orig_mod.module.'
+    >>> wrapper_of(["module.wte.weight", "wpe.weight"])
+    ''
+    """
+    found = {_leading(name) for name in names}
+    return found.pop() if len(found) == 1 else ""
+
+
+def renaming(wrapper: str) -> dict[str, str]:
+    """The `key_mapping` with which transformers reads names without their wrapper."""
+    return {f"^{re.escape(wrapper)}": ""} if wrapper else {}
+
+
+def wrapper_hint(names: Iterable[str]) -> str:
+    """A sentence on the wrappers that names show, at their beginning or within; empty if they show none.
+
+    >>> wrapper_hint(["bert._orig_mod.pooler.dense.bias"])
+    " '_orig_mod.' in a name comes from torch.compile: save the model inside of it (model._orig_mod.save_pretrained)."
+    """
+    shown = [mark for mark in WRAPPERS if any(_begins(mark, name) or _is_within(mark, name) for name in names)]
+    sentences = (
+        f" {mark!r} in a name comes from {WRAPPERS[mark][0]}: save the model inside of it "
+        f"({WRAPPERS[mark][1]}.save_pretrained)."
+        for mark in shown
+    )
+    return "".join(sentences)
+
+
+def _leading(name: str) -> str:
+    found = LEADING.match(name)
+    return found.group() if found else ""
+
+
+def _begins(mark: str, name: str) -> bool:
+    return re.search(rf"(?:^|\.){re.escape(mark)}", _leading(name)) is not None
+
+
+def _is_within(mark: str, name: str) -> bool:
+    return mark.startswith("_") and f".{mark}" in name
+
+
+# -- NaN and infinity, found in one pass without a copy ----------------------------------------------
+
+BLOCK = 1 << 22  # elements looked at together: at most 32 MB of temporaries (float64 of one block)
+ROW = 1 << 10
+HALVES = (torch.bfloat16, torch.float16)  # their norms are summed up in float32 without a copy
+NAMED = 10
+
+
+def find_nonfinite(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Name -> index of the first NaN or infinity, for every tensor that holds one.
+
+    A sum, or a norm, is NaN or infinite wherever a term is, and costs a block of memory traffic and nothing
+    else; since honest terms may overflow it too, only suspect blocks are looked at term by term.
+
+    Example:
+        >>> find_nonfinite({"a": torch.ones(3), "b": torch.tensor([[0.0, 1.0], [float("inf"), 2.0]])})
+        {'b': (1, 0)}
+    """
+    looked_at = progress.tracked(tensors.items(), [x.numel() for x in tensors.values()])
+    return {name: place for name, tensor in looked_at if (place := _first(tensor)) is not None}
+
+
+def nonfinite_message(found: Mapping[str, tuple[int, ...]]) -> str:
+    """What `find_nonfinite` found, as one clause.
+
+    >>> nonfinite_message({"h.0.w": (0, 17), "s": ()})
+    "2 tensors hold NaN or Inf: 'h.0.w' (first at [0, 17]), 's'"
+    """
+    parts = [shown(name) + (f" (first at {list(place)})" if place else "") for name, place in found.items()]
+    more = f" and {len(parts) - NAMED:,} more" if len(parts) > NAMED else ""
+    count = "1 tensor holds" if len(parts) == 1 else f"{len(parts):,} tensors hold"
+    return f"{count} NaN or Inf: {', '.join(parts[:NAMED])}{more}"
+
+
+def _first(tensor: Tensor) -> tuple[int, ...] | None:
+    if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.is_meta:
+        return None
+    for offset, block in _blocks(tensor.detach()):
+        if bool(torch.isfinite(_total(block)).all()):
+            continue
+        bad = ~torch.isfinite(block.to(torch.float32) if block.element_size() == 1 else block)
+        place = int(bad.flatten().to(torch.uint8).argmax())
+        if bool(bad.flatten()[place]):
+            inside = [int(index) for index in torch.unravel_index(torch.tensor(place), block.shape)]
+            return _shifted(offset, inside)
+    return None
+
+
+def _total(block: Tensor) -> Tensor:
+    """One number or several that are not finite if any entry is not."""
+    if block.dtype in HALVES and block.is_contiguous() and block.numel() % ROW == 0:
+        norms: Tensor = torch.linalg.vector_norm(block.view(-1, ROW), dim=1)
+        return norms
+    # float8 has no sum of its own; float16 would overflow at 65504.
+    return block.to(torch.float32).sum() if block.element_size() < 4 else block.sum()
+
+
+def _shifted(offset: tuple[int, ...], inside: list[int]) -> tuple[int, ...]:
+    """The index in the tensor of an index in a block: fixed leading indices, then a first row."""
+    if not inside:
+        return offset
+    return (*offset[:-1], offset[-1] + inside[0], *inside[1:])
+
+
+def _blocks(tensor: Tensor, leading: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+    """Views of at most `BLOCK` elements in row-major order, each with the index of its first element's row."""
+    if tensor.numel() == 0:
+        return
+    if tensor.dim() == 0 or tensor.numel() <= BLOCK:
+        yield (*leading, 0) if tensor.dim() else leading, tensor
+        return
+    row = tensor.numel() // len(tensor)
+    if row > BLOCK:
+        for place in range(len(tensor)):
+            yield from _blocks(tensor[place], (*leading, place))
+        return
+    step = BLOCK // row
+    for place in range(0, len(tensor), step):
+        yield (*leading, place), tensor[place : place + step]
