@@ -1,16 +1,23 @@
-"""One thread a process, no network, and one saved source of each head class for the whole session."""
+"""One saved source of each head class for the whole session, and what is slow.
 
-import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+torch, transformers and what imports them is imported in functions: the process that hands tests to workers needs none.
+"""
 
 import pytest
-import torch
-from families import Built, build, save
-from transformers.utils import logging
+from _pytest.doctest import DoctestModule
+from coverings import mark_slow
+from surroundings import loudness  # noqa: F401
 
-torch.set_num_threads(1)
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` is looked at
+def pytest_collection_modifyitems(items):
+    mark_slow(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file():
+    """Examples in docstrings are the package's: tests have none to look for."""
+    return [one for one in (yield) if not isinstance(one, DoctestModule)]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -19,28 +26,21 @@ def pytest_runtest_call():
     try:
         return (yield)
     except ValueError as error:
+        import torch
+
         if "CVE-2025-32434" in str(error) and not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
             pytest.skip("pickled weights need torch 2.6")
         raise
 
 
-@pytest.fixture(autouse=True)
-def _loudness():
-    """Benchmarks and examples silence transformers for their whole process: the next test hears it again."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    yield
-    if logging.get_verbosity() != level:
-        logging.set_verbosity(level)
-    if logging.is_progress_bar_enabled() != bars:
-        (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
-
-
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory):
     """`saved(family, head, **changes)` -> (folder, what was saved); made once, never written to."""
-    made: dict[str, tuple[str, Built]] = {}
+    from families import build, save
 
-    def get(family: str, head: str, **changes) -> tuple[str, Built]:
+    made = {}
+
+    def get(family: str, head: str, **changes):
         key = f"{head} {sorted(changes.items())}"
         if key not in made:
             built = build(family, head, **changes)

@@ -34,6 +34,7 @@ SAME = {"readout": "hidden", "pooler": "hidden"}
 PERMUTED = ("hidden", "heads", "score", "head_dim", "ffn")
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize(("family", "head"), ALL_HEADS)
 @pytest.mark.parametrize("seed", range(2))
 def test_every_tensor_has_one_rule_and_its_predicted_shape(family, head, seed):
@@ -145,6 +146,7 @@ def _rules(built):
     return rules_of(adapter, inventory_of(built.model), sizes), sizes
 
 
+@pytest.mark.covering("head", "family role")
 @pytest.mark.parametrize("role", PERMUTED)
 @pytest.mark.parametrize(("family", "head"), ALL_HEADS)
 def test_a_consistent_permutation_changes_nothing(family, head, role):
@@ -159,6 +161,7 @@ def test_a_consistent_permutation_changes_nothing(family, head, role):
     assert_same_outputs(actual, expected)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("role", PERMUTED)
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_leaving_out_one_axis_changes_the_outputs(family, head, role):

@@ -82,6 +82,7 @@ def test_the_example_on_the_command_line(example, source, tmp_path, capsys, monk
     assert "'distilbert' has no adapter" in capsys.readouterr().err
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_built_in_adapters_fit(family, capsys):
     done = check(adapters.get(family), CONFIGS[family]())

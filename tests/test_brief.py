@@ -220,6 +220,7 @@ shell.run_cell("transformers_bot.suggest(BertConfig(), ratio=0.5)")
 """
 
 
+@pytest.mark.slow
 def test_a_shell_prints_a_few_lines(tmp_path):
     pytest.importorskip("IPython")
     env = {**os.environ, "IPYTHONDIR": str(tmp_path)}

@@ -117,6 +117,7 @@ def test_names_in_a_plan_cannot_steer_the_terminal(tiny):
         assert len(text) < len(str(made)) + 2000
 
 
+@pytest.mark.slow
 def test_in_a_real_terminal_lines_fit_it_and_a_pipe_gets_none_of_it(saved):
     folder, _ = saved("bert", "BertForMaskedLM")
     leader, follower = pty.openpty()
@@ -200,6 +201,7 @@ def test_suggest_as_json_is_the_api(call, tiny):
     assert json.loads(out) == json.loads(json.dumps([one.to_dict() for one in found]))
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_inspect_fits_the_window_and_draws(saved, call, tmp_path, family):
     folder, built = saved(family, dict(MAIN_HEADS)[family])

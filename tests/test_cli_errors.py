@@ -118,6 +118,7 @@ def test_other_spellings_are_understood(call, tiny, written, meant):
     assert said[0][0] == 0
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("written", ["50%", "1/2", "50 %", "0,5", ".5", "5e-1"])
 def test_a_share_may_be_written_as_people_do(call, tiny, written):
     assert call("suggest", tiny, "--ratio", written, "--json") == call("suggest", tiny, "--ratio", "0.5", "--json")
@@ -202,12 +203,14 @@ def test_a_mistake_that_cannot_be_told_keeps_its_exit_code(tiny, number, monkeyp
     assert cli.main(["plan", str(tiny), "--set", "n_layer=x"]) == 2
 
 
+@pytest.mark.slow
 def test_a_closed_output_is_no_error(tiny):
     command = f"{sys.executable} -m transformers_bot plan {tiny} --set n_layer=3 >&-"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_error(tiny):
     command = f"{sys.executable} -m transformers_bot plan {tiny} --json | head -c 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)

@@ -163,6 +163,7 @@ def test_verify_needs_a_result_of_ours(call, source):
     assert "no record of a resize" in err
 
 
+@pytest.mark.slow
 def test_standard_error_is_silent_where_nobody_looks(source, tmp_path):
     command = [sys.executable, "-m", "transformers_bot", "resize", source, str(tmp_path / "small"), *SET]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -170,6 +171,7 @@ def test_standard_error_is_silent_where_nobody_looks(source, tmp_path):
     assert "Written to" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_progress(source, tmp_path):
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))

@@ -21,6 +21,8 @@ sys.path.append(str(runs.EXAMPLES))  # as python does for a script in that folde
 
 import metrics_squad
 
+pytestmark = pytest.mark.slow
+
 STEPS = 20
 COMMON = ["--batch-size", 16, "--logging-steps", 5, "--eval-steps", 10, "--save-steps", 10, "--learning-rate", "5e-3"]
 GROW = ["--set", "hidden_size=64", "--set", "num_attention_heads=4"]

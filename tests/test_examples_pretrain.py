@@ -27,6 +27,8 @@ import checkpoints
 import losses
 import recipes
 
+pytestmark = pytest.mark.slow
+
 STEPS = 20
 COMMON = ["--max-steps", STEPS, "--batch-size", 16, "--per_device_eval_batch_size", 1, "--logging-steps", 5]
 COMMON += ["--eval-steps", 10, "--save-steps", 10, "--max-eval-examples", 20]

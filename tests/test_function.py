@@ -30,6 +30,7 @@ def grow(saved, family, head, sizes, bot_config=None, **changes):
     return built, target
 
 
+@pytest.mark.covering("head", "family sizes", "family detail", "sizes detail")
 @pytest.mark.parametrize("detail", ["auto", "zero"])
 @pytest.mark.parametrize("sizes", WIDTHS.values(), ids=WIDTHS)
 @pytest.mark.parametrize(("family", "head"), [pair for pair in ALL_HEADS if pair[1] != "GPT2Model"])
@@ -59,6 +60,7 @@ def test_gpt2_body_keeps_its_stream(saved, sizes, detail):
         torch.testing.assert_close(stream, reference.repeat_interleave(ratio, -1), rtol=0, atol=1e-9)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("sizes", WIDTHS.values(), ids=WIDTHS)
 @pytest.mark.parametrize(
     ("family", "head"),
@@ -84,6 +86,7 @@ def test_scores_scaled_in_other_ways_keep_the_outputs(saved, sizes, flags):
     assert_same_outputs(outputs(target, built.inputs), expected_outputs(built, 1))
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 @pytest.mark.parametrize("ffn", [25, 40, 80])
 def test_growing_the_mlp_alone_keeps_the_outputs(saved, family, head, ffn):
@@ -91,6 +94,7 @@ def test_growing_the_mlp_alone_keeps_the_outputs(saved, family, head, ffn):
     assert_same_outputs(outputs(target, built.inputs), expected_outputs(built, 1))
 
 
+@pytest.mark.covering("family layers", "family width", "width layers")
 @pytest.mark.parametrize("layers", [3, 4, 5, 7])
 @pytest.mark.parametrize("width", [{}, WIDTHS["heads added"]], ids=["depth", "depth and width"])
 @pytest.mark.parametrize(("family", "head"), [pair for pair in MAIN_HEADS if pair[0] in ("gpt2", "vit", "deit")])
@@ -99,6 +103,7 @@ def test_identity_blocks_keep_the_outputs_of_prenorm_models(saved, family, head,
     assert_same_outputs(outputs(target, built.inputs), expected_outputs(built, 2 if width else 1))
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("heads", ["whole", "flat", "filter"])
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_head_dim_grows_under_every_treatment_of_heads(saved, family, head, heads):
@@ -120,12 +125,14 @@ def assert_round_trip(saved, folder, family, head, sizes, options):
         torch.testing.assert_close(tensor, expected[name], rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.covering("family")
 @pytest.mark.parametrize(("family", "head"), ALL_HEADS)
 def test_shrinking_exact_twins_gives_the_source_back(saved, tmp_path, family, head):
     options = {"wavelet": "haar", "detail": "zero"}
     assert_round_trip(saved, tmp_path, family, head, WIDTHS["head_dim grows"], options)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("layers", [3, 4, 7])
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_default_shrinking_undoes_default_growth(saved, tmp_path, family, head, layers):
@@ -133,6 +140,7 @@ def test_default_shrinking_undoes_default_growth(saved, tmp_path, family, head, 
     assert_round_trip(saved, tmp_path, family, head, {**WIDTHS["heads added"], "layer": layers}, None)
 
 
+@pytest.mark.covering("family", "sizes heads")
 @pytest.mark.parametrize("heads", ["whole", "filter", "flat"])
 @pytest.mark.parametrize("sizes", WIDTHS.values(), ids=WIDTHS)
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
@@ -141,6 +149,7 @@ def test_shrinking_twin_heads_gives_the_source_back(saved, tmp_path, family, hea
     assert_round_trip(saved, tmp_path, family, head, sizes, options)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("wavelet", ["db2", "sym8", "bior4.4", "rbio3.3"])
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_every_wavelet_shrinks_back_what_it_grew(saved, tmp_path, family, head, wavelet):
@@ -183,6 +192,7 @@ FILTERS = [
 ]
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("options", FILTERS, ids=str)
 @pytest.mark.parametrize("sizes", [WIDTHS["heads added"], WIDTHS["head_dim grows"]], ids=["heads", "head_dim"])
 @pytest.mark.parametrize(("family", "head"), [("gpt2", "GPT2LMHeadModel"), ("bert", "BertForMaskedLM")])

@@ -102,6 +102,7 @@ def on_gpu(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype, device=GPU)
 
 
+@pytest.mark.covering("name dtype", "name dim")
 @pytest.mark.parametrize("dtype", LOW)
 @pytest.mark.parametrize("dim", [0, 1, 2])
 @pytest.mark.parametrize("name", MAPS)

@@ -84,6 +84,7 @@ def test_the_card_says_where_the_model_comes_from(hub, call):
     assert config["transformers_bot"]["revision"] == source.id
 
 
+@pytest.mark.slow
 def test_the_recipe_makes_the_model_again_and_it_can_be_verified(hub, call, tmp_path):
     pushed = call(hub_calls.push, "org/source", "me/again")
     made = call(hub_calls.remake, recipe_in(hub.text("me/again", "README.md")), str(tmp_path))
@@ -116,6 +117,7 @@ def test_pushing_the_same_again_commits_nothing(hub, call):
     assert len(titles(hub, "me/same")) == 2
 
 
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize(
     ("method", "path", "status", "times"),
     [
@@ -182,6 +184,7 @@ def test_a_card_that_cannot_be_fetched_is_not_taken_for_a_missing_one(hub, call)
     hub.faults.clear()
 
 
+@pytest.mark.slow
 def test_weights_of_an_earlier_push_do_not_stay_beside_the_new_ones(hub, call):
     files = []
     for limit in ("2KB", "50GB", "2KB"):
@@ -222,6 +225,7 @@ def test_a_card_that_cannot_be_updated_stops_the_push(hub, call, card, word):
     assert set(hub.repos[name].head().files) == {"README.md"}
 
 
+@pytest.mark.slow
 def test_a_reloaded_and_trained_model_keeps_its_card(hub, call):
     call(hub_calls.push, "org/source", "me/first")
     call(hub_calls.push_again, "me/first", "me/second", changed=True)
@@ -237,6 +241,7 @@ def test_a_model_that_was_not_resized_is_refused(call):
     assert "no provenance" in message
 
 
+@pytest.mark.slow
 def test_transformers_own_ways_to_push_still_work(hub, call):
     assert {"config.json", "model.safetensors", "README.md"} <= call(hub_calls.save_and_push, "org/source", "me/own")
     assert call(hub_calls.load, "me/own")["provenance"]["method"] == "bot"
@@ -255,6 +260,7 @@ def test_a_push_without_the_right_token_passes_the_hubs_answer_on(call):
     assert "401" in message
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("way", ["memory", "reloaded", "an earlier version's"])
 def test_a_push_of_a_local_source_tells_no_path(hub, call, saved, tmp_path, way):
     folder, _ = saved("gpt2", "GPT2LMHeadModel")

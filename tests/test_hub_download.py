@@ -9,6 +9,8 @@ from families import build, save
 from hub_repos import OTHER_TOKEN
 from hub_server import serving
 
+pytestmark = pytest.mark.slow
+
 CARD = b"---\nlicense: apache-2.0\n---\n\n# The source\n"
 WEIGHTS = r"/cdn/|safetensors"
 

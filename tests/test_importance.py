@@ -52,6 +52,7 @@ def best(score, count):
 # -- slicing --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.covering
 @BY
 @MAIN
 def test_every_tensor_is_a_slice_of_the_source(saved, family, head, calibrated):

@@ -25,6 +25,7 @@ def without(length, dead):
     return AxisMap(length, length, (Band(torch.arange(length)[:, None].numpy(), keep.numpy(), length),))
 
 
+@pytest.mark.covering
 @BY
 @MAIN
 def test_dead_mlp_units_go_and_the_outputs_stay(tmp_path, family, head, calibrated):
@@ -38,6 +39,7 @@ def test_dead_mlp_units_go_and_the_outputs_stay(tmp_path, family, head, calibrat
     )
 
 
+@pytest.mark.covering
 @BY
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_a_dead_head_has_the_lowest_score(family, head, calibrated):
@@ -51,6 +53,7 @@ def test_a_dead_head_has_the_lowest_score(family, head, calibrated):
         assert best(scores["heads", layer], 2) == [head for head in range(3) if head != layer]
 
 
+@pytest.mark.covering
 @BY
 @pytest.mark.parametrize(("family", "head"), [*PRENORM, ("gpt2", "GPT2ForSequenceClassification")])
 def test_dead_channels_and_heads_go_and_only_the_gain_of_norms_changes(tmp_path, family, head, calibrated):
@@ -89,6 +92,7 @@ def _epsilon(family):
     return "layer_norm_epsilon" if family == "gpt2" else "layer_norm_eps"
 
 
+@pytest.mark.covering
 @BY
 @MAIN
 def test_dead_channels_go_in_postnorm_models_too(family, head, calibrated):
@@ -100,6 +104,7 @@ def test_dead_channels_go_in_postnorm_models_too(family, head, calibrated):
     assert best(scores["hidden", None], 9) == [i for i in range(12) if i not in DEAD["hidden"]]
 
 
+@pytest.mark.covering
 @BY
 @pytest.mark.parametrize(("family", "head"), PRENORM)
 def test_layers_that_add_nothing_go_and_the_outputs_stay(tmp_path, family, head, calibrated):

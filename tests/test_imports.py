@@ -55,6 +55,7 @@ def test_names_alone_need_neither_torch_nor_transformers(code):
     assert not loaded_by(code) & {"torch", "transformers", "numpy", "pywt", "huggingface_hub", "yaml", "matplotlib"}
 
 
+@pytest.mark.slow
 def test_a_factory_brings_nothing_that_its_auto_class_does_not():
     """No model code of transformers, none of its architectures, and of ours only what names it."""
     auto = "from transformers import AutoModelForCausalLM"
@@ -67,6 +68,7 @@ def test_a_factory_brings_nothing_that_its_auto_class_does_not():
     assert {name for name in new - ours if name.partition(".")[0] not in sys.stdlib_module_names} == set()
 
 
+@pytest.mark.slow
 def test_the_first_call_imports_no_architecture_but_the_one_it_is_for():
     """All that a call needs, on top of what every model of transformers needs."""
     models = {"bert", "roberta", "gpt2", "vit", "deit"}
@@ -125,11 +127,13 @@ def test_type_checkers_and_python_find_the_same_names():
     assert len(set(transformers_bot.__all__)) == len(transformers_bot.__all__)
 
 
+@pytest.mark.slow
 def test_a_star_import_brings_every_public_name():
     code = "from transformers_bot import *\nimport json; print(json.dumps(sorted(globals())))"
     assert set(transformers_bot.__all__) <= set(json.loads(python(code)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["submodules first", "names first"])
 def test_no_submodule_hides_a_public_name(order):
     """Importing `package.name` sets the attribute `name` of the package, whatever stood there."""
@@ -150,6 +154,7 @@ print(json.dumps({{name: isinstance(value, types.ModuleType) for name, value in 
     assert taken == MODULES - {*transformers_bot._MODULES}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a fresh process for each would take minutes")
 def test_every_submodule_can_be_the_first_one_imported():
     """No cycle depends on what was imported before: each in a fork of a process that has torch and transformers."""
@@ -174,6 +179,7 @@ print(*failed)
     assert python(code, *SUBMODULES) == ""
 
 
+@pytest.mark.slow
 def test_a_submodule_is_an_attribute_of_the_package_without_an_import_of_its_own():
     code = "import transformers_bot as bot; print(bot.methods.__name__, bot.auto.BoTModel.__name__, bot.report)"
     assert python(code).startswith("transformers_bot.methods BoTModel <module 'transformers_bot.report'")
@@ -191,6 +197,7 @@ def test_factories_name_their_auto_class_and_pickle():
 # -- interrupts -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is a signal on POSIX")
 @pytest.mark.parametrize("module", ["torch", "transformers.modeling_utils"])
 def test_ctrl_c_while_torch_is_imported_ends_quietly(tiny, module):

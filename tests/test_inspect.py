@@ -89,6 +89,7 @@ def test_every_tensor_is_there_once(saved, family, head):
         assert stack.dtype == "float64"
 
 
+@pytest.mark.slow
 def test_every_family_can_be_drawn_and_told(saved, tmp_path):
     for family in FAMILIES:
         folder, _ = saved(family, dict(MAIN_HEADS)[family])
@@ -171,6 +172,7 @@ print(max(seen) - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to see a process's own memory")
 def test_memory_is_that_of_a_few_tensors(tmp_path):
     wide = {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048, "vocab_size": 100}

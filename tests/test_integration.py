@@ -26,6 +26,7 @@ def _leaves_transformers_as_it_was():
     assert PreTrainedModel.__dict__["from_pretrained"] is ORIGINAL
 
 
+@pytest.mark.covering("family")
 @pytest.mark.parametrize(("family", "head"), ALL_HEADS)
 def test_concrete_classes_resize_inside(saved, family, head):
     folder, built = saved(family, head)
@@ -74,6 +75,7 @@ def test_options_are_the_contexts(saved):
     assert_same_tensors(model, resize(folder, wanted, "BertForMaskedLM", bot_config=options, dtype=torch.float64))
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 @pytest.mark.parametrize("request_of", [lambda _: {}, lambda c: {"config": c}, lambda _: {"output_attentions": True}])
 def test_equal_sizes_are_left_to_transformers(saved, family, head, request_of):

@@ -78,6 +78,7 @@ def by_command(folder, asked, sizes, out):
     return transformers.AutoConfig.from_pretrained(out / "made")
 
 
+@pytest.mark.covering("asked sizes", "call sizes")
 @pytest.mark.parametrize("call", [by_keywords, by_config, by_plan_of_files, by_integration, by_command])
 @pytest.mark.parametrize("sizes", [{}, GROWN], ids=["own size", "grown"])
 @pytest.mark.parametrize("asked", CALLS.values(), ids=CALLS)

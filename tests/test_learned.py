@@ -58,6 +58,7 @@ def trained(tmp_path_factory):
     return save(model, tmp_path_factory.mktemp("trained")), model.config, batches[:40], batches[40:60]
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(("method", "rank"), [("ligo", None), ("mango", None), ("mango", 2)])
 def test_fit_lowers_the_loss_of_held_out_text(trained, method, rank):
     folder, config, seen, held_out = trained
@@ -91,6 +92,7 @@ def test_a_seed_decides_noise_and_dropout(trained):
     torch.testing.assert_close(torch.rand(1), after, rtol=0, atol=0)  # the caller's random state is left alone
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize(
     ("family", "lr"), [("deit", 5e-4), ("vit", 5e-4), ("bert", 2e-4), ("roberta", 2e-4), ("gpt2", 1e-5)]
 )
@@ -119,6 +121,7 @@ def test_flops_are_those_of_products_forward_and_backward(tmp_path):
     assert model.config.transformers_bot["fit"]["parameters"] == 5 * 2 * 8  # ln_1, q, k, v, c_proj, ln_2, c_fc, c_proj
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("method", OPERATORS)
 def test_a_fitted_model_is_saved_and_loaded_like_any_other(tmp_path, method):
     folder, config, batch = gpt2(tmp_path)
@@ -146,6 +149,7 @@ def test_a_head_that_the_source_lacks_stays_as_it_is(tmp_path):
         assert torch.equal(tensor, before[name]) == (name == "score.weight"), name
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("method", OPERATORS)
 @pytest.mark.parametrize("tied", [True, False])
 def test_tied_and_untied_output_embeddings(tmp_path, tied, method):
@@ -159,6 +163,7 @@ def test_tied_and_untied_output_embeddings(tmp_path, tied, method):
     assert ("lm_head.weight" in fitted()) == (not tied)
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_is_computed_in_float32(tmp_path, dtype):
     folder, config, batch = gpt2(tmp_path, dtype=dtype)

@@ -90,6 +90,7 @@ def test_the_basis_stays_plain_where_it_cannot_be_turned(saved, family, sizes, o
     assert made["basis"] == made["options"]["basis"] == "plain"
 
 
+@pytest.mark.covering(few=2)
 @each_family
 def test_the_options_in_the_provenance_make_the_same_model_again(saved, tmp_path, family):
     first = shrink(saved, family)
@@ -238,6 +239,7 @@ SUBSPACE = {
 }
 
 
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize(("family", "head", "changes", "sizes"), SUBSPACE.values(), ids=SUBSPACE)
 def test_a_stream_in_a_hidden_subspace_shrinks_without_loss(tmp_path, family, head, changes, sizes):
     # No two neighbours are alike in it: only its principal directions tell where the stream lies.
@@ -262,6 +264,7 @@ def test_a_stream_in_a_hidden_subspace_shrinks_without_loss(tmp_path, family, he
     assert all(float((plain[name] - x).abs().max()) > 0.05 * float(x.abs().max()) for name, x in expected.items())
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize(
     ("role", "heads"), [("ffn", "whole"), ("heads", "whole"), ("heads", "filter"), ("hidden", "whole")]
 )
@@ -288,6 +291,7 @@ def test_shuffled_copies_shrink_without_loss(tmp_path, family, head, role, heads
     assert any(float((kept[name] - x).abs().max()) > 0.01 * float(x.abs().max()) for name, x in expected.items())
 
 
+@pytest.mark.covering(few=2)
 @each_family
 def test_half_precision_sources_shrink_to_the_same_model(tmp_path, family):
     head = HEAD[family]

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import transformers_bot
 from transformers_bot.console.progress import diverted, logger
 
@@ -63,6 +65,7 @@ def test_the_environment_sets_how_much_is_shown():
     assert said("pass", TRANSFORMERS_VERBOSITY="error") == [BRIEF[2:]]
 
 
+@pytest.mark.slow
 def test_an_explicit_format_keeps_its_parts_and_gets_our_name():
     (lines,) = said("library.enable_explicit_format()")
     assert len(lines) == 2
@@ -70,6 +73,7 @@ def test_an_explicit_format_keeps_its_parts_and_gets_our_name():
     assert lines[0].endswith(">> [transformers_bot] about warning")
 
 
+@pytest.mark.slow
 def test_messages_of_transformers_itself_stay_as_they_are():
     (lines,) = said("library.get_logger('transformers.models').warning('theirs')")
     assert lines[0].endswith("theirs")

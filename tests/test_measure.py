@@ -70,6 +70,7 @@ def dense_figures(recipe: Recipe, reads: dict[Read, str], tensors: Mapping[str, 
     return np.square(x).sum() / before if before else None, gain
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
@@ -118,6 +119,7 @@ def test_low_band_and_details_share_the_energy_as_pywavelets_has_it(wavelet):
     assert checked == 4 * 5  # queries, values and three outputs of four layers
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("options", [{}, {"gain": "raw"}, {"gain": "raw", "wavelet": "bior2.2"}, {"wavelet": "db3"}])
 @pytest.mark.parametrize("change", [CHANGES["double"], {"layer": 7, "hidden": 30, "heads": 5, "ffn": 57}])
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)

@@ -66,6 +66,7 @@ REQUESTS = {
 }
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("request_of", REQUESTS.values(), ids=REQUESTS)
 @pytest.mark.parametrize(("family", "head"), WITH_FACTORY)
 def test_same_size_is_automodel_bit_for_bit(saved, family, head, request_of):
@@ -99,6 +100,7 @@ def warned(caplog, monkeypatch):
     return caplog
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize(("family", "head"), ALL_HEADS)
 def test_saved_and_reloaded_by_plain_transformers_without_a_word(saved, tmp_path, warned, family, head):
     folder, built = saved(family, head)
@@ -151,6 +153,7 @@ def test_generation_config_is_kept(tmp_path):
 # -- keywords -------------------------------------------------------------------------------------
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("dtype", [torch.bfloat16, "bfloat16", torch.float16, "float32"])
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_dtype_is_the_result_of_one_cast(saved, family, head, dtype):
@@ -181,6 +184,7 @@ def test_a_dtype_among_the_fields_is_that_of_the_result(saved, name):
         BoTModelForMaskedLM.from_pretrained(folder, config={**wanted, name: "bfloat99"})
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 @pytest.mark.parametrize("kind", ["sharded", "variant", "subfolder", "local", "device_map", "bin"])
 def test_every_way_to_store_gives_the_same_result(saved, tmp_path, family, head, kind):

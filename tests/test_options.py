@@ -55,6 +55,7 @@ def test_other_wavelets_are_another_value(wavelet):
     assert BoTConfig(wavelet=wavelet) != BoTConfig(wavelet=wavelet, seed=1)
 
 
+@pytest.mark.slow
 def test_it_goes_to_another_process_and_back():
     config = BoTConfig(wavelet={"default": "haar", "layer": "db2"})
     with multiprocessing.get_context("spawn").Pool(1) as pool:

@@ -46,6 +46,7 @@ def assert_total(made, source, target) -> None:
         assert step.reason or step.action == "copy", step.target
 
 
+@pytest.mark.covering("head", "family change")
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize(("family", "head"), ALL_HEADS)
 def test_every_tensor_exactly_once(family, head, change):
@@ -107,6 +108,7 @@ def test_dropped_layers_are_named(family):
         assert "not part of" not in why, f"{name}: {why}"
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_print_merges_layers_and_totals(family, head, change):
@@ -131,6 +133,7 @@ def test_print_of_a_deep_model_has_no_row_per_layer():
     assert "encoder.layer.3." not in text
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_to_dict_is_json_and_complete(family, head, change):
@@ -197,6 +200,7 @@ TREATED = [(family, {}) for family in FAMILIES]
 TREATED += [(family, options) for family in ("bert", "gpt2") for options in ({"gain": "raw"}, WAVELET_DEPTH)]
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize(("before", "after"), ODD.values(), ids=ODD)
 @pytest.mark.parametrize(("family", "options"), TREATED, ids=str)
 def test_odd_ratios_have_the_planned_shapes_and_finite_outputs(saved, family, before, after, options):

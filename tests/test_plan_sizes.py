@@ -58,6 +58,7 @@ def _cases() -> list[dict]:
     return [*fixed, *drawn, *filtered]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS and /proc are Linux's")
 def test_sizes_within_the_caps_are_planned_in_little_memory_and_time():
     cases = _cases()
@@ -82,6 +83,7 @@ def test_the_cap_of_every_axis_is_named(field, most):
         plan(source, ignore_mismatched_sizes=True, **{**fields, field: 2 * most})
 
 
+@pytest.mark.slow
 def test_a_plan_that_reads_too_many_tensors_is_refused_by_name():
     source = GPT2Config(n_layer=200, n_embd=32, n_head=4, vocab_size=50)
     with pytest.raises(BadSize, match=r"from 200 to 400 layers .* Choose fewer layers"):

@@ -229,6 +229,7 @@ def test_calibrated_models_stay_nearer_to_their_source(saved, family):
     assert distance(calibration=batches) < 0.9 * distance()
 
 
+@pytest.mark.covering("family")
 @pytest.mark.parametrize(("family", "head"), ALL_HEADS)
 def test_every_head_shrinks_calibrated(saved, family, head):
     folder, built = saved(family, head, heads=4)
@@ -280,6 +281,7 @@ def test_values_that_are_not_finite_are_refused_where_they_are(saved, family, ba
         resize(folder, resized_config(built.config, **HALF), HEAD[family], calibration=[batch])
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("order", ["auto", "strongest"])
 def test_the_order_of_a_sources_units_does_not_matter(tmp_path, family, order):

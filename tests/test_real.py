@@ -18,6 +18,8 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, 
 
 from transformers_bot import BoTModel, BoTModelForCausalLM, BoTModelForMaskedLM
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(os.environ.get("TRANSFORMERS_BOT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"  # ids 4 to 23 of Sapiens
 START, END, MASK = 0, 2, 24

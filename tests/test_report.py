@@ -67,6 +67,7 @@ def hostile(report: Report) -> Report:
 # -- every parameter once -----------------------------------------------------------------------
 
 
+@pytest.mark.covering("family change")
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize(("family", "head"), ALL_HEADS)
 def test_every_parameter_of_the_result_is_in_exactly_one_row(family, head, change):
@@ -272,6 +273,7 @@ def test_ranges():
 # -- picture ------------------------------------------------------------------------------------
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("name", ["gpt2 half", "bert grown", "vit half"])
 def test_a_picture_is_drawn_and_pyplot_left_alone(reports, tmp_path, name):
     import matplotlib

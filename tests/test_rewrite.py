@@ -93,6 +93,7 @@ def test_a_dead_channel_before_a_reader_without_bias_keeps_the_outputs():
 # -- turning --------------------------------------------------------------------------------------
 
 
+@pytest.mark.covering("head changes", "seed")
 @pytest.mark.parametrize("seed", [0, 1])
 @each_foldable
 def test_turning_a_folded_stream_keeps_the_outputs(family, head, changes, seed):
@@ -151,6 +152,7 @@ def test_the_low_pass_of_the_basis_keeps_the_principal_directions(source, target
 # -- order ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.covering("family", "role")
 @pytest.mark.parametrize("role", ["ffn", "heads", "hidden"])
 @each_family
 def test_reordering_units_keeps_the_outputs(family, head, role):

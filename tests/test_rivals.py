@@ -63,6 +63,7 @@ def epsilon(family: str) -> dict[str, float]:
 # -- what is kept -----------------------------------------------------------------------------------
 
 
+@pytest.mark.covering("family method", "sizes method")
 @pytest.mark.parametrize("method", ["tile", "fpi", "lemon"])
 @pytest.mark.parametrize("sizes", WIDTHS.values(), ids=WIDTHS)
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
@@ -71,6 +72,7 @@ def test_whole_multiples_of_width_keep_the_outputs(saved, family, head, sizes, m
     assert_same_outputs(logits(target, built.inputs), logits(built.model, built.inputs))
 
 
+@pytest.mark.covering("family method")
 @pytest.mark.parametrize("method", ["tile", "fpi", "lemon"])
 @pytest.mark.parametrize(
     ("family", "head"),
@@ -82,6 +84,7 @@ def test_every_head_class_keeps_its_outputs(saved, family, head, method):
     assert_same_outputs(logits(target, built.inputs), logits(built.model, built.inputs))
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("method", ["tile", "fpi", "lemon"])
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_float32_keeps_the_logits_to_1e_4(saved, family, head, method):
@@ -100,6 +103,7 @@ LEMONS = {
 }
 
 
+@pytest.mark.covering("family sizes", "head")
 @pytest.mark.parametrize("sizes", LEMONS.values(), ids=LEMONS)
 @pytest.mark.parametrize(
     ("family", "head", "changes"),
@@ -142,6 +146,7 @@ def test_lemon_parts_its_copies_in_training(saved, sizes):
 # -- identity, totality, seeds ------------------------------------------------------------------------
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("method", [name for name in COVERED if name != "scratch"])
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_equal_sizes_give_the_source_bit_for_bit(saved, family, head, method):
@@ -168,6 +173,7 @@ def test_recipes_of_equal_sizes_are_copies(family, method):
         assert recipe.is_copy, rule.text
 
 
+@pytest.mark.covering("head", "family method")
 @pytest.mark.parametrize("method", COVERED)
 @pytest.mark.parametrize(("family", "head"), ALL_HEADS)
 def test_a_plan_accounts_for_every_tensor(family, head, method):
@@ -182,6 +188,7 @@ def test_a_plan_accounts_for_every_tensor(family, head, method):
         assert made.inherited == 1.0
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("method", COVERED)
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_every_method_runs_and_is_saved(saved, tmp_path, family, head, method):

@@ -24,6 +24,7 @@ def test_room_is_the_least_of_machine_container_and_own_limit(tmp_path, monkeypa
     assert compat.available() > 10_000_000
 
 
+@pytest.mark.slow
 def test_a_tensor_that_cannot_be_held_is_refused_before_the_work(saved, tmp_path, monkeypatch):
     source, _ = saved(*GPT2)
     wide = {"n_embd": 768, "n_head": 3, "n_inner": 4000}

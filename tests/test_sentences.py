@@ -95,6 +95,7 @@ def test_the_longest_text_follows_the_positions(tmp_path):
 # -- readers --------------------------------------------------------------------------------------
 
 
+@pytest.mark.covering(few=4)
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_a_dense_module_is_resized_as_any_reader_of_the_stream(tmp_path, method):
     """Against a head of the model itself, which reads the same stream: same weights, same result."""
@@ -293,6 +294,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.covering(few=9)
 @pytest.mark.parametrize(("edit", "error", "said"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_carried_is_refused_by_name(tmp_path, edit, error, said):
     source = write_folder(tmp_path / "source", ("Pooling", pooling()), ("Dense", dense(12, 5)))
@@ -376,6 +378,7 @@ def test_verify_compares_modules(tmp_path):
     assert "modules.json: not in the result" in "\n".join(verify(tmp_path / "out", source=source).differing)
 
 
+@pytest.mark.slow
 def test_such_a_folder_is_replaced_as_a_whole_and_no_other(tmp_path):
     source = write_folder(tmp_path / "source", ("Pooling", pooling()))
     resize_checkpoint(source, tmp_path / "out", **GROWN)
@@ -387,6 +390,7 @@ def test_such_a_folder_is_replaced_as_a_whole_and_no_other(tmp_path):
     assert (tmp_path / "out/1_Pooling/notes.txt").read_text() == "mine"
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize(
     ("kind", "tag", "pipeline"),
     [
@@ -430,6 +434,7 @@ def test_what_a_model_in_memory_cannot_carry_is_said_once(tmp_path, caplog):
     assert "modules.json" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nested", [False, True])
 def test_modules_of_a_repository_come_along(tmp_path, nested):
     place = "0_Transformer" if nested else ""
@@ -469,6 +474,7 @@ def stacks(modules):
 NAMES = ("cls", "mean", "both", "dense", "residual", "norm", "convolution", "tokens", "layers")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", NAMES)
 def test_the_library_finds_the_same_similarities_in_a_grown_model(tmp_path, name):

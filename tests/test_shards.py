@@ -52,6 +52,7 @@ def folders(place: Path) -> tuple[Path, Path]:
 
 
 class TestSameBytesAsSavePretrained:
+    @pytest.mark.covering("cls config dtype", "dtype size", "variant size")
     @pytest.mark.parametrize("variant", [None, "fp16"])
     @pytest.mark.parametrize("size", ["50GB", "40KB", 20_000, 1])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, None])
@@ -172,6 +173,7 @@ class TestPieces:
         write(tmp_path, tensors)
         torch.testing.assert_close(load_file(tmp_path / "model.safetensors"), tensors, rtol=0, atol=0)
 
+    @pytest.mark.slow
     @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
     def test_memory(self, tmp_path):
         """200 MB, once as it lies and once transposed, add one piece and a few MB to the process."""

@@ -253,6 +253,7 @@ def user(tmp_path_factory) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_mypy_passes_good_calls_and_marks_misspelt_ones(user):
     pytest.importorskip("mypy")
     command = [sys.executable, "-m", "mypy", "good.py", "bad.py"]
@@ -263,6 +264,7 @@ def test_mypy_passes_good_calls_and_marks_misspelt_ones(user):
     assert missed({int(line.split(":")[1]) for line in marked}, BAD) == []
 
 
+@pytest.mark.slow
 def test_pyright_passes_good_calls_and_marks_misspelt_ones(user):
     pyright = shutil.which("pyright", path=str(Path(sys.executable).parent)) or pytest.skip("pyright is not installed")
     command = [pyright, "--outputjson", "--pythonpath", sys.executable, "good.py", "bad.py"]

@@ -25,6 +25,7 @@ def source_of(family, **sizes):
     return tiny_config(family, HEADS[family], **{"layer": 6, "hidden": 48, "heads": 6, "ffn": 192, **sizes})
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("ratio", [0.3, 0.5, 2.0, 4.0])
 def test_every_proposal_can_be_built_and_is_counted_exactly(family, ratio):
@@ -51,6 +52,7 @@ def _fields(config, one):
     return {**{n: v for n, v in config.to_dict().items() if n != "model_type"}, **own, **pooler, **one.fields}
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_width_and_depth_go_one_way_and_heads_stay_as_wide(family):
     config = source_of(family)
@@ -106,6 +108,7 @@ def test_memory_is_a_limit_and_follows_the_dtype():
     assert short.parameters > full.parameters
 
 
+@pytest.mark.slow
 def test_like_takes_another_familys_shape_and_keeps_head_dim():
     config = transformers.GPT2Config(architectures=["GPT2LMHeadModel"])
     first = suggest(config, like="bert-small")[0]

@@ -25,6 +25,7 @@ resize_checkpoint = partial(transformers_bot.resize_checkpoint, record_path=True
 FACTORY_HEADS = [pair for pair in ALL_HEADS if pair[1] != "GPT2DoubleHeadsModel"]
 
 
+@pytest.mark.covering("family sizes")
 @pytest.mark.parametrize("sizes", [SMALLER, LARGER], ids=["shrink", "grow"])
 @pytest.mark.parametrize(("family", "head"), FACTORY_HEADS)
 def test_a_result_is_bit_equal(saved, tmp_path, family, head, sizes):

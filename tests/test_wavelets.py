@@ -50,21 +50,22 @@ def test_all_discrete_wavelets_are_known():
 
 
 @pytest.mark.parametrize("wavelet", ALL)
-@pytest.mark.parametrize(("length", "level"), [(2, 1), (6, 1), (4, 2), (28, 2), (96, 2)])
-def test_analysis_is_pywt(wavelet, length, level):
-    x = signal(length)
-    expected = torch.from_numpy(pywt_analysis(x, wavelet, level, 0))
-    torch.testing.assert_close(analysis(torch.from_numpy(x), wavelet, level), expected, rtol=0, atol=1e-10)
+def test_analysis_is_pywt(wavelet):
+    for length, level in ((2, 1), (6, 1), (4, 2), (28, 2), (96, 2)):
+        x = signal(length)
+        expected = torch.from_numpy(pywt_analysis(x, wavelet, level, 0))
+        torch.testing.assert_close(analysis(torch.from_numpy(x), wavelet, level), expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("wavelet", ALL)
-@pytest.mark.parametrize(("length", "level"), [(1, 1), (3, 1), (1, 2), (7, 2), (48, 2)])
-def test_synthesis_is_pywt(wavelet, length, level):
-    x = signal(length)
-    expected = torch.from_numpy(pywt_synthesis(x, wavelet, level, 0))
-    torch.testing.assert_close(synthesis(torch.from_numpy(x), wavelet, level), expected, rtol=0, atol=1e-10)
+def test_synthesis_is_pywt(wavelet):
+    for length, level in ((1, 1), (3, 1), (1, 2), (7, 2), (48, 2)):
+        x = signal(length)
+        expected = torch.from_numpy(pywt_synthesis(x, wavelet, level, 0))
+        torch.testing.assert_close(synthesis(torch.from_numpy(x), wavelet, level), expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.covering("axis level", "wavelet")
 @pytest.mark.parametrize("wavelet", TABLE_5)
 @pytest.mark.parametrize("level", [1, 2])
 @pytest.mark.parametrize("axis", [0, 1, 2, -1, -3])
@@ -84,11 +85,11 @@ def test_the_order_of_axes_does_not_matter(wavelet):
 
 
 @pytest.mark.parametrize("wavelet", ALL)
-@pytest.mark.parametrize("level", [1, 2])
-def test_analysis_undoes_synthesis(wavelet, level):
+def test_analysis_undoes_synthesis(wavelet):
     x = torch.from_numpy(signal(3, 14))
-    back = analysis(synthesis(x, wavelet, level), wavelet, level)
-    torch.testing.assert_close(back, x, rtol=0, atol=INVERSE_TOLERANCE.get(wavelet, 1e-9))
+    for level in (1, 2):
+        back = analysis(synthesis(x, wavelet, level), wavelet, level)
+        torch.testing.assert_close(back, x, rtol=0, atol=INVERSE_TOLERANCE.get(wavelet, 1e-9))
 
 
 @pytest.mark.parametrize("operator", [analysis, synthesis])
@@ -154,6 +155,7 @@ def test_wrong_calls_say_why(call, message):
 RATIOS = [(3, 4), (384, 512), (512, 768), (768, 1024), (12, 24), (8, 12), (5, 19), (1, 7), (7, 7), (100, 101)]
 
 
+@pytest.mark.covering("small large", "wavelet")
 @pytest.mark.parametrize("wavelet", TABLE_5)
 @pytest.mark.parametrize(("small", "large"), RATIOS)
 def test_maps_of_any_ratio_are_dual_and_keep_constants(small, large, wavelet):
@@ -179,21 +181,19 @@ def assert_unit_gain_and_dual(small: int, large: int, wavelet: str) -> None:
 
 
 @pytest.mark.parametrize("wavelet", ALL)
-@pytest.mark.parametrize("level", [1, 2])
-def test_dyadic_maps_are_the_pure_transform(wavelet, level):
-    small, large = 6, 6 << level
-    x = signal(small)
-    raw = synthesis_map(small, large, wavelet, False).dense() @ x
-    np.testing.assert_allclose(raw, pywt_synthesis(x, wavelet, level, 0), atol=1e-10)
-    unit = synthesis_map(small, large, wavelet, True).dense() @ x
-    np.testing.assert_allclose(unit, raw * 2 ** (level / 2), atol=1e-10)
-    y = signal(large)
-    raw = analysis_map(large, small, wavelet, False).dense() @ y
-    np.testing.assert_allclose(raw, pywt_analysis(y, wavelet, level, 0), atol=1e-10)
-    unit = analysis_map(large, small, wavelet, True).dense() @ y
-    np.testing.assert_allclose(unit, raw / 2 ** (level / 2), atol=1e-10)
+def test_dyadic_maps_are_the_pure_transform(wavelet):
+    for level in (1, 2):
+        small, large = 6, 6 << level
+        x, y = signal(small), signal(large)
+        raw, unit = (synthesis_map(small, large, wavelet, consistent).dense() @ x for consistent in (False, True))
+        np.testing.assert_allclose(raw, pywt_synthesis(x, wavelet, level, 0), atol=1e-10)
+        np.testing.assert_allclose(unit, raw * 2 ** (level / 2), atol=1e-10)
+        raw, unit = (analysis_map(large, small, wavelet, consistent).dense() @ y for consistent in (False, True))
+        np.testing.assert_allclose(raw, pywt_analysis(y, wavelet, level, 0), atol=1e-10)
+        np.testing.assert_allclose(unit, raw / 2 ** (level / 2), atol=1e-10)
 
 
+@pytest.mark.covering("small large", "wavelet")
 @pytest.mark.parametrize("wavelet", TABLE_5)
 @pytest.mark.parametrize(("small", "large"), [(4096, 5120), (4096, 8192), (1024, 4096)])
 def test_rows_stay_short_at_large_widths(small, large, wavelet):

@@ -51,6 +51,7 @@ def chosen_by_transformers(folder: Path, variant=None, use_safetensors=None, sub
     return [os.path.realpath(file) for file in files]
 
 
+@pytest.mark.covering("absent use_safetensors", "absent variant", "subfolder variant")
 @pytest.mark.parametrize("subfolder", ["", "sub"])
 @pytest.mark.parametrize("variant", [None, "half"])
 @pytest.mark.parametrize("use_safetensors", [None, True, False])

@@ -91,6 +91,7 @@ CASES = [
 ]
 
 
+@pytest.mark.covering("row", "call")
 @pytest.mark.parametrize(("row", "call"), CASES)
 def test_a_bad_input_is_named_and_nothing_else_is_touched(sources, place, monkeypatch, row, call):
     folder, outside, here = place / "model", place / "outside", place / "work"

@@ -25,6 +25,8 @@ import transformers_bot
 from transformers_bot import BoTError, BoTModelForCausalLM
 from transformers_bot.io.checkpoint import check_files
 
+pytestmark = pytest.mark.slow
+
 SEED = int(os.environ.get("TRANSFORMERS_BOT_FUZZ_SEED", "0"))
 # What is edited -> how many edits; 10,000 in all.
 SHARES = {"weights bytes": 2_700, "weights header": 2_500, "index bytes": 1_000, "index": 1_200, "config bytes": 800}

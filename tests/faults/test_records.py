@@ -79,6 +79,7 @@ def test_an_untouched_result_is_equal(check, kind):
     assert check(kind, lambda _: None) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["written", "memory"])
 def test_every_changed_lost_or_added_fact_is_a_difference(places, check, kind):
     record = record_of(places, kind)
@@ -97,6 +98,7 @@ def test_every_changed_lost_or_added_fact_is_a_difference(places, check, kind):
             assert found, f"{key} added"
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("kind", ["written", "memory"])
 @pytest.mark.parametrize("table", ["files", "versions", "options", "source_sizes", "config"])
 def test_every_entry_of_a_table_is_compared(places, check, kind, table):
@@ -107,6 +109,7 @@ def test_every_entry_of_a_table_is_compared(places, check, kind, table):
     assert "further" in check(kind, lambda fields: fields["transformers_bot"][table].update(further="1"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turn", range(3))
 def test_a_fact_of_a_wrong_type_is_named(places, check, turn):
     for number, (key, right) in enumerate(record_of(places, "written").items()):
@@ -117,6 +120,7 @@ def test_a_fact_of_a_wrong_type_is_named(places, check, turn):
             )
 
 
+@pytest.mark.covering(few=4)
 @pytest.mark.parametrize("key", CONFIG)
 def test_every_field_of_the_config_is_compared(places, check, key):
     def fields_of(value):
@@ -158,6 +162,7 @@ def test_a_record_does_not_lead_out_of_the_source(check, subfolder):
     )
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("key", ["classes", "parameters", "inherited", "tensors", "dropped", "energy_kept", "sizes"])
 def test_what_a_report_says_is_compared(check, key):
     def change(report):

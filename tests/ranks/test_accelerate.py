@@ -7,6 +7,8 @@ from launched import Job, accelerate_launch, assert_same_state, start, target, w
 
 from transformers_bot import BoTModelForCausalLM, BoTModelForSequenceClassification
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory) -> Job:

@@ -114,6 +114,7 @@ def test_who_asks_after_the_maker_has_ended_makes_its_own(tmp_path, monkeypatch)
     assert not left(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_script_that_ends_right_after_its_call_leaves_the_files_to_those_that_read(tmp_path):
     code = """
 import os, sys, time

@@ -7,6 +7,8 @@ from launched import HEADS, Job, assert_same_state, start, target, torchrun, who
 
 from transformers_bot import BoTModelForCausalLM, BoTModelForMaskedLM, BoTModelForSequenceClassification
 
+pytestmark = pytest.mark.slow
+
 SOON = 10  # seconds; nothing in these jobs computes for as much as one
 
 

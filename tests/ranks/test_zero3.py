@@ -6,6 +6,8 @@ from launched import Job, assert_same_state, start, target, torchrun, whole_stat
 
 from transformers_bot import BoTModelForCausalLM, BoTModelForSequenceClassification, plan
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory) -> Job:

@@ -13,7 +13,7 @@ import pytest
 import transformers_bot
 from transformers_bot import BoTConfig
 
-BENCH = Path(__file__).resolve().parents[1] / "benchmarks" / "transfer"
+BENCH = Path(__file__).resolve().parents[1] / "transfer"
 sys.path.insert(0, str(BENCH))
 
 yaml = pytest.importorskip("yaml", reason="the bench reads YAML: pip install pyyaml")

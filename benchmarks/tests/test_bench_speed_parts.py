@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-BENCH = Path(__file__).resolve().parents[1] / "benchmarks" / "speed"
+BENCH = Path(__file__).resolve().parents[1] / "speed"
 sys.path.insert(0, str(BENCH))
 
 import speed_calls as calls  # noqa: E402

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-BENCH = Path(__file__).resolve().parents[1] / "benchmarks" / "speed"
+BENCH = Path(__file__).resolve().parents[1] / "speed"
 sys.path.insert(0, str(BENCH))
 
 import speed_cli as cli  # noqa: E402
