@@ -14,7 +14,7 @@ from ...architectures.adapter import Adapter
 from ...architectures.inventory import inventory_of, predict
 from ...architectures.sizes import config_field, rebuild, role_sizes
 from ...architectures.tiny import change, inputs, outputs
-from ...compat import use_eager_attention
+from ...compat import building, drawn_from, use_eager_attention
 from ...options import BoTConfig
 from ...planning.planner import Side, make_plan
 from ...run.execute import run_plan
@@ -57,7 +57,8 @@ def _grown(adapter: Adapter, model: PreTrainedModel, fields: dict[str, int]) -> 
     source = Side(config, role_sizes(adapter, config, "source"), inventory_of(model), torch.float64)
     target = Side(wanted, role_sizes(adapter, wanted, "target"), predict(type(model), wanted), torch.float64)
     plan = make_plan(adapter, source, target, methods.get("bot", OPTIONS))
-    grown = type(model)(copy.deepcopy(wanted)).to(torch.float64).eval()
+    with building(), drawn_from(0):  # the caller's generators stay as they are
+        grown = type(model)(copy.deepcopy(wanted)).to(torch.float64).eval()
     state = grown.state_dict()
     with torch.no_grad():
         for name, tensor in run_plan(plan, model.state_dict(), torch.float64):
