@@ -83,6 +83,7 @@ def assert_stacks(target, source, family, transform) -> None:
         np.testing.assert_allclose(actual[name], stack, rtol=0, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.covering("family level", "wavelet")
 @pytest.mark.parametrize(("family", "wavelet"), ORACLE)
 @pytest.mark.parametrize("level", [1, 2])
 def test_shrinking_is_the_low_band_of_dwtn(saved, family, level, wavelet):
@@ -92,6 +93,7 @@ def test_shrinking_is_the_low_band_of_dwtn(saved, family, level, wavelet):
     assert_stacks(target, built.model, family, lambda x: low_band(x, wavelet, level))
 
 
+@pytest.mark.covering("family level", "wavelet")
 @pytest.mark.parametrize(("family", "wavelet"), ORACLE)
 @pytest.mark.parametrize("level", [1, 2])
 def test_growing_is_idwtn_with_empty_details(saved, family, level, wavelet):
@@ -125,6 +127,7 @@ def test_equal_depth_transforms_the_matrix_axes_only(saved, family, wavelet):
     assert_stacks(target, built.model, family, matrices)
 
 
+@pytest.mark.covering("family kind", "wavelet")
 @pytest.mark.parametrize("kind", ["gaussian", "uniform"])
 @pytest.mark.parametrize("wavelet", ["haar", "db2", "sym8", "coif3", "bior4.4", "bior6.8"])
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
@@ -145,6 +148,28 @@ def test_details_leave_the_low_band_alone(saved, family, wavelet, kind):
         np.testing.assert_allclose(low, 0, atol=1e-6 * np.abs(detail).max(), err_msg=name)
         for band in bands.values():  # all seven are filled (supplement D.3)
             assert np.abs(band).max() > 0.05 * np.abs(detail).max()
+
+
+@pytest.mark.parametrize(("kind", "spread"), [("gaussian", 1.0), ("uniform", 3**-0.5)])
+@pytest.mark.parametrize(("family", "wavelet"), [("bert", "haar"), ("gpt2", "db2"), ("vit", "sym8")])
+def test_details_are_as_large_as_asked(saved, family, wavelet, kind, spread):
+    """s in units of the stack's standard deviation, in each of the seven bands of an orthogonal transform."""
+    folder, built = saved(family, HEAD[family], **scaled(SMALL, 2))
+    wanted, source = resized_config(built.config, **scaled(SMALL, 4)), stacks(built.model, family)
+    # GPT-2 stores queries, keys and values as one stack, whose spread is theirs together.
+    fused = np.array([stack for name, stack in source.items() if "c_attn" in name])
+    for scale in (None, 0.25):
+        options = {**RAW, "wavelet": wavelet, "detail": kind, "detail_scale": scale}
+        target = resize(folder, wanted, HEAD[family], bot_config=options, dtype=torch.float64)
+        for name, stack in stacks(target, family).items():
+            deviation = (fused if "c_attn" in name else source[name]).std()
+            asked = (1.0 if scale is None else scale) * spread * deviation
+            bands = pywt.dwtn(stack, wavelet, mode="periodization")
+            np.testing.assert_allclose(bands.pop("aaa"), source[name], rtol=0, atol=1e-6)
+            assert len(bands) == 7
+            for band, noise in bands.items():
+                assert noise.std() == pytest.approx(asked, rel=5 * (2 * noise.size) ** -0.5), (name, band)
+                assert abs(noise.mean()) < 5 * asked * noise.size**-0.5, (name, band)
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,32 @@ def test_every_tensor_and_every_seed_has_its_own_noise(saved, kind):
     torch.testing.assert_close(flat @ flat.T, torch.eye(len(drawn), dtype=torch.float64), rtol=0, atol=0.1)
 
 
+@pytest.mark.parametrize(("kind", "spread"), [("gaussian", 1.0), ("uniform", 3**-0.5)])
+@pytest.mark.parametrize("scale", [None, 0.25, 3.0])
+def test_contrasts_of_copies_are_as_large_as_asked(saved, kind, spread, scale):
+    """In units of what has grown: N(0, s^2) or U(-s, s) along one contrast of each pair of copies that is read."""
+    sizes = {"layer": 2, "hidden": 24, "heads": 3, "ffn": 40}
+    folder, built = saved("bert", "BertModel", **sizes)
+    wanted = resized_config(built.config, hidden=48, heads=6, ffn=80)
+    options = {"wavelet": "haar", "detail_scale": scale, "heads": "whole"}
+    filled, empty = (
+        resize(folder, wanted, "BertModel", bot_config={**options, "detail": detail}, dtype=torch.float64).state_dict()
+        for detail in (kind, "zero")
+    )
+    for layer in range(2):
+        for part in ("attention.self.value", "intermediate.dense", "output.dense"):
+            name = f"encoder.layer.{layer}.{part}.weight"  # (written, read)
+            noise = filled[name] - empty[name]
+            first, second = noise[:, 0::2], noise[:, 1::2]
+            torch.testing.assert_close(first, -second, rtol=0, atol=1e-9)  # nothing of what both copies carry
+            contrast = (second - first) / 2**0.5
+            asked = (1.0 if scale is None else scale) * spread * float(empty[name].std(correction=0))
+            assert float(contrast.std(correction=0)) == pytest.approx(asked, rel=0.08), name
+            assert float(contrast.mean().abs()) < 0.12 * asked, name
+            if kind == "uniform":
+                assert float(contrast.abs().max()) <= asked / spread * (1 + 1e-6), name
+
+
 @pytest.mark.parametrize("scale", [0.5, 2.0])
 def test_detail_scale_is_linear(saved, scale):
     folder, built = saved("bert", "BertForMaskedLM")
