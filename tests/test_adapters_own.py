@@ -13,6 +13,7 @@ from transformers import BertConfig, DistilBertConfig, DistilBertForMaskedLM
 from transformers_bot import BadOption, BoTModelForMaskedLM, UnsupportedArchitecture, adapters, cli, plan
 from transformers_bot.architectures.axes import parse_rules
 from transformers_bot.errors import PlanError
+from transformers_bot.tools.conformance import check as checking
 from transformers_bot.tools.conformance.check import check
 
 DOCS = Path(__file__).parent.parent / "docs" / "adapters.md"
@@ -121,6 +122,29 @@ def test_the_check_finds_what_is_wrong(example, pattern, replacement, message):
     config = DistilBertConfig(**{**TINY, "dim": 96, "hidden_dim": 384})
     problems = check(dataclasses.replace(adapter, rules=parse_rules(changed)), config).problems
     assert any(re.search(message, problem) for problem in problems), problems
+
+
+@pytest.mark.parametrize("why", ["outputs", "inputs"])
+def test_a_check_that_runs_nothing_does_not_pass(example, monkeypatch, capsys, why):
+    (adapter,) = adapters.load(example)
+    name = "DistilBertModel" if why == "outputs" else "DistilBertForMaskedLM"
+    monkeypatch.setattr(checking, "class_names", lambda _: [name])  # a base model returns the stream alone
+    if why == "inputs":
+        monkeypatch.setattr(DistilBertForMaskedLM, "main_input_name", "sounds")
+    done = check(adapter, DistilBertConfig(**TINY, architectures=[name]))
+    assert done.run == []
+    assert any("no model could be run" in problem for problem in done.problems)
+    assert cli.main(["adapters", "check", str(example)]) == 4
+    assert "The adapter does not fit" in capsys.readouterr().out
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the check does not fold norms yet")
+def test_the_check_folds_norms():
+    """A norm's weight that is folded into queries and keys is missing in the values, where they are not named."""
+    adapter = adapters.get("vit")
+    readers = tuple(f"layers.{{layer}}.attention.{part}_proj" for part in "qk")
+    wrong = dataclasses.replace(adapter, norms={**adapter.norms, "layers.{layer}.layernorm_before": readers})
+    assert check(wrong, CONFIGS["vit"]()).problems
 
 
 def test_sizes_that_are_right_by_accident_do_not_scale(example):

@@ -14,8 +14,8 @@ from transformers_bot.methods.pairs import dual, group_sizes
 from transformers_bot.ops.axis_map import gather
 from transformers_bot.ops.matmul import gram
 from transformers_bot.ops.wavelets import analysis_map
-from transformers_bot.rewrite import fold_norms, order_heads, order_units
-from transformers_bot.rewrite.fold import is_foldable, norms
+from transformers_bot.rewrite import Network, fold_norms, order_heads, order_units
+from transformers_bot.rewrite.fold import behind, is_foldable, norms
 from transformers_bot.rewrite.order import add_grams, best_pairs, merge_shapes, similar_order, strongest_first
 from transformers_bot.rewrite.principal import basis
 
@@ -65,6 +65,21 @@ def test_folding_every_norm_keeps_the_outputs(family, head, changes):
         assert is_foldable(network, stem, layer)
         assert torch.equal(network[network.find(f"{stem}.weight", layer)], torch.ones(12, dtype=torch.float64))
     assert_kept(built, network)
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="a norm without a bias is passed over and counted as folded"
+)
+def test_a_norm_without_a_bias_is_folded_or_not_counted():
+    built = build("vit", "ViTForImageClassification")
+    whole = network_for(built.model)
+    tensors = {name: x for name, x in whole.stored.items() if not name.endswith("layernorm_before.bias")}
+    network = Network(whole.adapter, whole.sizes, tensors, {name: whole.places[name] for name in tensors})
+    fold_norms(network)
+    for stem, layer in norms(network):
+        weight = network[network.find(f"{stem}.weight", layer)]
+        assert is_foldable(network, stem, layer) == torch.equal(weight, torch.ones(12, dtype=torch.float64))
+        assert bool(behind(network, stem, layer)) == is_foldable(network, stem, layer)
 
 
 @pytest.mark.parametrize(("family", "head", "last"), KEPT.values(), ids=KEPT)

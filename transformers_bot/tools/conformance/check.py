@@ -81,6 +81,11 @@ def check(adapter: Adapter, config: PreTrainedConfig) -> Check:
             used |= _compare(adapter, model_class, config, done)
         if not done.problems:
             _run(adapter, [one for one in classes if one.__name__ in done.classes], config, done)
+    if not done.run and not done.problems:  # shapes alone do not tell the axes of a square matrix apart
+        done.problems.append(
+            "no model could be run (see the notes), so nothing shows that axes have the right roles; check with "
+            "--model and a config whose model class has outputs of its own"
+        )
     idle = [" ".join(rule.text.split()) for rule in adapter.rules if rule.text not in used]
     done.notes += [f"rule {text!r} names no tensor of these classes" for text in idle if not done.problems]
     return done
