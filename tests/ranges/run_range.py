@@ -19,7 +19,7 @@ ROOT = HERE.parent.parent
 ENDS = {"lowest": HERE / "lowest.txt", "newest": ROOT / "constraints.txt"}
 # What needs several processes or minutes, or measures time, and has no other code of ours than the rest.
 LEFT_OUT = ("ranks", "faults/test_fuzz.py", "test_save_processes.py")
-LEFT_OUT_KINDS = ("test_examples_*.py", "test_bench_*.py")
+LEFT_OUT_KINDS = ("test_examples_*.py",)
 # At the lowest end: figures of a report may differ in the last digit between two runs with torch 2.4 (weights do not),
 # and its CUDA build takes longer to import than a test of two rivals waits.
 NOT_AT = {
