@@ -14,7 +14,7 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 
 import transformers_bot
 from transformers_bot import cli, configs, errors
-from transformers_bot.cli import recipes
+from transformers_bot.cli import options
 from transformers_bot.cli.terminal import in_options
 
 pytest_plugins = ["cli_window"]  # call, tiny
@@ -330,10 +330,10 @@ DOCS = Path(__file__).parent.parent / "docs" / "command-line.md"
 def test_the_documented_recipe_is_one_and_every_setting_is_documented(call, tmp_path, tiny):
     text = DOCS.read_text()
     path = recipe(tmp_path, re.search(r"```yaml\n(.*?)```", text, re.S)[1])
-    assert set(recipes.read(str(path))) <= set(recipes.SETTINGS)
+    assert set(options.read_recipe(str(path))) <= set(options.SETTINGS)
     rows = text.partition("| setting | value |")[2].partition("What is given")[0]
     documented = {name for row in rows.splitlines() for name in re.findall(r"`(\w+)`", row.partition(" | ")[0])}
-    assert documented == set(recipes.SETTINGS)
+    assert documented == set(options.SETTINGS)
     code, _, err = call("plan", tiny, "--recipe", path, "--set", "n_layer=2")
     assert code in (2, 4, 5)  # BERT's fields for a GPT-2: refused in one line
     assert err.count("\n") == 1

@@ -6,7 +6,8 @@ import os
 from typing import Any
 
 from .. import errors
-from .terminal import fill, shown, table, width
+from ..console.tables import table
+from .terminal import fill, shown, width
 
 MISFIT = 4
 MANY = 12  # problems that are printed
@@ -62,7 +63,7 @@ def run_list(chosen: argparse.Namespace) -> int:
         print(json.dumps({name: {"norm": norm, "classes": names} for name, (norm, names) in known.items()}, indent=2))
         return 0
     rows = [(name, f"{norm}-norm", ", ".join(names)) for name, (norm, names) in known.items()]
-    print(table([("model type", "blocks", "model classes"), *rows], width()))
+    print("\n".join(table([("model type", "blocks", "model classes"), *rows], width())))
     return 0
 
 

@@ -2,11 +2,13 @@
 
 import argparse
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..console.tables import table
 from ..console.text import size
 from .options import add_adapter, add_head, add_hub, add_reading, add_source, hub_keywords, read_adapters
-from .terminal import fill, shown, table, width
+from .terminal import fill, shown, width
 
 if TYPE_CHECKING:
     from ..tools.inspecting import Inspection, Stack
@@ -60,14 +62,14 @@ def show(found: "Inspection", columns: int) -> str:
     sizes = [f"{role} {size}" for role, size in found.sizes.items() if size and role not in ("readout", "score")]
     dtypes = ", ".join(dict.fromkeys(stack.dtype for stack in found.stacks))
     head = f"{found.model_class}: {found.parameters:,} parameters, {size(found.bytes)}, {dtypes}"
-    kept = table([("energy kept by halving", *SHOWN, ""), *_grouped(found, _kept)], columns, right=range(1, 6))
+    kept = table([("energy kept by halving", *SHOWN), *_grouped(found, _kept)], columns, right=range(1, 6))
     parts = [
         head,
         fill("   ".join(size.replace(" ", "\0") for size in sizes), columns).replace("\0", " "),
         "",
-        table([("tensor", "shape", "bytes", "axes"), *_grouped(found, _tensor)], columns, right=(2,)),
+        *table([("tensor", "shape", "bytes", "axes"), *_grouped(found, _tensor)], columns, right=(2,)),
         "",
-        kept,
+        *kept,
         "",
         fill(NOTE, columns),
     ]
@@ -84,16 +86,18 @@ def show(found: "Inspection", columns: int) -> str:
     return "\n".join(parts)
 
 
-def _grouped(found: "Inspection", cells: Any) -> list[Any]:
-    """Rows with the layers' common beginning on a line of its own."""
-    rows: list[Any] = []
+def _grouped(found: "Inspection", cells: Callable[["Stack", str], tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Rows with the layers' common beginning in a row of its own."""
+    rows: list[tuple[str, ...]] = []
     before = ""
     for stack in found.stacks:
         stem, layer, rest = stack.name.partition("{layer}.")
+        row = cells(stack, f"  {rest}" if layer else stack.name)
         if layer and stem != before:
-            rows.append(f"{stem}{{0...{stack.layers - 1}}}." if stack.layers > 1 else f"{stem}0.")
+            numbers = f"{{0...{stack.layers - 1}}}" if stack.layers > 1 else "0"
+            rows.append((f"{stem}{numbers}.", *[""] * (len(row) - 1)))
         before = stem if layer else ""
-        rows.append(cells(stack, f"  {rest}" if layer else stack.name))
+        rows.append(row)
     return rows
 
 
@@ -104,4 +108,4 @@ def _tensor(stack: "Stack", name: str) -> tuple[str, ...]:
 
 def _kept(stack: "Stack", name: str) -> tuple[str, ...]:
     shares = (stack.kept.get(role) for role in SHOWN)
-    return name, *("" if share is None else "nan" if share != share else f"{share:.2f}" for share in shares), ""
+    return name, *("" if share is None else "nan" if share != share else f"{share:.2f}" for share in shares)

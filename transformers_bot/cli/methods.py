@@ -9,8 +9,9 @@ import sys
 from typing import Any
 
 from .. import errors
+from ..console.tables import table
 from .options import BOT_OPTIONS
-from .terminal import fill, option, table, width
+from .terminal import fill, option, width
 
 # When to choose which method, for whoever decides; how each works is in its module and its paper.
 ADVICE = {
@@ -95,7 +96,7 @@ def run(chosen: argparse.Namespace) -> int:
         print(_explained(found[0], width()))
     else:
         rows = [(one.name, _in_short(one.directions), _short(one)) for one in found]
-        print(table([("method", "makes models", "what it does"), *rows], width()))
+        print("\n".join(table([("method", "makes models", "what it does"), *rows], width())))
         print()
         print(fill("* at whole multiples only. `transformers-bot methods NAME` explains one.", width()))
     return 0

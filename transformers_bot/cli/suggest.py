@@ -6,14 +6,15 @@ import shlex
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from ..console.tables import table
 from ..console.text import size
 from .options import add_adapter, add_head, add_hub, add_source, hub_keywords, read_adapters, target
-from .terminal import fill, table, width
+from .terminal import fill, width
 
 if TYPE_CHECKING:
     from ..tools.suggesting import Suggestion
 
-HEADING = ("", "layers", "width", "heads", "MLP", "parameters", "off", "weights", "FLOPs", "kept", "")
+HEADING = ("", "layers", "width", "heads", "MLP", "parameters", "off", "weights", "FLOPs", "kept")
 
 LEGEND = "off: from what was asked; FLOPs: of a token, beside the source's; kept: of the source's parameters."
 TRAIN = " What keeps less than all has lost the rest and must be trained before use."
@@ -64,11 +65,9 @@ def run(chosen: argparse.Namespace) -> int:
         print(json.dumps([one.to_dict() for one in found], indent=2))
         return 0
     columns = width()
-    rows: list[Any] = [HEADING]
-    for number, one in enumerate(found, 1):
-        rows += [_row(number, one), *fill("; ".join(one.notes), columns, " " * 4, " " * 4).splitlines()]
-    print(table(rows, columns, right=range(10)))
-    print()
+    rows = [HEADING, *(_row(number, one) for number, one in enumerate(found, 1))]
+    notes = [fill(f"{number:>2}  {'; '.join(one.notes)}", columns, hang=" " * 4) for number, one in enumerate(found, 1)]
+    print("\n".join([*table(rows, columns, right=range(10)), "", *notes, ""]))
     print(fill(f"{LEGEND}{TRAIN if any(one.kept < 1 for one in found) else ''} The first one is made by", columns))
     print("\n".join(_command(chosen, found[0])))
     return 0
@@ -84,7 +83,6 @@ def _row(number: int, one: "Suggestion") -> tuple[str, ...]:
         size(one.bytes),
         f"{one.flops:.2f}x",
         f"{100 * one.kept:.{0 if one.kept >= 0.1 else 1}f} %",
-        "",
     )
 
 

@@ -125,27 +125,6 @@ def wrapped(items: Iterable[str], width: int, between: str = "   ") -> list[str]
     return [*lines, line] if line else lines
 
 
-def table(rows: list[tuple[str, ...]], right: Iterable[int] = ()) -> list[str]:
-    """Lines of a plain table, the first row its head; columns in `right` end flush."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    flush = set(right)
-    lines = [
-        "  ".join(
-            cell.rjust(width) if place in flush else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
-
-
-def markdown_table(rows: list[tuple[str, ...]], right: Iterable[int] = ()) -> list[str]:
-    """The same as a markdown table; cells must be markdown already."""
-    flush = set(right)
-    rule = ("---:" if place in flush else "---" for place in range(len(rows[0])))
-    return ["| " + " | ".join(row) + " |" for row in (rows[0], tuple(rule), *rows[1:])]
-
-
 def _shows(one: str) -> bool:
     wide = unicodedata.east_asian_width(one) in "WF"
     return one.isprintable() and not wide and not unicodedata.combining(one)

@@ -5,7 +5,7 @@ import re
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from ..console.tables import ending, html_table, lines, page, some
+from ..console.tables import ending, html_table, lines, page, some, table
 from ..console.text import cut, printable, size, wrapped
 from ..console.text import shape as shape_of
 
@@ -20,7 +20,7 @@ def render(plan: "Plan", width: int | None = None) -> str:
         width: columns to fit it in, at least 60; None for one row per tensor, of any length.
     """
     sizes, rows = sizes_of(plan), rows_of(plan)
-    lines = _wide(rows)
+    lines = table([HEADING, *rows])
     if width is not None and max(map(len, lines)) > width:
         lines = _narrow(rows, width)
     head = f"{plan.source.model_class} -> {plan.target.model_class}, method {plan.method['method']}"
@@ -105,39 +105,19 @@ def _printable(row: Row) -> Row:
     return action, cut(printable(name), LONGEST), source, target, printable(how)
 
 
-def _wide(rows: list[Row]) -> list[str]:
-    """One line a row, as long as it gets."""
-    cells = [HEADING, *rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(4)]
-    lines = [
-        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]).rstrip() for row in cells
-    ]
-    return [lines[0], "-" * len(lines[0]), *lines[1:]]
-
-
 def _narrow(rows: list[Row], width: int) -> list[str]:
-    """As `_wide` for few columns: layers under a heading of their own, `how` as a number that is explained below."""
+    """The table for few columns: layers under a heading of their own, `how` as a number that is explained below."""
     notes = {how: str(number) for number, how in enumerate(dict.fromkeys(row[4] for row in rows if row[4]), 1)}
-    cells = [(HEADING[0], "", *HEADING[1:])]
-    cells += [(row[0], *_stem(row[1]), row[2], row[3], notes.get(row[4], "")) for row in rows]
-    action, source, target, note = (max(len(cell[i]) for cell in cells) for i in (0, 3, 4, 5))
-    names = min(max(len(cell[2]) for cell in cells), max(8, width - action - source - target - note - 8))
-    lines, stem = [], ""
-    for cell in cells:
-        if cell[1] != stem and cell[1]:
-            lines += [" " * (action + 2) + part for part in _chopped(cell[1], width - action - 2)]
-        stem = cell[1]
-        shapes = f"{cell[3]:<{source}}  {cell[4]:<{target}}  {cell[5]:>{note}}"
-        *above, name = _chopped(cell[2], names if len(cell[2]) <= names else width - action - 2)
-        starts = [cell[0], *[""] * len(above)]
-        lines += [f"{start:<{action}}  {part}" for start, part in zip(starts, above, strict=False)]
-        if len(name) > names:
-            lines.append(f"{starts[-1]:<{action}}  {name}")
-            starts, name = [""], ""
-        lines.append(f"{starts[-1]:<{action}}  {name:<{names}}  {shapes}".rstrip())
-    lines.insert(1, "-" * max(map(len, lines)))
+    cells: list[Row] = [HEADING]
+    last = ""
+    for action, name, source, target, how in rows:
+        stem, rest = _stem(name)
+        if stem and stem != last:
+            cells.append(("", stem, "", "", ""))
+        last = stem
+        cells.append((action, rest, source, target, notes.get(how, "")))
     told = [textwrap.fill(f"{n:>3}  {how}", width, subsequent_indent=" " * 5) for how, n in notes.items()]
-    return [*lines, "", "how", *"\n".join(told).splitlines()]
+    return [*table(cells, width, right=(4,)), "", "how", *"\n".join(told).splitlines()]
 
 
 def _stem(name: str) -> tuple[str, str]:
@@ -148,11 +128,6 @@ def _stem(name: str) -> tuple[str, str]:
     """
     found = re.match(r"(.*?\.\{\d[^}]*\}\.)(?!\*$)(.+)", name)
     return (found[1], "  " + found[2]) if found else ("", name)
-
-
-def _chopped(name: str, width: int) -> list[str]:
-    """A name in pieces of at most `width` characters."""
-    return [name[i : i + width] for i in range(0, len(name), width)] or [""]
 
 
 def _rows(plan: "Plan") -> list[Row]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from ..console.tables import FOLLOWERS, ending, html_table, lines, page, some
+from ..console.tables import FOLLOWERS, ending, html_table, lines, markdown_table, page, some, table
 from ..console.text import (
     NONE,
     SENTENCE,
@@ -12,14 +12,12 @@ from ..console.text import (
     figure,
     figures,
     literal,
-    markdown_table,
     named,
     percent,
     percents,
     printable,
     shape,
     size,
-    table,
     wrapped,
 )
 from ..planning.render import merge_layers
@@ -50,7 +48,7 @@ def terminal(report: "Report") -> str:
     lines = [*wrap(printable(head), WIDTH), *([cut(f"source {printable(str(source))}", WIDTH)] if source else [])]
     lines += [*wrapped(sizes_of(report), WIDTH), *wrap("; ".join(totals(report)), WIDTH), ""]
     if report.roles:
-        lines += [*table([ROLE_HEAD, *map(role_row, report.roles)], right=range(2, 7)), ""]
+        lines += [*table([ROLE_HEAD, *map(role_row, report.roles)], WIDTH, right=range(2, 7)), ""]
     lines += [line for text in depth_of(report) for line in wrap(text, WIDTH)]
     lines += [*_tensor_table(report), "", *wrap(f"{MEANING} std: after / before.", WIDTH)]
     lines += [line for text in losses_of(report) for line in wrap(printable(text), WIDTH)]
@@ -227,25 +225,16 @@ def stack_rows(report: "Report") -> list[tuple[str, ...]]:
 
 
 def _tensor_table(report: "Report") -> list[str]:
-    """One row per stack of layers, under a line with what its names begin with."""
-    every, *named_rows = stack_rows(report)
-    rows, stems = [every], []
-    for name, *cells in named_rows:
+    """One row per stack of layers, under a row with what its names begin with."""
+    head, *stacks = stack_rows(report)
+    rows, last = [head], ""
+    for name, *cells in stacks:
         stem, brace, rest = name.rpartition("}.")
-        stems.append(f"{stem}{brace}*" if brace else "")
+        if brace and stem != last:
+            rows.append((f"{stem}}}.*", *[""] * len(cells)))
+        last = stem if brace else ""
         rows.append((f"  {rest}" if brace else rest, *cells))
-    room = WIDTH - sum(2 + max(len(row[place]) for row in rows) for place in range(1, 6))
-    head, rule, *lines = table([(cut(row[0], room), *row[1:]) for row in rows], right=(3, 4, 5))
-    return [head, rule, *_under_stems(lines, stems)]
-
-
-def _under_stems(lines: list[str], stems: list[str]) -> Iterator[str]:
-    last = ""
-    for line, stem in zip(lines, stems, strict=True):
-        if stem and stem != last:
-            yield cut(stem, WIDTH)
-        last = stem
-        yield line
+    return table(rows, WIDTH, right=(3, 4, 5))
 
 
 def _merged(report: "Report") -> Iterator[tuple[str, list["Tensor"]]]:
