@@ -106,6 +106,7 @@ def test_a_verification_with_many_differences_tells_their_number_alone():
 def test_suggestions_are_a_list(results):
     found = results["suggestions"]
     assert isinstance(found, list)
+    assert suggest.__annotations__["return"] is type(found)
     assert found == list(found)
     assert [repr(one) for one in found] == repr(found).splitlines()
     for name, value in found[0].fields.items():

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import struct
 import subprocess
 import sys
@@ -241,3 +242,28 @@ def test_adapters_are_listed_with_their_classes(call):
     for family in FAMILIES:
         assert f"\n{family} " in out
     assert "GPT2LMHeadModel" in json.loads(call("adapters", "--json")[1])["gpt2"]["classes"]
+
+
+# -- demo -----------------------------------------------------------------------------------------
+
+
+class Tokenizer:
+    def save_pretrained(self, folder) -> None:
+        (folder / "tokenizer.json").write_text("{}")
+
+
+def test_the_demo_says_nothing_of_files_that_it_brings_itself(saved, tmp_path, caplog):
+    from transformers_bot.tools import demo
+
+    folder, _ = saved("bert", "BertForMaskedLM")
+    told, quiet = (tmp_path / name for name in ("told", "quiet"))
+    for place in (told, quiet):
+        shutil.copytree(folder, place)
+        (place / "vocab.txt").write_text("[PAD]\n")
+    sizes = {"num_hidden_layers": 1}
+    transformers_bot.BoTModel.from_pretrained(told, **sizes)
+    assert "holds files that save_pretrained" in caplog.text
+    caplog.clear()
+    demo._resize(quiet, sizes, Tokenizer(), tmp_path / "1x12")
+    assert caplog.text == ""
+    assert (tmp_path / "1x12" / "config.json").exists()

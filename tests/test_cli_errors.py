@@ -47,8 +47,21 @@ MISTAKES = {
     "head of another type": (
         ("plan", "SOURCE", "--task", "masked-lm", "--set", "n_layer=2"),
         4,
-        "for --task masked-lm: transformers has no such head for gpt2 models. Use --task base or .*--task causal-lm",
+        "bot: transformers has no head of gpt2 models for --task masked-lm. Use --task base or .*--task causal-lm",
     ),
+    "head of another type to suggest for": (
+        ("suggest", "SOURCE", "--task", "masked-lm", "--ratio", "0.5"),
+        4,
+        "bot: transformers has no head of gpt2 models for --task masked-lm. Use --task base or .*--task causal-lm",
+    ),
+    "table": (
+        ("plan", "SOURCE", "--set", "n_layer=2", "--calibration", "data.csv"),
+        2,
+        "data.csv ends in .csv, which is read neither as texts .* nor as an image",
+    ),
+    "count": (("suggest", "SOURCE", "--ratio", "0.5", "--count", "few"), 2, "a whole number such as 5, got 'few'"),
+    "tokens": (("plan", "SOURCE", "--calibration-tokens", "9" * 5000), 2, "is a whole number such as 8192, got '9+"),
+    "scale": (("plan", "SOURCE", "--detail-scale", "much"), 2, "noise .* is a number such as 0.5, got 'much'"),
     "no source": (("plan",), 2, "SOURCE is missing: give it on the command line, or as source: in --recipe"),
     "size": (("plan", "SOURCE", "--set", "n_embd=50"), 2, "not divisible by n_head 6 .* 48 and 54"),
     "zero": (("plan", "SOURCE", "--set", "n_layer=0"), 2, "n_layer is 0 in the target config"),
@@ -59,7 +72,11 @@ MISTAKES = {
         2,
         "gain must be one of .*Did you mean 'raw'",
     ),
-    "number": (("plan", "SOURCE", "--seed", "one"), 2, "argument --seed: invalid int value"),
+    "number": (
+        ("plan", "SOURCE", "--seed", "one"),
+        2,
+        "argument --seed: a seed .* is a whole number such as 0, got 'one'",
+    ),
     "task": (
         ("plan", "SOURCE", "--task", "causal"),
         2,
@@ -92,6 +109,7 @@ MISTAKES = {
 def test_a_mistake_is_one_line_with_its_exit_code(call, tiny, tmp_path, monkeypatch, words, code, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "data.csv").write_text("text\nOne two three.\n")
     places = {"SOURCE": str(tiny)}
     got, out, err = call(*(places.get(word, word) for word in words))
     assert (got, out) == (code, "")
@@ -201,6 +219,48 @@ def test_a_mistake_that_cannot_be_told_keeps_its_exit_code(tiny, number, monkeyp
 
     monkeypatch.setattr("sys.stderr", Refusing())
     assert cli.main(["plan", str(tiny), "--set", "n_layer=x"]) == 2
+
+
+class Full(io.StringIO):
+    """A stream to a full disk: what is printed waits in memory, and cannot be brought there."""
+
+    def flush(self) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("words", [["plan", "--set", "n_layer=3"], ["suggest", "--ratio", "0.5"], ["methods"]])
+def test_an_output_that_takes_no_more_is_said_to_be_it(tiny, capsys, monkeypatch, words):
+    monkeypatch.setattr("sys.stdout", Full())
+    assert cli.main([words[0], *([str(tiny)] if len(words) > 1 else []), *words[1:]]) == 5
+    assert "could not be printed: standard output takes no more (No space left on device)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_result_is_said_to_be_there_where_its_report_cannot_be_printed(saved, tmp_path, capsys, monkeypatch, form):
+    source, _ = saved("gpt2", "GPT2LMHeadModel", layer=3)
+    out = tmp_path / "out"
+    with monkeypatch.context() as full:
+        full.setattr("sys.stdout", Full())
+        assert cli.main(["resize", source, str(out), "--set", "n_layer=2", *form]) == 5
+    err = capsys.readouterr().err
+    assert f"{out} is written and whole, its report is in {out}/transfer_report.json" in err
+    assert "standard output takes no more" in err
+    assert transformers_bot.Report.load(out).sizes["layer"] == (3, 2)
+
+
+def test_a_closed_standard_error_says_nothing_anywhere(saved, tmp_path, capsys, monkeypatch):
+    """Python has None for it, which `print` takes for standard output."""
+    source, _ = saved("gpt2", "GPT2LMHeadModel", layer=3)
+    monkeypatch.setattr("sys.stderr", None)
+    assert cli.main(["plan", source, "--set", "n_layer=x"]) == 2
+    assert capsys.readouterr().out == ""
+    assert cli.main(["resize", source, str(tmp_path / "out"), "--set", "n_layer=2"]) == 0
+    assert capsys.readouterr().out.startswith("GPT2LMHeadModel -> GPT2LMHeadModel")
+
+
+def test_help_names_only_what_the_command_has(call):
+    assert "OUT" not in call("plan", "--help")[1]
+    assert "after SOURCE and OUT" in " ".join(call("resize", "--help")[1].split())
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from transformers import BertConfig, GPT2Config
 
 from transformers_bot import plan, resize_checkpoint, suggest
+from transformers_bot.planning.render import parameters_kept
 
 PLAIN = {"basis": "plain", "order": "kept"}
 
@@ -53,6 +54,26 @@ def test_a_plan_says_which_share_of_the_source_stays():
     assert "inherited 100.0 % of the target" in str(plan(GPT2Config(), n_layer=14))
 
 
+WIDER = {"hidden": 24, "heads": 6, "ffn": 48}
+NARROWER = {"hidden": 6, "heads": 3, "ffn": 10}
+
+
+@pytest.mark.parametrize(
+    ("mixed", "lost"),
+    [({"layer": 1, **WIDER}, {"layer": 1}), ({"layer": 6, **NARROWER}, NARROWER)],
+    ids=["wider", "deeper"],
+)
+@pytest.mark.parametrize(("family", "head"), [("gpt2", "GPT2LMHeadModel"), ("bert", "BertForMaskedLM")])
+def test_what_is_new_beside_what_is_lost_does_not_make_up_for_it(saved, tmp_path, family, head, mixed, lost):
+    source, built = saved(family, head)
+    both, alone = (plan(source, resized_config(built.config, **sizes)) for sizes in (mixed, lost))
+    assert parameters_kept(both) == pytest.approx(parameters_kept(alone))
+    assert parameters_kept(both) < 0.95
+    assert f"keeps {100 * parameters_kept(alone):.1f} % of the source's parameters" in str(both)
+    report = resize_checkpoint(source, tmp_path / "out", resized_config(built.config, **mixed))
+    assert report.parameters_kept == pytest.approx(parameters_kept(both))
+
+
 # -- suggestions --------------------------------------------------------------------------------------
 
 
@@ -66,5 +87,6 @@ def test_no_size_of_next_to_no_width_is_proposed_without_a_word(config):
         for one in found:
             hardly = one.sizes["heads"] == 1 or 16 * one.sizes["hidden"] < config.hidden_size
             assert hardly == any("hardly a model: ask for more" in note for note in one.notes)
+            assert hardly == ("hardly a model: ask for more" in repr(one))
             assert one.kept == pytest.approx(one.parameters / found[0].parameters * found[0].kept, rel=1e-2)
         assert len({"hardly" in " ".join(one.notes) for one in found}) == 1  # a better one pushes them out

@@ -49,8 +49,8 @@ def class_in_mapping(mapping: str, config: PreTrainedConfig, asked_by: str) -> M
     table = getattr(modeling_auto, mapping)
     if type(config) not in table:
         raise UnsupportedArchitecture(
-            f"Unrecognized configuration class {type(config).__name__} for {asked_by}: transformers has no such head "
-            f"for {config.model_type} models. Use {' or '.join(_factories(config)) or 'a supported model type'}."
+            f"transformers has no head of {config.model_type} models for {asked_by}. "
+            f"Use {' or '.join(_factories(config)) or 'a supported model type'}."
         )
     found = table[type(config)]
     if not isinstance(found, (list, tuple)):

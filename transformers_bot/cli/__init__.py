@@ -11,14 +11,14 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from .. import errors
 from ..version import __version__
 from . import adapters, demo, inspect, methods, plan, resize, suggest, verify
 from .parser import USAGE, Parser
-from .terminal import in_options, said
+from .terminal import complain, drop_output
 
 CHECKPOINT, UNSUPPORTED, IO, INTERRUPTED, PIPE_CLOSED = 3, 4, 5, 130, 141
 EXIT_CODES: dict[type[Exception], int] = {
@@ -45,24 +45,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     chosen = argparse.Namespace()
     try:
-        build_parser().parse_args(arguments, chosen)
-        run: Callable[[argparse.Namespace], int] = chosen.run
-        with _bars_only_in_a_terminal():
-            code = run(chosen)
+        code = _run(arguments, chosen)
         if sys.stdout is not None:  # closed by whoever called
             sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        return _complain("interrupted.", INTERRUPTED)
+        complain("interrupted.")
+        return INTERRUPTED
     except BrokenPipeError:
-        # The reader (head, less) has what it wanted; keep Python from complaining at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()  # its reader (head, less) has what it wanted
         return PIPE_CLOSED
     except Exception as error:
         known = _exit_code(error)
         if known is None:
             raise  # nobody's mistake but ours, whose traceback is wanted
-        return _complain(_placed(error, chosen), known)
+        complain(" ".join(_placed(error, chosen).split()))
+        return known
+
+
+def _run(arguments: Sequence[str] | None, chosen: argparse.Namespace) -> int:
+    build_parser().parse_args(arguments, chosen)
+    run: Callable[[argparse.Namespace], int] = chosen.run
+    with _bars_only_in_a_terminal():
+        return run(chosen)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -96,7 +101,7 @@ def _exit_code(error: Exception) -> int | None:
 @contextmanager
 def _bars_only_in_a_terminal() -> Iterator[None]:
     """Progress goes to standard error; into a file or a pipe it would be noise."""
-    if sys.stderr.isatty():
+    if sys.stderr is not None and sys.stderr.isatty():
         yield
         return
     from transformers.utils import logging
@@ -118,12 +123,6 @@ def _placed(error: Exception, chosen: argparse.Namespace) -> str:
     if not (from_hub and isinstance(name, str)) or name in str(error) or os.path.exists(name):
         return str(error)
     return f"{name!r} is no folder here, and as a model on the Hub: {error}"
-
-
-def _complain(message: str, code: int) -> int:
-    with suppress(OSError):  # nowhere to say it: a full disk or a closed stream; the code still tells
-        print(f"transformers-bot: {said(in_options(' '.join(message.split())))}", file=sys.stderr, flush=True)
-    return code
 
 
 __all__ = ["COMMANDS", "EXIT_CODES", "build_parser", "main"]

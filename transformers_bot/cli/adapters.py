@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import errors
 from ..console.tables import table
-from .terminal import fill, shown, width
+from .terminal import fill, say, shown, width
 
 MISFIT = 4
 MANY = 12  # problems that are printed
@@ -60,10 +60,10 @@ def run_list(chosen: argparse.Namespace) -> int:
 
     known = {name: (adapter.norm, class_names(name)) for name, adapter in ADAPTERS.items()}
     if chosen.json:
-        print(json.dumps({name: {"norm": norm, "classes": names} for name, (norm, names) in known.items()}, indent=2))
+        say(json.dumps({name: {"norm": norm, "classes": names} for name, (norm, names) in known.items()}, indent=2))
         return 0
     rows = [(name, f"{norm}-norm", ", ".join(names)) for name, (norm, names) in known.items()]
-    print("\n".join(table([("model type", "blocks", "model classes"), *rows], width())))
+    say("\n".join(table([("model type", "blocks", "model classes"), *rows], width())))
     return 0
 
 
@@ -74,7 +74,7 @@ def run_check(chosen: argparse.Namespace) -> int:
     done = check(adapter, _config(chosen.model, adapter.model_type))
     if chosen.json:
         plain = {"model_type": adapter.model_type, **vars(done)}
-        print(json.dumps(plain, indent=2))
+        say(json.dumps(plain, indent=2))
         return MISFIT if done.problems else 0
     columns = width()
     lines = [f"{adapter.model_type}: {len(adapter.rules)} rules, {len(done.classes)} classes, {done.tensors} tensors"]
@@ -86,7 +86,7 @@ def run_check(chosen: argparse.Namespace) -> int:
         lines.append(f"... and {len(done.problems) - MANY} more problems (--json lists all)")
     count = len(done.problems)
     lines.append("The adapter fits." if not count else f"The adapter does not fit: {count} problem{'s' * (count > 1)}.")
-    print("\n".join(lines))
+    say("\n".join(lines))
     return MISFIT if done.problems else 0
 
 

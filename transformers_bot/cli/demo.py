@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+from .terminal import say
+
 
 def add(commands: Any) -> None:
     parser = commands.add_parser(
@@ -20,5 +22,5 @@ def add(commands: Any) -> None:
 def run(chosen: argparse.Namespace) -> int:
     from ..tools.demo import run
 
-    run(chosen.out)
+    run(chosen.out, say)
     return 0

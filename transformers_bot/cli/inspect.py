@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..console.tables import table
 from ..console.text import size
 from .options import add_adapter, add_head, add_hub, add_reading, add_source, hub_keywords, read_adapters
-from .terminal import fill, shown, width
+from .terminal import fill, say, shown, width
 
 if TYPE_CHECKING:
     from ..tools.inspecting import Inspection, Stack
@@ -52,9 +52,11 @@ def run(chosen: argparse.Namespace) -> int:
     read_adapters(chosen)
     found = inspect(chosen.source, wavelet=chosen.wavelet, task=chosen.task, **hub_keywords(chosen))
     drawn = found.plot(chosen.png) if chosen.png else None
-    print(json.dumps(found.to_dict(), indent=2) if chosen.json else show(found, width()))
-    if drawn and not chosen.json:
-        print(f"\nHeat map: {drawn}")
+    text = json.dumps(found.to_dict(), indent=2) if chosen.json else show(found, width())
+    say(
+        f"{text}\n\nHeat map: {drawn}" if drawn and not chosen.json else text,
+        f"the heat map is in {drawn}" if drawn else "",
+    )
     return 0
 
 

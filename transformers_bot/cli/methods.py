@@ -11,7 +11,7 @@ from typing import Any
 from .. import errors
 from ..console.tables import table
 from .options import BOT_OPTIONS
-from .terminal import fill, option, width
+from .terminal import fill, option, say, width
 
 # When to choose which method, for whoever decides; how each works is in its module and its paper.
 ADVICE = {
@@ -91,14 +91,13 @@ def run(chosen: argparse.Namespace) -> int:
         raise errors.BadOption(f"unknown method {chosen.name!r}; known methods are {', '.join(METHODS)}.{hint}")
     found = [about(name) for name in METHODS if chosen.name in (None, name)]
     if chosen.json:
-        print(json.dumps([dataclasses.asdict(one) for one in found], indent=2))
+        say(json.dumps([dataclasses.asdict(one) for one in found], indent=2))
     elif chosen.name:
-        print(_explained(found[0], width()))
+        say(_explained(found[0], width()))
     else:
         rows = [(one.name, _in_short(one.directions), _short(one)) for one in found]
-        print("\n".join(table([("method", "makes models", "what it does"), *rows], width())))
-        print()
-        print(fill("* at whole multiples only. `transformers-bot methods NAME` explains one.", width()))
+        note = fill("* at whole multiples only. `transformers-bot methods NAME` explains one.", width())
+        say("\n".join([*table([("method", "makes models", "what it does"), *rows], width()), "", note]))
     return 0
 
 

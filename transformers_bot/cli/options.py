@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +37,39 @@ BOT_OPTIONS = {
 }
 DATA = (
     "texts (.txt: paragraphs or lines; .jsonl: the field text of every line) or images, for an image model; a file, "
-    "several, or a folder of them. Give it after SOURCE and OUT"
+    "several, or a folder of them. Give it after {}"
 )
 METAVARS = {"wavelet": "NAME", "detail_scale": "NUMBER", "seed": "NUMBER"}
-NUMBERS = {"detail_scale": float, "seed": int}
 DEEPEST = 8  # levels of a config field
 CONSTANTS = {"True": True, "False": False, "None": None}  # which JSON writes true, false and null
 FIELDS = (
     "The sizes to set are fields of the model's config.json; hidden_size, num_hidden_layers and num_attention_heads "
     "work for every family."
 )
+
+
+def number(kind: type[int] | type[float], meaning: str) -> Callable[[str], float]:
+    """What reads an option that is a number; a text that is none is told what the number means."""
+
+    def read(text: str) -> float:
+        try:
+            return kind(text)
+        except ValueError:  # so many digits, too, as Python refuses to read
+            raise argparse.ArgumentTypeError(f"{meaning}, got {cut(text, 40)!r}") from None
+
+    return read
+
+
+TYPES = {
+    "detail_scale": number(float, "how large the noise is beside the weights' own spread is a number such as 0.5"),
+    "seed": number(int, "a seed draws the same noise and new heads every time: it is a whole number such as 0"),
+}
+TOKENS = number(int, "how many tokens to run on is a whole number such as 8192")
+PICTURES = number(int, "how many images to run on is a whole number such as 64")
+STEPS = number(int, "how many steps to learn for is a whole number such as 100")
+RATE = number(float, "the learning rate is a number such as 0.001")
+BATCH = number(int, "how many texts or images a step has is a whole number such as 8")
+RANK = number(int, "the rank of mango's operator is a whole number such as 1")
 
 
 def add_source(parser: Any, optional: bool = False) -> None:
@@ -149,28 +173,28 @@ def add_target(parser: Any) -> None:
     )
 
 
-def add_calibration(parser: Any) -> None:
-    """The data that a source is run on before it shrinks."""
+def add_calibration(parser: Any, places: str) -> None:
+    """The data that a source is run on before it shrinks; `places` are the positional arguments of the command."""
     group = parser.add_argument_group(
         "calibration",
         "The source is run on a few texts or images before it shrinks, so that what it does on them is kept: the best "
         "shrinking that there is.",
     )
-    group.add_argument("--calibration", metavar="FILE", nargs="+", action="extend", help=DATA)
+    group.add_argument("--calibration", metavar="FILE", nargs="+", action="extend", help=DATA.format(places))
     group.add_argument(
-        "--calibration-tokens", metavar="N", type=int, help="how many tokens of text to run on (default: 8192)"
+        "--calibration-tokens", metavar="N", type=TOKENS, help="how many tokens of text to run on (default: 8192)"
     )
-    group.add_argument("--calibration-images", metavar="N", type=int, help="how many images at most (default: 64)")
+    group.add_argument("--calibration-images", metavar="N", type=PICTURES, help="how many images at most (default: 64)")
 
 
 def add_fit(parser: Any) -> None:
     """The data of methods that learn."""
     group = parser.add_argument_group("fitting", "For the methods ligo and mango, which learn from data how to grow.")
-    group.add_argument("--fit-data", metavar="FILE", nargs="+", action="extend", help=DATA)
-    group.add_argument("--fit-steps", metavar="N", type=int, help="how many steps to learn for (default: 100)")
-    group.add_argument("--fit-lr", metavar="RATE", type=float, help="the learning rate (default: the paper's)")
-    group.add_argument("--fit-batch-size", metavar="N", type=int, help="texts or images in a step (default: 8)")
-    group.add_argument("--fit-rank", metavar="N", type=int, help="the rank of mango's operator (default: 1)")
+    group.add_argument("--fit-data", metavar="FILE", nargs="+", action="extend", help=DATA.format("SOURCE and OUT"))
+    group.add_argument("--fit-steps", metavar="N", type=STEPS, help="how many steps to learn for (default: 100)")
+    group.add_argument("--fit-lr", metavar="RATE", type=RATE, help="the learning rate (default: the paper's)")
+    group.add_argument("--fit-batch-size", metavar="N", type=BATCH, help="texts or images in a step (default: 8)")
+    group.add_argument("--fit-rank", metavar="N", type=RANK, help="the rank of mango's operator (default: 1)")
 
 
 def fit_of(chosen: argparse.Namespace, written: dict[str, Any]) -> dict[str, Any]:
@@ -189,7 +213,7 @@ def add_method(parser: Any) -> None:
     group.add_argument("--method", metavar="NAME", help="bot (default), weight_selection, fpi, tile+stack, ...")
     for name, text in BOT_OPTIONS.items():
         metavar = METAVARS.get(name, "CHOICE")
-        group.add_argument(f"--{name.replace('_', '-')}", type=NUMBERS.get(name, str), metavar=metavar, help=text)
+        group.add_argument(f"--{name.replace('_', '-')}", type=TYPES.get(name, str), metavar=metavar, help=text)
 
 
 def settings(chosen: argparse.Namespace) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from .options import (
     required,
     settings,
 )
-from .terminal import has_width, in_options, width
+from .terminal import has_width, in_options, say, width
 
 
 def add(commands: Any) -> None:
@@ -38,7 +38,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print the plan as JSON on standard output")
     add_target(parser)
     add_method(parser)
-    add_calibration(parser)
+    add_calibration(parser, "SOURCE")
     add_hub(parser)
     add_adapter(parser)
     parser.set_defaults(run=run)
@@ -56,7 +56,7 @@ def run(chosen: argparse.Namespace) -> int:
     keywords = {name: value for name, value in given.items() if name in PLANNED}
     made = planner(given.get("task"))(source, **keywords)
     told = replace(made, warnings=tuple(map(in_options, made.warnings)))
-    print(json.dumps(made.to_dict(), indent=2) if chosen.json else render(told, width() if has_width() else None))
+    say(json.dumps(made.to_dict(), indent=2) if chosen.json else render(told, width() if has_width() else None))
     return 0
 
 

@@ -5,11 +5,10 @@ import contextlib
 import json
 import logging
 import shlex
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BadOption
 from .options import (
@@ -26,7 +25,12 @@ from .options import (
     required,
     settings,
 )
-from .terminal import in_options, said, shown
+from .terminal import complain, in_options, say, shown
+
+if TYPE_CHECKING:
+    from ..report.report import Report
+
+REPORT = "transfer_report.json"  # as `Report.save` calls it
 
 
 def add(commands: Any) -> None:
@@ -83,7 +87,7 @@ def add(commands: Any) -> None:
     )
     output.add_argument("--max-shard-size", metavar="SIZE", help="largest weight file, such as 2GB")
     add_method(parser)
-    add_calibration(parser)
+    add_calibration(parser, "SOURCE and OUT")
     add_fit(parser)
     add_reading(parser, result=True)
     add_hub(parser)
@@ -99,27 +103,33 @@ def run(chosen: argparse.Namespace) -> int:
     source, out = required(given, "source"), required(given, "out")
     if chosen.overwrite_foreign:
         given["overwrite"] = "foreign"
-    with _said() as warnings, progress.bar("resizing"):
+    with _collected_warnings() as warnings, progress.bar("resizing"):
         with progress.loading("tools.resize_checkpoint"):
             from ..tools.resize_checkpoint import resize_checkpoint
         given = _with_data(source, given)
         report = resize_checkpoint(**{**given, "source": source, "out": out})
         warnings[:] = [text for text in warnings if text not in report.warnings]  # which the table tells
+    done = f"{shown(out)} is written and whole, its report is in {shown((Path(out) / REPORT).as_posix())}"
     if chosen.json:
-        print(json.dumps(report.to_dict(), indent=2))
-        return 0
-    print(replace(report, warnings=tuple(map(in_options, report.warnings))))
-    folder = Path(out).as_posix()
-    print(f"\nWritten to {shown(out)}. Load it with")
+        say(json.dumps(report.to_dict(), indent=2), done)
+    else:
+        told = replace(report, warnings=tuple(map(in_options, report.warnings)))
+        say("\n".join([str(told), "", *_how_to_load(source, out, report)]), done)
+    return 0
+
+
+def _how_to_load(source: str, out: str, report: "Report") -> list[str]:
+    """Lines of Python and of the shell that load the result and check it."""
     from ..io.sentences import folder_class
 
+    folder = Path(out).as_posix()
     if library_class := folder_class(out):
-        print(f"  from sentence_transformers import {library_class}\n  model = {library_class}({folder!r})")
+        code = [f"  from sentence_transformers import {library_class}", f"  model = {library_class}({folder!r})"]
     else:
         name = _auto_class(out, report.classes[1])
-        print(f"  from transformers import {name}\n  model = {name}.from_pretrained({folder!r})")
-    print(f"and check it with\n  transformers-bot verify {shown(shlex.quote(out))}{_where(source, report.provenance)}")
-    return 0
+        code = [f"  from transformers import {name}", f"  model = {name}.from_pretrained({folder!r})"]
+    verify = f"  transformers-bot verify {shown(shlex.quote(out))}{_where(source, report.provenance)}"
+    return [f"Written to {shown(out)}. Load it with", *code, "and check it with", verify]
 
 
 def _where(source: str, record: dict[str, Any]) -> str:
@@ -152,20 +162,20 @@ def _with_data(source: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _said() -> Iterator[list[str]]:
+def _collected_warnings() -> Iterator[list[str]]:
     """Collects our warnings; what is left of them in the end goes to standard error, also when the call fails."""
     from ..console.progress import diverted
 
-    collected = _Said()
+    collector = _Collector()
     try:
-        with diverted(collected):
-            yield collected.texts
+        with diverted(collector):
+            yield collector.texts
     finally:
-        for text in collected.texts:
-            print(f"transformers-bot: warning: {said(in_options(text))}", file=sys.stderr)
+        for text in collector.texts:
+            complain(f"warning: {text}")
 
 
-class _Said(logging.Handler):
+class _Collector(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.texts: list[str] = []

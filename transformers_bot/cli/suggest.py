@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..console.tables import table
 from ..console.text import size
-from .options import add_adapter, add_head, add_hub, add_source, hub_keywords, read_adapters, target
-from .terminal import fill, width
+from .options import add_adapter, add_head, add_hub, add_source, hub_keywords, number, read_adapters, target
+from .terminal import fill, say, width
 
 if TYPE_CHECKING:
     from ..tools.suggesting import Suggestion
@@ -47,7 +47,8 @@ def add(commands: Any) -> None:
         help="layers, width and MLP of another model: a ready config such as bert-small, a folder, or a Hub id",
     )
     parser.add_argument("--dtype", metavar="TYPE", help="of the result, for its bytes (default: the source's)")
-    parser.add_argument("--count", metavar="N", type=int, default=5, help="how many at most (default: 5)")
+    count = number(int, "how many sizes to propose is a whole number such as 5")
+    parser.add_argument("--count", metavar="N", type=count, default=5, help="how many at most (default: 5)")
     parser.add_argument("--json", action="store_true", help="print the proposals as JSON on standard output")
     add_hub(parser)
     add_adapter(parser)
@@ -62,14 +63,14 @@ def run(chosen: argparse.Namespace) -> int:
     asked["like"] = chosen.like and target(chosen.like, {})
     found = suggest(chosen.source, **asked, **hub_keywords(chosen))
     if chosen.json:
-        print(json.dumps([one.to_dict() for one in found], indent=2))
+        say(json.dumps([one.to_dict() for one in found], indent=2))
         return 0
     columns = width()
     rows = [HEADING, *(_row(number, one) for number, one in enumerate(found, 1))]
     notes = [fill(f"{number:>2}  {'; '.join(one.notes)}", columns, hang=" " * 4) for number, one in enumerate(found, 1)]
-    print("\n".join([*table(rows, columns, right=range(10)), "", *notes, ""]))
-    print(fill(f"{LEGEND}{TRAIN if any(one.kept < 1 for one in found) else ''} The first one is made by", columns))
-    print("\n".join(_command(chosen, found[0])))
+    legend = f"{LEGEND}{TRAIN if any(one.kept < 1 for one in found) else ''} The first one is made by"
+    lines = [*table(rows, columns, right=range(10)), "", *notes, "", fill(legend, columns), *_command(chosen, found[0])]
+    say("\n".join(lines))
     return 0
 
 

@@ -10,8 +10,10 @@ import re
 import shutil
 import sys
 import textwrap
+from contextlib import suppress
 
 from ..console.text import cut, printable, visible
+from ..errors import BoTError
 from ..tasks import TASKS
 
 PIPED = 100  # columns where nobody looks
@@ -27,6 +29,39 @@ def has_width() -> bool:
 def width() -> int:
     """Columns to print in, at least 40."""
     return max(40, shutil.get_terminal_size((PIPED, 24)).columns) if has_width() else PIPED
+
+
+def say(text: str, done: str = "") -> None:
+    """Print to standard output; one that was closed by whoever called gets nothing.
+
+    Args:
+        done: what is there already, for the error, with a comma or a full stop after it.
+
+    Raises:
+        BoTError: the stream takes no more: the disk is full, for one.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise  # its reader has what it wanted
+    except OSError as error:
+        drop_output()
+        what = f"{done}, but what there is to say of it" if done else "what was asked for"
+        raise BoTError(f"{what} could not be printed: standard output takes no more ({error.strerror}).") from None
+
+
+def complain(text: str) -> None:
+    """Print a line to standard error; where that is closed or takes no more, the exit code alone tells."""
+    if sys.stderr is None:  # closed by whoever called; `print` would take standard output for it
+        return
+    with suppress(OSError, ValueError):
+        print(f"transformers-bot: {said(in_options(text))}", file=sys.stderr, flush=True)
+
+
+def drop_output() -> None:
+    """Let what is still to be printed go nowhere, or Python complains of it at its exit."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def shown(text: str, longest: int = PAGE) -> str:

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from .options import add_adapter, read_adapters
-from .terminal import fill, shown, width
+from .terminal import fill, say, shown, width
 
 DIFFERS = 1
 MANY = 20  # lines that are printed
@@ -39,11 +39,10 @@ def run(chosen: argparse.Namespace) -> int:
     read_adapters(chosen)
     found = bot.verify(chosen.folder, source=chosen.source, allow_pickle=chosen.allow_pickle)
     if chosen.json:
-        print(json.dumps(found.to_dict(), indent=2))
+        say(json.dumps(found.to_dict(), indent=2))
     else:
         lines = str(found).splitlines()
         more = len(lines) - MANY
-        print("\n".join(fill(shown(line), width(), hang="    ") for line in lines[:MANY]))
-        if more > 0:
-            print(f"  ... and {more} more lines (--json has all)")
+        rest = [f"  ... and {more} more lines (--json has all)"] if more > 0 else []
+        say("\n".join([*(fill(shown(line), width(), hang="    ") for line in lines[:MANY]), *rest]))
     return 0 if found.equal else DIFFERS

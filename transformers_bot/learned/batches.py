@@ -105,7 +105,14 @@ def find_files(data: Paths, sees: bool | None = None) -> list[Path]:
                 raise BadOption(f"{path} holds no {_kinds(sees)}: files that end in {', '.join(ends)}.")
             found += inside
         elif path.is_file():
-            if sees is not None and sees != (path.suffix.lower() in IMAGES):
+            ending = path.suffix.lower()
+            if ending not in ("", *IMAGES, *TEXTS):
+                raise BadOption(
+                    f"{path} ends in {ending}, which is read neither as texts ({', '.join(TEXTS)}) nor as an image "
+                    f"({', '.join(IMAGES)}). Write what is to be read into a file of these; plain text of another "
+                    "name needs no more than another ending."
+                )
+            if sees is not None and sees != (ending in IMAGES):
                 raise BadOption(f"{path} is no file of {_kinds(sees)}, which this model takes.")
             found.append(path)
         else:

@@ -3,6 +3,7 @@
 import math
 import re
 import textwrap
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ..console.tables import ending, html_table, lines, page, some, table
@@ -11,6 +12,8 @@ from ..console.text import shape as shape_of
 
 if TYPE_CHECKING:
     from .planner import Plan, Step
+
+Shape = tuple[int, ...]
 
 
 def render(plan: "Plan", width: int | None = None) -> str:
@@ -175,9 +178,36 @@ def _inherited(plan: "Plan") -> str:
     if plan.method.get("fitted") is False:
         return f"nothing is learned yet: method {plan.method['method']} is to be fitted"
     if plan.shrinks:
-        kept = min(1.0, plan.inherited * plan.parameters / max(1, _source_parameters(plan)))
-        return f"keeps {100 * kept:.1f} % of the source's parameters, must be trained"
+        return f"keeps {100 * parameters_kept(plan):.1f} % of the source's parameters, must be trained"
     return f"inherited {100 * plan.inherited:.1f} % of the target"
+
+
+def parameters_kept(plan: "Plan") -> float:
+    """The share of the source's parameters that the target still has: what is new beside them does not count."""
+    made = [step for step in plan.steps if step.action in ("copy", "resample")]
+    before = Counter(_pattern(plan.source.canonical(name)) for name in plan.source.shapes)
+    patterns = [_pattern(plan.target.canonical(step.target)) for step in made]
+    after = Counter(patterns)
+    common = (
+        common_numbers(step.source_shape, step.shape, (before[pattern], after[pattern]))
+        for step, pattern in zip(made, patterns, strict=True)
+    )
+    return min(1.0, sum(common) / max(1, _source_parameters(plan)))
+
+
+def common_numbers(before: Shape | None, after: Shape, layers: tuple[int, int]) -> float:
+    """How many numbers of the source a tensor of the target has: on every axis the shorter length.
+
+    >>> common_numbers((4, 4), (2, 8), (6, 12))
+    4.0
+
+    Args:
+        before, after: shapes in the source and in the target.
+        layers: of the stack, on both sides; of layers that are there twice one counts.
+    """
+    alike = before is not None and len(before) == len(after)
+    both = math.prod(map(min, before, after)) if before is not None and alike else math.prod(after)
+    return both * min(1.0, layers[0] / max(1, layers[1])) if layers[0] else float(both)
 
 
 def _source_parameters(plan: "Plan") -> int:

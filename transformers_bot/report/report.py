@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints, ove
 from ..errors import BadCheckpoint
 from ..io.config_files import read_json
 from ..io.files import shown_path
+from ..planning.render import common_numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -179,9 +181,14 @@ class Report:
 
     @property
     def parameters_kept(self) -> float:
-        """The share of the source's parameters that the target has, at most 1."""
-        before, after = self.parameters
-        return min(1.0, after * self.inherited / max(1, before))
+        """The share of the source's parameters that the target still has: what is new beside them does not count."""
+        layers = {_numberless(stack.name): (stack.source_layers, stack.target_layers) for stack in self.stacks}
+        common = 0.0
+        for tensor in self.tensors:
+            name = _numberless(tensor.name)
+            stack = layers.get(name) or layers.get(name.partition(".")[2], (1, 1))  # without the base model's prefix
+            common += common_numbers(tensor.source_shape, tensor.shape, stack) if tensor.inherited else 0.0
+        return min(1.0, common / max(1, self.parameters[0]))
 
     @property
     def shrinks(self) -> bool:
@@ -238,6 +245,11 @@ class Report:
         from .plot import plot
 
         return plot(self, None if path is None else Path(path))
+
+
+def _numberless(name: str) -> str:
+    """A name with its layer open, whether it stands there as a number or as {layer}."""
+    return re.sub(r"\.(\d+|\{\w+\})\.", ".#.", name, count=1)
 
 
 # -- from JSON types: what a file holds is checked before it is believed ---------------------------

@@ -6,6 +6,7 @@ is the help that ships with Python. Nothing is trained.
 
 import hashlib
 import importlib.util
+import logging
 import os
 import platform
 import shutil
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from pydoc_data.topics import topics
@@ -26,6 +28,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from ..auto import BoTModel, plan
 from ..compat import no_bars
+from ..console.progress import diverted
 from ..errors import BadCheckpoint, BoTError
 from ..planning.planner import Plan
 from ..planning.render import merge_layers
@@ -136,36 +139,38 @@ def _prose(text: str) -> str:
 # -- the demo -------------------------------------------------------------------------------------
 
 
-def run(out: str | os.PathLike[str] = "bot-demo") -> Path:
-    """Grow and shrink the demo model, save each result under `out`, and print what became of it."""
+def run(out: str | os.PathLike[str] = "bot-demo", say: Callable[[str], None] = print) -> Path:
+    """Grow and shrink the demo model, save each result under `out`, and say what became of it."""
     started = time.perf_counter()
     folder = Path(out)
     _check_free(folder)
     source = fetch_model()
     tokenizer = AutoTokenizer.from_pretrained(source)
-    print(f"Source: all-MiniLM-L6-v2, a sentence encoder, in\n  {source}\n")
-    print(_compact(plan(source, TARGETS[PLANNED])), end="\n\n", flush=True)
+    say(f"Source: all-MiniLM-L6-v2, a sentence encoder, in\n  {source}\n")
+    say(f"{_compact(plan(source, TARGETS[PLANNED]))}\n")
     rows = {"source 6x384": _measure(source, tokenizer)}
     for name, sizes in TARGETS.items():
         took = _resize(source, sizes, tokenizer, folder / name)
-        print(f"{name:>7}: resized in {took[0]:.1f} s, saved in {took[1]:.1f} s", flush=True)
+        say(f"{name:>7}: resized in {took[0]:.1f} s, saved in {took[1]:.1f} s")
         rows[f"resized {name}"] = _measure(folder / name, tokenizer)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModel.from_config(AutoConfig.from_pretrained(folder / "6x192")).eval()
     rows["random  6x192"] = (model.num_parameters(), retrieve(model, tokenizer))
-    print(_report(rows))
-    print(f"Done in {time.perf_counter() - started:.0f} s. The models and their tokenizer lie in")
-    for name in TARGETS:
-        print(f"  {folder / name}")
-    print(f'Load one with\n  AutoModel.from_pretrained("{(folder / "6x768").as_posix()}")')
+    say(_report(rows))
+    say(f"Done in {time.perf_counter() - started:.0f} s. The models and their tokenizer lie in")
+    say("\n".join(f"  {folder / name}" for name in TARGETS))
+    say(f'Load one with\n  AutoModel.from_pretrained("{(folder / "6x768").as_posix()}")')
     return folder
 
 
 def _resize(source: Path, sizes: dict[str, Any], tokenizer: Any, place: Path) -> tuple[float, float]:
     """Resize into folder `place`, which appears whole or not at all; seconds for resizing and saving."""
     start = time.perf_counter()
-    model = BoTModel.from_pretrained(source, **sizes)
+    # Its warnings are of what the demo tells itself: that a shrunk model must be trained, and that the files
+    # of sentence-transformers beside the source stay there.
+    with diverted(logging.NullHandler()):
+        model = BoTModel.from_pretrained(source, **sizes)
     resized = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix=".staging-", dir=place.parent) as scratch, no_bars():
         staged = Path(scratch) / place.name

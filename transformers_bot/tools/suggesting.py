@@ -34,6 +34,7 @@ from ..console.tables import html_table, page
 from ..console.text import percent, printable, read_bytes, read_number, read_share, size
 from ..errors import BadKeyword, BadOption, BadSize
 from ..errors import suggest as nearest
+from ..planning.render import parameters_kept
 from ..request.keywords import FILES, HUB, picked, place, sort_keywords
 from ..request.source_class import with_class
 from ..request.targets import named_config, read_config
@@ -47,6 +48,7 @@ DEARER = 2  # halvings more than the cheapest proposal has: what is left out
 FARTHEST = 8  # times the source's width or depth
 SMALLEST_HEAD = 8
 NARROWEST = 16  # times narrower than the source: hardly a model
+HARDLY = "is hardly a model"
 QUICK = {"basis": "plain"}  # sizes and the inherited share are the same for every basis; this one is planned fastest
 
 
@@ -82,7 +84,9 @@ class Suggestion:
         fields = ", ".join(f"{name}={value!r}" for name, value in self.fields.items())
         told = f"{self.parameters:,} parameters ({100 * self.off:+.1f} %), {size(self.bytes)}"
         told += f", {self.flops:.2f} of the FLOPs"
-        return f"<Suggestion: {printable(fields)}; {told}, keeps {percent(self.kept)} of the source's parameters>"
+        told += f", keeps {percent(self.kept)} of the source's parameters"
+        why = next((f": {note}" for note in self.notes if HARDLY in note), "")
+        return f"<Suggestion: {printable(fields)}; {told}{why}>"
 
     def _repr_html_(self) -> str:
         return _page([self])
@@ -92,7 +96,7 @@ class Suggestion:
 
 
 class Suggestions(list[Suggestion]):
-    """A list of suggestions that shows as one table in a notebook."""
+    """What `suggest` returns: a list of suggestions, the best first, that shows as one table in a notebook."""
 
     def __repr__(self) -> str:
         return "\n".join(map(repr, self)) or "[]"
@@ -113,7 +117,7 @@ def suggest(
     task: str | None = None,
     allow_pickle: bool = False,
     **keywords: "Unpack[SourceKeywords]",
-) -> list[Suggestion]:
+) -> Suggestions:
     """A handful of valid sizes for `source`, the best first; from configs alone, no weights are read.
 
     Example:
@@ -281,7 +285,7 @@ class _Search:
             round(made.parameters / wanted - 1, 4),
             round(self._cost(made.target_sizes), 3),
             tuple(self._notes(shown)),
-            round(min(1.0, made.inherited * made.parameters / self.parameters), 4),
+            round(parameters_kept(made), 4),
         )
 
     def _fields(self, sizes: Sizes) -> dict[str, int]:
@@ -311,7 +315,7 @@ class _Search:
                 yield f"all {name} kept" + (f", {after - before} added" if after > before else "")
         if self._hardly(sizes):
             one = "one head" if sizes["heads"] == 1 else f"{sizes['heads']} heads"
-            yield f"width {sizes['hidden']} with {one} is hardly a model: ask for more parameters"
+            yield f"width {sizes['hidden']} with {one} {HARDLY}: ask for more parameters"
         if sizes["head_dim"] != self.sizes["head_dim"]:
             yield f"head_dim {self.sizes['head_dim']} to {sizes['head_dim']}"
 
