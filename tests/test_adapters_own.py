@@ -114,6 +114,7 @@ WRONG = {
 }  # fmt: skip
 
 
+@pytest.mark.covering(few=4)
 @pytest.mark.parametrize(("pattern", "replacement", "message"), WRONG.values(), ids=WRONG)
 def test_the_check_finds_what_is_wrong(example, pattern, replacement, message):
     (adapter,) = adapters.load(example)
@@ -148,6 +149,7 @@ def test_the_check_folds_norms():
     assert check(wrong, CONFIGS["vit"]()).problems
 
 
+@pytest.mark.slow
 def test_sizes_that_are_right_by_accident_do_not_scale(example):
     (adapter,) = adapters.load(example)
     fixed = dataclasses.replace(adapter, sizes={**adapter.sizes, "position": 16})

@@ -47,6 +47,7 @@ def test_every_field_of_the_class_is_known(family):
     assert unknown == set()
 
 
+@pytest.mark.covering("family")
 @pytest.mark.parametrize(("family", "head"), ALL_HEADS)
 def test_inert_fields_change_no_output(family, head):
     built = build(family, head, dtype=torch.float32)  # upcasting knows no other
@@ -63,6 +64,7 @@ def test_inert_fields_change_no_output(family, head):
         torch.testing.assert_close(actual[name], value, rtol=0, atol=1e-5 * float(value.abs().max()))
 
 
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize(("family", "head"), [*MAIN_HEADS, ("gpt2", "GPT2DoubleHeadsModel"), ("vit", "ViTModel")])
 def test_fields_with_a_meaning_change_outputs_or_tensors_and_are_a_warning(family, head):
     built = build(family, head)
@@ -105,6 +107,7 @@ def folder(saved, tmp_path):
 HEAD = {"bert": "BertForMaskedLM", "roberta": "RobertaForMaskedLM"}
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 @pytest.mark.parametrize("sizes", [{}, GROWN], ids=["own size", "grown"])
 @pytest.mark.parametrize("kind", ["relative_key", "relative_key_query"])
@@ -218,6 +221,7 @@ CROSSED = (("bert", "BertLMHeadModel", {"is_decoder": True}), ("gpt2", "GPT2LMHe
 CROSSED += (("roberta", "RobertaForCausalLM", {"is_decoder": True}),)
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(("family", "head", "fields"), CROSSED)
 def test_a_decoder_is_resized_without_its_cross_attention(tmp_path, family, head, fields):
     built = build(family, head, add_cross_attention=True, **fields)
@@ -248,6 +252,7 @@ def test_a_decoder_is_resized_without_its_cross_attention(tmp_path, family, head
     assert inspect(source).parameters < sum(p.numel() for p in built.model.parameters())
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(("family", "head", "fields"), CROSSED)
 def test_cross_attention_hides_no_class_of_a_head(tmp_path, family, head, fields):
     built = build(family, head, add_cross_attention=True, **fields)
