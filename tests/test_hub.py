@@ -110,6 +110,7 @@ def test_a_second_push_keeps_what_a_person_wrote(hub, call):
     assert hub.text("me/edited", "notes.txt") == "mine"
 
 
+@pytest.mark.slow
 def test_pushing_the_same_again_commits_nothing(hub, call):
     first = call(hub_calls.push, "org/source", "me/same")
     again = call(hub_calls.push, "org/source", "me/same")
@@ -144,6 +145,7 @@ def test_a_failing_upload_is_tried_again_and_committed_once(hub, call, method, p
     assert call(hub_calls.load, repo)["digest"] == pushed["digest"]
 
 
+@pytest.mark.slow
 def test_an_upload_that_goes_on_failing_ends_with_the_hubs_own_error(hub, call):
     before = len(hub.requests)
     hub.fail("POST", "/commit/", 503, times=3)
@@ -163,6 +165,7 @@ def test_a_refusal_is_not_tried_again(hub, call):
     assert sum("/commit/" in path for _, path, _ in hub.requests[before:]) == 1
 
 
+@pytest.mark.slow
 def test_text_written_between_reading_and_committing_is_kept(hub, call):
     call(hub_calls.push, "org/source", "me/race")
     late = hub.text("me/race", "README.md") + "\nWritten at the last moment.\n"
@@ -196,6 +199,7 @@ def test_weights_of_an_earlier_push_do_not_stay_beside_the_new_ones(hub, call):
     assert len(files[0]) > 3
 
 
+@pytest.mark.slow
 def test_branch_private_and_pull_request(hub, call):
     call(hub_calls.push, "org/source", "me/closed", private=True, revision="v2", commit_message="Smaller")
     assert hub.repos["me/closed"].private

@@ -100,7 +100,7 @@ def warned(caplog, monkeypatch):
     return caplog
 
 
-@pytest.mark.covering
+@pytest.mark.covering("family")
 @pytest.mark.parametrize(("family", "head"), ALL_HEADS)
 def test_saved_and_reloaded_by_plain_transformers_without_a_word(saved, tmp_path, warned, family, head):
     folder, built = saved(family, head)

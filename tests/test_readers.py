@@ -281,7 +281,7 @@ def test_values_that_are_not_finite_are_refused_where_they_are(saved, family, ba
         resize(folder, resized_config(built.config, **HALF), HEAD[family], calibration=[batch])
 
 
-@pytest.mark.covering
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("order", ["auto", "strongest"])
 def test_the_order_of_a_sources_units_does_not_matter(tmp_path, family, order):

@@ -304,6 +304,7 @@ def test_what_cannot_be_carried_is_refused_by_name(tmp_path, edit, error, said):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_modules_can_be_left_out(tmp_path):
     source = write_folder(tmp_path / "source", ("Router", {}))
     resize_checkpoint(source, tmp_path / "out", modules=False, **GROWN)
@@ -318,6 +319,7 @@ def test_a_module_that_adds_its_input_cannot_change_its_width(tmp_path):
     resize_checkpoint(source, tmp_path / "out", num_hidden_layers=1)  # at the same width there is nothing to it
 
 
+@pytest.mark.slow
 def test_weights_of_layers_are_refused_where_layers_change(tmp_path):
     module = {
         "embedding_dimension": 12,

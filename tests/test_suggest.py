@@ -25,7 +25,7 @@ def source_of(family, **sizes):
     return tiny_config(family, HEADS[family], **{"layer": 6, "hidden": 48, "heads": 6, "ffn": 192, **sizes})
 
 
-@pytest.mark.covering
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("ratio", [0.3, 0.5, 2.0, 4.0])
 def test_every_proposal_can_be_built_and_is_counted_exactly(family, ratio):
