@@ -61,6 +61,7 @@ def test_the_example_fits_and_resizes_as_a_built_in_one_does(registered, source,
     assert smaller(tokens).logits.isfinite().all()
 
 
+@pytest.mark.slow
 def test_the_example_on_the_command_line(example, source, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     folder, _ = source

@@ -177,7 +177,7 @@ def test_nothing_of_a_checkpoint_is_markup_or_steers_a_terminal(results):
 # -- pictures --------------------------------------------------------------------------------------
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["report", "inspection"])
 def test_a_picture_without_a_path_is_a_figure(results, kind, tmp_path, monkeypatch):
     figure_class = pytest.importorskip("matplotlib.figure").Figure

@@ -30,7 +30,7 @@ def grow(saved, family, head, sizes, bot_config=None, **changes):
     return built, target
 
 
-@pytest.mark.covering("head", "family sizes", "family detail", "sizes detail")
+@pytest.mark.covering("family sizes", "family detail", "sizes detail")
 @pytest.mark.parametrize("detail", ["auto", "zero"])
 @pytest.mark.parametrize("sizes", WIDTHS.values(), ids=WIDTHS)
 @pytest.mark.parametrize(("family", "head"), [pair for pair in ALL_HEADS if pair[1] != "GPT2Model"])
@@ -125,14 +125,14 @@ def assert_round_trip(saved, folder, family, head, sizes, options):
         torch.testing.assert_close(tensor, expected[name], rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.covering("family")
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize(("family", "head"), ALL_HEADS)
 def test_shrinking_exact_twins_gives_the_source_back(saved, tmp_path, family, head):
     options = {"wavelet": "haar", "detail": "zero"}
     assert_round_trip(saved, tmp_path, family, head, WIDTHS["head_dim grows"], options)
 
 
-@pytest.mark.covering
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("layers", [3, 4, 7])
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_default_shrinking_undoes_default_growth(saved, tmp_path, family, head, layers):
@@ -140,7 +140,7 @@ def test_default_shrinking_undoes_default_growth(saved, tmp_path, family, head, 
     assert_round_trip(saved, tmp_path, family, head, {**WIDTHS["heads added"], "layer": layers}, None)
 
 
-@pytest.mark.covering("family", "sizes heads")
+@pytest.mark.covering
 @pytest.mark.parametrize("heads", ["whole", "filter", "flat"])
 @pytest.mark.parametrize("sizes", WIDTHS.values(), ids=WIDTHS)
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
@@ -149,7 +149,7 @@ def test_shrinking_twin_heads_gives_the_source_back(saved, tmp_path, family, hea
     assert_round_trip(saved, tmp_path, family, head, sizes, options)
 
 
-@pytest.mark.covering
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("wavelet", ["db2", "sym8", "bior4.4", "rbio3.3"])
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_every_wavelet_shrinks_back_what_it_grew(saved, tmp_path, family, head, wavelet):
@@ -192,7 +192,7 @@ FILTERS = [
 ]
 
 
-@pytest.mark.covering
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("options", FILTERS, ids=str)
 @pytest.mark.parametrize("sizes", [WIDTHS["heads added"], WIDTHS["head_dim grows"]], ids=["heads", "head_dim"])
 @pytest.mark.parametrize(("family", "head"), [("gpt2", "GPT2LMHeadModel"), ("bert", "BertForMaskedLM")])

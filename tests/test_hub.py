@@ -11,6 +11,8 @@ from cards import metadata, recipe_in
 from hub_repos import OTHER_TOKEN
 from hub_server import serving
 
+pytestmark = pytest.mark.slow
+
 SOURCE_CARD = b"---\nlicense: cc-by-4.0\nlanguage: en\npipeline_tag: text-generation\n---\n\n# The source\n"
 
 
@@ -84,7 +86,6 @@ def test_the_card_says_where_the_model_comes_from(hub, call):
     assert config["transformers_bot"]["revision"] == source.id
 
 
-@pytest.mark.slow
 def test_the_recipe_makes_the_model_again_and_it_can_be_verified(hub, call, tmp_path):
     pushed = call(hub_calls.push, "org/source", "me/again")
     made = call(hub_calls.remake, recipe_in(hub.text("me/again", "README.md")), str(tmp_path))
@@ -110,7 +111,6 @@ def test_a_second_push_keeps_what_a_person_wrote(hub, call):
     assert hub.text("me/edited", "notes.txt") == "mine"
 
 
-@pytest.mark.slow
 def test_pushing_the_same_again_commits_nothing(hub, call):
     first = call(hub_calls.push, "org/source", "me/same")
     again = call(hub_calls.push, "org/source", "me/same")
@@ -118,7 +118,6 @@ def test_pushing_the_same_again_commits_nothing(hub, call):
     assert len(titles(hub, "me/same")) == 2
 
 
-@pytest.mark.covering(few=3)
 @pytest.mark.parametrize(
     ("method", "path", "status", "times"),
     [
@@ -145,7 +144,6 @@ def test_a_failing_upload_is_tried_again_and_committed_once(hub, call, method, p
     assert call(hub_calls.load, repo)["digest"] == pushed["digest"]
 
 
-@pytest.mark.slow
 def test_an_upload_that_goes_on_failing_ends_with_the_hubs_own_error(hub, call):
     before = len(hub.requests)
     hub.fail("POST", "/commit/", 503, times=3)
@@ -165,7 +163,6 @@ def test_a_refusal_is_not_tried_again(hub, call):
     assert sum("/commit/" in path for _, path, _ in hub.requests[before:]) == 1
 
 
-@pytest.mark.slow
 def test_text_written_between_reading_and_committing_is_kept(hub, call):
     call(hub_calls.push, "org/source", "me/race")
     late = hub.text("me/race", "README.md") + "\nWritten at the last moment.\n"
@@ -187,7 +184,6 @@ def test_a_card_that_cannot_be_fetched_is_not_taken_for_a_missing_one(hub, call)
     hub.faults.clear()
 
 
-@pytest.mark.slow
 def test_weights_of_an_earlier_push_do_not_stay_beside_the_new_ones(hub, call):
     files = []
     for limit in ("2KB", "50GB", "2KB"):
@@ -199,7 +195,6 @@ def test_weights_of_an_earlier_push_do_not_stay_beside_the_new_ones(hub, call):
     assert len(files[0]) > 3
 
 
-@pytest.mark.slow
 def test_branch_private_and_pull_request(hub, call):
     call(hub_calls.push, "org/source", "me/closed", private=True, revision="v2", commit_message="Smaller")
     assert hub.repos["me/closed"].private
@@ -229,7 +224,6 @@ def test_a_card_that_cannot_be_updated_stops_the_push(hub, call, card, word):
     assert set(hub.repos[name].head().files) == {"README.md"}
 
 
-@pytest.mark.slow
 def test_a_reloaded_and_trained_model_keeps_its_card(hub, call):
     call(hub_calls.push, "org/source", "me/first")
     call(hub_calls.push_again, "me/first", "me/second", changed=True)
@@ -245,7 +239,6 @@ def test_a_model_that_was_not_resized_is_refused(call):
     assert "no provenance" in message
 
 
-@pytest.mark.slow
 def test_transformers_own_ways_to_push_still_work(hub, call):
     assert {"config.json", "model.safetensors", "README.md"} <= call(hub_calls.save_and_push, "org/source", "me/own")
     assert call(hub_calls.load, "me/own")["provenance"]["method"] == "bot"
@@ -264,7 +257,6 @@ def test_a_push_without_the_right_token_passes_the_hubs_answer_on(call):
     assert "401" in message
 
 
-@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("way", ["memory", "reloaded", "an earlier version's"])
 def test_a_push_of_a_local_source_tells_no_path(hub, call, saved, tmp_path, way):
     folder, _ = saved("gpt2", "GPT2LMHeadModel")

@@ -52,7 +52,7 @@ def best(score, count):
 # -- slicing --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.covering
+@pytest.mark.covering(few=2)
 @BY
 @MAIN
 def test_every_tensor_is_a_slice_of_the_source(saved, family, head, calibrated):
@@ -190,6 +190,7 @@ def test_masked_tokens_do_not_count(head):
         torch.testing.assert_close(score, short[key], msg=lambda m, k=key: f"{k}: {m}")
 
 
+@pytest.mark.covering(few=1)
 @BY
 def test_the_result_is_the_same_every_time(saved, calibrated):
     folder, built = saved("roberta", "RobertaForMaskedLM", layer=3)
@@ -210,6 +211,7 @@ def test_provenance_says_what_decided(saved, tmp_path, calibrated):
     assert_same_outputs(outputs(again, built.inputs), outputs(target, built.inputs), tolerance=1e-12)
 
 
+@pytest.mark.covering("family")
 @pytest.mark.parametrize(("family", "head"), ALL_HEADS)
 def test_a_plan_from_configs_accounts_for_every_tensor(family, head):
     config = tiny_config(family, head, layer=3)

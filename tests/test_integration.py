@@ -26,7 +26,7 @@ def _leaves_transformers_as_it_was():
     assert PreTrainedModel.__dict__["from_pretrained"] is ORIGINAL
 
 
-@pytest.mark.covering("family")
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize(("family", "head"), ALL_HEADS)
 def test_concrete_classes_resize_inside(saved, family, head):
     folder, built = saved(family, head)

@@ -77,6 +77,7 @@ def test_what_is_new_beside_what_is_lost_does_not_make_up_for_it(saved, tmp_path
 # -- suggestions --------------------------------------------------------------------------------------
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("config", [BertConfig(hidden_size=128, num_attention_heads=16), GPT2Config()])
 def test_no_size_of_next_to_no_width_is_proposed_without_a_word(config):
     for ratio in (0.9, 0.5, 0.1, 0.03, 0.01):

@@ -53,6 +53,7 @@ def same_parameters(one, two) -> bool:
 # -- defaults and provenance ----------------------------------------------------------------------
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("sizes", [HALF, ODD], ids=["half", "odd"])
 @pytest.mark.parametrize("family", PRE)
 def test_prenorm_models_shrink_in_the_principal_basis(saved, family, sizes):
@@ -63,6 +64,7 @@ def test_prenorm_models_shrink_in_the_principal_basis(saved, family, sizes):
     assert not same_parameters(model, shrink(saved, family, sizes, options={"basis": "plain", "order": "kept"}))
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("sizes", [HALF, ODD], ids=["half", "odd"])
 @pytest.mark.parametrize("family", POST)
 def test_postnorm_models_shrink_in_another_order(saved, family, sizes):
@@ -90,7 +92,7 @@ def test_the_basis_stays_plain_where_it_cannot_be_turned(saved, family, sizes, o
     assert made["basis"] == made["options"]["basis"] == "plain"
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @each_family
 def test_the_options_in_the_provenance_make_the_same_model_again(saved, tmp_path, family):
     first = shrink(saved, family)
@@ -239,7 +241,7 @@ SUBSPACE = {
 }
 
 
-@pytest.mark.covering(few=3)
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize(("family", "head", "changes", "sizes"), SUBSPACE.values(), ids=SUBSPACE)
 def test_a_stream_in_a_hidden_subspace_shrinks_without_loss(tmp_path, family, head, changes, sizes):
     # No two neighbours are alike in it: only its principal directions tell where the stream lies.
@@ -264,7 +266,7 @@ def test_a_stream_in_a_hidden_subspace_shrinks_without_loss(tmp_path, family, he
     assert all(float((plain[name] - x).abs().max()) > 0.05 * float(x.abs().max()) for name, x in expected.items())
 
 
-@pytest.mark.covering
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize(
     ("role", "heads"), [("ffn", "whole"), ("heads", "whole"), ("heads", "filter"), ("hidden", "whole")]
 )
@@ -291,7 +293,7 @@ def test_shuffled_copies_shrink_without_loss(tmp_path, family, head, role, heads
     assert any(float((kept[name] - x).abs().max()) > 0.01 * float(x.abs().max()) for name, x in expected.items())
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @each_family
 def test_half_precision_sources_shrink_to_the_same_model(tmp_path, family):
     head = HEAD[family]

@@ -12,7 +12,7 @@ HEADS = {
 }
 
 
-@pytest.mark.covering("family options", "hidden")
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("options", [{}, {"order": "strongest"}], ids=["default", "strongest"])
 @pytest.mark.parametrize("hidden", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("family", HEADS)

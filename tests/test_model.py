@@ -120,6 +120,7 @@ def test_saved_and_reloaded_by_plain_transformers_without_a_word(saved, tmp_path
     assert keys_of(tmp_path / "out") == keys_of(tmp_path / "scratch")
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_provenance_survives_a_reload(saved, tmp_path, family, head):
     folder, built = saved(family, head)
@@ -153,7 +154,7 @@ def test_generation_config_is_kept(tmp_path):
 # -- keywords -------------------------------------------------------------------------------------
 
 
-@pytest.mark.covering
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, "bfloat16", torch.float16, "float32"])
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_dtype_is_the_result_of_one_cast(saved, family, head, dtype):

@@ -31,7 +31,7 @@ def test_one_hot_ligo_is_stacking_and_copies(saved, family, head):
         np.testing.assert_array_equal(tensor.numpy(), np.concatenate(copied, axis=-1), err_msg=name)
 
 
-@pytest.mark.covering("family", "changes method")
+@pytest.mark.covering(few=4)
 @pytest.mark.parametrize("method", OPERATORS)
 @pytest.mark.parametrize("changes", [BIG, {"layer": 3}, {"hidden": 24, "heads": 3, "ffn": 48}], ids=str)
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
@@ -162,7 +162,7 @@ def test_ring_trace_is_the_plain_contraction(ring, formula, rank):
     torch.testing.assert_close(found, torch.einsum(formula, x, *cores.values()))
 
 
-@pytest.mark.covering("family", "method keywords")
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize(("method", "keywords"), [("ligo", {}), ("mango", {}), ("mango", {"rank": 2})], ids=str)
 @pytest.mark.parametrize(("family", "head"), TRAINED_HEADS)
 def test_gradients_reach_all_of_the_operator_and_nothing_else(saved, family, head, method, keywords):

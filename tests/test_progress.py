@@ -253,7 +253,7 @@ class Screen(io.StringIO):
         return super().write(text)
 
 
-@pytest.mark.covering
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("takes", [0, 3])
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), BrokenPipeError(32, "Broken pipe"), ValueError("not open")]

@@ -215,6 +215,7 @@ def test_units_that_others_tell_are_dropped_without_loss(tmp_path, monkeypatch, 
     assert any(float((similar[name] - x).abs().max()) > 0.01 * float(x.abs().max()) for name, x in expected.items())
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_calibrated_models_stay_nearer_to_their_source(saved, family):
     head = HEAD[family]
@@ -229,7 +230,7 @@ def test_calibrated_models_stay_nearer_to_their_source(saved, family):
     assert distance(calibration=batches) < 0.9 * distance()
 
 
-@pytest.mark.covering("family")
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize(("family", "head"), ALL_HEADS)
 def test_every_head_shrinks_calibrated(saved, family, head):
     folder, built = saved(family, head, heads=4)

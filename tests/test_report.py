@@ -67,7 +67,7 @@ def hostile(report: Report) -> Report:
 # -- every parameter once -----------------------------------------------------------------------
 
 
-@pytest.mark.covering("family change")
+@pytest.mark.covering("family", "change")
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize(("family", "head"), ALL_HEADS)
 def test_every_parameter_of_the_result_is_in_exactly_one_row(family, head, change):
@@ -122,6 +122,7 @@ def test_a_plan_that_has_not_run_has_no_report():
 # -- plain data ---------------------------------------------------------------------------------
 
 
+@pytest.mark.covering(few=1)
 def test_json_brings_the_same_report_back(reports, tmp_path):
     for number, report in enumerate([*reports.values(), hostile(reports["gpt2 half"])]):
         assert Report.from_dict(report.to_dict()) == report
@@ -273,7 +274,7 @@ def test_ranges():
 # -- picture ------------------------------------------------------------------------------------
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt2 half", "bert grown", "vit half"])
 def test_a_picture_is_drawn_and_pyplot_left_alone(reports, tmp_path, name):
     import matplotlib

@@ -72,7 +72,7 @@ def test_whole_multiples_of_width_keep_the_outputs(saved, family, head, sizes, m
     assert_same_outputs(logits(target, built.inputs), logits(built.model, built.inputs))
 
 
-@pytest.mark.covering("family method")
+@pytest.mark.covering(few=4)
 @pytest.mark.parametrize("method", ["tile", "fpi", "lemon"])
 @pytest.mark.parametrize(
     ("family", "head"),
@@ -126,6 +126,7 @@ def test_lemon_grows_the_mlp_of_postnorm_models_at_any_ratio(saved, family, head
     assert_same_outputs(logits(target, built.inputs), logits(built.model, built.inputs))
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("sizes", [LEMONS["4/3"], WIDTHS["heads added"], WIDTHS["head_dim grows"]], ids=str)
 def test_lemon_parts_its_copies_in_training(saved, sizes):
     folder, built = saved("gpt2", "GPT2LMHeadModel", dtype=torch.float32)
@@ -188,7 +189,7 @@ def test_a_plan_accounts_for_every_tensor(family, head, method):
         assert made.inherited == 1.0
 
 
-@pytest.mark.covering
+@pytest.mark.covering(few=5)
 @pytest.mark.parametrize("method", COVERED)
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_every_method_runs_and_is_saved(saved, tmp_path, family, head, method):
@@ -202,6 +203,7 @@ def test_every_method_runs_and_is_saved(saved, tmp_path, family, head, method):
     assert all(torch.isfinite(x).all() for x in found.values())
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("method", SEEDED)
 def test_the_seed_decides_what_is_drawn(saved, method):
     def grown(seed):
@@ -217,6 +219,7 @@ def test_the_seed_decides_what_is_drawn(saved, method):
 # -- scratch ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("call", ["no config", "equal config", "fields", "another size"])
 def test_scratch_is_what_transformers_initialises(saved, call):
     folder, built = saved("gpt2", "GPT2LMHeadModel", dtype=torch.float32)

@@ -67,6 +67,7 @@ def fields(path: Path) -> dict:
     return json.loads(path.read_text())
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("prefix", [OLD, NEW])
 @pytest.mark.parametrize("spelling", ["word_embedding_dimension", "embedding_dimension"])
 def test_modules_come_along_at_the_new_width(tmp_path, spelling, prefix):
@@ -95,7 +96,7 @@ def test_the_longest_text_follows_the_positions(tmp_path):
 # -- readers --------------------------------------------------------------------------------------
 
 
-@pytest.mark.covering(few=4)
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_a_dense_module_is_resized_as_any_reader_of_the_stream(tmp_path, method):
     """Against a head of the model itself, which reads the same stream: same weights, same result."""
@@ -130,6 +131,7 @@ def test_a_dense_module_is_resized_as_any_reader_of_the_stream(tmp_path, method)
     assert fields(tmp_path / "out/2_Dense/config.json")["in_features"] == wanted.hidden_size
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(("sizes", "calibrated"), [(SMALLER, False), (SMALLER, True), (LARGER, False)])
 def test_the_order_and_the_picks_of_units_reach_the_modules(tmp_path, sizes, calibrated):
     """A stream whose units are put in another order, merged or picked is read so by the modules, too."""
@@ -294,7 +296,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.covering(few=9)
+@pytest.mark.covering(few=6)
 @pytest.mark.parametrize(("edit", "error", "said"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_carried_is_refused_by_name(tmp_path, edit, error, said):
     source = write_folder(tmp_path / "source", ("Pooling", pooling()), ("Dense", dense(12, 5)))
@@ -362,6 +364,7 @@ def test_a_folder_that_begins_with_no_transformer_says_so(tmp_path, kind, place)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_verify_compares_modules(tmp_path):
     source = write_folder(tmp_path / "source", ("Pooling", pooling()), ("Dense", dense(12, 5)))
     resize_checkpoint(source, tmp_path / "out", **GROWN)
@@ -392,7 +395,7 @@ def test_such_a_folder_is_replaced_as_a_whole_and_no_other(tmp_path):
     assert (tmp_path / "out/1_Pooling/notes.txt").read_text() == "mine"
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(
     ("kind", "tag", "pipeline"),
     [

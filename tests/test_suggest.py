@@ -25,7 +25,7 @@ def source_of(family, **sizes):
     return tiny_config(family, HEADS[family], **{"layer": 6, "hidden": 48, "heads": 6, "ffn": 192, **sizes})
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("ratio", [0.3, 0.5, 2.0, 4.0])
 def test_every_proposal_can_be_built_and_is_counted_exactly(family, ratio):
@@ -52,7 +52,7 @@ def _fields(config, one):
     return {**{n: v for n, v in config.to_dict().items() if n != "model_type"}, **own, **pooler, **one.fields}
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_width_and_depth_go_one_way_and_heads_stay_as_wide(family):
     config = source_of(family)
@@ -74,6 +74,7 @@ def test_the_order_is_nearness_in_steps_and_then_cost():
     assert len(set(widths)) == len(widths)  # one depth a width
 
 
+@pytest.mark.slow
 def test_an_exact_halving_costs_less_than_a_partial_level():
     halved, partial = (
         next(one for one in suggest(source_of("bert"), like=like) if one.sizes["hidden"] == width)

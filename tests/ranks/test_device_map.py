@@ -49,7 +49,7 @@ def test_offloaded_to_disk(case, disk_map, tmp_path):
     assert_same_outputs(outputs(model, inputs), expected, 1e-12)
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 def test_offloaded_for_want_of_memory(case, tmp_path):
     folder, wanted, head, inputs, expected = case
     model = resize(folder, wanted, head, device_map="auto", max_memory={"cpu": 60_000}, offload_folder=str(tmp_path))
@@ -67,7 +67,7 @@ def test_saved_after_offload(case, disk_map, tmp_path):
     assert_same_outputs(outputs(again, inputs), expected, 1e-12)
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 def test_all_of_it_on_disk(case, tmp_path):
     """Tied embeddings included."""
     folder, wanted, head, inputs, expected = case
@@ -76,7 +76,7 @@ def test_all_of_it_on_disk(case, tmp_path):
     assert_same_outputs(outputs(model, inputs), expected, 1e-12)
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 def test_disk_without_a_folder(case, disk_map):
     folder, wanted, head, *_ = case
     with pytest.raises(ValueError, match="offload_folder"):
