@@ -179,6 +179,18 @@ def test_plan_is_what_from_pretrained_does(saved):
     assert set(made.dropped) == info["unexpected_keys"]
 
 
+def test_a_head_of_another_count_is_renewed_and_nothing_unexpected(saved):
+    folder, _ = saved("bert", "BertForSequenceClassification")
+    keywords = {"hidden_size": 24, "num_attention_heads": 6, "num_labels": 7, "ignore_mismatched_sizes": True}
+    made = BoTModelForSequenceClassification.plan(folder, **keywords)
+    assert made.renewed == ["classifier.weight", "classifier.bias"]
+    assert made.left_out == []
+    _, info = BoTModelForSequenceClassification.from_pretrained(folder, output_loading_info=True, **keywords)
+    assert info["unexpected_keys"] == set()
+    assert info["missing_keys"] == set()
+    assert {name for name, *_ in info["mismatched_keys"]} == {"classifier.weight", "classifier.bias"}
+
+
 # -- odd ratios: small analogues of 384 -> 512, 768 -> 512, 1024 -> 768, 24 -> 12, 12 -> 8, 12 -> 16 heads
 
 WAVELET_DEPTH = {"depth": "wavelet", "wavelet": "bior4.4"}
