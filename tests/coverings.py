@@ -51,6 +51,8 @@ def mark_slow(items: list[pytest.Item]) -> None:
     groups = defaultdict(list)
     for item in items:
         if item.get_closest_marker("covering"):
+            if not hasattr(item, "callspec"):
+                raise pytest.UsageError(f"{item.nodeid} is marked covering, but has no parameters.")
             groups[item.parent, item.originalname].append(item)
     for group in groups.values():
         rows = {item.name: {name: _key(value) for name, value in item.callspec.params.items()} for item in group}
