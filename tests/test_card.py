@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transformers_bot import BadOption
-from transformers_bot.cli import recipes
+from transformers_bot.cli.options import read_recipe
 from transformers_bot.hub.card import BEGIN, MARKER, code, in_markers, model_card, recipe, split_card, update_card
 from transformers_bot.hub.provenance import base_model, public
 
@@ -73,7 +73,7 @@ def test_the_command_line_reads_the_recipe(tmp_path):
     config.dtype = "float32"
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe_in(model_card(config, None, name="me/../a b")))
-    assert recipes.read(str(path)) == {
+    assert read_recipe(str(path)) == {
         "source": "org/source",
         "out": "a-b",
         "revision": COMMIT,
