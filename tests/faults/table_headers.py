@@ -101,39 +101,48 @@ FILES = {
 }
 LENGTHS = {
     "200 MB header": refused(
-        length(200_000_000), r"not a safetensors file .*a header of 200,000,000 bytes, and 100,000,000 is the most"
+        length(200_000_000), r"not a safetensors file .*a header of 200,000,000 bytes, and 32,000,000 is the most"
     ),
     "header of 2^63": refused(length(1 << 63), r"a header of 9,223,372,036,854,775,808 bytes"),
     "header of 2^64 - 1": refused(length((1 << 64) - 1), r"a header of 18,446,744,073,709,551,615 bytes"),
-    "header of 99 MB in a small file": refused(
-        length(99_000_000), r"truncated \(needs 99,000,008 bytes for the header alone, has 10\)"
+    "header of 31 MB in a small file": refused(
+        length(31_000_000), r"truncated \(needs 31,000,008 bytes for the header alone, has 10\)"
     ),
     "header of 0": refused(length(0), "no header begins after its first 8 bytes"),
     "header shorter than written": refused(length(1), "no header begins"),
-    "99 MB of spaces": refused(header_text(b"{" + b" " * 99_000_000), r"expected a quoted name at byte 99,000,009"),
-    "99 MB of one name": refused(header_text(b'{"' + b"a" * 99_000_000), r"expected a quoted name at byte 9, found"),
-    "99 MB of lists": refused(
-        header_text(b'{"a":{"dtype":"F32","shape":[' + b"0," * 49_000_000 + b"0]}}"), r"expected a tensor's dtype"
+    "33 MB of spaces": refused(header_text(b"{" + b" " * 33_000_000), r"and 32,000,000 is the most there can be"),
+    "31 MB of spaces": refused(header_text(b"{" + b" " * 31_000_000), r"EOF while parsing an object at line 1"),
+    "31 MB of one name": refused(header_text(b'{"' + b"a" * 31_000_000), r"EOF while parsing a string at line 1"),
+    "31 MB of lists": refused(
+        header_text(b'{"a":{"dtype":"F32","shape":[' + b"0," * 15_000_000 + b"0]}}"),
+        r"holds 15,000,001 values, more than its tensors can have",
     ),
-    "99 MB of metadata": refused(
-        header_text(b'{"__metadata__":{' + b'"a":"b",' * 12_000_000), r"at most 8,000,000 bytes and 10,000 texts of"
+    "as many numbers as are read": refused(
+        header_text(b'{"a":{"dtype":"F32","shape":[' + b"0," * 19_000 + b"0]}}"), r"missing field `data_offsets`"
     ),
-    "99 MB of metadata in one text": refused(
-        header_text(b'{"__metadata__":{"a":"' + b"\xf0\x9f\xa4\x97" * 24_000_000 + b'"}}'), r"at most 8,000,000 bytes"
+    "31 MB of metadata": refused(
+        header_text(b'{"__metadata__":{' + b'"a":"b",' * 3_800_000), r"more than its tensors can have \(20,000\)"
     ),
-    "a million tensors and one": refused(many(1_000_001), r"names more than 1,000,000 tensors, which no model has"),
+    "as many texts of metadata as are read": refused(
+        header_text(b'{"__metadata__":{' + b",".join(b'"%d":""' % number for number in range(20_000)) + b"}}"),
+        "holds no tensors",
+    ),
+    "31 MB of metadata in one text": refused(
+        header_text(b'{"__metadata__":{"a":"' + b"\xf0\x9f\xa4\x97" * 7_700_000 + b'"}}'), "holds no tensors"
+    ),
+    "half a million tensors": refused(many(500_000), r"more than its tensors can have \(1,000,000\)"),
 }
 TEXTS = {
     "a list": refused(header_text(b"[1, 2, 3]"), "no header begins"),
-    "deep": refused(header_text(b'{"a":' + b"[" * 100_000), "expected a tensor's dtype, shape and data_offsets"),
-    "deep objects": refused(header_text(b'{"a":' * 100_000), "expected a tensor's dtype, shape and data_offsets"),
-    "cut JSON": refused(header_text(b'{"a":{"dtype":"F32","sha'), "expected a tensor's dtype"),
-    "comma at the end": refused(header_text(b'{"__metadata__":{},}'), "expected a quoted name"),
-    "comma at the start": refused(header_text(b'{,"a":{}}'), "expected a quoted name"),
-    "no colon": refused(header_text(b'{"a" {}}'), "expected ':'"),
-    "text behind": refused(header_text(b'{"__metadata__":{}} x'), "expected the end"),
-    "metadata no texts": refused(header_text(b'{"__metadata__":{"a":1}}'), "expected a text in __metadata__"),
-    "a NUL": refused(header_text(b'{"a\0":{}}'), "expected a quoted name"),
+    "deep": refused(header_text(b'{"a":' + b"[" * 100_000), "recursion limit exceeded"),
+    "deep objects": refused(header_text(b'{"a":' * 100_000), "recursion limit exceeded"),
+    "cut JSON": refused(header_text(b'{"a":{"dtype":"F32","sha'), "EOF while parsing a string"),
+    "comma at the end": refused(header_text(b'{"__metadata__":{},}'), "trailing comma"),
+    "comma at the start": refused(header_text(b'{,"a":{}}'), "key must be a string"),
+    "no colon": refused(header_text(b'{"a" {}}'), "expected `:`"),
+    "text behind": refused(header_text(b'{"__metadata__":{}} x'), "trailing characters"),
+    "metadata no texts": refused(header_text(b'{"__metadata__":{"a":1}}'), "integer `1`, expected a string"),
+    "a NUL": refused(header_text(b'{"a\0":{}}'), "control character"),
     "no tensors": refused(header_text(b"{}"), rf"model\.safetensors holds no tensors\. {AGAIN}"),
     "a tensor twice": refused(
         lambda folder: named(
@@ -142,12 +151,12 @@ TEXTS = {
         r"names '.*' twice",
     ),
     "a name of 1 MB": refused(
-        named(b'"' + b"a" * 1_000_000 + b'"'), r"a tensor name of 1,000,000 bytes, b'a{40}'\.\.\."
+        named(b'"' + b"a" * 1_000_000 + b'"'), r"a tensor name of 1,000,000 characters, 'a{40}'\.\.\."
     ),
-    "a name that is no UTF-8": refused(named(b'"\xff\xfe"'), r"has b'\"\\xff\\xfe\"' as a text"),
-    "a name with a bad escape": refused(named(b'"\\x"'), "as a text"),
-    "a name with half a character": refused(named(b'"\\ud800"'), "as a text"),
-    "metadata with half a character": refused(header_text(b'{"__metadata__":{"a":"\\ud800"}}'), "as a text"),
+    "a name that is no UTF-8": refused(named(b'"\xff\xfe"'), "invalid utf-8 sequence"),
+    "a name with a bad escape": refused(named(b'"\\x"'), "invalid escape"),
+    "a name with half a character": refused(named(b'"\\ud800"'), "end of hex escape"),
+    "metadata with half a character": refused(header_text(b'{"__metadata__":{"a":"\\ud800"}}'), "end of hex escape"),
     "a name with terminal commands": refused(
         named(b'"\\u001b[31mred\\u0007"'), r"holds 1 tensor without any element: '\\x1b\[31mred\\x07'"
     ),
@@ -156,46 +165,43 @@ TEXTS = {
     ),
 }
 TENSORS = {
-    "overlap": refused(header(shifted), r"tensors '.*' and '.*' overlap in the file\. Download"),
-    "hole": refused(holed, r"4 bytes before tensor '.*' belong to no tensor"),
+    "overlap": refused(header(shifted), r"invalid offset for tensor `transformer.*`\. Download"),
+    "hole": refused(holed, r"invalid offset for tensor `transformer.*`\. Download"),
     "bytes behind": refused(longer, r"model\.safetensors has 4 bytes behind its last tensor that belong to no tensor"),
-    "unknown dtype": refused(field("dtype", "F31"), r"tensor '.*' has the dtype 'F31', which is none of BOOL, U8"),
-    "dtype no text": refused(field("dtype", ["F32"]), r"the dtype \['F32'\]"),
-    "dtype of other width": refused(field("dtype", "F16"), r"of F16, which is \d+ bytes, but data_offsets for \d+"),
+    "unknown dtype": refused(field("dtype", "F31"), r"unknown variant `F31`, expected one of `BOOL`"),
+    "dtype no text": refused(field("dtype", ["F32"]), "invalid type: sequence, expected string"),
+    "dtype of other width": refused(field("dtype", "F16"), "invalid shape, data type, or offset for tensor"),
     "shape too long": refused(
-        header(lambda h: first(h).update(shape=[7, *first(h)["shape"]])), "bytes, but data_offsets for"
+        header(lambda h: first(h).update(shape=[7, *first(h)["shape"]])),
+        "invalid shape, data type, or offset for tensor",
     ),
-    "shape huge": refused(
-        field("shape", [1 << 62, 1 << 62, 4]), r"which is 340282366920938\d+ bytes, but data_offsets for"
-    ),
-    "shape negative": refused(field("shape", [-1, -12]), r"the shape \[-1, -12\], which is no list of lengths"),
-    "shape no list": refused(field("shape", "12"), r"the shape '12', which is no list of lengths"),
-    "shape of fractions": refused(field("shape", [12.0]), "no list of lengths"),
-    "shape of truth values": refused(field("shape", [True, 12]), "no list of lengths"),
+    "shape huge": refused(field("shape", [1 << 62, 1 << 62, 4]), "overflow computing buffer size from shape"),
+    "shape negative": refused(field("shape", [-1, -12]), "integer `-1`, expected usize"),
+    "shape no list": refused(field("shape", "12"), 'string "12", expected a sequence'),
+    "shape of fractions": refused(field("shape", [12.0]), "floating point `12.0`, expected usize"),
+    "shape of truth values": refused(field("shape", [True, 12]), "boolean `true`, expected usize"),
     "offsets reversed": refused(
-        header(lambda h: first(h)["data_offsets"].reverse()), r"the data_offsets .*, which are no range of bytes"
+        header(lambda h: first(h)["data_offsets"].reverse()), r"invalid offset for tensor `transformer.*`"
     ),
-    "offsets negative": refused(field("data_offsets", [-48, 0]), "no range of bytes"),
-    "offsets three": refused(field("data_offsets", [0, 4, 8]), "no range of bytes"),
+    "offsets negative": refused(field("data_offsets", [-48, 0]), "integer `-48`, expected usize"),
+    "offsets three": refused(field("data_offsets", [0, 4, 8]), "invalid length 3, expected"),
     "offsets beyond the file": refused(
         header(lambda h: in_order(h)[-1].update(dtype="U8", shape=[1 << 50], data_offsets=[0, 1 << 50])),
-        "overlap|truncated",
+        "invalid offset|truncated",
     ),
     "offsets of 2^64": refused(
-        header(lambda h: first(h).update(dtype="U8", shape=[1 << 64], data_offsets=[0, 1 << 64])), "no list of lengths"
+        header(lambda h: first(h).update(dtype="U8", shape=[1 << 64], data_offsets=[0, 1 << 64])), "expected usize"
     ),
     "a number of 4,000 digits": refused(
         lambda folder: header_text(b'{"a":{"dtype":"F32","shape":[' + b"9" * 4_000 + b'],"data_offsets":[0,4]}}')(
             folder
         ),
-        r"\(4,0\d\d characters\)",
+        "number out of range",
     ),
-    "a field missing": refused(
-        header(lambda h: first(h).pop("dtype") and None), r"the fields .*, not dtype, shape and"
-    ),
-    "a field more": refused(field("stride", [1]), "the fields .*'stride'"),
+    "a field missing": refused(header(lambda h: first(h).pop("dtype") and None), "missing field `dtype`"),
+    "a field more": refused(field("stride", [1]), "fields that are none of dtype, shape and data_offsets"),
     "a field twice": refused(
-        header_text(b'{"a":{"dtype":"F32","dtype":"F32","shape":[0],"data_offsets":[0,0]}}'), "a field is given twice"
+        header_text(b'{"a":{"dtype":"F32","dtype":"F32","shape":[0],"data_offsets":[0,0]}}'), "duplicate field `dtype`"
     ),
     "empty tensors": refused(emptied, r"holds 28 tensors without any element: .*\(DeepSpeed ZeRO-3\)\. Gather them"),
 }

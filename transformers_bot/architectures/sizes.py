@@ -122,7 +122,7 @@ def _with_labels(config: PreTrainedConfig, chosen: dict[str, Any]) -> dict[str, 
             f"num_labels is {count}, but id2label names {len(names)} labels: {brief(repr(names))}. Give one of them, "
             "or as many names as labels."
         )
-    numbers = [_label_number(number) for number in names]
+    numbers = [label_number(number) for number in names]
     if None in numbers or len(set(numbers)) < len(numbers):
         raise BadOption(
             f"id2label has the keys {brief(repr(list(names)))}; they must be the labels' numbers, each once."
@@ -132,7 +132,7 @@ def _with_labels(config: PreTrainedConfig, chosen: dict[str, Any]) -> dict[str, 
     return {**fields, "id2label": dict(zip(numbers, names.values(), strict=True))}
 
 
-def _label_number(key: Any) -> int | None:
+def label_number(key: Any) -> int | None:
     """The number that a key of `id2label` is or spells, as JSON does; None for any other."""
     if isinstance(key, str):
         return int(key) if re.fullmatch(r"\d{1,9}", key, re.ASCII) else None

@@ -8,6 +8,9 @@ the place, both beside it, and the next run says so.
 
 What a killed run left is named in a warning; it is not deleted, for it can hold the folder that was moved aside. The
 lock file `.<name>.bot-lock` keeps other processes off; a killed process holds no lock.
+
+Why by hand: libraries for atomic writes (atomicwrites, and tempfile's ways) replace one file, not a folder that others
+may be reading, and none of them locks, checks the free space or tells what may be replaced.
 """
 
 import ctypes

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from transformers.configuration_utils import get_configuration_file
 from transformers.utils import CONFIG_NAME, cached_file
 
 from ..architectures import ADAPTERS
-from ..architectures.sizes import MAX_LAYERS, MAX_LENGTH
+from ..architectures.sizes import MAX_LAYERS, MAX_LENGTH, label_number
 from ..compat import NO_ERROR
 from ..errors import (
     BadCheckpoint,
@@ -28,6 +27,7 @@ from ..errors import (
 )
 from .files import LFS_POINTER, Folder, clean, from_hub, hub_keywords, is_plain, opened, shown, shown_path
 
+# Why not json.load alone: it takes a name given twice, any depth, and gigabytes of memory for a file of lists.
 # The largest index on the hub has some 10 MB and 100,000 entries, the largest config some 3 MB.
 MAX_BYTES = 16_000_000
 MAX_VALUES = 500_000
@@ -288,7 +288,7 @@ def _check_types(where: str, fields: Mapping[str, Any]) -> None:
         if fields.get(name) is not None and not isinstance(fields[name], dict):
             raise BadCheckpoint(f"{where}: {name} is {shown(fields[name])}, not an object. Correct it.")
     for key in fields.get("id2label") or ():
-        if not re.fullmatch(r"\d{1,9}", key, re.ASCII):
+        if label_number(key) is None:
             raise BadCheckpoint(f"{where}: id2label has the key {shown(key)}, which is no label's number. Correct it.")
     for name in fields.get("configuration_files") or ():
         if not is_plain(name):

@@ -1,4 +1,8 @@
-"""Writes safetensors files tensor by tensor: the bytes of save_pretrained, without the memory of a model."""
+"""Writes safetensors files tensor by tensor: the bytes of save_pretrained, without the memory of a model.
+
+Why by hand: safetensors' own save_file takes all tensors of a file at once, in memory. How tensors are split into files
+is huggingface_hub's.
+"""
 
 import errno
 import json

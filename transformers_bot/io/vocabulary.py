@@ -2,6 +2,8 @@
 
 The Rust library behind tokenizers can panic on a damaged file, or ask for more memory than there is, which ends
 the process. How many token ids there are, and how long a text may be, stands in the files.
+
+Why by hand: every reader of these files (tokenizers, sentencepiece, transformers' own classes) builds the tokenizer.
 """
 
 import base64
