@@ -85,7 +85,7 @@ def enlarge(out, name, start=b""):
     os.truncate(out / name, 1 << 30)
 
 
-NO_HEADER = (99_000_000).to_bytes(8, "little") + b"{" + b"[]," * 1000
+NO_HEADER = (31_000_000).to_bytes(8, "little") + b"{" + b"[]," * 1000
 UNREAD = {
     "a link": (lambda out: link_out(out, "config.json"), "config.json was changed since"),
     "a link added": (lambda out: (out / "vocab.txt").symlink_to("/etc/hostname"), "vocab.txt was added since"),

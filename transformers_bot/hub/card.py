@@ -293,6 +293,10 @@ def _origin_part(provenance: Mapping[str, Any]) -> str:
 
 # -- updating a card in place: our section and our metadata change, what a person wrote stays --------
 
+# Why by hand: huggingface_hub's metadata_update and ModelCard.save write all metadata anew, without the comments, the
+# order and the quoting of the person who wrote it, and know nothing of a section of the text. The split into metadata
+# and text, and the YAML that is added, are the library's.
+
 BEGIN = "<!-- transformers_bot: begin -->"
 MARKER = re.compile(r"^<!-- transformers_bot: (begin|end)(?: ([0-9a-f]{16}))? -->[ \t]*(?=\r?$)", re.MULTILINE)
 UNITED = ("tags", "base_model")  # lists to which ours are added; every other field of a person's stays as it is

@@ -1,4 +1,8 @@
-"""Pushes a resized model to the Hub with its card, report and provenance."""
+"""Pushes a resized model to the Hub with its card, report and provenance.
+
+Why not HfApi.upload_folder: the card must be merged with that of the very commit that the new one stands on, and a busy
+server is asked again for uploads only, not for the commit.
+"""
 
 import contextlib
 import copy

@@ -1,13 +1,13 @@
 """Plain data out of YAML that anybody may have written: the one reader of every card's metadata and every recipe.
 
-What is written with an anchor, an alias, a merge key or a type of its own is refused, not followed: with them a few
-hundred bytes grow to gigabytes, or hold themselves. Nothing here is recursive, and what is read is bounded before it
-is built: bytes, values, levels.
+PyYAML's safe loader builds it, with a pass over its events before. Why that pass: the safe loader follows anchors,
+aliases and merge keys, with which a few hundred bytes grow to gigabytes or hold themselves; it recurs as deep as the
+text does; and of two values of one name it keeps the last. All that is refused, with the line.
 """
 
 import math
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
@@ -15,10 +15,6 @@ MAX_CHARACTERS = 256_000  # a card with the results of an embedding model on a w
 MAX_VALUES = 50_000
 MAX_DEPTH = 24
 MAX_DIGITS = 40
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # some twenty times as fast where libyaml is there
-RESOLVER = yaml.resolver.Resolver()  # type: ignore[no-untyped-call]
-SCALARS = yaml.constructor.SafeConstructor()  # type: ignore[no-untyped-call]
-PLAIN = "tag:yaml.org,2002:"
 
 
 class NotPlain(ValueError):
@@ -46,7 +42,10 @@ def read_yaml(text: str, first_line: int = 1, most: int = MAX_CHARACTERS) -> Any
     if len(text) > most:
         raise NotPlain(f"it has {len(text):,} characters; at most {most:,} are read")
     try:
-        return _Reader(first_line).document(yaml.parse(text, Loader=LOADER))
+        _check(yaml.parse(text, Loader=LOADER))
+        return yaml.load(text, Loader=LOADER)
+    except _Refusal as error:
+        raise NotPlain(f"line {error.line + first_line} {error}") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f" in line {mark.line + first_line}" if mark else ""
@@ -57,90 +56,71 @@ def read_yaml(text: str, first_line: int = 1, most: int = MAX_CHARACTERS) -> Any
         raise NotPlain("it holds characters that are no text") from None
 
 
-class _Reader:
-    """Builds values out of the events of a parser, with a stack of its own instead of calls."""
+class _Refusal(Exception):
+    """What is no plain data, in words, and the line of the text that it is in, from 0."""
 
-    def __init__(self, first_line: int) -> None:
-        self._first_line = first_line
-        self._values = 0
+    def __init__(self, place: Any, what: str) -> None:
+        super().__init__(what)
+        self.line: int = place.start_mark.line
 
-    def document(self, events: Iterator[Any]) -> Any:
-        root: list[Any] = []
-        stack: list[list[Any] | _Table] = [root]
-        documents = 0
-        for event in events:
-            self._refuse(event)
-            if isinstance(event, yaml.DocumentStartEvent):
-                documents += 1
-                if documents > 1:
-                    self._fail(event, "begins a second document")
-            elif isinstance(event, yaml.ScalarEvent):
-                self._put(stack[-1], self._scalar(event), event)
-            elif isinstance(event, yaml.CollectionStartEvent):
-                if len(stack) > MAX_DEPTH:
-                    self._fail(event, f"is nested deeper than {MAX_DEPTH} levels")
-                made: list[Any] | _Table = [] if isinstance(event, yaml.SequenceStartEvent) else _Table()
-                self._put(stack[-1], made.fields if isinstance(made, _Table) else made, event)
-                stack.append(made)
-            elif isinstance(event, yaml.CollectionEndEvent):
-                stack.pop()
-        return root[0] if root else None
 
-    def _put(self, place: "list[Any] | _Table", value: Any, event: Any) -> None:
-        self._values += 1
-        if self._values > MAX_VALUES:
-            self._fail(event, f"is beyond the {MAX_VALUES:,} values that are read")
-        if isinstance(place, list):
-            place.append(value)
-        elif place.has_name:
-            place.fields[place.name], place.has_name = value, False
-        else:
-            if isinstance(value, (list, dict)):
-                self._fail(event, "has a list or a table as a name")
-            if value in place.fields or value != value:  # two NaN are two names
-                self._fail(event, f"has the name {_shown(value)} for the second time")
-            place.name, place.has_name = value, True
-
-    def _refuse(self, event: Any) -> None:
-        """What is no plain data."""
+def _check(events: Iterator[Any]) -> None:
+    """Refuse what is no plain data, and more of it than is read."""
+    documents = values = depth = 0
+    for event in events:
         if isinstance(event, yaml.AliasEvent):
-            self._fail(event, f"has an alias (*{_shown(event.anchor)}), which is not read: write the value itself")
+            raise _Refusal(event, f"has an alias (*{_shown(event.anchor)}), which is not read: write the value itself")
         if getattr(event, "anchor", None):
-            self._fail(event, f"has an anchor (&{_shown(event.anchor)}), which is not read: write the value itself")
-        tag = getattr(event, "tag", None)
-        # "!" says of a text only that it is one.
-        if tag and not (tag == "!" and isinstance(event, yaml.ScalarEvent)):
-            self._fail(event, f"has a type ({_shown(tag)}), which is not read: leave it out")
-
-    def _scalar(self, event: Any) -> Any:
-        text: str = event.value
-        if not event.implicit[0] or event.style or event.tag == "!":
-            return text
-        tag = RESOLVER.resolve(yaml.ScalarNode, text, (True, False)).removeprefix(PLAIN)  # type: ignore[no-untyped-call]
-        if tag == "merge":
-            self._fail(event, "has a merge key (<<), which is not read: write the fields themselves")
-        if tag not in ("null", "bool", "int", "float", "timestamp"):
-            return text
-        if tag in ("int", "float") and len(text) > MAX_DIGITS:
-            self._fail(event, f"has a number of {len(text):,} characters")
-        node = yaml.ScalarNode(f"{PLAIN}{tag}", text)
-        try:
-            value = getattr(SCALARS, f"construct_yaml_{tag}")(node)
-        except (ValueError, OverflowError, LookupError):
-            return text  # looks like a date or a number and is none, as 2024-02-31
-        return math.nan if value != value else value  # one object, so that what is read twice is equal
-
-    def _fail(self, event: Any, what: str) -> NoReturn:
-        raise NotPlain(f"line {event.start_mark.line + self._first_line} {what}")
+            raise _Refusal(event, f"has an anchor (&{_shown(event.anchor)}), which is not read: write the value itself")
+        tag, scalar = getattr(event, "tag", None), isinstance(event, yaml.ScalarEvent)
+        if tag:  # also "!" alone: it says that 12 is a text, and the loader makes a number of it
+            raise _Refusal(event, f"has a type ({_shown(tag)}), which is not read: leave it out")
+        if scalar and event.value == "<<" and event.implicit[0] and not event.style:
+            raise _Refusal(event, "has a merge key (<<), which is not read: write the fields themselves")
+        starts = isinstance(event, yaml.CollectionStartEvent)
+        documents += isinstance(event, yaml.DocumentStartEvent)
+        values += scalar or starts
+        depth += starts - isinstance(event, yaml.CollectionEndEvent)
+        if documents > 1:
+            raise _Refusal(event, "begins a second document")
+        if depth > MAX_DEPTH:
+            raise _Refusal(event, f"is nested deeper than {MAX_DEPTH} levels")
+        if values > MAX_VALUES:
+            raise _Refusal(event, f"is beyond the {MAX_VALUES:,} values that are read")
 
 
-class _Table:
-    """A table that is being read: its fields so far, and the name that waits for its value."""
+def plain_loader(base: Any) -> Any:
+    """A safe loader that refuses a name given twice, and takes for text what only looks like a date or a number."""
 
-    def __init__(self) -> None:
-        self.fields: dict[Any, Any] = {}
-        self.name: Any = None
-        self.has_name = False
+    class PlainLoader(base):  # type: ignore[misc]
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            names = set()
+            for key, _ in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise _Refusal(key, "has a list or a table as a name")
+                name = self.construct_object(key)
+                if name in names or name != name:  # two NaN are two names
+                    raise _Refusal(key, f"has the name {_shown(name)} for the second time")
+                names.add(name)
+            fields: dict[Any, Any] = super().construct_mapping(node, deep)
+            return fields
+
+        def construct_looked_like(self, node: Any) -> Any:
+            kind = node.tag.rpartition(":")[2]
+            if kind in ("int", "float") and len(node.value) > MAX_DIGITS:
+                raise _Refusal(node, f"has a number of {len(node.value):,} characters")
+            try:
+                value = getattr(self, f"construct_yaml_{kind}")(node)
+            except (ValueError, OverflowError, LookupError, AttributeError):
+                return node.value  # such as 2024-02-31, or a single =
+            return math.nan if value != value else value  # one object, so that what is read twice is equal
+
+    for kind in ("int", "float", "timestamp", "value"):
+        PlainLoader.add_constructor(f"tag:yaml.org,2002:{kind}", PlainLoader.construct_looked_like)
+    return PlainLoader
+
+
+LOADER = plain_loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # some twenty times as fast where libyaml is there
 
 
 def _shown(value: object) -> str:
