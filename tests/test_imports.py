@@ -72,7 +72,7 @@ def test_a_factory_brings_nothing_that_its_auto_class_does_not():
 def test_the_first_call_imports_no_architecture_but_the_one_it_is_for():
     """All that a call needs, on top of what every model of transformers needs."""
     models = {"bert", "roberta", "gpt2", "vit", "deit"}
-    found = loaded_by("import transformers_bot.calls")
+    found = loaded_by("import transformers_bot.run.loading")
     assert not {name for name in found if name.startswith("transformers.models.") and name.split(".")[2] in models}
     assert not found & {
         "matplotlib",

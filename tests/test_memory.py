@@ -9,14 +9,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from transformers_bot import BoTModel, auto, calls, compat
+from transformers_bot import BoTModel, auto, compat
 from transformers_bot.auto import no_full_search
 from transformers_bot.compat import Releasing
 from transformers_bot.ops.axis_map import from_dense, gather, identity
 from transformers_bot.ops.blocks import HELD, Scratch
 from transformers_bot.ops.moments_noise import Kept
 from transformers_bot.ops.recipe import Detail, Read, Recipe, apply, run
-from transformers_bot.run import opening
+from transformers_bot.run import loading, opening
 
 CPU = torch.device("cpu")
 
@@ -153,7 +153,7 @@ def test_no_full_search_ends_with_the_last_that_asked_for_it():
 @SEARCHES_ALL
 def test_a_call_puts_off_full_searches(monkeypatch):
     seen = []
-    monkeypatch.setattr(calls, "load", lambda *_: seen.append(gc.get_threshold()))
+    monkeypatch.setattr(loading, "load", lambda *_: seen.append(gc.get_threshold()))
     before = gc.get_threshold()
     BoTModel.from_pretrained("any", n_embd=8)
     assert seen == [(*before[:2], auto.NEVER)]
@@ -174,10 +174,10 @@ def test_a_threshold_that_somebody_sets_meanwhile_stays():
 def test_a_resize_settles_what_is_used_again_before_it_opens_anything(monkeypatch):
     asked = []
     monkeypatch.setattr(opening, "reuse", lambda: asked.append(1))
-    monkeypatch.setattr(opening, "sides", lambda *_: (_ for _ in ()).throw(LookupError("opened")))
-    words = SimpleNamespace(hub={}, bot_config=None)
+    monkeypatch.setattr(opening, "check_request", lambda _: (_ for _ in ()).throw(LookupError("opened")))
+    request = SimpleNamespace(name="any", keywords=None, subfolder=None)
     with pytest.raises(LookupError, match="opened"):
-        opening.open_resize(None, "any", None, None, words)
+        opening.open_resize(request)
     assert asked == [1]
     compat.reuse()
 

@@ -13,7 +13,7 @@ from transformers_bot.cli.terminal import FLAGS, KEYWORDS, RENAMED, in_options
 
 PACKAGE = Path(transformers_bot.__file__).parent
 # Modules whose messages no command can lead to: models in memory, in processes of a job, on GPUs, pushed to the Hub.
-NOT_REACHED = {"patching", "rendezvous", "distributed", "gpu", "hub", "signatures"}
+NOT_REACHED = {"integration", "rendezvous", "distributed", "gpu", "hub", "signatures"}
 NOT_REACHED |= {"tables", "plot", "wavelets", "valid", "axes", "operators", "banded_forms", "axis_map"}
 # Parts of messages that only a call from Python can meet, and why.
 ONLY_FROM_PYTHON = {

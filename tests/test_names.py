@@ -11,7 +11,7 @@ from transformers import BertConfig, GPT2Config, GPT2LMHeadModel
 import transformers_bot
 from transformers_bot import BadOption, BoTError, BoTModel, BoTModelForCausalLM, HubError, configs
 from transformers_bot.cli import main
-from transformers_bot.request.targets import named_config
+from transformers_bot.request.request import named_config
 
 TINY = {"n_embd": 16, "n_head": 2, "n_layer": 2, "vocab_size": 40, "n_positions": 20}
 

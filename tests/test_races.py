@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import transformers_bot.calls as calls
 import transformers_bot.hub.push as hub
 import transformers_bot.run.execute as resizing
 import transformers_bot.run.opening as opening
+import transformers_bot.run.unchanged as unchanged
 from transformers_bot import BadCheckpoint, BoTModelForCausalLM, SaveError, resize_checkpoint
 from transformers_bot.io.checkpoint import check_files
 
@@ -103,7 +103,7 @@ def test_also_for_a_model_in_memory(source, monkeypatch, change):
 
 @pytest.mark.parametrize("change", ["cut", "removed", "replaced"])
 def test_also_at_its_own_size(source, monkeypatch, change):
-    once(monkeypatch, calls, "check_files", lambda: CHANGES[change](source / "model.safetensors"), after=True)
+    once(monkeypatch, unchanged, "check_files", lambda: CHANGES[change](source / "model.safetensors"), after=True)
     with pytest.raises(BadCheckpoint, match="was changed or replaced"):
         BoTModelForCausalLM.from_pretrained(source)
 

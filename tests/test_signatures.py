@@ -20,7 +20,7 @@ from transformers_bot.architectures.classes import class_in_mapping
 from transformers_bot.auto import FACTORIES
 from transformers_bot.errors import BadKeyword, UnsupportedArchitecture
 from transformers_bot.request import signatures
-from transformers_bot.request.keywords import FILES, HUB, IGNORED, OURS, REFUSED, TARGET, init_keywords
+from transformers_bot.request.request import FILES, HUB, IGNORED, OURS, REFUSED, TARGET, init_keywords
 from transformers_bot.request.signatures import (
     ConfigFields,
     FolderKeywords,

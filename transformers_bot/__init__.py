@@ -49,8 +49,8 @@ if TYPE_CHECKING:  # for type checkers and editors; `_HOMES` says the same to Py
     from .learned.fitting import fit
     from .ops import wavelets
     from .options import BoTConfig
-    from .patching import disable, enable, integration
     from .report.report import Report
+    from .run.integration import disable, enable, integration
     from .run.writing import memory_bound
     from .tools.resize_checkpoint import resize_checkpoint
     from .tools.suggesting import Suggestion, suggest
@@ -90,10 +90,10 @@ _HOMES = {
     "Report": "report.report",
     "Suggestion": "tools.suggesting",
     "Verification": "tools.verifying",
-    "disable": "patching",
-    "enable": "patching",
+    "disable": "run.integration",
+    "enable": "run.integration",
     "fit": "learned.fitting",
-    "integration": "patching",
+    "integration": "run.integration",
     "memory_bound": "run.writing",
     "plan": "auto",
     "push_to_hub": "hub.push",

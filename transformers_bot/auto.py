@@ -1,6 +1,6 @@
 """The factories: `BoTModel` and one class per task, in the manner of transformers' Auto classes.
 
-What a call does is in `calls.py`, which the first call imports: it needs torch and transformers' models,
+What a call does is in `run/loading.py`, which the first call imports: it needs torch and transformers' models,
 and whoever only imports a factory should not wait for them.
 """
 
@@ -237,10 +237,10 @@ class _BaseBoTModel(_Of[Model]):
 
         # Without keywords there is nothing to resize, and transformers shows its own bar.
         with no_full_search(), progress.bar("resizing") if {**kwargs, **ours} else nullcontext():
-            with progress.loading("calls"):
-                from . import calls  # torch, transformers' models and the methods
+            with progress.loading("run.loading"):
+                from .run import loading  # torch, transformers' models and the methods
 
-            return calls.load(cls, pretrained_model_name_or_path, model_args, {**kwargs, **ours})
+            return loading.load(cls, pretrained_model_name_or_path, model_args, {**kwargs, **ours})
 
     @classmethod
     def plan(
@@ -278,9 +278,9 @@ class _BaseBoTModel(_Of[Model]):
             torch_dtype=torch_dtype,
             output_loading_info=output_loading_info,
         )
-        from . import calls  # as above
+        from .run.from_configs import plan_for  # as above
 
-        return calls.plan_for(cls.class_for, pretrained_model_name_or_path, config, {**kwargs, **ours})
+        return plan_for(cls.class_for, pretrained_model_name_or_path, config, {**kwargs, **ours})
 
     @classmethod
     def class_for(cls, config: "PreTrainedConfig") -> "type[PreTrainedModel]":
@@ -344,10 +344,10 @@ def plan(
         torch_dtype=torch_dtype,
         output_loading_info=output_loading_info,
     )
-    from . import calls  # as in the factories
     from .architectures import classes
+    from .run.from_configs import plan_for  # as in the factories
 
-    return calls.plan_for(classes.class_for_task(task), source, config, {**kwargs, **ours})
+    return plan_for(classes.class_for_task(task), source, config, {**kwargs, **ours})
 
 
 class BoTModel(_BaseBoTModel["PreTrainedModel"]):

@@ -1,7 +1,8 @@
 """The errors a user can meet: each message says what is wrong, why, and the remedy."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from numbers import Rational
 
 
 class BoTError(Exception):
@@ -72,3 +73,34 @@ def suggest(word: object, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(str(word), list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def check_writable(values: Mapping[str, object]) -> None:
+    """Refuse a number of thousands of digits, which Python itself refuses to write: no message could quote it.
+
+    Args:
+        values: name of a keyword -> its value; containers are looked into.
+
+    Raises:
+        BadOption: such a number, by the keyword that holds it.
+
+    >>> check_writable({"n_layer": [10**5000]})
+    Traceback (most recent call last):
+    transformers_bot.errors.BadOption: n_layer holds a number of thousands of digits. Choose a smaller one.
+    """
+    for name, value in values.items():
+        if not _is_writable([name, value], set()):
+            keyword = name if isinstance(name, str) else "a keyword"
+            raise BadOption(f"{keyword} holds a number of thousands of digits. Choose a smaller one.")
+
+
+def _is_writable(value: object, seen: set[int]) -> bool:
+    if isinstance(value, Rational):
+        try:
+            return bool(str(value))
+        except ValueError:
+            return False
+    if not isinstance(value, (Mapping, list, tuple, set, frozenset)) or id(value) in seen:
+        return True
+    inner = [*value.keys(), *value.values()] if isinstance(value, Mapping) else value
+    return all(_is_writable(entry, {*seen, id(value)}) for entry in inner)

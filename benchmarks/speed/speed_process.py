@@ -17,7 +17,7 @@ READY = [  # imported once, by the server that forked processes come from
     "pywt",
     "transformers.modeling_utils",
     *(f"transformers.models.{name}.modeling_{name}" for name in ("bert", "deit", "gpt2", "vit")),
-    "transformers_bot.calls",
+    "transformers_bot.run.loading",
     "transformers_bot.tools.resize_checkpoint",
     "transformers_bot.ops.wavelets",
 ]

@@ -111,6 +111,6 @@ def _config(model: str | None, model_type: str) -> Any:
 
     if model is None or (model == model_type and not os.path.exists(model)):
         return CONFIG_MAPPING[model_type]()
-    from ..request.targets import named_config
+    from ..request.request import named_config
 
     return named_config(model)

@@ -323,16 +323,16 @@ def target(name: str, overrides: dict[str, Any]) -> Any:
     """
     from .. import architectures
     from ..architectures import configs, sizes
-    from ..request import targets
+    from ..request.request import READY, named_config
 
-    ready = name.removeprefix(targets.READY)
+    ready = name.removeprefix(READY)
     if ready not in configs.names() and not os.path.exists(name) and "/" not in name:
         hint = errors.suggest(ready, configs.names())
         raise errors.BadOption(
             f"{name!r} is neither a folder, a file, a Hub id with a slash, nor a ready config "
             f"({', '.join(configs.names())}).{hint}"
         )
-    config = targets.named_config(name)
+    config = named_config(name)
     return sizes.rebuild(architectures.get(config.model_type), config, overrides) if overrides else config
 
 

@@ -142,7 +142,7 @@ def _with_data(source: str, given: dict[str, Any]) -> dict[str, Any]:
     """The settings with batches in the place of the files to calibrate with; a method that learns has data."""
     from ..learned.batches import read_batches
     from ..learned.fitting import LEARNED
-    from ..request.keywords import HUB, picked
+    from ..request.request import HUB, picked
 
     if given.get("method") in LEARNED and "fit" not in given:
         raise BadOption(
@@ -187,7 +187,7 @@ class _Collector(logging.Handler):
 def _auto_class(folder: str, model_class: str) -> str:
     """The Auto class that makes `model_class` of the folder's config, or that class itself."""
     from ..architectures.classes import auto_class_of
-    from ..request.targets import read_config
+    from ..request.request import read_config
 
     found = auto_class_of(read_config(folder, {}), model_class)
     return found[1] if found else model_class

@@ -23,8 +23,7 @@ from ..errors import BadCheckpoint, BadOption
 from ..io import companions
 from ..io.checkpoint import PROCESSOR, VOCABULARIES
 from ..io.vocabulary import read_vocabulary
-from ..request.keywords import HUB, picked
-from ..request.targets import read_config
+from ..request.request import HUB, picked, read_config
 from .targets import class_number, hidden_at_random
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")

@@ -5,17 +5,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from ..compat import drawn_from
 from ..console import progress
 from ..errors import BadKeyword, BadOption, suggest
 from ..report.measure import Watch
-from ..run.execute import run_plan
-from ..run.loading import apart, hand_over
+from ..request.request import check_numbers
+from ..run.execute import apart, hand_over, run_plan
 from ..run.opening import Resize
 from .batches import Reader, find_files
-from .fitting import LEARNED, check_grows, check_numbers, learn
+from .fitting import LEARNED, check_grows, check_schedule, learn
 from .operators import growth_of
 
 OPTIONS = ("batches", "steps", "lr", "seed", "rank", "batch_size", "tokens")
@@ -39,9 +39,8 @@ class Fit:
         if not _are_paths(self.batches):
             given: Iterable[Mapping[str, Any]] = self.batches
             return given
-        reader = Reader(
-            resize.name, places, resize.config, resize.model_class, True, batch_size=self.batch_size, seed=self.seed
-        )
+        name, model_class = resize.request.name, resize.request.model_class
+        reader = Reader(name, places, resize.config, model_class, True, batch_size=self.batch_size, seed=self.seed)
         return reader.read(self.batches, self.tokens, self.steps * self.batch_size)
 
 
@@ -56,6 +55,7 @@ def fit_of(given: Mapping[str, Any] | None, method: str) -> Fit | None:
         return None
     if not isinstance(given, Mapping):
         raise BadOption(f"fit must be a dict of its options ({', '.join(OPTIONS)}), got {type(given).__name__}.")
+    check_numbers({name: value for name, value in given.items() if name != "batches"})
     for name in given:
         if name not in OPTIONS:
             raise BadKeyword(f"fit= has no option {name!r}; it has {', '.join(OPTIONS)}.{suggest(name, OPTIONS)}")
@@ -64,7 +64,7 @@ def fit_of(given: Mapping[str, Any] | None, method: str) -> Fit | None:
     if given.get("batches") is None:
         raise BadOption("there is nothing to learn from: name files or folders of texts or images with batches=.")
     found = Fit(**given)
-    check_numbers(found.steps, found.lr, found.seed)
+    check_schedule(found.steps, found.lr, found.seed)
     for name in ("batch_size", "tokens"):
         value = getattr(found, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -83,16 +83,15 @@ def fitted(
         seed: of new heads, as `skeleton_of` draws them.
     """
     check_grows(resize.plan.source_sizes, resize.plan.target_sizes)
-    watch = Watch(resize.plan, resize.adapter)
+    watch = Watch(resize.plan, resize.request.adapter)
     resizing, finishing = progress.resizing_seconds(resize.plan), progress.finishing_seconds(resize.plan)
     learning = progress.learning_seconds(resize.plan, asked.steps)
     progress.expects(resizing + finishing + learning)
     with progress.part("resizing", resizing):
         made = apart(run_plan(resize.plan, resize.tensors, resize.dtype, watch=watch))
-    with progress.part("building the model", finishing / 2), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with progress.part("building the model", finishing / 2), drawn_from(seed):
         model, _ = hand_over(resize, made)
-    growth = growth_of(resize.plan, resize.adapter, resize.opened.model.state_dict())
+    growth = growth_of(resize.plan, resize.request.adapter, resize.opened.model.state_dict())
     method = str(resize.plan.method["method"])
     with progress.part("fitting the operator", learning):
         facts = learn(model, method, growth, batches or (), asked.steps, asked.lr, asked.seed, asked.rank)

@@ -14,20 +14,20 @@ from torch import Tensor
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
-from .. import architectures, methods
+from .. import architectures
 from ..architectures.axes import Sizes
 from ..architectures.inventory import inventory_of
 from ..console import progress
 from ..errors import BadCheckpoint, BadKeyword, BadOption, suggest
 from ..hub.provenance import is_local, place_of, recorded_path
-from ..io.checkpoint import check_files, open_source, stored_dtype
+from ..io.checkpoint import check_files, stored_dtype
 from ..methods.ligo import UNFITTED
 from ..options import BoTConfig
 from ..planning.planner import Side, make_plan
 from ..report.report import Report
 from ..report.rows import number
-from ..request.keywords import FILES, HUB, picked
-from ..request.targets import read_config, sides
+from ..request.request import FILES, HUB, Request, check_numbers, read_config, sort_keywords
+from ..run.opening import open_checked
 from .flops import counted
 from .operators import Growth, LiGOOperator, MangoOperator, Operator, growth_of
 
@@ -91,7 +91,8 @@ def fit(
     Source: the operators' papers, named in `operators/`; budget and rates: the BoT paper, supplement C.5.
     """
     record = _record(model)
-    check_numbers(steps, lr, seed)
+    check_schedule(steps, lr, seed)
+    check_numbers({"rank": rank, **hub_keywords})
     progress.expects(OPENING + int(steps) + WRITING)
     with progress.part("opening the source", OPENING):
         growth = growth_for(model, record, hub_keywords, source)
@@ -119,7 +120,7 @@ def learn(
     Returns:
         What the record says of it from now on.
     """
-    check_numbers(steps, lr, seed)
+    check_schedule(steps, lr, seed)
     rate = float(LEARNING_RATE.get(model.config.model_type, LEARNING_RATE["bert"]) if lr is None else lr)
     operator = _operator(method, growth, int(seed), rank)
     run = _Run(model, operator.to(model.device))
@@ -177,7 +178,9 @@ def _record(model: Any) -> dict[str, Any]:
     )
 
 
-def check_numbers(steps: Any, lr: Any, seed: Any) -> None:
+def check_schedule(steps: Any, lr: Any, seed: Any) -> None:
+    """Refuse what is no number of steps, no learning rate or no seed."""
+    check_numbers({"steps": steps, "lr": lr, "seed": seed})
     if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
         raise BadOption(f"steps={steps!r} is no number of steps: a whole number of at least 1 is wanted.")
     if lr is not None and (isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 < lr < math.inf):
@@ -204,30 +207,32 @@ def _source_of(model: PreTrainedModel, record: Mapping[str, Any], source: str | 
 def growth_for(
     model: PreTrainedModel,
     record: Mapping[str, Any],
-    keywords: Mapping[str, Any],
+    given: Mapping[str, Any],
     source: str | os.PathLike[str] | None = None,
 ) -> Growth:
     """The source's tensors, planned against the tensors that the model has."""
-    for name in keywords:
+    for name in given:
         if name not in (*HUB, *FILES):
             raise BadKeyword(f"fit has no keyword {name!r}.{suggest(name, (*HUB, *FILES))}")
     name, revision, place = _source_of(model, record, source), record.get("revision"), place_of(model)
     opening = {} if revision is None else {"revision": revision}
     if source is None and place is not None and place.subfolder:
         opening["subfolder"] = place.subfolder
-    opening |= dict(keywords)
+    opening |= dict(given)
+    said = {"method": record["method"], "bot_config": record["options"], **opening}
+    keywords = sort_keywords({**said, "allow_pickle": bool(record.get("allow_pickle"))})
     try:
-        config = read_config(name, picked(opening, HUB), type(model.config))
-        kept = {key: value for key, value in opening.items() if key != "code_revision"}
-        checkpoint = check_files(name, kept, allow_pickle=bool(record.get("allow_pickle")))
-        opened = open_source(type(model), name, config, kept, checkpoint)
+        config = read_config(name, keywords.hub, type(model.config))
+        checkpoint = check_files(name, keywords.of_files, allow_pickle=keywords.allow_pickle)
+        opened = open_checked(type(model), name, config, keywords.of_files, checkpoint)
     except OSError as error:
         raise BadCheckpoint(
             f"the source {name!r} (revision {revision}) of this model cannot be opened again, and fit needs its "
             f"weights: {' '.join(str(error).split())}"
         ) from None
-    options = BoTConfig.from_any(record["options"])
-    before, after = sides(config, model.config, options)
+    adapter = architectures.get(config.model_type)
+    request = Request.of(name, config, adapter, keywords, lambda _: type(model), target=model.config)
+    before, after = request.sizes
     known = record["source_sizes"]
     if any(before[role] != length for role, length in known.items()):
         now = {role: before[role] for role in known}
@@ -236,8 +241,7 @@ def growth_for(
     stored = stored_dtype(opened.model)
     origin = Side(opened.model.config, before, inventory_of(opened.model), stored, opened.missing, opened.unexpected)
     target = Side(model.config, after, inventory_of(model), stored_dtype(model))
-    adapter = architectures.get(config.model_type)
-    plan = make_plan(adapter, origin, target, methods.get(record["method"], options), renew=True)
+    plan = make_plan(adapter, origin, target, request.method, renew=True)
     return growth_of(plan, adapter, opened.model.state_dict())
 
 

@@ -30,6 +30,7 @@ from .advice import general_warnings, smaller_roles
 MAX_READS = 1 << 20  # tensors that are read for all steps together; each takes some 200 bytes of a plan
 RENEWED = "its place in the target is initialised anew"
 FOREIGN = "not part of "
+ABSENT = "the source has no such tensor"
 
 
 @dataclass(frozen=True, repr=False)
@@ -158,6 +159,65 @@ class Side:
         return set(self.inventory.shapes) - set(self.inventory.ties) - self.absent
 
 
+@dataclass(frozen=True)
+class Pairing:
+    """Which tensors of the target the source has a counterpart of, before any recipe is made.
+
+    Attributes:
+        source_rules: source name -> its rule and layer.
+        rules: target name -> its rule and layer.
+        templates: target name -> its name with the layer left open.
+        stacks: template -> layer -> the source's tensor.
+        shapes_before: name of a tensor with a counterpart -> the shape of the source's tensors of its rule.
+        clashes: names among those -> the fixed role in which both sides differ; they are initialised anew.
+    """
+
+    source_rules: dict[str, tuple[Rule, int | None]]
+    rules: dict[str, tuple[Rule, int | None]]
+    templates: dict[str, str]
+    stacks: dict[str, dict[int | None, str]]
+    shapes_before: dict[str, tuple[int, ...]]
+    clashes: dict[str, str]
+
+    @property
+    def counterparts(self) -> list[str]:
+        """Tensors that the source's can be made into."""
+        return [name for name in self.shapes_before if name not in self.clashes]
+
+
+def pair(
+    adapter: Adapter, source: Side, target: Side, method: Method, renew: bool = False, calibrated: bool = False
+) -> Pairing:
+    """Find the source's tensors for every tensor of the target, and refuse what can be refused without a recipe.
+
+    Args, Raises: as `make_plan`.
+    """
+    task = task_of(adapter, source, target, calibrated)
+    method.check(task)
+    _check_ties(source, target)
+    source_rules = rules_of(adapter, source.inventory, source.sizes)
+    rules = rules_of(adapter, target.inventory, target.sizes)
+    templates = {name: rule.template(target.inventory.canonical(name)) for name, (rule, _) in rules.items()}
+    stacks: dict[str, dict[int | None, str]] = {}
+    for name, (rule, layer) in source_rules.items():
+        if name not in source.absent:
+            stacks.setdefault(rule.template(source.inventory.canonical(name)), {})[layer] = name
+    before: dict[str, tuple[int, ...]] = {}
+    clashes: dict[str, str] = {}
+    for name, (rule, _) in rules.items():
+        available = stacks.get(templates[name])
+        if not available or name in target.inventory.ties:
+            continue
+        before[name], shape = source.inventory.shapes[next(iter(available.values()))], target.inventory.shapes[name]
+        clash = _clash(rule, task, before[name], shape)
+        if clash and not renew:
+            configs = source.config, target.config
+            raise IncompatibleModels(_clash_message(adapter, clash, name, before[name], shape, configs))
+        if clash:
+            clashes[name] = clash
+    return Pairing(source_rules, rules, templates, stacks, before, clashes)
+
+
 def make_plan(
     adapter: Adapter, source: Side, target: Side, method: Method, renew: bool = False, calibrated: bool = False
 ) -> Plan:
@@ -180,19 +240,10 @@ def make_plan(
 
 def _made_plan(adapter: Adapter, source: Side, target: Side, method: Method, renew: bool, calibrated: bool) -> Plan:
     task = task_of(adapter, source, target, calibrated)
-    method.check(task)
-    _check_ties(source, target)
-    source_rules = rules_of(adapter, source.inventory, source.sizes)
-    target_rules = rules_of(adapter, target.inventory, target.sizes)
-    stacks: dict[str, dict[int | None, str]] = {}
-    for name, (rule, layer) in source_rules.items():
-        if name not in source.absent:
-            stacks.setdefault(rule.template(source.inventory.canonical(name)), {})[layer] = name
-    templates = {name: rule.template(target.inventory.canonical(name)) for name, (rule, _) in target_rules.items()}
-    context = _Context(task, source, target, method, renew, stacks)
-    steps = list(_steps(target_rules, templates, context))
+    paired = pair(adapter, source, target, method, renew, calibrated)
+    steps = list(_steps(task, target, method, paired))
     renewed = [step.target for step in steps if step.action == "fresh"]
-    fresh = {templates[name] for name in renewed}
+    fresh = {paired.templates[name] for name in renewed}
     sizes = source.sizes, target.sizes
     advice = general_warnings(adapter, (source.config, target.config), sizes, renewed, target.inventory.model_class)
     crossed = crossing(adapter, source.extra)
@@ -202,7 +253,7 @@ def _made_plan(adapter: Adapter, source: Side, target: Side, method: Method, ren
         )
         advice.append(f"{what} left out, the decoder no longer reads another model: {crossed[0]}, ...")
     read = {used for step in steps for used in step.reads.values()}
-    dropped = _dropped(source, target, source_rules, read, set(templates.values()), fresh)
+    dropped = _dropped(source, target, paired.source_rules, read, set(paired.templates.values()), fresh)
     return Plan(
         source.inventory,
         target.inventory,
@@ -234,64 +285,46 @@ def task_of(adapter: Adapter, source: Side, target: Side, calibrated: bool = Fal
     return Task(adapter, source.sizes, target.sizes, tied, scaled, calibrated)
 
 
-@dataclass(frozen=True)
-class _Context:
-    """What every step of one plan is made from."""
-
-    task: Task
-    source: Side
-    target: Side
-    method: Method
-    renew: bool
-    stacks: dict[str, dict[int | None, str]]  # template -> layer -> source tensor
-
-
-def _steps(rules: dict[str, tuple[Rule, int | None]], templates: dict[str, str], context: _Context) -> Iterator[Step]:
+def _steps(task: Task, target: Side, method: Method, paired: Pairing) -> Iterator[Step]:
     """A step for every tensor of the target.
 
     Raises:
         BadSize: so many layers mixed with so many others that the plan itself would take gigabytes.
     """
     reads = 0
-    for name, (rule, layer) in rules.items():
-        step = _step(name, rule, layer, templates[name], context)
+    for name in paired.rules:
+        step = _step(name, task, target, method, paired)
         reads += len(step.reads)
         if reads > MAX_READS:
-            source, target = context.task.lengths("layer")
+            before, after = task.lengths("layer")
             raise BadSize(
-                f"from {source} to {target} layers this method makes one tensor of as many as {len(step.reads)}: over "
+                f"from {before} to {after} layers this method makes one tensor of as many as {len(step.reads)}: over "
                 f"{MAX_READS:,} times a tensor would be read, the most that is planned for. Choose fewer layers, or a "
                 "rule for depth that mixes fewer of them."
             )
         yield step
 
 
-def _step(name: str, rule: Rule, layer: int | None, template: str, context: _Context) -> Step:
-    task, source, target, stacks = context.task, context.source, context.target, context.stacks
-    shape = target.inventory.shapes[name]
+def _step(name: str, task: Task, target: Side, method: Method, paired: Pairing) -> Step:
+    shape, (rule, layer), template = target.inventory.shapes[name], paired.rules[name], paired.templates[name]
     if name in target.inventory.ties:
         return Step(name, "tie", shape, reason=f"tied to {target.inventory.ties[name]}")
-    available = stacks.get(template, {})
-    if not available:
-        return Step(name, "fresh", shape, reason="the source has no such tensor")
-    source_shape = source.inventory.shapes[next(iter(available.values()))]
-    clash = _clash(rule, task, source_shape, shape)
-    if clash:
-        if not context.renew:
-            configs = source.config, target.config
-            raise IncompatibleModels(_clash_message(task.adapter, clash, name, source_shape, shape, configs))
-        return Step(
-            name, "fresh", shape, source_shape=source_shape, reason=f"{clash} differs: {source_shape} -> {shape}"
-        )
-    recipe = context.method.recipe(task, rule, layer, template)
+    before = paired.shapes_before.get(name)
+    if before is None:
+        return Step(name, "fresh", shape, reason=ABSENT)
+    if name in paired.clashes:
+        reason = f"{paired.clashes[name]} differs: {before} -> {shape}"
+        return Step(name, "fresh", shape, source_shape=before, reason=reason)
+    recipe = method.recipe(task, rule, layer, template)
     if isinstance(recipe, Fresh):
         return Step(name, "fresh", shape, reason=recipe.reason)
+    stacks = paired.stacks
     missing = [read for read in recipe.needs if read.layer not in stacks.get(read.name, {})]
     if missing:
         raise PlanError(f"target tensor {name!r} needs {missing[0]} of the source, which does not have it.")
     reads = {read: stacks[read.name][read.layer] for read in recipe.needs}
     action = "copy" if recipe.is_copy else "resample"
-    return Step(name, action, shape, reads, source_shape, recipe, recipe.note)
+    return Step(name, action, shape, reads, before, recipe, recipe.note)
 
 
 def _clash(rule: Rule, task: Task, source_shape: tuple[int, ...], shape: tuple[int, ...]) -> str | None:

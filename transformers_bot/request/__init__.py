@@ -1,1 +1,1 @@
-"""What a call asks for: its keywords, the source's class, the target's config."""
+"""What a call asks for, read and checked once, and the class of its source's weights."""

@@ -15,7 +15,6 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .. import architectures
 from ..architectures import Adapter
 from ..architectures.axes import find_rule
 from ..architectures.classes import ModelClass, class_in_mapping, named_class, tasks_of
@@ -25,21 +24,34 @@ from ..compat import quiet
 from ..errors import BadCheckpoint, BadOption, PlanError, UnsafeCheckpoint, UnsupportedCheckpoint
 from ..io.checkpoint import Checkpoint, check_files
 from ..io.files import is_folder, listed, shown_path
-from .keywords import Keywords
+from .request import Keywords, Request
 
 Shapes = Mapping[str, tuple[int, ...]]
 # Names of older versions, as transformers reads them.
 RENAMED = {".gamma": ".weight", ".beta": ".bias"}
 
 
-def with_class(
-    config: PreTrainedConfig, name: str, words: Keywords, *, fetch: bool = True
+def with_class(request: Request, *, fetch: bool = True) -> Request:
+    """The request with the class of the source's weights, and a note where the files had to tell it.
+
+    Args:
+        fetch: download weights that only the Hub has, and raise what is wrong with the files; without, what
+            cannot be looked at leaves the source as it is, and the note says so.
+
+    Raises:
+        What `told_class` raises.
+    """
+    config, notes = told_class(request.adapter, request.source, request.name, request.keywords, fetch=fetch)
+    return request.with_source(config, notes) if notes else request
+
+
+def told_class(
+    adapter: Adapter, config: PreTrainedConfig, name: str, keywords: Keywords, *, fetch: bool = True
 ) -> tuple[PreTrainedConfig, tuple[str, ...]]:
     """The source's config naming the class of its weights, and a sentence where the files had to tell it.
 
     Args:
-        fetch: download weights that only the Hub has, and raise what is wrong with the files; without, what
-            cannot be looked at leaves the config as it is, and the sentence says so.
+        fetch: as in `with_class`.
 
     Raises:
         BadOption: no class fits the tensors, or several do; the message names `task=`.
@@ -47,31 +59,29 @@ def with_class(
     """
     if named_class(config) is not None:
         return config, ()
-    reason, checkpoint = ("", _check(name, words)) if fetch else _checked(name, words)
+    reason, checkpoint = ("", _check(name, keywords)) if fetch else _checked(name, keywords)
     if checkpoint is None:
         return config, (_unseen(config, name, reason),)
-    fits = fitting_classes(config, checkpoint, words.strict)
+    fits = fitting_classes(adapter, config, checkpoint, keywords.strict)
     if len(fits) != 1:
-        raise BadOption(_undecided(config, name, checkpoint, fits))
+        raise BadOption(_undecided(adapter, config, name, checkpoint, fits))
     told = f"config.json of {shown_path(name)} names no class that transformers has{_named(config)}; its tensors are "
     return _naming(config, fits[0]), (f"{told}those of {fits[0].__name__}. If that is wrong, pass task=.",)
 
 
-def seen_beside(
-    config: PreTrainedConfig, name: str, words: Keywords, model_class: ModelClass
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def seen_beside(request: Request) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What a source's files hold beside the class of a result and the one that its own config names, if it does.
 
     Returns:
         Names of tensors outside of the layers, and a sentence where the files of a source that names no class
         could not be looked at.
     """
+    adapter, config, model_class = request.adapter, request.source, request.class_for(request.source)
     named = named_class(config)
-    reason, checkpoint = _checked(name, words)
+    reason, checkpoint = _checked(request.name, request.keywords)
     if checkpoint is None:
         open_still = f"({reason}): what is beside {model_class.__name__} is open"
-        return (), () if named else (f"the weights of {shown_path(name)} could not be looked at {open_still}",)
-    adapter = architectures.get(config.model_type)
+        return (), () if named else (f"the weights of {shown_path(request.name)} could not be looked at {open_still}",)
     base = class_in_mapping("MODEL_MAPPING", config, "the source")
     held = _held(adapter, base, checkpoint.shapes)
     classes = [model_class] if named is None else [model_class, named]
@@ -80,21 +90,25 @@ def seen_beside(
     beside = [one for one in held.shapes if None not in known and one not in places]
     stored = [f"{base.base_model_prefix}.{one}" for one in beside]
     beside = [whole if whole in checkpoint.shapes else one for whole, one in zip(stored, beside, strict=True)]
-    foreign = held.foreign if named is None or not words.strict else ()  # what is refused is not left out
+    foreign = held.foreign if named is None or not request.keywords.strict else ()  # what is refused is not left out
     return (*beside, *foreign), ()
 
 
-def with_likely_class(config: PreTrainedConfig, checkpoint: Checkpoint, wanted: ModelClass) -> PreTrainedConfig:
+def with_likely_class(
+    adapter: Adapter, config: PreTrainedConfig, checkpoint: Checkpoint, wanted: ModelClass
+) -> PreTrainedConfig:
     """The config naming the class of its weights if the files tell it; of several, the one that is `wanted`."""
     if named_class(config) is not None:
         return config
-    fits = fitting_classes(config, checkpoint, strict=False)
+    fits = fitting_classes(adapter, config, checkpoint, strict=False)
     if wanted in fits:
         return _naming(config, wanted)
     return _naming(config, fits[0]) if len(fits) == 1 else config
 
 
-def fitting_classes(config: PreTrainedConfig, checkpoint: Checkpoint, strict: bool = True) -> list[ModelClass]:
+def fitting_classes(
+    adapter: Adapter, config: PreTrainedConfig, checkpoint: Checkpoint, strict: bool = True
+) -> list[ModelClass]:
     """The classes of a model type whose tensors outside of the layers are those of a checkpoint.
 
     First those that have all of them; if there is none, those that lack at most a pooler or the like, which
@@ -103,7 +117,6 @@ def fitting_classes(config: PreTrainedConfig, checkpoint: Checkpoint, strict: bo
     Args:
         strict: a tensor that no class of the type has keeps every class from fitting.
     """
-    adapter = architectures.get(config.model_type)
     base = class_in_mapping("MODEL_MAPPING", config, "the source")
     held = _held(adapter, base, checkpoint.shapes)
     if held.foreign and strict:
@@ -122,17 +135,16 @@ def fitting_classes(config: PreTrainedConfig, checkpoint: Checkpoint, strict: bo
     return _told_by_fields(config, fits) if len(fits) > 1 else fits
 
 
-def _check(name: str, words: Keywords) -> Checkpoint:
-    keywords = {key: value for key, value in {**words.hub, **words.files}.items() if key != "code_revision"}
-    return check_files(name, keywords, allow_pickle=words.allow_pickle)
+def _check(name: str, keywords: Keywords) -> Checkpoint:
+    return check_files(name, keywords.of_files, allow_pickle=keywords.allow_pickle)
 
 
-def _checked(name: str, words: Keywords) -> tuple[str, Checkpoint | None]:
+def _checked(name: str, keywords: Keywords) -> tuple[str, Checkpoint | None]:
     """The files of a folder, or why they cannot be looked at."""
     if not is_folder(name):
         return "they are not here", None
     try:
-        return "", _check(name, words)
+        return "", _check(name, keywords)
     except (BadCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint) as error:
         return str(error).rstrip("."), None
 
@@ -255,14 +267,16 @@ def _unseen(config: PreTrainedConfig, name: str, why: str) -> str:
     )
 
 
-def _undecided(config: PreTrainedConfig, name: str, checkpoint: Checkpoint, fits: list[ModelClass]) -> str:
+def _undecided(
+    adapter: Adapter, config: PreTrainedConfig, name: str, checkpoint: Checkpoint, fits: list[ModelClass]
+) -> str:
     base = class_in_mapping("MODEL_MAPPING", config, "the source")
     begin = f"config.json of {shown_path(name)} names no class that transformers has{_named(config)}, and its tensors"
     if fits:
         candidates = [f"{one.__name__} ({_how(config, one)})" for one in fits]
         return f"{begin} are those of {' and of '.join(candidates)}. Say which it is."
-    held = _held(architectures.get(config.model_type), base, checkpoint.shapes)
-    known = _built(architectures.get(config.model_type), base, config)
+    held = _held(adapter, base, checkpoint.shapes)
+    known = _built(adapter, base, config)
     odd = held.foreign or tuple(one for one in held.shapes if one not in known.shapes)
     tasks = sorted({task for one in _classes(base) for task in tasks_of(config, one)})
     return (

@@ -1,4 +1,4 @@
-"""Loads a resized model, alone or in a job of many processes: then one of each node writes it, and all load that.
+"""Loads a resized model in a job of many processes: one of each node writes it, and all load that.
 
 What is written is an ordinary checkpoint folder, so that slicing (FSDP2, tensor parallel, ZeRO-3) is left to
 transformers, and offloading to accelerate through transformers' `device_map`. A call in one process needs
@@ -26,8 +26,8 @@ from ..io.checkpoint import say_left_behind
 from ..io.safetensors_writer import total_bytes
 from ..report.report import Report
 from ..report.rows import make_report
-from ..request.keywords import OFFLOADING, SPLITTING, Keywords, picked
-from .loading import forget_source, load_alone, loading_info
+from ..request.request import OFFLOADING, SPLITTING, Request, picked
+from .execute import forget_source, loading_info
 from .opening import open_resize
 from .writing import ROOM, layout_of, save_configs, skeleton_of, write_weights
 
@@ -40,19 +40,6 @@ class Written:
     info: dict[str, Any]
     report: Report
     files: dict[str, Path]
-
-
-@progress.bar("resizing")
-def load_resized(
-    model_class: type[PreTrainedModel],
-    name: str,
-    source_config: PreTrainedConfig,
-    wanted: PreTrainedConfig,
-    words: Keywords,
-) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
-    """Resize checkpoint `name` into `model_class(wanted)`, once a node; see `BoTModel.from_pretrained`."""
-    load = load_shared if is_shared(model_class, words.target) else load_alone
-    return load(model_class, name, source_config, wanted, words)
 
 
 def is_split(target: Mapping[str, Any]) -> bool:
@@ -99,62 +86,45 @@ def _refuse_zero_init() -> None:
         )
 
 
-def load_shared(
-    model_class: type[PreTrainedModel],
-    name: str,
-    source_config: PreTrainedConfig,
-    wanted: PreTrainedConfig,
-    words: Keywords,
-) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
-    """What `loading.load_alone` returns, in every process of a job; see `rendezvous.once_per_node`.
+def load_shared(request: Request) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
+    """The resized model, in every process of a job; see `rendezvous.once_per_node`.
 
     Raises:
         SaveError: the temporary folder has no room for the result.
         RankError: processes that do not fit together.
-        What `loading.load_alone` raises, in every process that asks for the model.
+        What a resize in one process raises, in every process that asks for the model.
     """
+    keywords = request.keywords
 
     def write(folder: Path) -> Written:
-        return _write(folder, model_class, name, source_config, wanted, words)
+        return _write(folder, request)
 
     def load(folder: Path, written: Written) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
-        model, info = _load(folder, written, model_class, words)
-        place = Place.of(name, words.hub.get("subfolder"))
+        model, info = _load(folder, written, request)
+        place = Place.of(request.name, request.subfolder)
         attach(model, written.report, push_to_hub, written.files, place)
-        return (model, {**info, **written.info}) if words.output_loading_info else model
+        return (model, {**info, **written.info}) if keywords.output_loading_info else model
 
     from .rendezvous import once_per_node  # which one process alone has no use for
 
-    local = os.path.join(name, words.hub.get("subfolder") or "")
-    call = _call(model_class, name, source_config, wanted, words)
-    return once_per_node(call, write, load, source=local, together=is_split(words.target))
+    local = os.path.join(request.name, request.subfolder or "")
+    return once_per_node(_call(request), write, load, source=local, together=is_split(keywords.target))
 
 
-def _call(
-    model_class: type[PreTrainedModel],
-    name: str,
-    source_config: PreTrainedConfig,
-    wanted: PreTrainedConfig,
-    words: Keywords,
-) -> list[str]:
-    """All that decides about the weights, in words that are the same in every process."""
-    chosen = picked(words.hub, ("revision", "subfolder")), words.files, words.init, words.bot_config, words.method
-    rules = words.dtype, words.ignore_mismatched_sizes, words.allow_pickle, words.nonfinite, words.strict
-    configs = source_config.to_json_string(), wanted.to_json_string()
-    return [model_class.__name__, name, *configs, repr(chosen), repr(rules), str(words.calibration is not None)]
+def _call(request: Request) -> list[str]:
+    """All that decides about the weights, as text that is the same in every process."""
+    said = request.keywords
+    chosen = picked(said.hub, ("revision", "subfolder")), said.files, said.init, said.bot_config, said.method
+    rules = said.dtype, said.ignore_mismatched_sizes, said.allow_pickle, said.nonfinite, said.strict
+    configs = request.source.to_json_string(), request.target.to_json_string()
+    calibrated = str(request.calibrated)
+    return [request.model_class.__name__, request.name, *configs, repr(chosen), repr(rules), calibrated]
 
 
-def _write(
-    folder: Path,
-    model_class: type[PreTrainedModel],
-    name: str,
-    source_config: PreTrainedConfig,
-    wanted: PreTrainedConfig,
-    words: Keywords,
-) -> Written:
+def _write(folder: Path, request: Request) -> Written:
     """Resize into a plain checkpoint, whose new heads are drawn from the caller's random state."""
-    whole = replace(words, target={})  # where it is placed and how it is split is for those who load it
-    resize = open_resize(model_class, name, source_config, wanted, whole)
+    # Where it is placed and how it is split is for those who load it.
+    resize = open_resize(replace(request, keywords=replace(request.keywords, target={})))
     with progress.part("building the model", progress.finishing_seconds(resize.plan) / 2):
         skeleton = skeleton_of(resize, seed=None)
     stored, shards = layout_of(resize, skeleton)
@@ -170,17 +140,16 @@ def _write(
         raise SaveError(f"the resized model could not be written to {folder}: {error}. {remedy}.") from None
     for sentence in resize.plan.warnings:
         logger.warning(sentence)
-    say_left_behind(name, words.hub, "save_pretrained of a model in memory")
+    say_left_behind(request.name, request.keywords.hub, "save_pretrained of a model in memory")
     report = make_report(resize.plan, watch, skeleton.config.transformers_bot)
     return Written(skeleton.config, loading_info(resize.plan, {}, report), report, resize.checkpoint.named)
 
 
-def _load(
-    folder: Path, written: Written, model_class: type[PreTrainedModel], words: Keywords
-) -> tuple[PreTrainedModel, dict[str, Any]]:
-    keywords = {**words.target, **words.init, "config": written.config, "dtype": written.config.dtype}
+def _load(folder: Path, written: Written, request: Request) -> tuple[PreTrainedModel, dict[str, Any]]:
+    said = request.keywords
+    keywords = {**said.target, **said.init, "config": written.config, "dtype": written.config.dtype}
     with progress.part("loading what was written"), building(), quiet():
-        model, info = model_class.from_pretrained(folder, output_loading_info=True, **keywords)
+        model, info = request.model_class.from_pretrained(folder, output_loading_info=True, **keywords)
     lost = set(info["missing_keys"]) - set(getattr(model, "all_tied_weights_keys", None) or {})
     if lost or info["unexpected_keys"] or info["mismatched_keys"]:
         raise PlanError(

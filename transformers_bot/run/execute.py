@@ -1,18 +1,41 @@
-"""Runs a plan tensor by tensor: memory is the result plus the temporaries of one tensor, which the next one uses."""
+"""Runs a plan tensor by tensor, and lets transformers build the target around the results.
+
+Memory is the result plus the temporaries of one tensor, which the next one uses.
+"""
 
 import contextlib
+import copy
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from ..architectures.classes import named_class
+from ..architectures.fields import crossing
+from ..architectures.sizes import changed_fields
+from ..compat import Releasing, building, commit_of, forget_renames, quiet
 from ..console import progress
+from ..errors import PlanError
+from ..hub.provenance import claimed_source, described
 from ..ops.blocks import forget_placed
 from ..ops.moments_noise import Kept
 from ..ops.recipe import Watcher, run
 from ..planning.planner import Plan, Step
 from ..report.measure import Watch
+from ..report.report import Report
 from ..rewrite import Network
+from ..version import __version__
+from .opening import Resize
+
+if TYPE_CHECKING:
+    from .gpu import LazyTensor
+
+LEFT_OUT = 50  # names of left-out tensors in a record
+RELEASED = 128 << 20  # bytes of results after which freed memory is given back: what is given back is faulted in again
 
 
 def run_plan(
@@ -78,7 +101,7 @@ def _on(device: torch.device, tensors: Mapping[str, Tensor], order: list[str]) -
     if device.type != "cuda":
         yield tensors
         return
-    from .gpu import CudaEngine, Prefetched  # as in `loading`
+    from .gpu import CudaEngine, Prefetched  # streams and threads, which a call for the CPU has no use for
 
     stored = tensors.stored if isinstance(tensors, Network) else tensors
     with Prefetched(stored, CudaEngine(device), order) as sent:
@@ -109,3 +132,114 @@ def _run_step(
     if tuple(out.shape) != step.shape:
         raise RuntimeError(f"{step.target}: planned {step.shape}, computed {tuple(out.shape)}; please report this.")
     return out
+
+
+def apart(results: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """All results; two layers copied from one source tensor must not become one shared parameter."""
+    apart: dict[str, Tensor] = {}
+    given: set[int] = set()
+    releasing = Releasing(RELEASED)
+    for name, tensor in results:
+        apart[name] = tensor.clone() if tensor.data_ptr() in given else tensor
+        given.add(apart[name].data_ptr())
+        releasing.made(tensor.nbytes)
+    return apart
+
+
+def hand_over(
+    resize: Resize, resized: "Mapping[str, Tensor | LazyTensor]", gpu: torch.device | None = None
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Let transformers build the target: it ties, casts, places, quantises and initialises new heads.
+
+    Args:
+        resized: target name -> tensor, for every step that computes one.
+        gpu: on which the whole target is to lie, where that is so.
+    """
+    request, opened = resize.request, resize.opened
+    keywords = {**request.keywords.target, **request.keywords.init}
+    if getattr(resize.config, "output_attentions", False):  # other implementations do not give them, nor are saved
+        keywords.setdefault("attn_implementation", "eager")
+    if request.model_class.can_generate() and "generation_config" not in keywords:
+        keywords["generation_config"] = copy.deepcopy(getattr(opened.model, "generation_config", None))
+    if gpu is not None:
+        keywords["device_map"] = {"": gpu}  # with its number: "cuda" alone would be another one in another thread
+    elif keywords.get("device_map") is not None:
+        # Under its own name too: where a tensor goes to disk, transformers finds those tied to it only so.
+        ties = resize.plan.target.ties.items()
+        resized = {**resized, **{name: resized[held] for name, held in ties if held in resized}}
+    with building(), quiet():
+        model, info = request.model_class.from_pretrained(
+            None, config=resize.config, state_dict=resized, dtype=resize.dtype, output_loading_info=True, **keywords
+        )
+    _check_complete(resize.plan, info)
+    forget_source(model)
+    model.config.transformers_bot = provenance(resize)
+    return model, info
+
+
+def forget_source(model: PreTrainedModel) -> None:
+    """Take away what transformers notes about the files that a model was loaded from."""
+    # The model is stored nowhere yet, and its source is another one: a name would make adapters (PEFT) and
+    # cards say that they belong to that. Without any, transformers notes the string "None".
+    model.config.name_or_path = ""
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel):
+            part.name_or_path = ""
+    forget_renames(model)
+
+
+def _check_complete(plan: Plan, info: dict[str, Any]) -> None:
+    """Every parameter came from a step; transformers agrees on which are new."""
+    fresh = set(plan.names("fresh"))
+    unplanned = set(info["missing_keys"]) - fresh - set(plan.names("tie"))
+    if unplanned or info["unexpected_keys"] or info["mismatched_keys"]:
+        raise PlanError(
+            "transformers did not take the resized tensors as planned: "
+            f"missing {sorted(unplanned)[:3]}, unexpected {sorted(info['unexpected_keys'])[:3]}, "
+            f"mismatched {sorted(info['mismatched_keys'])[:3]}. Please report this."
+        )
+
+
+def provenance(resize: Resize) -> dict[str, Any]:
+    """What made this model, in JSON types: it is saved in `config.json` and survives a reload.
+
+    The files' SHA-256 are those that the hub's cache knows; others cost reading the files. A folder is called by its
+    own name (see `provenance.described`).
+    """
+    shown = ("layer", "hidden", "heads", "ffn")
+    request, plan, source = resize.request, resize.plan, resize.opened.model.config
+    keywords = request.keywords
+    alone = {"add_cross_attention": False} if crossing(request.adapter, resize.plan.dropped) else {}
+    wrote = named_class(source)
+    revision = resize.checkpoint.revision or commit_of(source) or keywords.hub.get("revision")
+    return {
+        **described(request.name, request.subfolder, revision, keywords.record_path),
+        "claimed_source": claimed_source(source) if os.path.isdir(request.name) else None,
+        "variant": keywords.files.get("variant"),
+        "files": resize.checkpoint.hashes(compute=False),
+        "source_sizes": {role: plan.source_sizes[role] for role in shown},
+        "target_sizes": {role: plan.target_sizes[role] for role in shown},
+        "inherited": round(plan.inherited, 6),
+        "classes": [wrote.__name__ if wrote else None, request.model_class.__name__],
+        "left_out": plan.left_out[:LEFT_OUT],
+        **plan.method,
+        "config": {**changed_fields(source, resize.config), **alone},
+        **{key: getattr(keywords, key) for key in ("ignore_mismatched_sizes", "nonfinite", "strict", "allow_pickle")},
+        "dtype": str(resize.dtype).removeprefix("torch."),
+        "versions": {package: metadata.version(package) for package in ("transformers", "torch", "pywavelets")}
+        | {"transformers_bot": __version__},
+    }
+
+
+def loading_info(plan: Plan, info: dict[str, Any], report: Report) -> dict[str, Any]:
+    """transformers' loading info, with what the plan knows of every tensor."""
+    clash = {step.target: step for step in plan.steps if step.action == "fresh" and step.source_shape}
+    return {
+        **info,
+        "missing_keys": {n for n in plan.names("fresh") if n not in clash},
+        "unexpected_keys": set(plan.dropped) - set(plan.renewed),
+        "mismatched_keys": {(n, step.source_shape, step.shape) for n, step in clash.items()},
+        "resampled_keys": set(plan.names("resample")),
+        "copied_keys": set(plan.names("copy")),
+        "report": report,
+    }

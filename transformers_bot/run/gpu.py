@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from ..request.keywords import SPLITTING
+from ..request.request import SPLITTING
 
 PIECE = 32 << 20  # bytes of each of the two buffers
 

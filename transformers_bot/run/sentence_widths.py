@@ -88,7 +88,7 @@ class _Walk:
         self.found, self.resize = found, resize
         self.made = Carried(dict(found.files), found.kind)
         before, after = resize.plan.source_sizes, resize.plan.target_sizes
-        tail = "readout" if resize.adapter.readout else "hidden"
+        tail = "readout" if resize.request.adapter.readout else "hidden"
         width = before["hidden"] or 0, after["hidden"] or 0
         self.stream: Flow = (Part(tail if width[0] != width[1] else "", *width),)
         self.flows: dict[str, Flow] = {}
@@ -177,7 +177,7 @@ class _Walk:
         if sizes.source_sizes["layer"] != sizes.target_sizes["layer"]:
             raise self._refusal(module, "has a weight for every layer, and their number changes")
         flow = self._flow(module, TOKENS)
-        if self._streams(flow) and self.resize.adapter.readout:
+        if self._streams(flow) and self.resize.request.adapter.readout:
             raise self._refusal(module, "mixes the stream of this model's layers with what its last norm makes of it")
         settings, named = dict(module.settings), [name for name in WIDTHS if name in module.settings]
         for name in named:
@@ -300,9 +300,10 @@ class _Walk:
         return apply_axis(x, dim, tuple((one,) for one in maps), compute=torch.promote_types(x.dtype, torch.float32))
 
     def _sound(self, module: Module, name: str, x: Tensor) -> Tensor:
-        if not x.is_floating_point() or bool(torch.isfinite(x).all()) or self.resize.words.nonfinite == "warn":
+        nonfinite = self.resize.request.keywords.nonfinite
+        if not x.is_floating_point() or bool(torch.isfinite(x).all()) or nonfinite == "warn":
             return x
-        if self.resize.words.nonfinite == "error":
+        if nonfinite == "error":
             raise BadWeights(
                 f"{name} of {module.kind} in {module.place} of {self.found.name} holds NaN or infinity. Use a sound "
                 f"checkpoint, or pass nonfinite='zero' (or 'warn') to go on."
@@ -328,7 +329,7 @@ class _Walk:
         network = self.resize.tensors
         if not isinstance(network, Network) or self.resize.plan.method.get("basis") != "principal":
             return
-        last = [stem for stem in self.resize.adapter.norms if "{layer}" not in stem]
+        last = [stem for stem in self.resize.request.adapter.norms if "{layer}" not in stem]
         if any(is_foldable(network, stem, None) for stem in last):
             raise self._refusal(module, "loses its last norm, which is folded into the head; pass task='base'")
 

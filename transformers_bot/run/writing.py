@@ -16,8 +16,7 @@ from ..errors import PlanError
 from ..io.safetensors_writer import Entry, Shard, ShardWriter, lay_out
 from ..planning.planner import Plan
 from ..report.measure import Watch
-from .execute import run_plan
-from .loading import hand_over
+from .execute import hand_over, run_plan
 from .opening import Resize
 
 ROOM = 4 * 2**20  # bytes on the disk beside the weights: configs, report, card
@@ -37,7 +36,7 @@ def write_weights(
     folder: Path, resize: Resize, skeleton: PreTrainedModel, stored: dict[str, str], shards: tuple[Shard, ...]
 ) -> Watch:
     """Run the plan into the files of a layout in `folder`; what was measured on the way."""
-    watch = Watch(resize.plan, resize.adapter)
+    watch = Watch(resize.plan, resize.request.adapter)
     writing = ShardWriter(folder, shards, parameters=skeleton.num_parameters())
     with progress.part("resizing and writing", progress.resizing_seconds(resize.plan)), writing as writer:
         for target, tensor in tensors_of(resize, skeleton, watch):

@@ -21,7 +21,7 @@ from ..report.measure import Watch
 from ..report.report import FILE as REPORT
 from ..report.report import Report
 from ..report.rows import make_report
-from ..run.loading import provenance
+from ..run.execute import provenance
 from ..run.opening import Resize
 
 ORIGIN = ("source", "local", "revision", "subfolder", "path", "claimed_source")
@@ -62,8 +62,8 @@ def other_origin(
         given: where the caller says the source is: what was moved or copied may have another name.
         inside: the folder inside of the source that the record names, where the caller has named that itself.
     """
-    subfolder, revision = resize.words.hub.get("subfolder"), resize.checkpoint.revision
-    again = described(resize.name, subfolder, revision)
+    subfolder, revision = resize.request.subfolder, resize.checkpoint.revision
+    again = described(resize.request.name, subfolder, revision)
     lines = [f"record {key}: missing, recomputed {shown(again[key])}" for key in again if key not in record]
     lines += _other_claim(record, resize)
     lines += [] if _names_path(record) else [f"record path: {shown(record['path'])}, of another folder than the source"]
@@ -71,7 +71,7 @@ def other_origin(
     notes: list[str] = []
     if is_local(record):
         again["revision"] = None
-        if inside is not None and Path(resize.name).name == Path(inside).name:  # named from within
+        if inside is not None and Path(resize.request.name).name == Path(inside).name:  # named from within
             again["subfolder"] = inside
     elif not COMMIT.fullmatch(str(record.get("revision"))):
         facts.pop("revision", None)
@@ -167,7 +167,7 @@ def other_config(place: str, resize: Resize, stored: PreTrainedModel, skeleton: 
     or written as another type, and those on the class and the numbers' type.
     """
     found = read_json(Path(place, "config.json"))
-    classes, dtype = [resize.model_class.__name__], _most(stored)
+    classes, dtype = [resize.request.model_class.__name__], _most(stored)
     if found.get("architectures") != classes:
         yield f"config architectures: {_said(found, 'architectures')}, recomputed {shown(classes)}"
     written = found.get("dtype", found.get("torch_dtype"))

@@ -32,15 +32,14 @@ from ..console.pictures import picture, save
 from ..console.tables import FOLLOWERS, Row, html_table, lines, page
 from ..console.text import shape, size
 from ..errors import BadKeyword, BadOption, suggest
-from ..io.checkpoint import check_amount, check_files, open_source
+from ..io.checkpoint import check_amount, check_files
 from ..ops.axis_map import AxisMap, identity
 from ..ops.energy import energy
 from ..ops.recipe import TensorMap, apply
 from ..ops.wavelets import analysis_map, check_name
-from ..request.keywords import FILES, HUB, picked, sort_keywords
-from ..request.source_class import with_class
-from ..request.targets import read_config
-from ..run.opening import as_checked
+from ..request.request import FILES, HUB, picked, read_config, sort_keywords
+from ..request.source_class import told_class
+from ..run.opening import open_checked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -225,7 +224,8 @@ def inspect(
     told: tuple[str, ...] = ()
     class_for = class_for_task(task)
     if task is None:
-        config, told = with_class(config, name, sort_keywords({**keywords, "allow_pickle": allow_pickle}))
+        said = sort_keywords({**keywords, "allow_pickle": allow_pickle})
+        config, told = told_class(adapter, config, name, said)
     alone = without_crossing(config)
     where = {key: value for key, value in picked(keywords, (*HUB, *FILES)).items() if key != "code_revision"}
     progress.expects(10)
@@ -235,7 +235,7 @@ def inspect(
         with quiet():
             described = predict(model_class, alone)
         check_amount(checkpoint, described.shapes, described.ties)
-        opened = open_source(model_class, name, alone, {**where, **as_checked(checkpoint)}, checkpoint)
+        opened = open_checked(model_class, name, alone, where, checkpoint)
     inventory = inventory_of(opened.model)
     tensors = opened.model.state_dict()
     groups: dict[str, list[str]] = {}

@@ -2,14 +2,13 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from ..architectures.classes import class_for_task, own_class
-from ..calls import read_call, source_name
+from ..architectures.classes import class_for_task
 from ..compat import told_of_memory, undivided
 from ..console import progress
 from ..console.progress import logger
@@ -24,15 +23,23 @@ from ..io.fingerprints import Hashing, fingerprints, why_foreign
 from ..io.safetensors_writer import lay_out, total_bytes
 from ..learned.fit_options import fit_of, fitted
 from ..learned.fitting import fitted_report
-from ..options import BoTConfig
 from ..report.report import Report
 from ..report.rows import make_report
-from ..request.keywords import HUB, TARGET, Keywords, picked
+from ..request.request import (
+    HUB,
+    TARGET,
+    Request,
+    check_numbers,
+    init_keywords,
+    picked,
+    read_source,
+    sort_keywords,
+    source_name,
+)
 from ..request.signatures import stated
 from ..request.source_class import with_class
-from ..request.targets import plan_from_configs, sides, target_config
-from ..run.loading import provenance
-from ..run.opening import Resize, open_resize
+from ..run.execute import provenance
+from ..run.opening import Resize, check_request, open_resize
 from ..run.sentence_widths import Carried, carry_modules
 from ..run.writing import ROOM, layout_of, memory_bound, save_configs, skeleton_of, write_tensors, write_weights
 
@@ -123,16 +130,17 @@ def resize_checkpoint(
         dtype=dtype,
         torch_dtype=torch_dtype,
     )
+    check_numbers({"task": task, "max_shard_size": max_shard_size, "overwrite": overwrite})
     replacing = _replacing(overwrite)
     name = source_name(source)
     with progress.part("reading the configs", progress.READING_SECONDS):
-        asked = _asked(name, config, task, {**kwargs, **ours})
-    learning = fit_of(fit, asked.words.method)
+        request = _request(name, config, task, {**kwargs, **ours})
+    learning = fit_of(fit, request.keywords.method)
     lay_out((), max_shard_size)  # refuses a size that is none
-    place = _free_place(out, replacing, asked)  # before weights are fetched
+    place = _free_place(out, replacing, request)  # before weights are fetched
     before = _card_before(place / CARD)
-    resize = asked.opened()
-    seed = BoTConfig.from_any(resize.words.bot_config).seed
+    resize = open_resize(request)
+    seed = request.options.seed
     with progress.part("building the model", progress.finishing_seconds(resize.plan) / 2):
         skeleton = skeleton_of(resize, seed)
     _check_generation(name, skeleton)
@@ -177,7 +185,7 @@ def modules_of(resize: Resize, places: dict[str, Any]) -> Carried | None:
     Args:
         places: hub keywords of the source.
     """
-    found = sentences.find(resize.name, places, resize.words.allow_pickle)
+    found = sentences.find(resize.request.name, places, resize.request.keywords.allow_pickle)
     return carry_modules(found, resize) if found else None
 
 
@@ -209,42 +217,18 @@ def _check_generation(name: str, skeleton: PreTrainedModel) -> None:
         ) from None
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """A call whose configs and keywords fit together; no weights are open yet."""
-
-    name: str
-    model_class: type[PreTrainedModel]
-    source: PreTrainedConfig
-    wanted: PreTrainedConfig
-    words: Keywords
-    notes: tuple[str, ...] = ()
-
-    def check(self) -> None:
-        """Raise what can be said without fetching weights."""
-        plan_from_configs(self.source, self.wanted, own_class(self.source), self.model_class, self.words)
-        if os.path.isdir(self.name):
-            check_files(self.name, {**self.words.hub, **self.words.files}, allow_pickle=self.words.allow_pickle)
-
-    def opened(self) -> Resize:
-        return open_resize(self.model_class, self.name, self.source, self.wanted, self.words, self.notes)
-
-
-def _asked(name: str, config: Any, task: str | None, kwargs: dict[str, Any]) -> _Asked:
+def _request(name: str, config: Any, task: str | None, kwargs: dict[str, Any]) -> Request:
     """What a call asks for, the source's config first: a source that is none is said before anything else."""
     placing = sorted(set(kwargs) & ({*TARGET, "output_loading_info"} - {"generation_config"}))
     if placing:
         raise BadKeyword(f"{placing[0]}= is for a model in memory; resize_checkpoint writes files. Leave it out.")
-    class_for = class_for_task(task)
-    source, words = read_call(name, {**kwargs, "config": config}, class_for)
-    if words.config is None and not words.overrides:
+    class_for, given = class_for_task(task), {**kwargs, "config": config}
+    source, adapter = read_source(name, given)
+    keywords = sort_keywords(given, init_keywords(class_for(source)))
+    if not keywords.names_target:
         raise BadOption("no target is given: pass config=, or fields of the config to change.")
-    notes: tuple[str, ...] = ()
-    if task is None:
-        sides(source, target_config(source, words), BoTConfig.from_any(words.bot_config))  # before a download
-        source, notes = with_class(source, name, words)
-    wanted = target_config(source, words)
-    return _Asked(name, class_for(wanted), source, wanted, words, notes)
+    request = Request.of(name, source, adapter, keywords, class_for)
+    return with_class(request) if task is None else request
 
 
 def _replacing(overwrite: bool | str) -> dict[str, Any]:
@@ -254,12 +238,14 @@ def _replacing(overwrite: bool | str) -> dict[str, Any]:
     return {"overwrite": bool(overwrite), "foreign": None if overwrite == "foreign" else why_foreign}
 
 
-def _free_place(out: str | os.PathLike[str], replacing: dict[str, Any], asked: _Asked) -> Path:
+def _free_place(out: str | os.PathLike[str], replacing: dict[str, Any], request: Request) -> Path:
     """The folder to write; where it is taken, mistakes in the call come first: another folder would not mend them."""
     try:
         return check_place(out, **replacing)
     except SaveError:
-        asked.check()
+        check_request(request)
+        if os.path.isdir(request.name):
+            check_files(request.name, request.keywords.of_files, allow_pickle=request.keywords.allow_pickle)
         raise
 
 
@@ -277,7 +263,7 @@ def _write_side_files(
     save_configs(folder, skeleton)
     report = replace(report, written=fingerprints(folder))
     report.save(folder)
-    found = push.source_card(resize.name, resize.words.hub)
+    found = push.source_card(resize.request.name, resize.request.keywords.hub)
     text = card.model_card(skeleton.config, report, source_card=found, library_class=library_class)
     text = update_card(card_before, text) if card_before else text
     (folder / CARD).write_text(text, encoding="utf-8")

@@ -35,9 +35,8 @@ from ..console.text import percent, printable, read_bytes, read_number, read_sha
 from ..errors import BadKeyword, BadOption, BadSize
 from ..errors import suggest as nearest
 from ..planning.render import parameters_kept
-from ..request.keywords import FILES, HUB, picked, place, sort_keywords
-from ..request.source_class import with_class
-from ..request.targets import named_config, read_config
+from ..request.request import FILES, HUB, named_config, picked, place, read_config, sort_keywords
+from ..request.source_class import told_class
 
 if TYPE_CHECKING:
     from ..request.signatures import DType, SourceKeywords
@@ -327,10 +326,9 @@ def _config(source: Any, task: str | None, keywords: dict[str, Any]) -> PreTrain
     else:
         name = os.fspath(source)
         config = read_config(name, picked(keywords, HUB))
-        architectures.get(config.model_type)
+        adapter = architectures.get(config.model_type)
         if task is None:
-            words = sort_keywords(keywords)
-            config, told = with_class(config, name, words, fetch=False)
+            config, told = told_class(adapter, config, name, sort_keywords(keywords), fetch=False)
             for sentence in told:
                 logger.warning(sentence)
     if task is not None:

@@ -11,22 +11,30 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from .. import architectures
 from ..architectures.classes import named_class, own_class
-from ..calls import source_name
 from ..console import progress
 from ..console.tables import html_table, lines, page
 from ..errors import BadCheckpoint, BadKeyword, BadOption, suggest
 from ..hub.provenance import damage_of, is_local, recorded_path
-from ..io.checkpoint import Source, check_files, open_source
+from ..io.checkpoint import Source, check_files
 from ..io.files import Folder, opened, shown, shown_path
 from ..io.sentences import LIST
 from ..planning.planner import Plan
 from ..report.measure import Watch
 from ..report.report import Report
-from ..request.keywords import HUB, init_keywords, sort_keywords
+from ..request.request import (
+    HUB,
+    Request,
+    check_numbers,
+    check_same_type,
+    init_keywords,
+    read_config,
+    sort_keywords,
+    source_name,
+)
 from ..request.source_class import with_likely_class
-from ..request.targets import check_same_type, read_config
-from ..run.opening import Resize, open_resize
+from ..run.opening import Resize, open_checked, open_resize
 from ..run.writing import skeleton_of, tensors_of
 from .differences import other_config, other_origin, other_record, other_report, report_of_result
 from .resize_checkpoint import modules_of
@@ -153,25 +161,27 @@ def verify(
     place = source_name(folder)
     if not os.path.isdir(place):
         raise FileNotFoundError(f"there is no folder {place!r} to verify.")
+    check_numbers(hub)
     for name in set(hub) - set(HUB):
         raise BadKeyword(f"verify has no keyword {name!r}.{suggest(name, HUB)}")
     config = read_config(place, {})
     record = _record(place, config)
-    words = {**_words(record, hub), "allow_pickle": allow_pickle}
+    adapter = architectures.get(config.model_type)
+    said = {**_keywords(record, hub), "allow_pickle": allow_pickle}
     checked = check_files(place, {}, allow_pickle=allow_pickle)
-    target_class = own_class(with_likely_class(config, checked, _recorded_class(config, record)))
-    keywords = sort_keywords(words, init_keywords(target_class))
+    target_class = own_class(with_likely_class(adapter, config, checked, _recorded_class(config, record)))
     given = None if source is None else source_name(source)
     name = given or _recorded_source(place, record)
-    inside = _leave_out_subfolder(name, keywords.hub)
+    inside = _leave_out_subfolder(name, said)
+    keywords = sort_keywords(said, init_keywords(target_class))
     origin = read_config(name, keywords.hub)
     check_same_type(origin, config)
     wanted = copy.deepcopy(config)
     del wanted.transformers_bot
     wanted.dtype = None
-    resize = open_resize(target_class, name, origin, wanted, keywords)
+    resize = open_resize(Request.of(name, origin, adapter, keywords, lambda _: target_class, target=wanted))
     progress.expects(progress.resizing_seconds(resize.plan) + progress.finishing_seconds(resize.plan))
-    stored = open_source(target_class, place, config, {}, checked)
+    stored = open_checked(target_class, place, config, {}, checked)
     lines, unchecked = other_origin(record, resize, given, inside)
     lines += [
         *other_record(record, resize),
@@ -182,12 +192,12 @@ def verify(
     return _compared(place, record, resize, stored, lines, unchecked)
 
 
-def _leave_out_subfolder(name: str, hub: dict[str, Any]) -> str | None:
+def _leave_out_subfolder(name: str, keywords: dict[str, Any]) -> str | None:
     """Take the folder inside of a source from the keywords where that is what was given; its name if so."""
-    inside = hub.get("subfolder") or ""
+    inside = keywords.get("subfolder") or ""
     if not os.path.isdir(name) or os.path.isdir(os.path.join(name, inside)):
         return None
-    return str(hub.pop("subfolder"))
+    return str(keywords.pop("subfolder"))
 
 
 def _compared(
@@ -207,7 +217,7 @@ def _compared(
     seed, report = record.get("seed_of_new_heads"), report_of_result(place)
     unknown = tuple(resize.plan.names("fresh")) if seed is None else ()
     skeleton = skeleton_of(resize, seed or 0)
-    watch = Watch(resize.plan, resize.adapter) if isinstance(report, Report) else None
+    watch = Watch(resize.plan, resize.request.adapter) if isinstance(report, Report) else None
     compared, changed, state = 0, [], stored.model.state_dict()
     lines += other_config(place, resize, stored.model, skeleton)
     differing = []
@@ -224,7 +234,7 @@ def _compared(
     elif isinstance(report, str):
         lines.append(report)
     lines = list(dict.fromkeys((*lines, *differing)))
-    return Verification(place, resize.name, compared, tuple(lines), unknown, tuple(changed), tuple(unchecked))
+    return Verification(place, resize.request.name, compared, tuple(lines), unknown, tuple(changed), tuple(unchecked))
 
 
 def _record(place: str, config: PreTrainedConfig) -> dict[str, Any]:
@@ -268,7 +278,7 @@ def _recorded_source(place: str, record: Mapping[str, Any]) -> str:
     return str(record["source"])
 
 
-def _words(record: Mapping[str, Any], hub: Mapping[str, Any]) -> dict[str, Any]:
+def _keywords(record: Mapping[str, Any], hub: Mapping[str, Any]) -> dict[str, Any]:
     """The keywords of the call that made the result."""
     known = {key: record[key] for key in KEPT if record.get(key) is not None}
     switches = {key: record[key] for key in SWITCHES if key in record}
@@ -300,7 +310,7 @@ def _other_modules(place: str, record: Mapping[str, Any], resize: Resize) -> Ite
     folder = Folder.at(place)
     if "modules" not in record and not folder.holds(LIST):
         return  # left out, or saved from memory, which carries no files
-    carried = modules_of(resize, {**resize.words.hub, "revision": resize.checkpoint.revision})
+    carried = modules_of(resize, {**resize.request.keywords.hub, "revision": resize.checkpoint.revision})
     files = carried.files if carried else {}
     if record.get("modules") != sorted(files) or (carried is None and "modules" in record):
         yield f"record modules: {shown(record.get('modules', 'missing'))}, recomputed {shown(sorted(files))}"

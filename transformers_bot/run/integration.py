@@ -18,21 +18,31 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from . import methods
-from .architectures import ADAPTERS
-from .architectures.inventory import predict
-from .architectures.sizes import differing_roles, role_sizes
-from .compat import building, names_peft_adapter, quiet
-from .console.progress import logger
-from .errors import BoTError
-from .io.checkpoint import check_files
-from .options import BoTConfig
-from .request.keywords import FILES, HUB, init_keywords, overrides_of, picked, sort_keywords
-from .request.targets import read_config, target_config
-from .run.distributed import load_resized
+from .. import methods
+from ..architectures import ADAPTERS
+from ..architectures.inventory import predict
+from ..architectures.sizes import differing_roles, role_sizes
+from ..compat import building, names_peft_adapter, quiet
+from ..console.progress import logger
+from ..errors import BoTError
+from ..io.checkpoint import check_files
+from ..options import BoTConfig
+from ..request.request import (
+    FILES,
+    HUB,
+    Request,
+    check_numbers,
+    init_keywords,
+    overrides_of,
+    picked,
+    read_config,
+    sort_keywords,
+    target_config,
+)
+from .loading import load_resized
 
 if TYPE_CHECKING:
-    from .request.signatures import Options
+    from ..request.signatures import Options
 
 
 @dataclass(eq=False)
@@ -120,9 +130,10 @@ def integration(bot_config: "Options" = None, method: str = "bot") -> Iterator[N
 
 
 def _checked(bot_config: Any, method: str) -> _Options:
+    keywords = sort_keywords({"method": method, "bot_config": bot_config})
     options = BoTConfig.from_any(bot_config)
-    methods.get(method, options)
-    return _Options(method, options)
+    methods.get(keywords.method, options)
+    return _Options(keywords.method, options)
 
 
 def _put_in_place() -> None:
@@ -157,11 +168,9 @@ def _resizing(original: Any) -> Any:
         if name is not None and not model_args:
             _inside.resize = True
             try:
-                source = _source_if_resized(cls, name, kwargs)
-                if source is not None:
-                    given = {**_without_adapter(kwargs), "method": options.method, "bot_config": options.bot_config}
-                    words = sort_keywords(given, init_keywords(cls))
-                    return load_resized(cls, os.fspath(name), source, target_config(source, words), words)
+                request = _request_if_resized(cls, name, kwargs, options)
+                if request is not None:
+                    return load_resized(request)
                 _fetch(name, kwargs)
             finally:
                 _inside.resize = False
@@ -179,39 +188,42 @@ def _fetch(name: Any, kwargs: dict[str, Any]) -> None:
         check_files(os.fspath(name), picked(kwargs, (*HUB, *FILES)), allow_pickle=True, resampled=False)
 
 
-def _source_if_resized(cls: type[PreTrainedModel], name: Any, kwargs: dict[str, Any]) -> PreTrainedConfig | None:
-    """The source's config if this call asks for other sizes; None where the original method serves."""
-    config = kwargs.get("config")
-    own_type = getattr(cls.config_class, "model_type", None)
-    if own_type not in ADAPTERS or any(kwargs.get(key) is not None for key in ("state_dict", "gguf_file")):
+def _request_if_resized(
+    cls: type[PreTrainedModel], name: Any, kwargs: dict[str, Any], options: _Options
+) -> Request | None:
+    """The call as a request if it asks for other sizes; None where the original method serves."""
+    config, init = kwargs.get("config"), init_keywords(cls)
+    adapter = ADAPTERS.get(getattr(cls.config_class, "model_type", ""))
+    if adapter is None or any(kwargs.get(key) is not None for key in ("state_dict", "gguf_file")):
         return None
-    fields = overrides_of(kwargs, init_keywords(cls))
+    fields = overrides_of(kwargs, init)
     if config is None and not fields:
         return None
+    check_numbers(kwargs)
     try:
         source = read_config(os.fspath(name), picked(kwargs, HUB), cls.config_class)
-        before = role_sizes(ADAPTERS[own_type], source, "source")
+        before = role_sizes(adapter, source, "source")
     except (BoTError, OSError):
         return None  # the original method tells what is wrong with its source
-    if source.model_type != own_type:
+    if source.model_type != adapter.model_type:
         return None
-    words = sort_keywords({"config": config} if config is not None else fields)
-    wanted = target_config(source, words)
-    if not differing_roles(before, role_sizes(ADAPTERS[own_type], wanted, "target")):
+    target = target_config(adapter, source, sort_keywords({"config": config} if config is not None else fields))
+    after = role_sizes(adapter, target, "target")
+    if not differing_roles(before, after):
         return None
-    if not _needs_resize(cls, source, wanted, init=words.init):
+    if not _needs_resize(cls, source, target):
         logger.info("%s has every tensor in the sizes that are asked for: it is loaded by transformers alone", name)
         return None
-    return source
+    given = {**_without_adapter(kwargs), "method": options.method, "bot_config": options.bot_config}
+    keywords, sizes = sort_keywords(given, init), (before, after)
+    return Request.of(os.fspath(name), source, adapter, keywords, lambda _: cls, target=target, sizes=sizes)
 
 
-def _needs_resize(
-    cls: type[PreTrainedModel], source: PreTrainedConfig, wanted: PreTrainedConfig, init: dict[str, Any]
-) -> bool:
+def _needs_resize(cls: type[PreTrainedModel], source: PreTrainedConfig, wanted: PreTrainedConfig) -> bool:
     """Whether transformers finds a tensor of another size, or none, where the source's sizes would give one."""
     with quiet():
         try:
-            held, asked = predict(cls, source, init).shapes, predict(cls, wanted, init).shapes
+            held, asked = predict(cls, source).shapes, predict(cls, wanted).shapes
         except BoTError:
             return True  # said better where it is resized
     return any(held.get(name) != shape for name, shape in asked.items())

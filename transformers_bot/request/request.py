@@ -1,0 +1,434 @@
+"""What a call asks for: its keywords, sorted by whom they are for, the configs of both sides and their sizes."""
+
+import copy
+import inspect
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from .. import architectures, methods
+from ..architectures import Adapter, configs
+from ..architectures.classes import named_class
+from ..architectures.fields import forget_pruned
+from ..architectures.sizes import check_supported, config_field, differing_roles, rebuild, role_sizes
+from ..errors import BadKeyword, BadOption, HubError, IncompatibleModels, check_writable, suggest
+from ..io.config_files import check_names, model_config
+from ..io.weights import FLOATS
+from ..options import BoTConfig
+from .signatures import OURS
+
+ClassFor = Callable[[PreTrainedConfig], type[PreTrainedModel]]
+Lengths = dict[str, int | None]
+
+HUB = (
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "proxies",
+    "revision",
+    "subfolder",
+    "token",
+    "trust_remote_code",
+    "code_revision",
+)
+FILES = ("variant", "use_safetensors", "weights_only", "key_mapping", "disable_mmap")
+TARGET = (
+    "device_map",
+    "max_memory",
+    "offload_folder",
+    "offload_buffers",
+    "quantization_config",
+    "distributed_config",
+    "device_mesh",
+    "tp_plan",
+    "tp_size",
+    "attn_implementation",
+    "experts_implementation",
+    "use_kernels",
+    "allow_all_kernels",
+    "kernel_config",
+    "generation_config",
+)
+SPLITTING = ("distributed_config", "tp_plan", "tp_size", "device_mesh")  # those of TARGET that split over ranks
+OFFLOADING = ("max_memory", "offload_folder")  # those that may leave weights on disk
+ONLY_RESIZING = ("bot_config", "method", "calibration", "allow_pickle", "nonfinite", "strict", "record_path")
+NONFINITE = ("error", "warn", "zero")
+# transformers 5 accepts these and does nothing with them.
+IGNORED = (
+    "low_cpu_mem_usage",
+    "_fast_init",
+    "mirror",
+    "offload_state_dict",
+    "_from_auto",
+    "_commit_hash",
+    "_from_pipeline",
+)
+REFUSED = {
+    "state_dict": "the source is a checkpoint name or folder; save the tensors there first",
+    "gguf_file": "GGUF weights are quantised and cannot be resampled; use the safetensors checkpoint",
+    "from_tf": "TensorFlow checkpoints are not read by transformers 5; convert to safetensors",
+    "from_flax": "Flax checkpoints are not read by transformers 5; convert to safetensors",
+    "adapter_kwargs": "adapters are merged before resizing: merge_and_unload(), save, resize the folder",
+}
+
+DTYPES = {"fp16": "float16", "f16": "float16", "bf16": "bfloat16"}  # what torch itself has no name for
+DTYPES |= {"fp32": "float32", "f32": "float32", "fp64": "float64", "f64": "float64"}
+
+READY = "ready:"  # before the name of a ready config
+OPTIONS = tuple(field.name for field in fields(BoTConfig))
+KNOWN = (*HUB, *FILES, *TARGET, *OURS, *IGNORED, *REFUSED)
+
+
+@dataclass(frozen=True)
+class Keywords:
+    """The keywords of one call, sorted by whom they are for."""
+
+    hub: dict[str, Any]
+    files: dict[str, Any]
+    target: dict[str, Any]
+    overrides: dict[str, Any]
+    init: dict[str, Any]
+    config: PreTrainedConfig | str | None
+    bot_config: Any
+    method: str
+    dtype: Any
+    output_loading_info: bool
+    ignore_mismatched_sizes: bool
+    calibration: Any = None
+    allow_pickle: bool = False
+    nonfinite: str = "error"
+    strict: bool = True
+    record_path: bool = False
+
+    @property
+    def of_files(self) -> dict[str, Any]:
+        """Where and how the source's files are found; what is for its code alone is left out."""
+        return {key: value for key, value in {**self.hub, **self.files}.items() if key != "code_revision"}
+
+    @property
+    def names_target(self) -> bool:
+        """Whether a target is asked for, be it of the source's own size."""
+        return self.config is not None or bool(self.overrides)
+
+
+def place(path: os.PathLike[str]) -> str:
+    """A path as a string that cannot be taken for a name: a relative one begins with "./".
+
+    >>> from pathlib import Path
+    >>> place(Path("bert-small"))
+    './bert-small'
+    """
+    return os.path.join("" if os.path.isabs(path) else os.curdir, path)
+
+
+def init_keywords(model_class: type[PreTrainedModel]) -> frozenset[str]:
+    """The keywords of a model's constructor beside its config, such as `add_pooling_layer`."""
+    named = inspect.signature(model_class.__init__).parameters.values()
+    own = {p.name for p in named if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return frozenset(own - {"self", "config"})
+
+
+def overrides_of(keywords: dict[str, Any], init: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """The keywords of a call that can only be config fields."""
+    return {name: value for name, value in keywords.items() if name not in KNOWN and name not in init}
+
+
+def picked(keywords: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Those of `names` that a call has."""
+    return {name: keywords[name] for name in names if name in keywords}
+
+
+def check_numbers(keywords: Mapping[str, Any]) -> None:
+    """Refuse numbers that no message could quote, in all that a call says but its data."""
+    config = keywords.get("config")
+    fields = {"config": vars(config)} if isinstance(config, PreTrainedConfig) else {}
+    check_writable({name: value for name, value in {**keywords, **fields}.items() if name != "calibration"})
+
+
+def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset()) -> Keywords:
+    """Sort the keywords of a `from_pretrained` call; what nobody knows counts as a config override.
+
+    Args:
+        keywords: as the user gave them.
+        init: names that the model's constructor takes.
+
+    Raises:
+        BadKeyword: a keyword that a resize cannot honour, a config that is none, or overrides
+            beside a config object.
+        BadOption: a number of thousands of digits, a method that is not named by a string, a `nonfinite` that is
+            none of its values, what no branch, folder or variant can be called.
+    """
+    check_numbers(keywords)
+    for name, why in REFUSED.items():
+        if keywords.get(name) not in (None, False):
+            raise BadKeyword(f"{name}= cannot be used for resizing: {why}.")
+    check_names(keywords)
+    overrides = overrides_of(keywords, init)
+    config = keywords.get("config")
+    if isinstance(config, dict):
+        both = sorted(set(config) & set(overrides))
+        if both:
+            raise BadKeyword(f"{both[0]} is given both in config= and as a keyword; keep one.")
+        overrides, config = {**config, **overrides}, None
+    elif config is not None and not isinstance(config, (PreTrainedConfig, str, os.PathLike)):
+        raise BadKeyword(
+            f"config must be a config object, a path, a dict of overrides or None, got {type(config).__name__}."
+        )
+    _check_overrides(overrides, beside_config=config is not None)
+    method = keywords.get("method", "bot")
+    if not isinstance(method, str):
+        raise BadOption(f"method must be the name of a method, got {method!r}.")
+    for name in ("allow_pickle", "strict", "record_path"):
+        if not isinstance(keywords.get(name, False), bool):
+            raise BadOption(f"{name} must be True or False, got {keywords[name]!r}.")
+    nonfinite = keywords.get("nonfinite", "error")
+    if nonfinite not in NONFINITE:
+        raise BadOption(f"nonfinite must be one of {', '.join(map(repr, NONFINITE))}, got {nonfinite!r}.")
+    return Keywords(
+        hub=picked(keywords, HUB),
+        files=picked(keywords, FILES),
+        target=picked(keywords, TARGET),
+        overrides=overrides,
+        init=picked(keywords, init),
+        config=place(config) if isinstance(config, os.PathLike) else config,
+        bot_config=keywords.get("bot_config"),
+        method=method,
+        dtype=keywords.get("dtype", keywords.get("torch_dtype")),
+        output_loading_info=bool(keywords.get("output_loading_info", False)),
+        ignore_mismatched_sizes=bool(keywords.get("ignore_mismatched_sizes", False)),
+        calibration=keywords.get("calibration"),
+        allow_pickle=bool(keywords.get("allow_pickle", False)),
+        nonfinite=nonfinite,
+        strict=bool(keywords.get("strict", True)),
+        record_path=bool(keywords.get("record_path", False)),
+    )
+
+
+def _check_overrides(overrides: dict[str, Any], beside_config: bool) -> None:
+    nameless = [name for name in overrides if not isinstance(name, str)]
+    if nameless:
+        raise BadKeyword(f"the fields of a config have names that are text, not {nameless[0]!r}.")
+    option = next((name for name in overrides if name in OPTIONS), None)
+    if option:
+        raise BadKeyword(f"{option} is an option of the method: pass it as bot_config={{{option!r}: ...}}.")
+    if beside_config and overrides:
+        name = next(iter(overrides))
+        hint = suggest(name, KNOWN)
+        raise BadKeyword(
+            f"unknown keyword {name!r}: beside config= only transformers' keywords and bot_config= are allowed.{hint} "
+            "Set config fields on the config itself, or leave config= out to override the source's."
+        )
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call, read and checked: source, target and everything said about the way between them.
+
+    Attributes:
+        name: hub id or folder of the source; empty where a config alone stands for it.
+        source: the source's config.
+        target: the config that is asked for.
+        adapter: of both; the registry is not asked again.
+        sizes: role -> length, in the source and in the target.
+        class_for: the model class that the call wants for a config.
+        model_class: of the target.
+        options: of the method.
+        method: as it is before it has seen the source.
+        keywords: the call's keywords, sorted by whom they are for.
+        notes: what is known of the source already, for the plan's warnings.
+    """
+
+    name: str
+    source: PreTrainedConfig
+    target: PreTrainedConfig
+    adapter: Adapter
+    sizes: tuple[Lengths, Lengths]
+    class_for: ClassFor
+    model_class: type[PreTrainedModel]
+    options: BoTConfig
+    method: methods.Method
+    keywords: Keywords
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        source: PreTrainedConfig,
+        adapter: Adapter,
+        keywords: Keywords,
+        class_for: ClassFor,
+        *,
+        target: PreTrainedConfig | None = None,
+        sizes: tuple[Lengths, Lengths] | None = None,
+    ) -> "Request":
+        """Decide all that two configs and the keywords decide, and refuse what they can refuse.
+
+        Args:
+            target: where it is known already, in place of what the keywords ask for.
+            sizes: likewise.
+
+        Raises:
+            BadKeyword, BadOption, BadSize: an override, an option or a size that does not exist or cannot be.
+            IncompatibleModels: another model type, or heads that would be cut across.
+            UnsupportedArchitecture: what no rule of the adapter describes.
+        """
+        options = BoTConfig.from_any(keywords.bot_config)
+        method = methods.get(keywords.method, options)
+        target = target_config(adapter, source, keywords) if target is None else target
+        before, after = sizes or (role_sizes(adapter, source, "source"), role_sizes(adapter, target, "target"))
+        check_supported(adapter, (source, target), before, after)
+        _check_heads(adapter, before, after, options)
+        model_class = class_for(target)
+        return cls(name, source, target, adapter, (before, after), class_for, model_class, options, method, keywords)
+
+    @property
+    def changes_size(self) -> bool:
+        """Whether any role has another length in the target."""
+        return bool(differing_roles(*self.sizes))
+
+    @property
+    def subfolder(self) -> str | None:
+        """In which part of the source its files are."""
+        return self.keywords.hub.get("subfolder")
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the source is going to be run on a few batches first."""
+        return self.keywords.calibration is not None
+
+    def with_source(self, source: PreTrainedConfig, notes: tuple[str, ...]) -> "Request":
+        """The same request, after the source's files have told the class of its weights.
+
+        Args:
+            source: its config, naming that class.
+            notes: what there is to say about it.
+        """
+        target = self.target
+        if named_class(target) is None:
+            target = copy.deepcopy(target)
+            target.architectures = source.architectures
+        return replace(self, source=source, target=target, model_class=self.class_for(target), notes=notes)
+
+
+def source_name(source: Any) -> str:
+    """The hub id or folder of a source as a string; a model object or None is a `BadKeyword`."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    raise BadKeyword(
+        f"the source must be a hub id or a folder, got {type(source).__name__}; save a model in memory "
+        "with save_pretrained first."
+    )
+
+
+def read_source(name: str, kwargs: Mapping[str, Any]) -> tuple[PreTrainedConfig, Adapter]:
+    """The source's config, and the adapter of its model type.
+
+    Raises:
+        UnsupportedArchitecture: a model type without an adapter.
+        What `read_config` raises.
+    """
+    check_numbers(kwargs)
+    config = kwargs.get("config")
+    like = type(config) if isinstance(config, PreTrainedConfig) else None
+    source = read_config(name, picked(kwargs, HUB), like)
+    return source, architectures.get(source.model_type)
+
+
+def read_config(source: str, hub: dict[str, Any], like: type[PreTrainedConfig] | None = None) -> PreTrainedConfig:
+    """The source's own config, through transformers, with errors that name what is wrong.
+
+    Args:
+        like: the config class to use where an old config.json does not name its model type.
+
+    Raises:
+        BadCheckpoint: a config.json that is missing from a folder, or that cannot be read.
+        HubError: a hub id that is not there, or cannot be reached.
+    """
+    local = os.path.exists(source)
+    if not local and (source.startswith((".", "/", "~")) or source.count("/") > 1):
+        raise FileNotFoundError(f"there is no folder or file {source!r}.")
+    return model_config(source, hub, like)
+
+
+def named_config(name: str, like: type[PreTrainedConfig] | None = None) -> PreTrainedConfig:
+    """A config by path or hub id, or a ready one by its name ("ready:bert-small" where a folder has that name).
+
+    Raises:
+        BadOption: a ready config and also a folder; or a name that is nothing at all, with the nearest ready one.
+        HubError: a hub id that is not there, or cannot be reached.
+        What `read_config` raises.
+    """
+    if name.startswith(READY):
+        return configs.get(name.removeprefix(READY))
+    if name not in configs.names():
+        try:
+            return read_config(name, {}, like)
+        except HubError as error:
+            if "/" in name:
+                raise HubError(f"config {name!r}: {error}") from None
+            ready = f"no ready config ({', '.join(configs.names())})"
+            raise BadOption(f"config {name!r} is {ready}. {error}{suggest(name, configs.names())}") from None
+    if os.path.exists(name):
+        raise BadOption(
+            f"config {name!r} is a ready config, and there is a folder or file of that name. Write "
+            f"{os.path.join(os.curdir, name)!r} for what is here, {READY + name!r} for the ready config."
+        )
+    return configs.get(name)
+
+
+def target_config(adapter: Adapter, source: PreTrainedConfig, keywords: Keywords) -> PreTrainedConfig:
+    """The config the user asks for: an object, a path, a ready config's name, or overrides.
+
+    Raises:
+        IncompatibleModels: another model type than the source's.
+        BadKeyword, BadSize: an override that does not exist or cannot be.
+    """
+    if keywords.config is None:
+        wanted = rebuild(adapter, source, keywords.overrides)
+    elif isinstance(keywords.config, str):
+        wanted = named_config(keywords.config, type(source))
+    else:
+        wanted = copy.deepcopy(keywords.config)
+    check_same_type(source, wanted)
+    forget_pruned(wanted)
+    if named_class(wanted) is None:
+        wanted.architectures = source.architectures
+    return wanted
+
+
+def check_same_type(source: PreTrainedConfig, wanted: PreTrainedConfig) -> None:
+    """Refuse to move weights between model types."""
+    if wanted.model_type != source.model_type:
+        raise IncompatibleModels(
+            f"the source is a {source.model_type} model and the target config is {wanted.model_type}: weights move "
+            "only between sizes of one model type. Use a config of the source's type."
+        )
+
+
+def _check_heads(adapter: Adapter, before: Lengths, after: Lengths, options: BoTConfig) -> None:
+    """Refuse another number of heads at the same width, unless an option says what becomes of them."""
+    if before["hidden"] == after["hidden"] and before["heads"] != after["heads"] and options.reheads == "error":
+        raise IncompatibleModels(
+            f"{config_field(adapter, 'heads')} goes from {before['heads']} to {after['heads']} at the same "
+            f"{config_field(adapter, 'hidden')} {before['hidden']}: heads would be cut across. Choose "
+            "BoTConfig(reheads='resample') to resize heads and head_dim, or reheads='reshape' to keep the matrices."
+        )
+
+
+def asked_dtype(asked: Any, wanted: PreTrainedConfig) -> torch.dtype | None:
+    """The dtype of the result, None for the checkpoint's own."""
+    dtype = wanted.dtype if asked in (None, "auto") else asked
+    if isinstance(dtype, str):
+        name = dtype.lower().removeprefix("torch.")
+        found = getattr(torch, DTYPES.get(name, name), None)
+        dtype = found if isinstance(found, torch.dtype) else dtype
+    if dtype is None:
+        return None
+    if not isinstance(dtype, torch.dtype) or dtype not in FLOATS.values():
+        raise BadOption(f"dtype must be float64, float32, bfloat16, float16 or 'auto', got {asked!r}.")
+    return dtype
