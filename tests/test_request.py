@@ -98,7 +98,7 @@ def test_a_number_of_thousands_of_digits_is_refused_in_few_words(saved, tmp_path
         del given["n_layer"]
     with pytest.raises(BadOption, match="a number of thousands of digits") as caught:
         CALLS[name](source, tmp_path / "out", **given)
-    assert keyword in str(caught.value)
+    assert str(caught.value).startswith({"config": "n_layer", "bot_config": "gain"}.get(keyword, keyword))
     assert len(str(caught.value)) < 120
 
 
@@ -106,6 +106,7 @@ def test_also_where_no_keywords_are_sorted(saved, tmp_path):
     source, built = saved(*GPT2)
     config = resized_config(built.config, layer=3)
     config.n_embd = HUGE
+    grown = BoTModelForCausalLM.from_pretrained(source, n_layer=3, method="ligo")
     calls = {
         "task": lambda: transformers_bot.plan(source, n_layer=3, task=HUGE),
         "max_shard_size": lambda: transformers_bot.resize_checkpoint(
@@ -118,16 +119,15 @@ def test_also_where_no_keywords_are_sorted(saved, tmp_path):
         "enable": lambda: transformers_bot.enable(method=HUGE),
         "integration": lambda: transformers_bot.integration({"seed": HUGE}).__enter__(),
         "verify": lambda: transformers_bot.verify(source, revision=HUGE),
-        "fit": lambda: transformers_bot.fit(BoTModelForCausalLM.from_pretrained(source, n_layer=3, method="ligo"), [], HUGE),
-    }  # fmt: skip
-    for name, call in calls.items():
+        "fit": lambda: transformers_bot.fit(grown, [], HUGE),
+    }
+    for call in calls.values():
         with pytest.raises(BadOption, match="thousands of digits"):
             call()
-            pytest.fail(name)
 
 
 def test_an_unknown_option_is_named_with_its_nearest():
-    with pytest.raises(BadKeyword, match="has no option 'wavlet'.* Did you mean 'wavelet'") as caught:
+    with pytest.raises(BadKeyword, match=r"has no option 'wavlet'.* Did you mean 'wavelet'\?") as caught:
         BoTConfig(wavlet="haar")
     assert isinstance(caught.value, BoTError)
     assert isinstance(caught.value, TypeError)
@@ -141,13 +141,9 @@ def test_no_call_seeds_a_generator_of_the_caller(saved, tmp_path, monkeypatch):
     """Neither the CPU's state nor any GPU's: `torch.manual_seed` would seed those of all devices."""
     source, built = saved(*GPT2)
     seeded = []
-    for module, name in (
-        (torch, "manual_seed"),
-        (torch.cuda, "manual_seed"),
-        (torch.cuda, "manual_seed_all"),
-        (torch.random, "manual_seed"),
-    ):
-        monkeypatch.setattr(module, name, lambda seed, name=name: seeded.append(name))
+    holders = (torch, "manual_seed"), (torch.cuda, "manual_seed"), (torch.cuda, "manual_seed_all")
+    for module, name in (*holders, (torch.random, "manual_seed")):
+        monkeypatch.setattr(module, name, seeded.append)
     before = torch.get_rng_state()
     batches = [{**built.inputs, "labels": built.inputs["input_ids"]}]
     out = tmp_path / "out"

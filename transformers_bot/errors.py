@@ -88,19 +88,26 @@ def check_writable(values: Mapping[str, object]) -> None:
     Traceback (most recent call last):
     transformers_bot.errors.BadOption: n_layer holds a number of thousands of digits. Choose a smaller one.
     """
-    for name, value in values.items():
-        if not _is_writable([name, value], set()):
-            keyword = name if isinstance(name, str) else "a keyword"
-            raise BadOption(f"{keyword} holds a number of thousands of digits. Choose a smaller one.")
+    keyword = _unwritable("a keyword", values, set())
+    if keyword:
+        raise BadOption(f"{keyword} holds a number of thousands of digits. Choose a smaller one.")
 
 
-def _is_writable(value: object, seen: set[int]) -> bool:
+def _unwritable(keyword: str, value: object, seen: set[int]) -> str | None:
+    """The innermost keyword that holds a number of thousands of digits, None where there is none."""
     if isinstance(value, Rational):
         try:
-            return bool(str(value))
+            str(value)
         except ValueError:
-            return False
-    if not isinstance(value, (Mapping, list, tuple, set, frozenset)) or id(value) in seen:
-        return True
-    inner = [*value.keys(), *value.values()] if isinstance(value, Mapping) else value
-    return all(_is_writable(entry, {*seen, id(value)}) for entry in inner)
+            return keyword
+    if id(value) in seen:
+        return None
+    if isinstance(value, Mapping):
+        inner = [(keyword, name) for name in value]
+        inner += [(name if isinstance(name, str) else keyword, each) for name, each in value.items()]
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        inner = [(keyword, each) for each in value]
+    else:
+        return None
+    found = (_unwritable(name, each, {*seen, id(value)}) for name, each in inner)
+    return next((name for name in found if name), None)

@@ -1,13 +1,14 @@
 """`BoTConfig`: every choice of the BoT method in one object."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import wraps
 from numbers import Integral
 from typing import Any
 
 from .console.tables import html_table, page
-from .errors import BadKeyword, BadOption, suggest
+from .errors import BadKeyword, BadOption, check_writable, suggest
 from .ops.wavelets import check_name
 
 CHOICES = {
@@ -93,6 +94,7 @@ class BoTConfig:
 
     Raises:
         BadOption: a value that an option does not take, with the nearest one.
+        BadKeyword: an option that does not exist, likewise.
     """
 
     wavelet: str | Mapping[str, str] = "auto"
@@ -109,6 +111,7 @@ class BoTConfig:
     grids: str = "bicubic"
 
     def __post_init__(self) -> None:
+        check_writable({f.name: getattr(self, f.name) for f in fields(self)})
         for name, choices in CHOICES.items():
             _check_choice(name, getattr(self, name), choices)
         table = self.wavelet if isinstance(self.wavelet, Mapping) else {"default": self.wavelet}
@@ -120,9 +123,9 @@ class BoTConfig:
             object.__setattr__(self, "wavelet", Wavelets(self.wavelet))
         scale = self.detail_scale
         if scale is not None and not (_is_number(scale) and 0 <= scale <= sys.float_info.max):
-            raise BadOption(f"detail_scale must be None or a number of at least 0, got {_named(scale)}.")
+            raise BadOption(f"detail_scale must be None or a number of at least 0, got {scale!r}.")
         if isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or not 0 <= self.seed <= MAX_SEED:
-            raise BadOption(f"seed must be a whole number from 0 to {MAX_SEED} (2**64 - 1), got {_named(self.seed)}.")
+            raise BadOption(f"seed must be a whole number from 0 to {MAX_SEED} (2**64 - 1), got {self.seed!r}.")
 
     def __repr__(self) -> str:
         """The call that makes it, without what is left at its default."""
@@ -155,11 +158,22 @@ class BoTConfig:
             return value
         if not isinstance(value, Mapping):
             raise BadOption(f"bot_config must be a BoTConfig or a dict of its fields, got {type(value).__name__}.")
-        known = [f.name for f in fields(cls)]
-        for name in value:
-            if name not in known:
-                raise BadKeyword(f"BoTConfig has no option {name!r}; it has {', '.join(known)}.{suggest(name, known)}")
+        check_writable({"bot_config": value})
+        _check_names(cls, value)
         return cls(**value)
+
+
+_dataclass_init = BoTConfig.__init__
+
+
+@wraps(_dataclass_init)
+def _checked_init(self: BoTConfig, *args: Any, **kwargs: Any) -> None:
+    _check_names(BoTConfig, kwargs)
+    _dataclass_init(self, *args, **kwargs)
+
+
+# An unknown option is answered with the nearest one; editors and type checkers go on seeing the dataclass's fields.
+BoTConfig.__init__ = _checked_init  # type: ignore[method-assign]
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -168,12 +182,12 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise BadOption(f"{name} must be one of {', '.join(choices)}, got {value!r}.{hint}")
 
 
-def _named(value: object) -> str:
-    """A value for a message; Python itself refuses to write thousands of digits."""
-    try:
-        return repr(value)
-    except ValueError:
-        return "one of thousands of digits"
+def _check_names(options: type, names: Iterable[object]) -> None:
+    known = [f.name for f in fields(options)]
+    for name in names:
+        if name not in known:
+            hint = suggest(name, known)
+            raise BadKeyword(f"{options.__name__} has no option {name!r}; it has {', '.join(known)}.{hint}")
 
 
 def _is_number(value: object) -> bool:

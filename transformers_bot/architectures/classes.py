@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
-from ..errors import BadCheckpoint, BadOption, UnsupportedArchitecture, suggest
+from ..errors import BadCheckpoint, BadOption, UnsupportedArchitecture, check_writable, suggest
 from ..tasks import TASKS
 
 ModelClass = type[PreTrainedModel]
@@ -69,6 +69,7 @@ def class_for_task(task: str | None) -> Callable[[PreTrainedConfig], ModelClass]
     """
     if task is None:
         return own_class
+    check_writable({"task": task})
     if task not in TASKS:
         raise BadOption(f"task must be one of {', '.join(TASKS)}, got {task!r}.{suggest(task, TASKS)}")
     return partial(_class_for, task)
