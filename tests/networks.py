@@ -11,7 +11,6 @@ from transformers_bot.architectures.sizes import role_sizes
 from transformers_bot.ops.axis_map import AxisMap, Matrix
 from transformers_bot.planning.planner import Side
 from transformers_bot.rewrite import Network
-from transformers_bot.rewrite.network import STREAM
 from transformers_bot.run.opening import network_of
 
 
@@ -41,8 +40,13 @@ def dropped_blocks(built: Built) -> Built:
 
 def turn_stream(network: Network, turn: torch.Tensor) -> None:
     """Turn the residual stream by an orthogonal matrix."""
-    for role in STREAM:
-        network.map_role(role, AxisMap(network.hidden, network.hidden, (Matrix(turn.numpy()),)))
+    for role in network.roles.followers("hidden"):
+        network.map_role(role, AxisMap(network.length("hidden"), network.length("hidden"), (Matrix(turn.numpy()),)))
+
+
+def at(layer: int | None) -> tuple[str, int] | None:
+    """A layer of the only stack."""
+    return None if layer is None else ("layer", layer)
 
 
 def random_turn(length: int, seed: int = 0) -> torch.Tensor:

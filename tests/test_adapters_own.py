@@ -11,6 +11,7 @@ from families import CONFIGS, FAMILIES
 from transformers import BertConfig, DistilBertConfig, DistilBertForMaskedLM
 
 from transformers_bot import BadOption, BoTModelForMaskedLM, UnsupportedArchitecture, adapters, cli, plan
+from transformers_bot.adapters import Norm, Role, Roles
 from transformers_bot.architectures.axes import parse_rules
 from transformers_bot.errors import PlanError
 from transformers_bot.tools.conformance import check as checking
@@ -141,22 +142,24 @@ def test_a_check_that_runs_nothing_does_not_pass(example, monkeypatch, capsys, w
     assert "The adapter does not fit" in capsys.readouterr().out
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the check does not fold norms yet")
 def test_the_check_folds_norms():
     """A norm's weight that is folded into queries and keys is missing in the values, where they are not named."""
     adapter = adapters.get("vit")
-    readers = tuple(f"layers.{{layer}}.attention.{part}_proj" for part in "qk")
-    wrong = dataclasses.replace(adapter, norms={**adapter.norms, "layers.{layer}.layernorm_before": readers})
-    assert check(wrong, CONFIGS["vit"]()).problems
+    wrong = [
+        dataclasses.replace(norm, readers=norm.readers[:2]) if norm.name == "layers.{layer}.layernorm_before" else norm
+        for norm in adapter.norms
+    ]
+    problems = check(dataclasses.replace(adapter, norms=tuple(wrong)), CONFIGS["vit"]()).problems
+    assert any("folding the norms" in problem for problem in problems), problems
 
 
 @pytest.mark.slow
 def test_sizes_that_are_right_by_accident_do_not_scale(example):
     (adapter,) = adapters.load(example)
-    fixed = dataclasses.replace(adapter, sizes={**adapter.sizes, "position": 16})
+    fixed = dataclasses.replace(adapter, roles=adapter.roles.with_(Role("position", "place", 16)))
     problems = check(fixed, DistilBertConfig(**TINY)).problems
     assert problems == []  # 16 is this model's; only its own field would tell
-    wrong = dataclasses.replace(adapter, sizes={**adapter.sizes, "ffn": lambda config: 4 * config.dim})
+    wrong = dataclasses.replace(adapter, roles=adapter.roles.with_(Role("ffn", "unit", lambda config: 4 * config.dim)))
     config = DistilBertConfig(**{**TINY, "hidden_dim": 100})
     assert any("predicts 96" in problem for problem in check(wrong, config).problems)
 
@@ -173,11 +176,17 @@ def test_a_misfit_is_exit_code_4(example, tmp_path, capsys):
 INVALID = {
     "norm": ({"norm": "both"}, "norm must be 'pre' or 'post'"),
     "rules": ({"rules": ()}, "rules must be what parse_rules"),
-    "needed role": ({"sizes": {"layer": "n_layers"}}, "sizes has no hidden, heads, head_dim, score, ffn"),
+    "needed kinds": ({"roles": Roles(Role("layer", "depth", "n_layers"))}, "roles has none of kind 'stream'"),
+    "no roles": ({"roles": {"layer": "n_layers"}}, "roles must be Roles(Role(...), ...), got dict"),
+    "twice": ({"roles": Roles(*[Role("layer", "depth", "n_layers")] * 2)}, "roles has 'layer' twice"),
+    "kind": ({"roles": Roles(Role("layer", "dept", "n_layers"))}, "has the kind 'dept'. Did you mean 'depth'"),
+    "entries of nothing": ({"roles": Roles(Role("head_dim", "entry", 4))}, "'head_dim' has no within="),
+    "follows nothing": ({"roles": Roles(Role("readout", "stream", 4, follows="hiden"))}, "names 'hiden', which roles"),
     "model type": ({"model_type": "distilbart"}, "transformers knows no such model type. Did you mean 'distilbert'"),
-    "norms": ({"norms": {"embeddings.layernorm": ()}}, "'embeddings.layernorm', but no rule names"),
-    "readers": ({"norms": {"vocab_layer_norm": ("vocab_out",)}}, "'vocab_out', but no rule names"),
-    "no layer": ({"rules": parse_rules("a.weight : hidden"), "norms": {}, "undoes": {}}, "no rule has {layer}"),
+    "norms": ({"norms": (Norm("embeddings.layernorm"),)}, "'embeddings.layernorm', but no rule names"),
+    "kind of norm": ({"norms": (Norm("embeddings.LayerNorm", kind="batch"),)}, "must be of kind 'layer' or 'rms'"),
+    "readers": ({"norms": (Norm("vocab_layer_norm", ("vocab_out",)),)}, "'vocab_out', but no rule names"),
+    "no layer": ({"rules": parse_rules("a.weight : hidden"), "norms": ()}, "no rule has {layer}"),
 }  # fmt: skip
 
 
@@ -191,14 +200,17 @@ def test_registering_refuses_what_contradicts_itself(example, changes, message):
 
 def test_registering_refuses_fields_and_roles_that_do_not_exist(example):
     (adapter,) = adapters.load(example)
-    for sizes, message in (
-        ({"vocab": "vocabsize"}, r"'vocabsize', which DistilBertConfig does not have. Did you mean 'vocab_size'"),
-        ({"hidden": 768}, r"sizes\['hidden'\] must be the name of a config field"),
+    for role, message in (
+        (Role("vocab", "identity", "vocabsize"), r"'vocabsize', which DistilBertConfig does not have. .* 'vocab_size'"),
+        (Role("hidden", "stream", 768), r"the size of role 'hidden' must be the name of a config field"),
+        (Role("layer", "depth", "n_layers", lists=("kinds",)), r"'kinds', which DistilBertConfig does not have"),
     ):
         with pytest.raises(BadOption, match=message):
-            adapters.register(dataclasses.replace(adapter, sizes={**adapter.sizes, **sizes}))
+            adapters.register(dataclasses.replace(adapter, roles=adapter.roles.with_(role)))
+    with pytest.raises(BadOption, match=r"in divides is 'n_head', which .* Did you mean 'n_heads'"):
+        adapters.register(dataclasses.replace(adapter, divides=(("n_head", "dim"),)))
     unknown = parse_rules("a.{layer}.weight : hiden")
-    with pytest.raises(BadOption, match=r"role 'hiden', which sizes does not have. Did you mean 'hidden'"):
+    with pytest.raises(BadOption, match=r"role 'hiden', which roles does not have. Did you mean 'hidden'"):
         adapters.register(dataclasses.replace(adapter, rules=adapter.rules + unknown))
 
 

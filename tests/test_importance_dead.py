@@ -3,7 +3,7 @@
 import pytest
 import torch
 from families import MAIN_HEADS, assert_same_outputs, build, outputs, save
-from networks import network_for, rewritten
+from networks import at, network_for, rewritten
 from test_importance import BY, MAIN, best, scored, sliced
 
 from transformers_bot.ops.axis_map import AxisMap, Band
@@ -31,8 +31,8 @@ def without(length, dead):
 def test_dead_mlp_units_go_and_the_outputs_stay(tmp_path, family, head, calibrated):
     built = build(family, head)
     network = network_for(built.model)
-    for layer in network.layers:  # each layer has dead units of its own
-        network.map_role("ffn", without(20, [(i + layer) % 20 for i in DEAD["ffn"]]), layer)
+    for layer in network.layers("layer"):  # each layer has dead units of its own
+        network.map_role("ffn", without(20, [(i + layer) % 20 for i in DEAD["ffn"]]), at(layer))
     dead, folder = changed(built, tmp_path, network)
     assert_same_outputs(
         outputs(sliced(dead, folder, {"ffn": 16}, calibrated), built.inputs), outputs(dead.model, built.inputs)
@@ -45,12 +45,12 @@ def test_dead_mlp_units_go_and_the_outputs_stay(tmp_path, family, head, calibrat
 def test_a_dead_head_has_the_lowest_score(family, head, calibrated):
     built = build(family, head)
     network = network_for(built.model)
-    for layer in network.layers:
-        network.map_role("heads", without(3, [layer]), layer)
+    for layer in network.layers("layer"):
+        network.map_role("heads", without(3, [layer]), at(layer))
     model = rewritten(built.model, network)
     scores = scored(model, built, calibrated)
-    for layer in network.layers:
-        assert best(scores["heads", layer], 2) == [head for head in range(3) if head != layer]
+    for layer in network.layers("layer"):
+        assert best(scores["heads", at(layer)], 2) == [head for head in range(3) if head != layer]
 
 
 @pytest.mark.covering
@@ -65,11 +65,13 @@ def test_dead_channels_and_heads_go_and_only_the_gain_of_norms_changes(tmp_path,
     centre[torch.tensor(live)[:, None], torch.tensor(live)] = torch.eye(8).double() - 1 / 8
     for role in ("hidden", "readout"):
         network.map_role(role, without(12, [0, 3, 7, 8]))
-    for layer in network.layers:
-        network.map_role("heads", without(3, [1 - layer]), layer)
+    for layer in network.layers("layer"):
+        network.map_role("heads", without(3, [1 - layer]), at(layer))
     for name, place in network.places.items():
         axes = [i for i, axis in enumerate(place.rule.axes) if _in_stream(axis, reads=name in network.tied)]
-        embeds = place.layer is None and place.stem not in network.adapter.norms and "label" not in place.rule.roles
+        embeds = (
+            place.layer is None and place.stem not in network.adapter.norm_names and "label" not in place.rule.roles
+        )
         if axes and (place.rule.adds or embeds):
             network.edit(name, lambda x, i=axes[-1]: torch.tensordot(x, centre, dims=([i], [0])).movedim(-1, i))
     dead, folder = changed(built, tmp_path, network)

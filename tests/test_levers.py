@@ -16,7 +16,7 @@ from families import (
     resized_config,
     save,
 )
-from networks import network_for, random_turn, rewritten, shuffled, turn_stream
+from networks import at, network_for, random_turn, rewritten, shuffled, turn_stream
 
 from transformers_bot import BadOption
 from transformers_bot.ops.axis_map import gather
@@ -275,9 +275,9 @@ def test_shuffled_copies_shrink_without_loss(tmp_path, family, head, role, heads
     built, model = grown(family, head, tmp_path, GROWN)
     network = network_for(model, keep_ties=True)
     length = network.sizes[role]
-    for layer in (None,) if role == "hidden" else network.layers:
+    for layer in (None,) if role == "hidden" else network.layers("layer"):
         for one in ("hidden", "readout") if role == "hidden" else (role,):
-            network.map_role(one, gather(shuffled(length, seed=layer or 0), length), layer)
+            network.map_role(one, gather(shuffled(length, seed=layer or 0), length), at(layer))
     mixed = rewritten(model, network)
     expected = outputs(built.model, built.inputs)
     assert_same_outputs(outputs(mixed, built.inputs), expected)

@@ -16,12 +16,13 @@ from families import (
     resized_config,
     save,
 )
-from networks import network_for, random_rotation, rewritten, shuffled
+from networks import at, network_for, random_rotation, rewritten, shuffled
 
 from transformers_bot import BadOption
 from transformers_bot.methods.pairs import dual, picked_units, whole_units
 from transformers_bot.ops.axis_map import AxisMap, Matrix, from_dense, gather, identity
 from transformers_bot.rewrite import readers
+from transformers_bot.rewrite.fold import norms
 from transformers_bot.rewrite.moments import Moments, measured
 from transformers_bot.rewrite.readers import match_norm_scale, refit_readers
 
@@ -110,8 +111,8 @@ def test_moments_follow_the_edits_of_their_axis():
         network = network_for(model)
         seen = moments_of(rows if moved_first else rows[:, order])
         if moved_first:
-            network.map_role("ffn", gather(order, 20), layer=1)
-            network.map_role("ffn", gather(shuffled(20, 3), 20), layer=0)  # another layer's, which does not count
+            network.map_role("ffn", gather(order, 20), ("layer", 1))
+            network.map_role("ffn", gather(shuffled(20, 3), 20), ("layer", 0))  # another layer's, which does not count
         else:
             network = network_for(rewritten(model, permuted(network_for(model), order)))
         refit_readers(network, {weight: seen}, lambda _: (pair.produce, pair.consume))
@@ -120,7 +121,7 @@ def test_moments_follow_the_edits_of_their_axis():
 
 
 def permuted(network, order):
-    network.map_role("ffn", gather(order, len(order)), layer=1)
+    network.map_role("ffn", gather(order, len(order)), ("layer", 1))
     return network
 
 
@@ -129,10 +130,12 @@ def test_an_axis_knows_what_its_edits_came_to():
     turns = [random_rotation(12, seed) for seed in (0, 1)]
     for turn in turns:
         network.map_role("hidden", AxisMap(12, 12, (Matrix(turn.numpy()),)))
-    network.map_role("ffn", gather(shuffled(20), 20), layer=1)
-    assert network.moved("hidden", 0).dense() == pytest.approx((turns[1] @ turns[0]).numpy())
-    assert network.moved("ffn", 0).is_identity
-    assert network.moved("ffn", 1).dense() == pytest.approx(from_dense(gather(shuffled(20), 20).dense()).dense())
+    network.map_role("ffn", gather(shuffled(20), 20), ("layer", 1))
+    assert network.moved("hidden", ("layer", 0)).dense() == pytest.approx((turns[1] @ turns[0]).numpy())
+    assert network.moved("ffn", ("layer", 0)).is_identity
+    assert network.moved("ffn", ("layer", 1)).dense() == pytest.approx(
+        from_dense(gather(shuffled(20), 20).dense()).dense()
+    )
 
 
 def test_inputs_are_measured_without_masked_tokens():
@@ -165,7 +168,7 @@ def test_a_norm_gives_what_the_kept_units_had():
     low_pass = torch.eye(12, dtype=torch.float64)[:5]
     name = "embeddings.LayerNorm"
     wanted = stream * network[f"{name}.weight"] + network[f"{name}.bias"]
-    match_norm_scale(network, (name, None), moments_of(stream), low_pass)
+    match_norm_scale(network, norms(network)[-1], moments_of(stream), low_pass)
     norm = torch.nn.functional.layer_norm(
         stream[:, :5], (5,), network[f"{name}.weight"][:5], network[f"{name}.bias"][:5], eps=0.0
     )
@@ -289,9 +292,9 @@ def test_the_order_of_a_sources_units_does_not_matter(tmp_path, family, order):
     untied = {"tie_word_embeddings": False} if family == "gpt2" else {}
     built = build(family, HEAD[family], heads=4, **untied)
     network = network_for(built.model, keep_ties=True)
-    for layer in network.layers:
+    for layer in network.layers("layer"):
         for role in ("ffn", "heads"):
-            network.map_role(role, gather(shuffled(network.sizes[role], layer), network.sizes[role]), layer)
+            network.map_role(role, gather(shuffled(network.sizes[role], layer), network.sizes[role]), at(layer))
     for role in ("hidden", "readout"):
         network.map_role(role, gather(shuffled(12, 9), 12))
     models = {"one": built.model, "other": rewritten(built.model, network)}

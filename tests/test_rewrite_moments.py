@@ -56,7 +56,7 @@ def assert_moments(moments: torch.Tensor) -> None:
 def test_estimated_moments_are_moments_of_every_norm(family, head, activation):
     network = network_for(build(family, head, layer=3).model)
     fold_norms(network)
-    estimated = shares(one.normalised() for one, _ in weight_moments(network, ACT2FN[activation]))
+    estimated = shares(one.normalised() for one, _ in weight_moments(network, "hidden", ACT2FN[activation]))
     assert len(estimated) == 7
     for moments in estimated:
         assert_moments(moments)
@@ -68,7 +68,7 @@ def test_a_stream_of_embeddings_alone_has_the_moments_of_all_tokens_at_all_posit
     fold_norms(network)
     body = built.model.transformer
     every = body.wte.weight.detach()[:, None] + body.wpe.weight.detach()[None]  # (token, position, hidden)
-    estimated = shares(one.normalised() for one, _ in weight_moments(network, ACT2FN["gelu_new"]))
+    estimated = shares(one.normalised() for one, _ in weight_moments(network, "hidden", ACT2FN["gelu_new"]))
     for moments in estimated:
         torch.testing.assert_close(moments, second_moments(every.flatten(0, 1)), rtol=0, atol=1e-12)
     batch = {"input_ids": torch.arange(23)[:, None].expand(23, 12)}
@@ -84,7 +84,7 @@ def test_of_a_long_table_some_entries_stand_for_all():  # and not the first ones
     table.mul_(torch.linspace(0.1, 2, 12)).add_(torch.linspace(0, 1, len(table))[:, None])
     every, seen = (
         table.T.cov(correction=0),
-        next(weight_moments(network_for(built.model), ACT2FN["relu"]))[0].covariance,
+        next(weight_moments(network_for(built.model), "hidden", ACT2FN["relu"]))[0].covariance,
     )
     seen = seen - built.model.transformer.wpe.weight.data.T.cov(correction=0)
     assert not torch.allclose(seen, every, rtol=0, atol=1e-9)
@@ -109,7 +109,7 @@ def test_the_moments_of_mlp_units_are_those_of_normal_inputs(activation):
     drawn = torch.randn(100_000, 20, generator=generator, dtype=torch.float64)
     units = ACT2FN[activation](network["transformer.h.0.mlp.c_fc.bias"] + spread * drawn)
     added = units @ block.mlp.c_proj.weight.detach() + block.mlp.c_proj.bias.detach()
-    estimated = shares(one.normalised() for one, _ in weight_moments(network, ACT2FN[activation]))[-1]
+    estimated = shares(one.normalised() for one, _ in weight_moments(network, "hidden", ACT2FN[activation]))[-1]
     assert_moments(estimated)
     assert float((estimated - second_moments(added)).norm()) < 0.02 * float(estimated.norm())
 
@@ -118,7 +118,7 @@ def test_attention_adds_a_quarter_of_its_values_variance():
     built = build("gpt2", "GPT2LMHeadModel", layer=1, **UNTIED)
     network = network_for(built.model)
     fold_norms(network)
-    before, after, _ = shares(one.normalised() for one, _ in weight_moments(network, ACT2FN["gelu_new"]))
+    before, after, _ = shares(one.normalised() for one, _ in weight_moments(network, "hidden", ACT2FN["gelu_new"]))
     body, attention = built.model.transformer, "transformer.h.0.attn"
     every = (body.wte.weight.detach()[:, None] + body.wpe.weight.detach()[None]).flatten(0, 1)
     out = network[f"{attention}.c_proj.weight"].T
@@ -140,14 +140,15 @@ def test_norms_carry_the_share_of_the_stream_that_is_kept(target):
     fold_norms(folded)
     pair = principal_pair(12, target, dual(12, target, "haar"))
     low_pass = torch.from_numpy(pair.produce.dense()) * (12 / target) ** 0.5
-    moments = shares(one.normalised() for one, _ in weight_moments(folded, ACT2FN["gelu_new"]))
+    moments = shares(one.normalised() for one, _ in weight_moments(folded, "hidden", ACT2FN["gelu_new"]))
     kept, _ = basis(torch.stack(moments).mean(0), low_pass)
-    stream = dense_pair(Matrix(to_principal_basis(Opened(turned, built.model), low_pass)[0].numpy()), "")
+    fold_norms(turned)
+    stream = dense_pair(Matrix(to_principal_basis(Opened(turned, built.model), "hidden", low_pass)[0].numpy()), "")
     np.testing.assert_allclose(stream.produce.dense(), kept.numpy() * (target / 12) ** 0.5, rtol=0, atol=1e-12)
     kept_shares = [float(torch.trace(kept @ seen @ kept.T)) for seen in moments]
     assert 0.1 < min(kept_shares) < max(kept_shares) < 1
-    for (stem, layer), share in zip(norms(turned), kept_shares, strict=True):
-        weight = stream.produce.apply(turned[turned.find(f"{stem}.weight", layer)], 0)
+    for place, share in zip(norms(turned), kept_shares, strict=True):
+        weight = stream.produce.apply(turned[place.part(turned, "weight")], 0)
         torch.testing.assert_close(weight, torch.full((target,), share**0.5, dtype=torch.float64), rtol=0, atol=1e-9)
 
 
@@ -256,7 +257,7 @@ def test_edits_leave_the_stored_tensors_and_all_others_alone():
     before = {name: x.clone() for name, x in tensors.items()}
     plain = network_for(built.model)
     network = Network(plain.adapter, plain.sizes, tensors, plain.places)
-    network.map_role("ffn", gather(shuffled(20), 20), layer=1)
+    network.map_role("ffn", gather(shuffled(20), 20), ("layer", 1))
     edited = {f"transformer.h.1.mlp.{part}" for part in ("c_fc.weight", "c_fc.bias", "c_proj.weight")}
     assert list(network) == list(tensors)
     assert len(network) == len(tensors)

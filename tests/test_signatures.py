@@ -76,7 +76,9 @@ def test_the_typed_keywords_are_those_that_are_read():
 def test_every_field_of_a_built_in_config_has_a_type(adapter):
     config = CONFIG_MAPPING[adapter.model_type]
     fields = {field.name for field in dataclasses.fields(config) if field.init} | set(config.attribute_map)
-    fields |= {str(name) for name in adapter.sizes.values() if isinstance(name, str) and hasattr(config(), name)}
+    fields |= {
+        role.size for role in adapter.roles.values() if isinstance(role.size, str) and hasattr(config(), role.size)
+    }
     assert fields - set(ConfigFields.__annotations__) - NOT_ASKED_FOR == set()
 
 

@@ -5,9 +5,25 @@
 """
 
 from .architectures import ADAPTERS, Adapter, get, load, register, validate
+from .architectures.adapter import Norm
 from .architectures.axes import parse_rules
+from .architectures.roles import LABEL, SEGMENT, VOCAB, Role, Roles
 
-__all__ = ["ADAPTERS", "Adapter", "get", "load", "parse_rules", "register", "validate"]
+__all__ = [
+    "ADAPTERS",
+    "LABEL",
+    "SEGMENT",
+    "VOCAB",
+    "Adapter",
+    "Norm",
+    "Role",
+    "Roles",
+    "get",
+    "load",
+    "parse_rules",
+    "register",
+    "validate",
+]
 
 
 def __dir__() -> list[str]:

@@ -13,6 +13,10 @@ axes in stored order:
     x <- y, y -> x  a map that writes x and reads y; without an arrow all axes are written
     +x              added onto the residual stream x: the layer count scales it
     ~x              the reading side of a product: keys read what queries write
+    *x              multiplied onto the other writer of x, as the gate of an MLP is
+
+A network with two stacks of layers has a word for each, the second one ending in `_layer`:
+`decoder.layers.{decoder_layer}.fc1.weight`.
 """
 
 import re
@@ -23,15 +27,26 @@ from functools import cached_property
 from ..errors import PlanError
 
 Sizes = Mapping[str, int | None]  # role -> length; None: taken from the tensor itself
+DEPTH = r"\{((?:[a-z]+_)*layer)\}"  # in names: a layer's number
+At = tuple[str, int] | None  # a stack of layers and the number in it; None outside of the layers
+FACTOR = r"([~*]?)([a-z][a-z_0-9]*)"
 
 
 @dataclass(frozen=True)
 class Factor:
-    """One role (or fixed number) within an axis, and the side of the map it is on."""
+    """One role (or fixed number) within an axis, and the side of the map it is on.
 
-    role: str  # "" for a fixed number
+    Attributes:
+        role: empty for a fixed number, which is `size`.
+        reads: on the reading side; `crosses`: although the axis is written (keys).
+        multiplies: onto the other writer of the same units.
+    """
+
+    role: str
     size: int | None
     reads: bool
+    crosses: bool = False
+    multiplies: bool = False
 
     def length(self, sizes: Sizes) -> int | None:
         return sizes[self.role] if self.role else self.size
@@ -70,13 +85,23 @@ class Rule:
     def pattern(self) -> re.Pattern[str]:
         return re.compile("|".join(_regex(name.strip()) for name in self.names.split("|")))
 
+    @cached_property
+    def depth(self) -> str:
+        """The word for the layer's number in its names, which is the role of a depth; empty outside of the layers."""
+        found = re.search(DEPTH, self.names)
+        return found[1] if found else ""
+
     @property
     def layered(self) -> bool:
-        return "{layer}" in self.names
+        return bool(self.depth)
+
+    @cached_property
+    def factors(self) -> tuple[Factor, ...]:
+        return tuple(factor for axis in self.axes for segment in axis.segments for factor in segment)
 
     @property
     def roles(self) -> list[str]:
-        return [f.role for axis in self.axes for segment in axis.segments for f in segment if f.role]
+        return [factor.role for factor in self.factors if factor.role]
 
     def match(self, name: str) -> tuple[bool, int | None]:
         """Whether the rule names this tensor, and its layer if it has one."""
@@ -87,12 +112,12 @@ class Rule:
         return True, None if layer is None else int(layer)
 
     def template(self, name: str) -> str:
-        """The name with {layer} where its layer stands: the same for a stack of same-function tensors."""
+        """The name with {layer}, or another depth's word, for its number: the same for a stack of such tensors."""
         found = self.pattern.fullmatch(name)
         group = found.lastindex if found else None
         if found is None or group is None:
             return name
-        return name[: found.start(group)] + "{layer}" + name[found.end(group) :]
+        return f"{name[: found.start(group)]}{{{self.depth}}}{name[found.end(group) :]}"
 
     def shape(self, sizes: Sizes, actual: tuple[int, ...]) -> tuple[int, ...]:
         """The predicted shape; axes whose length only the tensor knows are taken from `actual`."""
@@ -108,6 +133,9 @@ def parse_rules(text: str) -> tuple[Rule, ...]:
     >>> rule, = parse_rules("mlp.{weight,bias} : ffn")
     >>> rule.match("mlp.bias"), rule.shape({"ffn": 8}, (8,))
     ((True, None), (8,))
+
+    Raises:
+        PlanError: a line that is no rule, with what is wrong in it.
     """
     lines = (line.split("#", 1)[0].strip() for line in text.splitlines())
     return tuple(_parse_rule(line) for line in lines if line)
@@ -133,6 +161,8 @@ def _parse_rule(line: str) -> Rule:
     names, colon, axes = line.partition(":")
     if not colon:
         raise PlanError(f"rule {line!r} has no colon between the names and the axes.")
+    for name in names.split("|"):
+        _check_name(name.strip(), line)
     sides = re.split(r"(<-|->)", axes)
     if len(sides) > 3 or not all(side.strip() for side in sides):
         raise PlanError(f"rule {line!r} must have axes on every side of at most one arrow.")
@@ -144,24 +174,56 @@ def _parse_rule(line: str) -> Rule:
     return Rule(line, names.strip(), tuple(parsed), adds=written.strip().startswith("+"), maps=len(sides) == 3)
 
 
+def _check_name(name: str, line: str) -> None:
+    """Brackets that close, and one number of a layer at most, of the same depth in all alternatives."""
+    bare = re.sub(r"\{[^{}]*\}", "", name)
+    if not name or "{" in bare or "}" in bare:
+        raise PlanError(f"rule {line!r} has a name that is empty, or a brace without a partner.")
+    depths = re.findall(DEPTH, line.partition(":")[0])
+    if len(re.findall(DEPTH, name)) > 1:
+        raise PlanError(f"rule {line!r} has two numbers of layers in the name {name!r}; a tensor is in one layer.")
+    if len(set(depths)) > 1 or (depths and not re.search(DEPTH, name)):
+        raise PlanError(f"rule {line!r} has alternatives of different depths. Write a rule for each.")
+
+
 def _parse_axes(text: str, reads: bool, line: str) -> list[Axis]:
+    """The axes of one side: words, and brackets with segments of words."""
     text = text.strip().removeprefix("+")
-    if not re.fullmatch(r"(\s*(\([^()]+\)|[^\s()]+))*\s*", text):
+    axes: list[Axis] = []
+    opened: list[list[Factor]] | None = None
+    for token in re.findall(r"[()+]|[^\s()+]+", text):
+        if token == "(" and opened is None:
+            opened = [[]]
+        elif token == ")" and opened and all(opened):
+            axes.append(Axis(tuple(tuple(segment) for segment in opened)))
+            opened = None
+        elif token == "+" and opened and opened[-1]:
+            opened.append([])
+        elif token in "()+":
+            raise PlanError(
+                f"rule {line!r} has a bracket that is empty or has no partner, or a + with nothing on one side of it."
+            )
+        elif opened is None:
+            axes.append(Axis(((_parse_factor(token, reads, line),),)))
+        else:
+            opened[-1].append(_parse_factor(token, reads, line))
+    if opened is not None:
         raise PlanError(f"rule {line!r} has a bracket that is empty or has no partner.")
-    axes = []
-    for group, single in re.findall(r"\(([^()]*)\)|([^\s()]+)", text):
-        segments = group.split("+") if group else [single]
-        axes.append(Axis(tuple(tuple(_parse_factor(w, reads, line) for w in s.split()) for s in segments)))
     return axes
 
 
 def _parse_factor(word: str, reads: bool, line: str) -> Factor:
     if word.isdigit():
+        if int(word) < 1:
+            raise PlanError(f"rule {line!r}: an axis has at least one entry, not {word}.")
         return Factor("", int(word), reads)
-    found = re.fullmatch(r"(~?)([a-z_]+)", word)
+    found = re.fullmatch(FACTOR, word)
     if not found:
         raise PlanError(f"rule {line!r}: {word!r} is neither a role nor a number.")
-    return Factor(found[2], None, reads or bool(found[1]))
+    crosses, multiplies = found[1] == "~", found[1] == "*"
+    if reads and (crosses or multiplies):
+        raise PlanError(f"rule {line!r}: {word!r} stands on the side that reads; {found[1]} is for what is written.")
+    return Factor(found[2], None, reads or crosses, crosses, multiplies)
 
 
 def _regex(name: str) -> str:
@@ -170,7 +232,7 @@ def _regex(name: str) -> str:
 
 
 def _regex_part(part: str) -> str:
-    if part == "{layer}":
+    if re.fullmatch(DEPTH, part):
         return r"(\d+)"
     if part.startswith("{"):
         return "(?:" + "|".join(re.escape(word) for word in part[1:-1].split(",")) + ")"

@@ -21,11 +21,8 @@ from . import Adapter
 LABELS = ("num_labels", "id2label", "label2id")
 # Every model is asked for these, also where its config class does not have them -> what holds without them.
 MEANING = {"is_causal": True, "tie_last_hidden_states": None}
-# Fields that give tensors another number or place; the plan compares the tensors themselves.
-TENSORS = (
-    *("tie_word_embeddings", "add_cross_attention", "max_position_embeddings"),
-    *("image_size", "patch_size", "encoder_stride", "num_channels"),
-)
+# Fields that give a model other tensors; the plan compares the tensors themselves.
+TENSORS = ("tie_word_embeddings", "add_cross_attention", "encoder_stride")
 # What a trained model computes does not depend on these: records, training, generation, what is returned.
 INERT = (
     *("model_type", "architectures", "transformers_version", "transformers_bot", "dtype", "torch_dtype", "auto_map"),
@@ -38,9 +35,6 @@ INERT = (
     *("task_specific_params", "finetuning_task", "torchscript", "use_bfloat16", "tf_legacy_loss", "xla_device"),
     *("output_past", "vocab_size_or_config_json_file", "_num_labels", "id2label_path", "language", "name"),
     *("configuration_files", "transformers_weights", "quantization_config", "tie_encoder_decoder"),
-    # The pooler of BERT's first release, of which only the default was ever computed.
-    *("directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers"),
-    *("pooler_size_per_head", "pooler_type"),
     # Of sizes of their own: cross attention, which is left out, and a pruning, which the tensors tell.
     *("cross_attention_hidden_size", "pruned_heads"),
 )
@@ -50,7 +44,7 @@ NAMED = 6  # fields in one sentence
 def kind_of(adapter: Adapter, name: str) -> str | None:
     """What a config field is to a resize: "size", "label", "tensors", "meaning", "fixed", "inert"; None if unknown."""
     kinds = {
-        "size": name in adapter.sizes.values() or name in adapter.derived,
+        "size": any(name in (role.size, role.field) for role in adapter.roles.values()) or name in adapter.derived,
         "label": name in LABELS,
         "meaning": name in adapter.meaning or name in MEANING,
         "fixed": name in adapter.only,

@@ -1,14 +1,13 @@
 """Checkpoints whose layers have lost single heads: which, from the shapes of their tensors."""
 
 from collections.abc import Collection, Iterable
-from typing import Any
 
 from transformers import PreTrainedConfig
 
 from ..console.text import brief
 from ..errors import PlanError, UnsupportedCheckpoint
 from . import ADAPTERS, Adapter
-from .axes import Axis, find_rule
+from .axes import find_rule
 from .sizes import role_sizes
 
 NAMED = 4  # layers in a message
@@ -22,7 +21,7 @@ def refuse_pruned(name: str, config: PreTrainedConfig, mismatched: Iterable[Mism
         UnsupportedCheckpoint: with the layers, how many heads each has left, and which are recorded as pruned.
     """
     adapter = ADAPTERS.get(config.model_type)
-    if adapter is None:
+    if adapter is None or not any(adapter.roles.is_whole(role) for role in adapter.roles.units):
         return
     sizes = role_sizes(adapter, config, "source")
     left: dict[int, set[int]] = {}
@@ -35,7 +34,7 @@ def refuse_pruned(name: str, config: PreTrainedConfig, mismatched: Iterable[Mism
         return
     recorded = getattr(config, "pruned_heads", None)
     recorded = recorded if isinstance(recorded, dict) else {}
-    whole = sizes["heads"]
+    whole = sizes[_heads(adapter)]
     said = []
     for layer, counts in sorted(left.items())[:NAMED]:
         gone = recorded.get(layer, recorded.get(str(layer)))
@@ -60,13 +59,14 @@ def _heads_left(
             rule, layer = find_rule(adapter.rules, ".".join(parts[start:]))
         except PlanError:
             continue
-        if not any(_has_heads(axis) for axis in rule.axes):
+        heads = _heads(adapter)
+        if heads not in rule.roles:
             return layer, None
-        fitting = [n for n in range(sizes["heads"] or 0) if rule.shape({**sizes, "heads": n}, stored) == stored]
+        fitting = [n for n in range(sizes[heads] or 0) if rule.shape({**sizes, heads: n}, stored) == stored]
         return layer, fitting[0] if fitting else None
     return None, None
 
 
-def _has_heads(axis: Axis) -> bool:
-    factors: list[Any] = [factor for segment in axis.segments for factor in segment]
-    return any(factor.role == "heads" for factor in factors)
+def _heads(adapter: Adapter) -> str:
+    """The units that hold entries: what a pruning of these model types has taken away."""
+    return next(role for role in adapter.roles.units if adapter.roles.is_whole(role))

@@ -14,15 +14,15 @@ from ..console.text import brief
 from ..errors import BadKeyword, BadOption, BadSize, UnsupportedArchitecture, suggest
 from ..request.signatures import OURS
 from . import Adapter
+from .axes import Sizes
 from .fields import check_fields, check_overrides, check_spread
+from .roles import FIXED, Roles
 
-# Axes whose entries have an identity of their own: they are never filtered, only kept.
-FIXED = ("vocab", "segment", "label", "channel", "patch_h", "patch_w", "special", "offset", "pixel")
 # No published model has more: DeepNet has 1,000 layers, the widest axes are MLPs of some 10^5 units, the longest
 # vocabularies of some 10^6. Beyond, a number is more likely damaged than meant.
 MAX_LAYERS = 1_000
 MAX_WIDTH = 1 << 17
-MAX_FFN = 4 * MAX_WIDTH  # an MLP is usually four times as wide as its stream
+MAX_UNITS = 4 * MAX_WIDTH  # an MLP is usually four times as wide as its stream
 MAX_POSITIONS = 1 << 20
 MAX_LENGTH = 1 << 24  # of axes that are never resampled
 KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text", "NoneType": "nothing"}
@@ -35,22 +35,16 @@ def role_sizes(adapter: Adapter, config: PreTrainedConfig, which: str) -> dict[s
     Args:
         which: "source" or "target", for the message.
     """
-    for entry in adapter.sizes.values():
-        if isinstance(entry, str):
-            _check_positive(entry, getattr(config, entry, None), which)
+    for role in adapter.roles.values():
+        if isinstance(role.size, str):
+            _check_positive(role.size, getattr(config, role.size, None), which)
     check_spread(config, which)
-    if "offset" in adapter.sizes:
-        _check_padding(config, which)
-    for name in ("image_size", "patch_size"):
-        value = getattr(config, name, 1)
-        if isinstance(value, (list, tuple)) and len(value) != 2:
-            raise BadSize(
-                f"{name} is {brief(repr(value))} in the {which} config; give one length, or height and width."
-            )
-        for length in value if isinstance(value, (list, tuple)) else (value,):
-            _check_positive(name, length, which)
-    _check_heads(adapter, config, which)
-    return {role: _length(adapter, role, config, which) for role in adapter.sizes}
+    for check in adapter.checks:
+        if wrong := check(config):
+            raise BadSize(f"{wrong[0]} in the {which} config; {wrong[1]}")
+    for part, whole in adapter.divides:
+        _check_divides(part, whole, config, which)
+    return {role: _length(adapter, role, config, which) for role in adapter.roles}
 
 
 def rebuild(adapter: Adapter, config: PreTrainedConfig, overrides: dict[str, Any]) -> PreTrainedConfig:
@@ -66,7 +60,7 @@ def rebuild(adapter: Adapter, config: PreTrainedConfig, overrides: dict[str, Any
     chosen = _by_field(adapter, config, known, overrides)
     check_overrides(chosen)
     for name, value in chosen.items():
-        if name in adapter.sizes.values() or name == "num_labels":
+        if name in size_fields(adapter) or name == "num_labels":
             _check_positive(name, value, "target")
     fields = {**known, **_with_labels(config, chosen)}
     try:
@@ -150,13 +144,25 @@ def differing_roles(source: dict[str, int | None], target: dict[str, int | None]
     return [role for role in source if source[role] != target[role]]
 
 
-def config_field(adapter: Adapter, role: str) -> str:
-    """The config field that sets a role, for messages."""
-    entry = adapter.sizes.get(role)
-    named = {"label": "num_labels", "special": "the model type", "offset": "pad_token_id", "ffn": "n_inner"}
-    named |= {"pixel": "encoder_stride and num_channels"}
-    patch = {"patch_h": "patch_size", "patch_w": "patch_size", "grid_h": "image_size", "grid_w": "image_size"}
-    return entry if isinstance(entry, str) else {**named, **patch}.get(role, role)
+def cut_across(roles: Roles, source: Sizes, target: Sizes) -> list[str]:
+    """Units such as heads that get more or fewer, but that have as many entries together as before."""
+
+    def together(sizes: Sizes, unit: str, entry: str) -> int:
+        return (sizes[unit] or 0) * (sizes[entry] or 0)
+
+    return [
+        unit
+        for unit in roles.units
+        for entry in roles.entries
+        if roles[entry].within == unit
+        and source[unit] != target[unit]
+        and together(source, unit, entry) == together(target, unit, entry)
+    ]
+
+
+def size_fields(adapter: Adapter) -> dict[str, str]:
+    """Config field -> the role whose length it is."""
+    return {role.size: name for name, role in adapter.roles.items() if isinstance(role.size, str)}
 
 
 def _by_field(
@@ -185,26 +191,35 @@ def _by_field(
 
 def _length(adapter: Adapter, role: str, config: PreTrainedConfig, which: str) -> int | None:
     """The length of one role, None where only the tensor knows it."""
-    entry = adapter.sizes[role]
-    length = entry(config) if callable(entry) else getattr(config, entry) if isinstance(entry, str) else entry
+    known = adapter.roles[role]
+    size, field = known.size, known.field
+    length = size(config) if callable(size) else getattr(config, size) if isinstance(size, str) else size
     if length is None:
         return None
-    field = config_field(adapter, role)
     if isinstance(length, bool) or not isinstance(length, Integral):
         raise BadSize(
             f"{field} gives {brief(repr(length))} entries for {role} in the {which} config; set it to a whole number."
         )
     length = int(length)
     if length < 1:
-        raise BadSize(f"the {which} config leaves {length} entries for {role}: {_why_empty(adapter, role, config)}")
-    caps = {"layer": MAX_LAYERS, "ffn": MAX_FFN, "position": MAX_POSITIONS, **dict.fromkeys(FIXED, MAX_LENGTH)}
-    most = caps.get(role, MAX_WIDTH)
+        why = known.empty(config) if known.empty else f"set {field} to at least 1."
+        raise BadSize(f"the {which} config leaves {length} entries for {role}: {why}")
+    most = _most(adapter, role)
     if length > most:
         raise BadSize(
             f"{field} makes {length} entries for {role} in the {which} config; {most} is the most this package plans "
             "for. Choose a smaller size."
         )
     return length
+
+
+def _most(adapter: Adapter, role: str) -> int:
+    """The most entries that are planned for."""
+    kind = adapter.roles.kind(role)
+    if kind == "unit" and not adapter.roles.is_whole(role):
+        return MAX_UNITS
+    caps: dict[str, int] = {"depth": MAX_LAYERS, "place": MAX_POSITIONS, **dict.fromkeys(FIXED, MAX_LENGTH)}
+    return caps.get(kind, MAX_WIDTH)
 
 
 def _with_fields(config: PreTrainedConfig, fields: dict[str, Any]) -> Any:
@@ -220,36 +235,14 @@ def _check_positive(name: str, value: object, which: str) -> None:
         raise BadSize(f"{name} is {brief(repr(value))} in the {which} config; it must be a whole number of at least 1.")
 
 
-def _check_padding(config: Any, which: str) -> None:
-    """The rows of a table of positions are counted from the padding id."""
-    value = config.pad_token_id
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
-        raise BadSize(
-            f"pad_token_id is {brief(repr(value))} in the {which} config; text positions of {config.model_type} begin "
-            "at pad_token_id + 1, so it must be the tokenizer's padding id, 1 in most of these models. Correct it."
-        )
-
-
-def _check_heads(adapter: Adapter, config: PreTrainedConfig, which: str) -> None:
-    hidden, heads = str(adapter.sizes["hidden"]), str(adapter.sizes["heads"])
-    width, count = getattr(config, hidden), getattr(config, heads)
+def _check_divides(part: str, whole: str, config: Any, which: str) -> None:
+    width, count = getattr(config, whole), getattr(config, part)
     if width % count:
         below = width // count * count
         near = f"sizes are {below} and {below + count}" if below else f"size is {count}"
         raise BadSize(
-            f"{hidden} {width} is not divisible by {heads} {count} in the {which} config; nearest valid {near}."
+            f"{whole} {width} is not divisible by {part} {count} in the {which} config; nearest valid {near}."
         )
-
-
-def _why_empty(adapter: Adapter, role: str, config: Any) -> str:
-    if role.startswith("grid"):
-        return f"image_size {config.image_size} is smaller than patch_size {config.patch_size}."
-    if role == "position":
-        return (
-            f"max_position_embeddings {config.max_position_embeddings} must exceed pad_token_id + 1 = "
-            f"{config.pad_token_id + 1} rows that are no text positions."
-        )
-    return f"set {config_field(adapter, role)} to at least 1."
 
 
 def check_supported(
@@ -273,8 +266,9 @@ def check_supported(
             "tensors of its cross attention are left out."
         )
     flag = adapter.depth_flag
-    if flag and getattr(config, flag, False) and source["layer"] != target["layer"]:
-        raise UnsupportedArchitecture(
-            f"{flag}=True divides attention scores by the layer's number, so layers cannot be moved; "
-            f"keep {config_field(adapter, 'layer')} at {source['layer']}."
-        )
+    for depth in adapter.roles.depths if flag and getattr(config, flag, False) else ():
+        if source[depth] != target[depth]:
+            raise UnsupportedArchitecture(
+                f"{flag}=True divides attention scores by the layer's number, so layers cannot be moved; "
+                f"keep {adapter.roles[depth].field} at {source[depth]}."
+            )

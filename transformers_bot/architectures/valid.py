@@ -1,14 +1,15 @@
 """What an adapter must say, checked where it is registered rather than somewhere in a resize."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from ..errors import BadOption, suggest
-from .adapter import Adapter
-from .axes import Rule
+from .adapter import Adapter, Norm
+from .axes import DEPTH, Rule
+from .roles import KINDS, Role, Roles
 
-NEEDED = ("layer", "hidden", "heads", "head_dim", "score", "ffn")  # roles that methods ask for
-FIELDS = ("layer", "hidden", "heads")  # of these, errors must name the config field
+FIELD_KINDS = ("depth", "stream")  # of these, errors must name the config field
 
 
 def validate(adapter: Any) -> None:
@@ -28,21 +29,40 @@ def _problems(adapter: Adapter) -> Iterator[str]:
         yield f"norm must be 'pre' or 'post', got {adapter.norm!r}."
     if not adapter.rules or not all(isinstance(rule, Rule) for rule in adapter.rules):
         yield "rules must be what parse_rules() returns, and not empty."
-    missing = [role for role in NEEDED if role not in adapter.sizes]
-    if missing:
-        yield f"sizes has no {', '.join(missing)}. Every adapter needs {', '.join(NEEDED)}."
-    for role in FIELDS:
-        if not isinstance(adapter.sizes[role], str):
-            yield f"sizes[{role!r}] must be the name of a config field, got {adapter.sizes[role]!r}."
-    for rule in adapter.rules:
-        unknown = [role for role in rule.roles if role not in adapter.sizes]
-        if unknown:
-            hint = suggest(unknown[0], adapter.sizes)
-            yield f"rule {rule.text!r} has the role {unknown[0]!r}, which sizes does not have.{hint}"
-    if not any(rule.layered for rule in adapter.rules):
-        yield "no rule has {layer} in its names, so that no tensor belongs to a layer."
+    yield from _role_problems(adapter)
     yield from _config_problems(adapter)
     yield from _norm_problems(adapter)
+
+
+def _role_problems(adapter: Adapter) -> Iterator[str]:
+    """Roles of known kinds that name each other, and rules that have no others."""
+    roles = adapter.roles
+    if not isinstance(roles, Roles):
+        yield f"roles must be Roles(Role(...), ...), got {type(roles).__name__}."
+        return
+    for name in roles.repeated:
+        yield f"roles has {name!r} twice. Keep one."
+    for role in roles.values():
+        if role.kind not in KINDS:
+            hint = f"{suggest(role.kind, KINDS)} Kinds are {', '.join(KINDS)}."
+            yield f"role {role.name!r} has the kind {role.kind!r}.{hint}"
+        for other in filter(None, (role.follows, role.within)):
+            if other not in roles:
+                yield f"role {role.name!r} names {other!r}, which roles does not have.{suggest(other, roles)}"
+        if role.kind in FIELD_KINDS and not role.follows and not isinstance(role.size, str):
+            yield f"the size of role {role.name!r} must be the name of a config field, got {role.size!r}."
+        if role.kind in ("entry", "frequency") and not role.within:
+            yield f"role {role.name!r} has no within=: entries are those of a unit, such as heads."
+    for kind in ("depth", "stream", "unit"):
+        if not roles.leading(kind):
+            yield f"roles has none of kind {kind!r}, of which a transformer has at least one."
+    for rule in adapter.rules:
+        unknown = [role for role in (*rule.roles, *filter(None, [rule.depth])) if role not in roles]
+        if unknown:
+            hint = suggest(unknown[0], roles)
+            yield f"rule {rule.text!r} has the role {unknown[0]!r}, which roles does not have.{hint}"
+    if not any(rule.layered for rule in adapter.rules):
+        yield "no rule has {layer} in its names, so that no tensor belongs to a layer."
 
 
 def _config_problems(adapter: Adapter) -> Iterator[str]:
@@ -53,17 +73,27 @@ def _config_problems(adapter: Adapter) -> Iterator[str]:
         yield f"transformers knows no such model type.{hint} A new one is made known by AutoConfig.register."
         return
     default = CONFIG_MAPPING[adapter.model_type]()
-    for role, entry in adapter.sizes.items():
-        if isinstance(entry, str) and not hasattr(default, entry):
-            hint = suggest(entry, default.to_dict())
-            yield f"sizes[{role!r}] is {entry!r}, which {type(default).__name__} does not have.{hint}"
+    fields = {field: f"the size of role {role.name!r}" for role in adapter.roles.values() for field in _fields(role)}
+    fields |= {field: "in divides" for pair in adapter.divides for field in pair}
+    for field, where in fields.items():
+        if not hasattr(default, field):
+            hint = suggest(field, default.to_dict())
+            yield f"{where} is {field!r}, which {type(default).__name__} does not have.{hint}"
+
+
+def _fields(role: Role) -> tuple[str, ...]:
+    return ((role.size,) if isinstance(role.size, str) else ()) + role.lists
 
 
 def _norm_problems(adapter: Adapter) -> Iterator[str]:
     """Norms, and the matrices that read them, are named without ".weight"; each must be somebody's."""
-    named = [*adapter.undoes, *adapter.undoes.values(), *adapter.norms]
-    named += [reader for readers in adapter.norms.values() for reader in readers]
-    for name in named:
-        weight = name.replace("{layer}", "0") + ".weight"
-        if not any(rule.match(weight)[0] for rule in adapter.rules):
-            yield f"norms or undoes name {name!r}, but no rule names {weight!r}."
+    for norm in adapter.norms:
+        if not isinstance(norm, Norm):
+            yield f"norms must be Norm(...) each, got {type(norm).__name__}."
+            continue
+        if norm.kind not in ("layer", "rms") or norm.gain not in ("w", "1+w"):
+            yield f"norm {norm.name!r} must be of kind 'layer' or 'rms' and have the gain 'w' or '1+w'."
+        for name in (norm.name, norm.undoes, *norm.readers):
+            weight = re.sub(DEPTH, "0", name) + ".weight"
+            if name and not any(rule.match(weight)[0] for rule in adapter.rules):
+                yield f"norms name {name!r}, but no rule names {weight!r}."

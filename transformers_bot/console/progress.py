@@ -295,9 +295,21 @@ LEARNT = 1024  # tokens of a batch that an operator learns from
 Lengths = Mapping[str, int | None]
 
 
+class Roles(Protocol):
+    """What is used of an architecture's roles."""
+
+    @property
+    def streams(self) -> tuple[str, ...]: ...
+    @property
+    def units(self) -> tuple[str, ...]: ...
+    def is_whole(self, name: str) -> bool: ...
+
+
 class Task(Protocol):
     """What is used of a method's task."""
 
+    @property
+    def roles(self) -> Roles: ...
     @property
     def target(self) -> Lengths: ...
     def ratio(self, role: str) -> float: ...
@@ -307,13 +319,13 @@ class Network(Protocol):
     """What is used of an opened source."""
 
     @property
+    def roles(self) -> Roles: ...
+    @property
     def sizes(self) -> Lengths: ...
     @property
     def places(self) -> Mapping[str, Any]: ...
     @property
-    def layers(self) -> Sized: ...
-    @property
-    def hidden(self) -> int: ...
+    def everywhere(self) -> Sized: ...
     def numel(self, name: str) -> int: ...
     def having(self, role: str) -> Iterable[tuple[str, Any]]: ...
 
@@ -321,6 +333,8 @@ class Network(Protocol):
 class Plan(Protocol):
     """What is used of a plan; a step has a recipe, parameters, and names that it reads."""
 
+    @property
+    def roles(self) -> Roles: ...
     @property
     def source(self) -> Any: ...
     @property
@@ -335,7 +349,8 @@ def preparing_seconds(task: Task, network: Network, calibration: Iterable[Mappin
     """What a method does to an opened source before the plan."""
     if calibration is None:
         ordering = sum(ordering_seconds(network, role) for role in _shrunk(task))
-        return ordering + basis_seconds(task, network) + UNSEEN_SECONDS
+        turning = sum(basis_seconds(task, network, stream) for stream in task.roles.streams)
+        return ordering + turning + UNSEEN_SECONDS
     running = calibrating_seconds(network, calibration) + fitting_seconds(task, network)
     return running + preparing_seconds(task, network, None)
 
@@ -346,11 +361,12 @@ def ordering_seconds(network: Network, role: str) -> float:
     return products * (network.sizes[role] or 0) / 2 / RATE
 
 
-def basis_seconds(task: Task, network: Network) -> float:
-    """Moments of the stream after every block, their eigenvectors, and what is kept of the moments."""
-    if "hidden" not in _shrunk(task):
+def basis_seconds(task: Task, network: Network, stream: str) -> float:
+    """Moments of a stream after every block, their eigenvectors, and what is kept of the moments."""
+    if stream not in _shrunk(task):
         return 0.0
-    return (0.7 * _matrices(network) * network.hidden + 60 * network.hidden**3) / RATE
+    width = network.sizes[stream] or 0
+    return (0.7 * _matrices(network) * width + 60 * width**3) / RATE
 
 
 def calibrating_seconds(network: Network, batches: Iterable[Mapping[str, Any]]) -> float:
@@ -367,13 +383,14 @@ def fitting_seconds(task: Task, network: Network) -> float:
 
 def after_plan_seconds(network: Network) -> float:
     """All that comes after the plan, where nothing is known of the target yet."""
-    return sum(network.numel(name) for name in network.places) * (COPYING + network.hidden / 2) / RATE + UNSEEN_SECONDS
+    width = _width(network.roles, network.sizes)
+    return sum(network.numel(name) for name in network.places) * (COPYING + width / 2) / RATE + UNSEEN_SECONDS
 
 
 def resizing_seconds(plan: Plan) -> float:
     """All steps of a plan."""
-    shrinks = (plan.target_sizes["hidden"] or 0) < (plan.source_sizes["hidden"] or 0)
-    each = COPYING + (plan.target_sizes["hidden"] or 0 if shrinks else 0)
+    before, after = (_width(plan.roles, sizes) for sizes in (plan.source_sizes, plan.target_sizes))
+    each = COPYING + (after if after < before else 0)
     return sum(numbers_of(plan, step) for step in plan.steps if step.recipe is not None) * each / RATE + UNSEEN_SECONDS
 
 
@@ -385,7 +402,7 @@ def numbers_of(plan: Plan, step: Any) -> int:
 
 def learning_seconds(plan: Plan, steps: int) -> float:
     """An operator's fit: in every step it makes the target's matrices, and the target runs, forward and backward."""
-    widths = (plan.source_sizes["hidden"] or 0) + (plan.target_sizes["hidden"] or 0)
+    widths = sum(_width(plan.roles, sizes) for sizes in (plan.source_sizes, plan.target_sizes))
     return steps * _parameters(plan) * 3 * (LEARNT + widths) / RATE + UNSEEN_SECONDS
 
 
@@ -396,7 +413,13 @@ def finishing_seconds(plan: Plan) -> float:
 
 def _shrunk(task: Task) -> list[str]:
     """The roles whose units become fewer."""
-    return [role for role in ("hidden", "ffn", "heads") if task.target[role] and task.ratio(role) < 1]
+    widths = (*task.roles.streams, *task.roles.units)
+    return [role for role in widths if task.target.get(role) and task.ratio(role) < 1]
+
+
+def _width(roles: Roles, sizes: Lengths) -> int:
+    """Of the widest residual stream."""
+    return max((sizes[stream] or 0 for stream in roles.streams), default=0)
 
 
 def _parameters(plan: Plan) -> int:
@@ -409,7 +432,9 @@ def _matrices(network: Network) -> int:
 
 def _read_widths(network: Network) -> list[int]:
     """Of everything that is linear: how many units it reads."""
-    return [network.hidden, network.hidden, network.hidden, network.sizes["ffn"] or 0] * len(network.layers)
+    roles, sizes = network.roles, network.sizes
+    units = [sizes[unit] or 0 for unit in roles.units if not roles.is_whole(unit)]
+    return [*[_width(roles, sizes)] * 3, *units[:1]] * len(network.everywhere)
 
 
 def _tokens(batches: Iterable[Mapping[str, Any]]) -> int:

@@ -20,7 +20,6 @@ from transformers import PreTrainedConfig
 
 from ..architectures import ADAPTERS
 from ..architectures.classes import auto_class_of
-from ..architectures.sizes import config_field
 from ..console.progress import logger
 from ..errors import SaveError
 from ..io.plain_yaml import NotPlain, read_yaml
@@ -181,7 +180,8 @@ def _sorted(table: Any) -> dict[str, Any]:
 def _size_fields(config: PreTrainedConfig, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """All sizes, changed or not: a field that follows another by default is pinned where it stayed."""
     adapter = ADAPTERS.get(config.model_type)
-    names = [config_field(adapter, role) for role in provenance["target_sizes"]] if adapter else []
+    roles = adapter.roles if adapter else {}
+    names = [roles[role].field for role in provenance["target_sizes"] if role in roles]
     values = {name: getattr(config, name, None) for name in sorted(names)}
     return {name: value for name, value in values.items() if value is not None}
 

@@ -156,7 +156,9 @@ class Reader:
             raise BadOption(f"{', '.join(map(str, files[:3]))}: there is no text in it.")
         random.Random(self.seed).shuffle(every)
         tokenizer = self._tokenizer()
-        limit = role_sizes(architectures.get(self.config.model_type), self.config, "target").get("position")
+        adapter = architectures.get(self.config.model_type)
+        sizes = role_sizes(adapter, self.config, "target")
+        limit = next((sizes[role] for role in adapter.roles.of("place")), None)
         pieces, count = [], 0
         for text, label in every:
             for ids, special in _pieces(tokenizer, text, min(self.length, limit or self.length)):

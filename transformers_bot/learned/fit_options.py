@@ -82,7 +82,7 @@ def fitted(
     Args:
         seed: of new heads, as `skeleton_of` draws them.
     """
-    check_grows(resize.plan.source_sizes, resize.plan.target_sizes)
+    check_grows(resize.request.adapter.roles, resize.plan.source_sizes, resize.plan.target_sizes)
     watch = Watch(resize.plan, resize.request.adapter)
     resizing, finishing = progress.resizing_seconds(resize.plan), progress.finishing_seconds(resize.plan)
     learning = progress.learning_seconds(resize.plan, asked.steps)

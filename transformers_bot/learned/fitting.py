@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from .. import architectures
 from ..architectures.axes import Sizes
 from ..architectures.inventory import inventory_of
+from ..architectures.roles import Roles
 from ..console import progress
 from ..errors import BadCheckpoint, BadKeyword, BadOption, suggest
 from ..hub.provenance import is_local, place_of, recorded_path
@@ -237,7 +238,8 @@ def growth_for(
     if any(before[role] != length for role, length in known.items()):
         now = {role: before[role] for role in known}
         raise BadCheckpoint(f"the source {name!r} has other sizes than when this model was grown: {known}, now {now}.")
-    check_grows(before, after)
+    adapter = architectures.get(config.model_type)
+    check_grows(adapter.roles, before, after)
     stored = stored_dtype(opened.model)
     origin = Side(opened.model.config, before, inventory_of(opened.model), stored, opened.missing, opened.unexpected)
     target = Side(model.config, after, inventory_of(model), stored_dtype(model))
@@ -245,13 +247,14 @@ def growth_for(
     return growth_of(plan, adapter, opened.model.state_dict())
 
 
-def check_grows(before: Sizes, after: Sizes) -> None:
+def check_grows(roles: Roles, before: Sizes, after: Sizes) -> None:
     """Raise where the operator has nothing to learn."""
-    if all(before[role] == after[role] for role in ("layer", "hidden", "ffn")):
-        sizes = [before[role] for role in ("layer", "hidden", "ffn")]
+    learned = [*roles.depths, *roles.streams, *(unit for unit in roles.units if not roles.is_whole(unit))]
+    if all(before[role] == after[role] for role in learned):
+        sizes = [before[role] for role in learned]
         raise BadOption(
-            f"there is nothing to learn: layer, hidden and ffn are {sizes} in the source and in the model. "
-            "Grow one of them."
+            f"there is nothing to learn: {', '.join(learned[:-1])} and {learned[-1]} are {sizes} in the source and in "
+            "the model. Grow one of them."
         )
 
 

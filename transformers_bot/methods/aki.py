@@ -32,7 +32,7 @@ class AKI(FPI):
         made = super().recipe(task, rule, layer, name)
         if isinstance(made, Fresh) or layer is None:
             return made
-        above = tuple(self._above(task, one) for one in made.reads)
+        above = tuple(self._above(task, rule.depth, one) for one in made.reads)
         written = [not _is_read(axis) for axis in rule.axes]
         parts = _parts(made.maps, written)
         if above == made.reads or len(parts) == 1 or all(one.weight == 0.0 for one in made.reads):
@@ -41,8 +41,8 @@ class AKI(FPI):
         return replace(made, maps=parts[0], plus=plus, note=f"{made.note}, added units from the layer above")
 
     @staticmethod
-    def _above(task: Task, one: Read) -> Read:
-        last = task.lengths("layer")[0] - 1
+    def _above(task: Task, stack: str, one: Read) -> Read:
+        last = task.lengths(stack)[0] - 1
         return one if one.layer is None else replace(one, layer=min(one.layer + 1, last))
 
 

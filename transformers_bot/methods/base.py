@@ -1,13 +1,15 @@
 """The protocol of a resizing method: sizes in, one recipe per target tensor out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from ..architectures import Adapter
-from ..architectures.axes import Rule
+from ..architectures.axes import Factor, Rule
+from ..architectures.roles import Roles
+from ..architectures.sizes import cut_across
 from ..errors import BadOption
 from ..ops.recipe import Recipe
 from ..rewrite import Opened
@@ -22,7 +24,7 @@ class Task:
         source: role -> length in the source.
         target: role -> length in the target.
         tied: the output embedding is the input embedding, so one matrix is written and read.
-        scaled_scores: attention scores are divided by sqrt(head_dim).
+        gains: what the forward pass multiplies by in the target, relative to the source, see `Adapter.gains`.
         calibrated: the source may be run on a few batches first.
     """
 
@@ -30,32 +32,59 @@ class Task:
     source: dict[str, int | None]
     target: dict[str, int | None]
     tied: bool
-    scaled_scores: bool = True
+    gains: Mapping[str, float] = field(default_factory=dict)
     calibrated: bool = False
 
+    @property
+    def roles(self) -> Roles:
+        """The roles of the architecture, by name and by kind."""
+        return self.adapter.roles
+
     def lengths(self, role: str) -> tuple[int, int]:
+        """A role's length in source and target."""
         source, target = self.source[role], self.target[role]
         if source is None or target is None:
             raise KeyError(f"role {role!r} has a length only in its tensor")
         return source, target
 
     def ratio(self, role: str) -> float:
+        """A role's length in the target, relative to the source."""
         source, target = self.lengths(role)
         return target / source
 
+    def is_sized(self, role: str) -> bool:
+        """Whether configs tell the role's length, on both sides."""
+        return self.source.get(role) is not None and self.target.get(role) is not None
+
+    def changes(self, *kinds: str) -> tuple[str, ...]:
+        """The roles of these kinds whose length differs."""
+        return tuple(role for role in self.roles.of(*kinds) if self.is_sized(role) and self.ratio(role) != 1)
+
+    def segment_lengths(self, segment: tuple[Factor, ...]) -> tuple[int, int]:
+        """The length of a product of factors in source and target."""
+        source = target = 1
+        for factor in segment:
+            before, after = self.lengths(factor.role) if factor.role else (factor.size or 1, factor.size or 1)
+            source, target = source * before, target * after
+        return source, target
+
     @property
-    def reheaded(self) -> bool:
-        """Another head count at equal width."""
-        return self.ratio("hidden") == 1 and self.ratio("heads") != 1
+    def cut_across(self) -> list[str]:
+        """Units such as heads that get more or fewer, but that have as many entries together as before."""
+        return cut_across(self.roles, self.source, self.target)
 
-    def score_gain(self, reads: bool) -> float:
-        """Queries and keys share what keeps the score q k / sqrt(head_dim) when head_dim changes by g.
+    def score_gain(self, role: str, reads: bool) -> float:
+        """What the writing (or reading) side of a score takes so that the score stays as it is.
 
-        Keys read what queries write; their map carries 1/g already, so g^(-1/4) is left on one side
-        and g^(3/4) on the other.
+        A score sums over the entries of `role`, of which the target has r times as many, and is then
+        multiplied by a factor that becomes s times as large, r^(-1/2) unless the architecture says
+        otherwise. Copies on either side make it r s times as large, so each side takes (r s)^(-1/2); the
+        maps of the reading side carry 1/r already, which it takes back.
         """
-        power = -0.25 if self.scaled_scores else -0.5
-        return float(self.ratio("score") ** (power + 1 if reads else power))
+        ratio, scale = self.ratio(role), self.gains.get(role)
+        power = -0.25 if scale is None else -0.5
+        gain = float(ratio ** (power + 1 if reads else power))
+        return gain if scale is None else gain * float(scale**-0.5)
 
 
 @dataclass(frozen=True)
@@ -77,7 +106,7 @@ class AsStored:
 
 
 class Method(Protocol):
-    """A way to resize. Registering a new one takes one file and one line in `methods/__init__`."""
+    """A way to resize, see docs/methods.md for one in twenty lines."""
 
     name: str
 

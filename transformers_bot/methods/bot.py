@@ -1,8 +1,9 @@
 """BoT: wavelet low-pass over layers, rows and columns, in both directions.
 
 `gain="raw"` is the paper as written on its four modules (attention in, out, MLP in, out): the
-orthonormal low band to shrink, the inverse transform with empty details to grow, on all three axes.
-It leaves other tensors open; here they take the consistent maps, so that a norm weight of 1 stays 1.
+orthonormal low band to shrink (large to small, L2S), the inverse transform with empty details to grow
+(small to large, S2L), on all three axes. It leaves other tensors open; here they take the consistent
+maps, so that a norm weight of 1 stays 1.
 
 `gain="consistent"` (ours) makes the same transform keep the network's function. Every role gets a
 pair (R, C): R has unit gain on constants and is used where the role is written, C is its dual,
@@ -16,6 +17,7 @@ pair (R, C): R has unit gain on constants and is used where the role is written,
 Source: the BoT paper (CVPR 2026), section 3; gains and odd ratios are ours.
 """
 
+import copy
 from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
@@ -23,17 +25,26 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..architectures.axes import Factor, Rule
+from ..architectures.axes import At, Factor, Rule
 from ..console import progress
 from ..ops.axis_map import AxisMap
 from ..ops.recipe import Detail, Read, Recipe, Segment, is_identity
 from ..options import BoTConfig
 from ..rewrite import Opened, fit_to_low_pass
-from ..rewrite.network import STREAM
 from . import levers, pairs
 from .base import Task
-from .depth import Depth, check_direction, chosen_layers, filtered, identity_blocks, picked, reads_of, repeated
-from .grids import grid, interpolation, periodic
+from .depth import (
+    Depth,
+    check_direction,
+    chosen_layers,
+    filtered,
+    identity_blocks,
+    kept_layers,
+    picked,
+    reads_of,
+    repeated,
+)
+from .linear import Linear, whole_unit
 from .pairs import Pair
 from .paper import paper_wavelet
 from .prepare import Prepared, about_calibration, both_sides, prepare
@@ -45,21 +56,26 @@ from .unseen import noise_maps
 # Figures: benchmarks/results/transfer-levers.md, against other methods transfer-cpu.md.
 CONSISTENT_WAVELET = "haar"
 CONSISTENT_DETAIL_SCALE = 1.0
-UNSIZED = pairs.kept(-1)  # an axis whose length only the tensor knows; it is never resized
-SIZED = ("hidden", "ffn", "heads", "head_dim", "layer")
-# Which option of BoTConfig.wavelet a role follows.
-FOLLOWS = {"readout": "hidden", "pooler": "hidden", "score": "head_dim"}
 
 
-class BoT:
-    """The method `bot`; its options are those of `BoTConfig`."""
+class BoT(Linear):
+    """The method `bot`; its options are those of `BoTConfig`.
+
+    Attributes:
+        as_written: the maps of the paper, for its four modules with `gain="raw"`.
+        prepared: what a source has shown, None before one was seen.
+    """
 
     name = "bot"
+    option_names = tuple(BoTConfig().to_dict())
+    combines = False  # widths and depth are filtered together
+    as_written = False
+    prepared: Prepared | None = None
 
-    def __init__(self, options: BoTConfig, prepared: Prepared | None = None) -> None:
-        self.options = options
-        self.raw = options.gain == "raw"
-        self.prepared = prepared  # None before a source was seen
+    @property
+    def raw(self) -> bool:
+        """The paper as written, rather than what keeps the function."""
+        return self.options.gain == "raw"
 
     def check(self, task: Task) -> None:
         """Refuse a depth rule of the other direction, a basis or an order that cannot be had."""
@@ -68,13 +84,15 @@ class BoT:
 
     def prepare(self, task: Task, opened: Opened) -> tuple["BoT", Mapping[str, Tensor]]:
         """Rewrite a source that is going to shrink, where that keeps more of it (see `prepare`)."""
-        prepared = prepare(self.options, task, opened, self._shrink(task), _pair_of)
-        made = BoT(prepared.options, prepared)
+        prepared = prepare(self.options, task, opened, self._shrink(task), role_pair)
+        ready = BoT(prepared.options)
+        ready.prepared = prepared
         if task.calibrated:
-            both = partial(both_sides, partial(made._segment, task, module=False))
+            both = partial(both_sides, lambda segment: ready.segment(task, segment, None))
             with progress.part("fitting", progress.fitting_seconds(task, opened.network)):
-                fit_to_low_pass(prepared.opened, both, prepared.known, "hidden" in prepared.strongest)
-        return made, opened.network
+                picks_stream = not prepared.strongest.isdisjoint(task.roles.streams)
+                fit_to_low_pass(prepared.opened, both, prepared.known, picks_stream)
+        return ready, opened.network
 
     def picked(self, task: Task) -> Collection[str]:
         """The roles whose strongest units are picked."""
@@ -83,121 +101,131 @@ class BoT:
         return levers.picked_roles(self.options, task, self._shrink(task))
 
     def _shrink(self, task: Task) -> levers.Shrink:
-        rule, whole = self.depth_rule(task), self.heads == "whole"
-        groups = levers.averaged_layers(task, rule, self.wavelet(task, "layer"))
-        kept = self.depth(task).read
-        return levers.Shrink(self.basis(task), self._is_flat(task), whole, groups, kept, rule == "strongest")
+        rules = {stack: self.depth_rule(task, stack) for stack in task.roles.depths}
+        groups = {s: levers.averaged_layers(task, s, rule, self.wavelet(task, s)) for s, rule in rules.items()}
+        kept = {stack: self.layers(task, stack).read for stack in rules}
+        ranked = [stack for stack, rule in rules.items() if rule == "strongest"]
+        flat = any(self._is_flat(task, unit) for unit in task.roles.units if task.roles.is_whole(unit))
+        return levers.Shrink(self.basis(task), flat, self.heads == "whole", groups, kept, tuple(ranked))
 
     def basis(self, task: Task) -> str:
         """Where the stream is turned before it shrinks "principal", else "plain"."""
         if self.prepared is not None:
-            return "principal" if self.prepared.stream else "plain"
-        return levers.basis_of(self.options, task, self.wavelet(task, "hidden"))
-
-    def config_fields(self, task: Task, config: Any) -> dict[str, Any]:
-        return {}
+            return "principal" if self.prepared.streams else "plain"
+        return levers.basis_of(self.options, task, [self.wavelet(task, stream) for stream in task.roles.streams])
 
     def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe:
-        module = self.raw and rule.layered and rule.maps  # one of the paper's four, to be filtered as written
-        maps = tuple(tuple(self._segment(task, segment, module) for segment in axis.segments) for axis in rule.axes)
-        reads, undo, over_layers = reads_of(task, self.depth(task, module), rule, layer, name)
-        detail = None if all(one.weight == 0.0 for one in reads) else self._detail(task, rule, layer, name, module)
-        over_axes = "" if is_identity(maps) else self._label(task, rule, module)
+        if self.raw and rule.layered and rule.maps and not self.as_written:  # one of the paper's four modules
+            written = copy.copy(self)
+            written.as_written = True
+            return written.recipe(task, rule, layer, name)
+        maps = tuple(tuple(self.segment(task, segment, None) for segment in axis.segments) for axis in rule.axes)
+        depth = self.layers(task, rule.depth) if rule.layered else None
+        reads, undo, over_layers = reads_of(task, depth, rule, layer, name)
+        detail = None if all(read.weight == 0.0 for read in reads) else self._detail(task, rule, layer, name)
+        over_axes = "" if is_identity(maps) else self.label(task, rule)
         notes = (over_layers, over_axes, f"{detail.kind} detail" if detail else "")
         return Recipe(reads, maps, detail, undo, ", ".join(filter(None, notes)))
 
     # -- widths ---------------------------------------------------------------------------------
 
-    def pair(self, task: Task, role: str, module: bool = False) -> Pair:
-        """The maps of one role at the task's sizes."""
-        source, target = task.lengths(role)
-        if source == target:
-            return pairs.kept(source)
-        if role == "position":
-            index = periodic if self.options.positions == "crop" else interpolation
-            return Pair(index(source, target), index(source, target), self.options.positions)
-        if role in ("grid_h", "grid_w"):
-            return grid(source, target, self.options.grids)
-        if target < source and FOLLOWS.get(role, role) in self.picked(task):
+    def pair(self, task: Task, role: str, source: int, target: int, at: At) -> Pair:
+        """The maps of one role; BoT filters alike in every layer."""
+        if target < source and role in self.picked(task):
             return pairs.picked_units(source, target)
-        if role == "heads" and self.heads == "whole":
+        if self.heads == "whole" and task.roles.is_whole(role):
             return pairs.whole_units(source, target)
-        pair = pairs.low_pass(source, target, self.wavelet(task, FOLLOWS.get(role, role)), module)
-        if role in STREAM and self.basis(task) == "principal":
-            found = self.prepared.stream if self.prepared else None
-            pair = found or levers.principal_pair(source, target, pair)
-        return pair.swapped() if role == "readout" and task.tied else pair
+        pair = pairs.low_pass(source, target, self.wavelet(task, role), self.as_written)
+        if task.roles.kind(role) == "stream" and self.basis(task) == "principal":
+            turned = self.prepared.streams.get(role) if self.prepared else None
+            pair = turned or levers.principal_pair(source, target, pair)
+        return pair
+
+    def axis_pair(self, task: Task, role: str, source: int, target: int, at: At) -> Pair:
+        # What follows the stream and is no stream itself (a pooler) is low-passed as it is, whatever turns the stream.
+        leader = task.roles.leader(role)
+        if source != target and task.roles.kind(role) == "unit" and task.roles.kind(leader) == "stream":
+            if leader in self.picked(task) and target < source:
+                return pairs.picked_units(source, target)
+            return pairs.low_pass(source, target, self.wavelet(task, leader), self.as_written)
+        return super().axis_pair(task, role, source, target, at)
 
     def wavelet(self, task: Task, role: str) -> str:
+        """The wavelet of a role."""
         asked = self.options.wavelet_for(role)
         if asked != "auto":
             return asked
-        if not self.raw:
-            return CONSISTENT_WAVELET
-        return paper_wavelet(task)
+        return paper_wavelet(task) if self.raw else CONSISTENT_WAVELET
 
     @property
     def heads(self) -> str:
+        """Whether heads are copied and picked "whole", low-passed by "filter", or "flat" with their entries."""
         if self.options.heads != "auto":
             return self.options.heads
         return "flat" if self.raw else "whole"
 
-    def _segment(self, task: Task, segment: tuple[Factor, ...], module: bool) -> Segment:
-        roles = [factor.role for factor in segment]
-        if "heads" in roles and self._is_flat(task):
-            gain = self._score_gain(task, module, reads=False) if "score" in roles else 1.0
-            pair = self._flat_pair(task, module)
-            return ((pair.consume if all(f.reads for f in segment) else pair.produce).scaled(gain),)
-        return tuple(self._factor(task, factor, module) for factor in segment)
+    def segment(self, task: Task, segment: tuple[Factor, ...], at: At) -> Segment:
+        if self.is_flat(task, segment):
+            scored = next((f.role for f in segment if f.role in task.adapter.scored), "")
+            pair = self._flat_pair(task, segment)
+            chosen = pair.consume if all(f.reads for f in segment) else pair.produce
+            return (chosen.scaled(self._score_gain(task, scored, reads=False)) if scored else chosen,)
+        return tuple(self.factor(task, factor, at) for factor in segment)
 
-    def _factor(self, task: Task, factor: Factor, module: bool) -> AxisMap:
-        pair = self._pair_of(task, factor, module)
+    def factor(self, task: Task, factor: Factor, at: At) -> AxisMap:
+        scored = factor.role in task.adapter.scored
+        pair = self._factor_pair(task, factor)
         # A score sums over head_dim: one side must read what the other writes, unless raw.
-        reads = factor.reads and not (factor.role == "score" and self.raw)
+        reads = factor.reads and not (scored and self.raw)
         chosen = pair.consume if reads else pair.produce
-        return chosen.scaled(self._score_gain(task, module, reads)) if factor.role == "score" else chosen
+        return chosen.scaled(self._score_gain(task, factor.role, reads)) if scored else chosen
 
-    def _pair_of(self, task: Task, factor: Factor, module: bool = False) -> Pair:
+    def _factor_pair(self, task: Task, factor: Factor) -> Pair:
         if not factor.role:
             return pairs.kept(factor.size or 1)
-        if task.source[factor.role] is None or task.target[factor.role] is None:
-            return UNSIZED
-        return self.pair(task, factor.role, module)
+        if not task.is_sized(factor.role):
+            return pairs.kept(-1)  # an axis whose length only the tensor knows is never resized
+        return self.axis_pair(task, factor.role, *task.lengths(factor.role), None)
 
-    def _score_gain(self, task: Task, module: bool, reads: bool) -> float:
-        if module or self.raw or (self.options.reheads == "reshape" and task.reheaded):
+    def _score_gain(self, task: Task, role: str, reads: bool) -> float:
+        if self.raw or self._is_reshaped(task, task.roles[role].within):
             return 1.0
-        return task.score_gain(reads)
+        return task.score_gain(role, reads)
 
-    def _is_flat(self, task: Task) -> bool:
-        return self.heads == "flat" or (self.options.reheads == "reshape" and task.reheaded)
+    def is_flat(self, task: Task, segment: tuple[Factor, ...]) -> bool:
+        unit = whole_unit(task, segment)
+        return bool(unit) and self._is_flat(task, unit)
 
-    def _flat_pair(self, task: Task, module: bool) -> Pair:
-        (heads_s, heads_t), (dim_s, dim_t) = task.lengths("heads"), task.lengths("head_dim")
-        source, target = heads_s * dim_s, heads_t * dim_t
-        return pairs.low_pass(source, target, self.wavelet(task, "head_dim"), module)
+    def _is_flat(self, task: Task, unit: str) -> bool:
+        return self.heads == "flat" or self._is_reshaped(task, unit)
+
+    def _is_reshaped(self, task: Task, unit: str) -> bool:
+        return self.options.reheads == "reshape" and unit in task.cut_across
+
+    def _flat_pair(self, task: Task, segment: tuple[Factor, ...]) -> Pair:
+        entries = next(f.role for f in segment if task.roles.kind(f.role) == "entry")
+        wavelet = self.wavelet(task, task.roles.leader(entries))
+        return pairs.low_pass(*task.segment_lengths(segment), wavelet, self.as_written)
 
     # -- depth ----------------------------------------------------------------------------------
 
-    def depth(self, task: Task, module: bool = False) -> Depth:
+    def depth(self, task: Task, stack: str) -> Depth:
         """Which layers make up which, at the task's layer counts."""
-        source, target = task.lengths("layer")
-        if source == target:
-            return Depth.unchanged(source)
-        rule = self.depth_rule(task)
+        source, target = task.lengths(stack)
+        rule = self.depth_rule(task, stack)
         if rule == "wavelet":
-            wavelet = self.wavelet(task, "layer")
-            pair = pairs.low_pass(source, target, wavelet, module)
+            wavelet = self.wavelet(task, stack)
+            pair = pairs.low_pass(source, target, wavelet, self.as_written)
             return filtered(pair, f"{wavelet} over layers", share_updates=not self.raw)
         if rule == "repeat":
             return repeated(source, target)
         if rule == "strongest" and self.prepared is not None:
-            return chosen_layers(source, self.prepared.layers)
+            return chosen_layers(source, self.prepared.layers[stack])
         return identity_blocks(source, target) if rule == "identity" else picked(source, target, rule)
 
-    def depth_rule(self, task: Task) -> str:
+    def depth_rule(self, task: Task, stack: str) -> str:
         """The rule asked for, or the default of the direction and gain."""
-        source, target = task.lengths("layer")
+        source, target = task.lengths(stack)
         rule = self.options.depth
         if rule == "auto":  # picked layers beat averaged ones (results/transfer-levers.md)
             shrinking = "strongest" if task.calibrated and task.adapter.norm == "post" else "even"
@@ -208,13 +236,13 @@ class BoT:
 
     # -- detail bands ---------------------------------------------------------------------------
 
-    def _detail(self, task: Task, rule: Rule, layer: int | None, name: str, module: bool) -> Detail | None:
+    def _detail(self, task: Task, rule: Rule, layer: int | None, name: str) -> Detail | None:
         kind, scale = self._detail_choice(task)
         if self.options.detail == "auto" and not self._reads_twins(task, rule):
             return None
-        if kind == "zero" or scale == 0.0 or (self.raw and not module):
+        if kind == "zero" or scale == 0.0 or (self.raw and not self.as_written):
             return None
-        if not module:
+        if not self.as_written:
             maps = noise_maps(rule, partial(self._pairs, task))
             return maps and Detail(kind, scale, maps[0], (), (), self.options.seed, name, layer, *maps[1])
         # The paper's noise, less the part that is no detail.
@@ -223,9 +251,9 @@ class BoT:
             for axis in rule.axes
         )
         layers: tuple[tuple[int, float], ...] = ()
-        source, target = task.lengths("layer")
-        if layer is not None and target > source and self.depth_rule(task) == "wavelet":
-            row = pairs.low_band_of_layers(source, target, self.wavelet(task, "layer"))[layer]
+        source, target = task.lengths(rule.depth)
+        if layer is not None and target > source and self.depth_rule(task, rule.depth) == "wavelet":
+            row = pairs.low_band_of_layers(source, target, self.wavelet(task, rule.depth))[layer]
             layers = tuple((int(i), float(row[i])) for i in np.flatnonzero(row))
         if is_identity(visible) and not layers:
             return None
@@ -235,65 +263,86 @@ class BoT:
     def _detail_choice(self, task: Task) -> tuple[str, float]:
         kind, scale = self.options.detail, self.options.detail_scale
         if kind == "auto":
-            grown = [role for role in ("hidden", "ffn", "heads", "head_dim") if task.ratio(role) > 1]
-            twins = any(self.pair(task, role).makes_twins for role in grown)
+            widths = (*task.roles.streams, *task.roles.units, *task.roles.entries)
+            grown = [role for role in widths if task.is_sized(role) and task.ratio(role) > 1]
+            twins = any(self._makes_twins(task, role) for role in grown)
             kind = "gaussian" if twins and not self.raw else "zero"
         if scale is None:
             scale = 1.0 if self.raw else CONSISTENT_DETAIL_SCALE
         return kind, scale
 
+    def _makes_twins(self, task: Task, role: str) -> bool:
+        """Whether a role grows by copies, in the maps that keep the function."""
+        plain = self
+        if self.as_written:
+            plain = copy.copy(self)
+            plain.as_written = False
+        return plain.axis_pair(task, role, *task.lengths(role), None).makes_twins
+
     def _reads_twins(self, task: Task, rule: Rule) -> bool:
         """Whether a tensor reads units that are copies: its noise is what parts them in training."""
-        factors = [f for axis in rule.axes for segment in axis.segments for f in segment]
-        reads = [FOLLOWS.get(f.role, f.role) for f in factors if f.reads and task.target.get(f.role) is not None]
-        return any(self.pair(task, role).makes_twins for role in reads)
+        reads = [task.roles.leader(f.role) for f in rule.factors if f.reads and f.role and task.is_sized(f.role)]
+        return any(self._makes_twins(task, role) for role in reads)
 
     def _pairs(self, task: Task, segment: tuple[Factor, ...]) -> tuple[Pair, ...]:
         """The dual pairs of a segment's factors, or the one of flat heads."""
-        if any(f.role == "heads" for f in segment) and self._is_flat(task):
-            return (self._flat_pair(task, module=False),)
-        return tuple(self._pair_of(task, factor) for factor in segment)
+        plain = self
+        if self.as_written:
+            plain = copy.copy(self)
+            plain.as_written = False
+        if plain.is_flat(task, segment):
+            return (plain._flat_pair(task, segment),)
+        return tuple(plain._factor_pair(task, factor) for factor in segment)
 
     # -- words ----------------------------------------------------------------------------------
 
     def describe(self, task: Task) -> dict[str, Any]:
         prepared, (kind, scale) = self.prepared, self._detail_choice(task)
-        whole = {*self.picked(task), *(["heads"] if self.heads == "whole" else [])}
-        roles = [role for role in SIZED if task.ratio(role) != 1 and role not in whole]
+        whole = [unit for unit in task.roles.units if task.roles.is_whole(unit)] if self.heads == "whole" else []
+        kept = {*self.picked(task), *whole, *task.roles.of("frequency")}
+        roles = [role for role in task.roles.resized if task.is_sized(role) and task.ratio(role) != 1]
         order = prepared.ordered if prepared else levers.ordered(self.options, task, self._shrink(task))
+        layers = kept_layers(dict(prepared.layers)) if prepared else []
         return {
             "method": self.name,
             "options": self.options.to_dict(),
             "gain": self.options.gain,
-            "wavelet": {role: self.wavelet(task, role) for role in roles},
+            "wavelet": {role: self.wavelet(task, role) for role in roles if role not in kept},
             "heads": self.heads,
-            "depth": self.depth_rule(task) if task.ratio("layer") != 1 else "kept",
+            "depth": self.depth_label(task),
             "basis": self.basis(task),
             "calibrated": task.calibrated,
             "order": list(order),
             "picked": sorted(self.picked(task)),
-            **({"layers": list(prepared.layers)} if prepared and prepared.layers else {}),
+            **({"layers": layers} if layers else {}),
             "detail": kind,
             "detail_scale": scale,
             "seed": self.options.seed,
         }
 
+    def depth_label(self, task: Task) -> str:
+        rules = [self.depth_rule(task, stack) for stack in task.changes("depth")]
+        return "; ".join(dict.fromkeys(rules)) or "kept"
+
     def warnings(self, task: Task) -> list[str]:
-        if self.raw and task.ratio("hidden") != 1:
+        if self.raw and task.changes("stream"):
             return ["gain='raw' changes the function (norm inputs and attention scores are rescaled)"]
         return about_calibration(self.prepared, task) if task.calibrated else []
 
-    def _label(self, task: Task, rule: Rule, module: bool) -> str:
+    def label(self, task: Task, rule: Rule) -> str:
         parts = []
-        for role in dict.fromkeys(FOLLOWS.get(role, role) for role in rule.roles):
-            if task.source[role] is None or task.ratio(role) == 1:
+        for role in dict.fromkeys(task.roles.leader(role) for role in rule.roles):
+            if not task.is_sized(role) or task.ratio(role) == 1:
                 continue
-            pair = self.pair(task, role, module)
-            flat = self._is_flat(task) and role in ("heads", "head_dim")
-            turned = " in the principal basis" if role == "hidden" and self.basis(task) == "principal" else ""
+            pair = self.axis_pair(task, role, *task.lengths(role), None)
+            unit = task.roles[role].within or role
+            flat = task.roles.is_whole(unit) and self._is_flat(task, unit)
+            stream = task.roles.kind(role) == "stream"
+            turned = " in the principal basis" if stream and self.basis(task) == "principal" else ""
             parts.append(f"{role}: {'flat' if flat else pair.label}{turned}")
         return "; ".join(parts)
 
 
-def _pair_of(options: BoTConfig, task: Task, role: str) -> Pair:
-    return BoT(options).pair(task, role)
+def role_pair(options: BoTConfig, task: Task, role: str) -> Pair:
+    """The maps of one role with these options, before a source was seen."""
+    return BoT(options).axis_pair(task, role, *task.lengths(role), None)

@@ -1,8 +1,9 @@
 """Which source layers make up which target layers, as (target, source) matrices."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -48,19 +49,19 @@ class Depth:
 
 
 def reads_of(
-    task: Task, depth: Depth, rule: Rule, layer: int | None, name: str
+    task: Task, depth: Depth | None, rule: Rule, layer: int | None, name: str
 ) -> tuple[tuple[Read, ...], str | None, str]:
     """What a target tensor is made of over depth, which part of a norm it undoes if any, and a note."""
-    if layer is None:
+    if layer is None or depth is None:
         return (Read(name, None),), None, ""
     row = (depth.updates if rule.adds else depth.layers)[layer]
     new = depth.is_new(layer)
     if new and rule.adds:
         return (Read(name, int(np.argmax(depth.layers[layer])), 0.0),), None, "zero update"
     stem, _, part = name.rpartition(".")
-    if new and stem in task.adapter.undoes:
+    last = task.adapter.norm_names[stem].undoes if stem in task.adapter.norm_names else ""
+    if new and last:
         below = int(np.argmax(depth.layers[layer]))
-        last = task.adapter.undoes[stem]
         return (Read(f"{last}.weight", below), Read(f"{last}.bias", below)), part, "undoes the norm below"
     return tuple(Read(name, int(i), float(row[i])) for i in np.flatnonzero(row)), None, depth.label
 
@@ -146,6 +147,12 @@ def picked(source: int, target: int, rule: str) -> Depth:
     """
     layers = _rows(np.arange(target) if rule == "first" else _even(source, target), source)
     return Depth(layers, layers, "strongest layers, not known yet" if rule == "strongest" else f"{rule} layers")
+
+
+def kept_layers(chosen: Mapping[str, Sequence[int] | np.ndarray | None]) -> Any:
+    """The layers that are kept, as provenance holds them: a list, or one for every stack where there are several."""
+    known = {stack: [int(layer) for layer in layers] for stack, layers in chosen.items() if layers is not None}
+    return next(iter(known.values()), []) if len(chosen) == 1 else known
 
 
 def _even(length: int, count: int) -> np.ndarray:

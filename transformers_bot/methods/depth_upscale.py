@@ -19,12 +19,13 @@ class DepthUpscale(DepthOnly):
 
     def check(self, task: Task) -> None:
         super().check(task)
-        source, target = task.lengths("layer")
-        if target > 2 * source:
-            raise self.refuse(
-                f"two copies of {source} layers make at most {2 * source}, but {target} are asked for. "
-                f"Resize to {2 * source} layers or use method='stack'."
-            )
+        for stack in task.roles.depths:
+            source, target = task.lengths(stack)
+            if target > 2 * source:
+                raise self.refuse(
+                    f"two copies of {source} layers make at most {2 * source}, but {target} are asked for. "
+                    f"Resize to {2 * source} layers or use method='stack'."
+                )
 
-    def depth(self, task: Task) -> Depth:
-        return upscaled(*task.lengths("layer"))
+    def depth(self, task: Task, stack: str) -> Depth:
+        return upscaled(*task.lengths(stack))

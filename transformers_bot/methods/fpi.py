@@ -18,6 +18,7 @@ from functools import partial
 
 import numpy as np
 
+from ..architectures.axes import At
 from ..ops.axis_map import AxisMap, Band, Matrix, banded, gather, remembered
 from .base import Task
 from .depth import Depth, stacked_from_top
@@ -35,11 +36,13 @@ class FPI(Linear):
     def check(self, task: Task) -> None:
         self.only_grows(task)
 
-    def pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
-        return _copies(source, target, f"{self.options.seed}/{role}/{layer}")
+    def pair(self, task: Task, role: str, source: int, target: int, at: At) -> Pair:
+        stack, layer = at or ("", None)
+        named = "" if stack in ("", task.roles.depths[0]) else f"{stack}/"  # draws of each stack are its own
+        return _copies(source, target, f"{self.options.seed}/{role}/{named}{layer}")
 
-    def depth(self, task: Task) -> Depth:
-        return stacked_from_top(*task.lengths("layer"))
+    def depth(self, task: Task, stack: str) -> Depth:
+        return stacked_from_top(*task.lengths(stack))
 
 
 def drawn(source: int, target: int, key: str) -> np.ndarray:

@@ -22,7 +22,7 @@ Source: the FRONT method (frequency-domain knowledge transfer by DCT); Ahmed, Na
 from dataclasses import replace
 from typing import Any
 
-from ..architectures.axes import Rule
+from ..architectures.axes import At, Rule
 from ..ops.axis_map import DENSE_TAPS, AxisMap, Matrix, from_dense
 from ..ops.dct import low_frequencies
 from ..ops.recipe import Read, Recipe
@@ -31,7 +31,7 @@ from .depth import Depth
 from .linear import Linear
 from .pairs import Pair
 
-TRANSFORMED = ("hidden", "readout", "pooler", "heads", "head_dim", "score", "ffn")
+TRANSFORMED = ("stream", "unit", "entry", "frequency")
 
 
 class Front(Linear):
@@ -53,24 +53,25 @@ class Front(Linear):
 
     def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe | Fresh:
         made = super().recipe(task, rule, layer, name)
-        wide = any(task.ratio(role) != 1 for role in rule.roles if role in TRANSFORMED)
-        if isinstance(made, Fresh) or not (wide or (rule.layered and task.ratio("layer") != 1)):
+        changed = task.changes(*TRANSFORMED)
+        wide = any(role in changed for role in rule.roles)
+        if isinstance(made, Fresh) or not (wide or (rule.layered and task.ratio(rule.depth) != 1)):
             return made
         if layer is None:
             return replace(made, match=(Read(name, None),))
         if name not in self._mates:  # as long as the stack is deep: one for all of its tensors
-            rows = tuple(tuple(row) for row in self.layers(task).layers.tolist())
-            self._mates[name] = tuple(Read(name, place) for place in range(task.lengths("layer")[0])), rows
+            rows = tuple(tuple(row) for row in self.layers(task, rule.depth).layers.tolist())
+            self._mates[name] = tuple(Read(name, place) for place in range(task.lengths(rule.depth)[0])), rows
         match, mates = self._mates[name]
         return replace(made, match=match, mates=mates)
 
-    def pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
+    def pair(self, task: Task, role: str, source: int, target: int, at: At) -> Pair:
         if (source, target) not in self._pairs:
             self._pairs[source, target] = _resampled(source, target)
         return self._pairs[source, target]
 
-    def depth(self, task: Task) -> Depth:
-        lengths = task.lengths("layer")
+    def depth(self, task: Task, stack: str) -> Depth:
+        lengths = task.lengths(stack)
         if lengths not in self._depths:
             layers = low_frequencies(*lengths)
             self._depths[lengths] = Depth(layers, layers, "DCT over layers")

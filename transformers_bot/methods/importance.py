@@ -20,14 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..architectures.axes import Factor
+from ..architectures.axes import At, Factor
+from ..architectures.roles import RESIZED
 from ..errors import BadOption
 from ..ops.axis_map import AxisMap, gather, identity, remembered
 from ..ops.recipe import Segment
 from ..rewrite import Opened
 from .base import Task
-from .depth import Depth, picked
-from .linear import SIZED, Linear
+from .depth import Depth, kept_layers, picked
+from .linear import Linear, whole_unit
 from .pairs import Pair, kept
 from .unit_scores import Scores, from_activations, from_weights
 
@@ -43,7 +44,7 @@ class Importance(Linear):
     name = "importance"
     combines = False  # what it keeps is known once it has seen the source, as a whole
     scored_by = ""
-    chosen: Mapping[tuple[str, int | None], np.ndarray]
+    chosen: Mapping[tuple[str, At], np.ndarray]
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
@@ -58,7 +59,7 @@ class Importance(Linear):
         Raises:
             BadOption: `calibration=` where nothing is sliced, or that the source does not run on.
         """
-        shrinks = any(task.ratio(role) != 1 for role in (*SIZED, "pooler") if role in task.source)
+        shrinks = bool(task.changes(*RESIZED))
         if opened.calibration is not None and not shrinks:
             raise BadOption(
                 "calibration= measures which units and layers are kept, but none of them gets fewer here. Leave it out."
@@ -72,46 +73,48 @@ class Importance(Linear):
 
     # -- maps -----------------------------------------------------------------------------------
 
-    def pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
-        chosen = self.chosen.get((role, layer))
+    def pair(self, task: Task, role: str, source: int, target: int, at: At) -> Pair:
+        chosen = self.chosen.get((role, at))
         one = _first(source, target) if chosen is None else gather(chosen, source)
         return Pair(one, one, "most important")
 
-    def axis_pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
-        if role == "pooler":  # units of its own, whatever the stream keeps
+    def axis_pair(self, task: Task, role: str, source: int, target: int, at: At) -> Pair:
+        if task.roles.kind(role) == "unit" and task.roles.is_network_wide(role):
+            # Units of its own (a pooler's), whatever the stream keeps.
             return kept(source) if source == target else self.pair(task, role, source, target, None)
-        return super().axis_pair(task, role, source, target, layer)
+        return super().axis_pair(task, role, source, target, at)
 
-    def segment(self, task: Task, segment: tuple[Factor, ...], layer: int | None) -> Segment:
-        if "heads" not in [factor.role for factor in segment]:
-            return super().segment(task, segment, layer)
-        (heads_s, heads_t), (dim_s, dim_t) = task.lengths("heads"), task.lengths("head_dim")
+    def segment(self, task: Task, segment: tuple[Factor, ...], at: At) -> Segment:
+        unit = whole_unit(task, segment)
+        if not unit or len(segment) != 2:
+            return super().segment(task, segment, at)
+        (heads_s, heads_t), (dim_s, dim_t) = task.lengths(unit), task.lengths(segment[-1].role)
         if heads_s == heads_t and dim_s == dim_t:
             return (identity(heads_s * dim_s),)
         if not self.chosen:
             return (_first_of_heads(heads_s, dim_s, heads_t, dim_t),)
-        heads = self._kept("heads", layer, heads_t)
+        heads = self._kept(unit, at, heads_t)
         every = np.broadcast_to(np.arange(dim_t), (heads_s, dim_t))
-        entries = self.chosen.get((segment[-1].role, layer), every)[heads]  # (heads, head_dim)
+        entries = self.chosen.get((segment[-1].role, at), every)[heads]  # (heads, head_dim)
         return (gather((heads[:, None] * dim_s + entries).ravel(), heads_s * dim_s),)
 
-    def depth(self, task: Task) -> Depth:
-        source, target = task.lengths("layer")
-        if ("layer", None) not in self.chosen:
+    def depth(self, task: Task, stack: str) -> Depth:
+        source, target = task.lengths(stack)
+        if (stack, None) not in self.chosen:
             shown = picked(source, target, "even").layers
             return Depth(shown, shown, "most important layers, not known yet")
-        layers = np.eye(source)[self._kept("layer", None, target)]
+        layers = np.eye(source)[self._kept(stack, None, target)]
         return Depth(layers, layers, "most important layers")
 
-    def _kept(self, role: str, layer: int | None, target: int) -> np.ndarray:
-        return self.chosen.get((role, layer), np.arange(target))
+    def _kept(self, role: str, at: At, target: int) -> np.ndarray:
+        return self.chosen.get((role, at), np.arange(target))
 
     # -- words ----------------------------------------------------------------------------------
 
     def describe(self, task: Task) -> dict[str, Any]:
-        layers = self.chosen.get(("layer", None))
-        found = {"scored_by": self.scored_by or "nothing yet"}
-        return {**super().describe(task), **found, **({} if layers is None else {"layers": layers.tolist()})}
+        scored = {"scored_by": self.scored_by or "nothing yet"}
+        layers = kept_layers({stack: self.chosen.get((stack, None)) for stack in task.roles.depths})
+        return {**super().describe(task), **scored, **({"layers": layers} if layers else {})}
 
     def warnings(self, task: Task) -> list[str]:
         return [] if self.scored_by else [UNREAD]
@@ -128,12 +131,12 @@ def _first_of_heads(heads: int, length: int, heads_kept: int, kept: int) -> Axis
     return gather((np.arange(heads_kept)[:, None] * length + np.arange(kept)).ravel(), heads * length)
 
 
-def choose(task: Task, scores: Scores) -> dict[tuple[str, int | None], np.ndarray]:
+def choose(task: Task, scores: Scores) -> dict[tuple[str, At], np.ndarray]:
     """For every role that shrinks, the entries of highest score, in their own order; ties keep the first."""
     chosen = {}
-    for (role, layer), score in scores.items():
+    for (role, at), score in scores.items():
         source, target = task.lengths(role)
         if target < source:
             ranked = torch.sort(score, dim=-1, descending=True, stable=True).indices
-            chosen[role, layer] = ranked[..., :target].sort(dim=-1).values.numpy()
+            chosen[role, at] = ranked[..., :target].sort(dim=-1).values.numpy()
     return chosen

@@ -16,5 +16,5 @@ class Interpolate(DepthOnly):
 
     name = "interpolate"
 
-    def depth(self, task: Task) -> Depth:
-        return interpolated(*task.lengths("layer"))
+    def depth(self, task: Task, stack: str) -> Depth:
+        return interpolated(*task.lengths(stack))

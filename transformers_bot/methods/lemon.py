@@ -25,12 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from ..architectures.axes import Factor, Rule
+from ..architectures.axes import At, Factor, Rule
 from ..ops.axis_map import DENSE_TAPS, AxisMap, Matrix, banded, from_dense, identity, remembered, tiled
 from ..ops.recipe import Detail, Recipe, TensorMap, is_identity
 from .base import Fresh, Task
 from .depth import Depth, identity_blocks
-from .linear import UNSIZED, Linear
+from .linear import UNSIZED, Linear, is_tied_readout
 from .pairs import Pair, there_and_back
 
 NOISE = 1.0  # in standard deviations of the weights, as for BoT's own twins
@@ -49,33 +49,40 @@ class Lemon(Linear):
 
     def check(self, task: Task) -> None:
         self.only_grows(task)
+        shares = {task.lengths(stream) for stream in task.roles.streams}
+        if len(shares) > 1:
+            raise self.refuse("its norms have one epsilon, but the towers of this model grow by different ratios.")
         if task.adapter.norm == "pre":
             return
-        (layers_s, layers_t), (source, target) = task.lengths("layer"), task.lengths("hidden")
-        if layers_s != layers_t:
+        for stack in task.changes("depth"):
+            source, target = task.lengths(stack)
             raise self.refuse(
                 f"{task.adapter.model_type} normalises after each block, so that none of the layers added from "
-                f"{layers_s} to {layers_t} is the identity. Keep {layers_s} layers or use method='lemon+stack'."
+                f"{source} to {target} is the identity. Keep {source} layers or use method='lemon+stack'."
             )
-        if target % source:
-            raise self.refuse(
-                f"{task.adapter.model_type} normalises the residual stream itself, whose rest beyond whole copies "
-                f"would not stay its mean: hidden goes from {source} to {target}. The nearest whole multiples are "
-                f"{target // source * source} and {(target // source + 1) * source}; or use method='bot'."
-            )
+        for stream in task.roles.streams:
+            source, target = task.lengths(stream)
+            if target % source:
+                raise self.refuse(
+                    f"{task.adapter.model_type} normalises the residual stream itself, whose rest beyond whole copies "
+                    f"would not stay its mean: {stream} goes from {source} to {target}. The nearest whole multiples "
+                    f"are {target // source * source} and {(target // source + 1) * source}; or use method='bot'."
+                )
 
     def config_fields(self, task: Task, config: Any) -> dict[str, Any]:
         share = _share(task)
-        fields = [name for name in task.adapter.meaning if name.startswith("layer_norm_eps")]
-        return {} if share == 1 else {name: getattr(config, name) * share for name in fields}
+        epsilon = task.adapter.epsilon
+        return {} if share == 1 or not epsilon else {epsilon: getattr(config, epsilon) * share}
 
     def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe | Fresh:
         made = super().recipe(task, rule, layer, name)
         if isinstance(made, Fresh):
             return made
         stem, _, part = name.rpartition(".")
-        if stem in task.adapter.norms and task.ratio("hidden") != 1:
-            return replace(made, maps=(((self._norm(task, rule.roles[0], part),),),))
+        if stem in task.adapter.norm_names and task.roles.kind(rule.roles[0]) == "stream":
+            if task.ratio(rule.roles[0]) != 1:
+                return replace(made, maps=(((self._norm(task, rule.roles[0], part),),),))
+            return made
         silent = all(one.weight == 0.0 for one in made.reads)
         visible = tuple(
             tuple(tuple(self._visible(task, factor) for factor in segment) for segment in axis.segments)
@@ -85,8 +92,8 @@ class Lemon(Linear):
             return made
         return replace(made, detail=self._noise(visible, name, layer), note=f"{made.note}, noise between copies")
 
-    def depth(self, task: Task) -> Depth:
-        return identity_blocks(*task.lengths("layer"))
+    def depth(self, task: Task, stack: str) -> Depth:
+        return identity_blocks(*task.lengths(stack))
 
     def warnings(self, task: Task) -> list[str]:
         share = _share(task)
@@ -96,17 +103,17 @@ class Lemon(Linear):
 
     # -- maps -----------------------------------------------------------------------------------
 
-    def pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
-        if role == "hidden":
+    def pair(self, task: Task, role: str, source: int, target: int, at: At) -> Pair:
+        if task.roles.kind(role) == "stream":
             label = "tiled, the rest its mean" if target % source else "tiled"
             return Pair(self._averaged(source, target), _first(source, target), label)
         return Pair(tiled(source, target), _first(source, target), "tiled")
 
-    def axis_pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
-        if role == "readout" and source != target and task.tied:
+    def axis_pair(self, task: Task, role: str, source: int, target: int, at: At) -> Pair:
+        if is_tied_readout(task, role) and source != target:
             copies = _copies_only(source, target)
             return Pair(copies.scaled(1 / (target // source)), copies, "tiled")
-        return super().axis_pair(task, role, source, target, layer)
+        return super().axis_pair(task, role, source, target, at)
 
     def _averaged(self, source: int, target: int, gain: float = 1.0) -> AxisMap:
         key = source, target, gain
@@ -116,8 +123,8 @@ class Lemon(Linear):
 
     def _norm(self, task: Task, role: str, part: str) -> AxisMap:
         """A norm's weight has the mean on the rest, where it may be anything; the bias must be 0 there."""
-        source, target = task.lengths("hidden")
-        gain = source / (target // source * source) if role == "readout" and task.tied else 1.0
+        source, target = task.lengths(role)
+        gain = source / (target // source * source) if is_tied_readout(task, role) else 1.0
         if part == "weight":
             return self._averaged(source, target, gain * math.sqrt(_share(task)))
         return _copies_only(source, target).scaled(gain)
@@ -131,24 +138,20 @@ class Lemon(Linear):
         source, target = task.source[factor.role], task.target[factor.role]
         if source is None or target is None:
             return UNSIZED
-        if not factor.reads or source == target or factor.role.startswith(("position", "grid")):
+        if not factor.reads or source == target or task.roles.kind(factor.role) in ("place", "grid"):
             return identity(target)
         pair = self.axis_pair(task, factor.role, source, target, None)
-        stream = factor.role in ("hidden", "readout", "pooler")
-        arrives = pair.produce if not stream or _is_tied(task, factor) else _copies_only(source, target)
+        all_copies = not task.roles.is_network_wide(factor.role) or is_tied_readout(task, factor.role)
+        arrives = pair.produce if all_copies else _copies_only(source, target)
         return there_and_back(arrives, pair.consume)
 
     def _noise(self, visible: TensorMap, name: str, layer: int | None) -> Detail:
         return Detail("gaussian", NOISE, visible, (), (), self.options.seed, name, layer)
 
 
-def _is_tied(task: Task, factor: Factor) -> bool:
-    return task.tied and factor.role == "readout"
-
-
 def _share(task: Task) -> float:
     """c: the share of the grown stream that is copies."""
-    source, target = task.lengths("hidden")
+    source, target = task.lengths(task.roles.streams[0])
     return target // source * source / target
 
 

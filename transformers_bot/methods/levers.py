@@ -1,6 +1,7 @@
 """What may be done to a source before BoT shrinks it, from options and sizes alone; `prepare` does it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -15,8 +16,6 @@ from ..rewrite.order import leaves
 from .base import Task
 from .pairs import Pair
 
-UNITS = ("hidden", "ffn", "heads")
-
 
 @dataclass(frozen=True)
 class Shrink:
@@ -26,22 +25,27 @@ class Shrink:
         basis: "principal" or "plain".
         flat: heads and head_dim are one axis.
         whole: heads are picked, not filtered.
-        groups: layers that a filter over depth averages; empty if none is.
-        kept: the layers that are read, by which units are compared.
-        ranked: layers are chosen by what they do.
+        groups: of every stack, layers that a filter over depth averages; empty if none is.
+        kept: of every stack, the layers that are read, by which units are compared.
+        ranked: the stacks whose layers are chosen by what they do.
     """
 
     basis: str
     flat: bool
     whole: bool
-    groups: Groups = ()
-    kept: tuple[int, ...] | None = None
-    ranked: bool = False
+    groups: Mapping[str, Groups] = field(default_factory=dict)
+    kept: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    ranked: tuple[str, ...] = ()
+
+    @property
+    def averages(self) -> bool:
+        """Whether layers of any stack are averaged."""
+        return any(self.groups.values())
 
 
-def averaged_layers(task: Task, rule: str, wavelet: str) -> Groups:
+def averaged_layers(task: Task, stack: str, rule: str, wavelet: str) -> Groups:
     """Which layers a filter over depth averages: Haar those of one place, longer filters all with all."""
-    source, target = task.lengths("layer")
+    source, target = task.lengths(stack)
     if rule != "wavelet" or target >= source:
         return ()
     if wavelet not in ("haar", "db1"):
@@ -55,18 +59,19 @@ def _places(source: int, target: int) -> Groups:
     return tuple(tuple(range(first, last)) for first, last in pairwise(starts))
 
 
-def basis_of(options: BoTConfig, task: Task, wavelet: str) -> str:
+def basis_of(options: BoTConfig, task: Task, wavelets: Sequence[str]) -> str:
     """ "principal" or "plain" for this task.
 
     Shrinking a pre-norm model, the principal basis keeps far more than a wavelet alone, before and
     after training (benchmarks/results, "bot" against "bot plain"). A post-norm stream cannot be
     turned, because its norm weights stay in it.
     """
+    skew = next((name for name in wavelets if not pywt.Wavelet(name).orthogonal or name == "dmey"), "")
     reasons = {
         "gain='raw' is the paper as written": options.gain == "raw",
         f"{task.adapter.model_type} is post-norm: use order='similar'": task.adapter.norm != "pre",
-        "hidden does not shrink": task.ratio("hidden") >= 1,
-        f"wavelet {wavelet} is not orthogonal": not pywt.Wavelet(wavelet).orthogonal or wavelet == "dmey",
+        f"{' and '.join(task.roles.streams)} does not shrink": not shrinking_streams(task),
+        f"wavelet {skew} is not orthogonal": bool(skew),
     }
     against = next((reason for reason, holds in reasons.items() if holds), None)
     if options.basis == "principal" and against:
@@ -76,13 +81,20 @@ def basis_of(options: BoTConfig, task: Task, wavelet: str) -> str:
 
 def ordered(options: BoTConfig, task: Task, shrink: Shrink) -> list[str]:
     """The roles whose units are put in another order; flat heads have no order of their own."""
-    averaged = UNITS[1:] if shrink.groups else ()  # units of layers that are averaged must match
-    changed = [role for role in UNITS if task.ratio(role) < 1 or (role in averaged and task.ratio(role) == 1)]
-    shrinking = [role for role in changed if not (shrink.flat and role == "heads")]
+    roles = task.roles
+    averaged = roles.units if shrink.averages else ()  # units of layers that are averaged must match
+    movable = [role for role in (*roles.streams, *roles.units) if task.is_sized(role)]
+    changed = [role for role in movable if task.ratio(role) < 1 or (role in averaged and task.ratio(role) == 1)]
+    shrinking = [role for role in changed if not (shrink.flat and roles.is_whole(role))]
     if options.order in ("similar", "strongest") and not shrinking:
         raise BadOption(f"order={options.order!r} puts units together that shrinking merges, and nothing shrinks here.")
     wanted = options.order in ("similar", "strongest") or (options.order == "auto" and options.gain == "consistent")
-    return [role for role in shrinking if wanted and not (role == "hidden" and shrink.basis == "principal")]
+    return [role for role in shrinking if wanted and not (role in roles.streams and shrink.basis == "principal")]
+
+
+def shrinking_streams(task: Task) -> list[str]:
+    """The streams that get fewer units."""
+    return [stream for stream in task.roles.streams if task.ratio(stream) < 1]
 
 
 def principal_pair(source: int, target: int, dyadic: Pair) -> Pair:
@@ -124,12 +136,13 @@ def picks_strongest(options: BoTConfig, task: Task, shrink: Shrink) -> bool:
             )
     if not task.calibrated:
         return False
-    narrow = all(task.ratio(role) >= 1 for role in (*UNITS, "head_dim"))
+    widths = (*task.roles.streams, *task.roles.units, *task.roles.entries)
+    narrow = all(task.ratio(role) >= 1 for role in widths if task.is_sized(role))
     picks = options.order == "strongest" or (options.order == "auto" and task.adapter.norm == "post")
     reasons = {
         "gain='raw' is the paper as written": options.gain == "raw",
         "no width shrinks and no layers are ranked": narrow and not shrink.ranked,
-        "depth='wavelet' averages layers whose units are ranked": picks and bool(shrink.groups),
+        "depth='wavelet' averages layers whose units are ranked": picks and shrink.averages,
     }
     against = next((reason for reason, holds in reasons.items() if holds), None)
     if against:
@@ -141,4 +154,4 @@ def picked_roles(options: BoTConfig, task: Task, shrink: Shrink) -> list[str]:
     """The roles whose strongest units are picked, where they are not copies that merge without loss."""
     if not picks_strongest(options, task, shrink):
         return []
-    return [role for role in ordered(options, task, shrink) if role != "heads" or shrink.whole]
+    return [role for role in ordered(options, task, shrink) if not task.roles.is_whole(role) or shrink.whole]

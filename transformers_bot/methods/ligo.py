@@ -11,6 +11,7 @@ Source: Wang et al., "Learning to Grow Pretrained Models for Efficient Transform
 
 from typing import Any
 
+from ..architectures.axes import At
 from ..ops.axis_map import tiled
 from .base import Task
 from .depth import Depth, stacked
@@ -32,6 +33,13 @@ class LiGO(Linear):
 
     def check(self, task: Task) -> None:
         self.only_grows(task)
+        grouped = [unit for unit in task.roles.units if task.roles[unit].within]
+        rotary = task.roles.leading("frequency")
+        if grouped or rotary or len(task.roles.depths) > 1 or len(task.roles.streams) > 1:
+            raise self.refuse(
+                f"its matrices mix the entries of all heads of one stack of layers, and {task.adapter.model_type} has "
+                "rotary frequencies, grouped heads or several stacks, which it would break. Use method='bot'."
+            )
 
     def describe(self, task: Task) -> dict[str, Any]:
         return {**super().describe(task), "fitted": False}
@@ -39,9 +47,9 @@ class LiGO(Linear):
     def warnings(self, task: Task) -> list[str]:
         return [*super().warnings(task), UNFITTED.format(name=self.name)]
 
-    def pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
+    def pair(self, task: Task, role: str, source: int, target: int, at: At) -> Pair:
         copies = tiled(source, target)
         return Pair(copies, copies, "copied")
 
-    def depth(self, task: Task) -> Depth:
-        return stacked(*task.lengths("layer"))
+    def depth(self, task: Task, stack: str) -> Depth:
+        return stacked(*task.lengths(stack))

@@ -6,12 +6,13 @@ readouts, positions and the plan's words are the same for all.
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ..architectures.axes import Factor, Rule
+from ..architectures.axes import At, Factor, Rule
 from ..errors import BadOption
 from ..ops.axis_map import AxisMap, identity
 from ..ops.recipe import Read, Recipe, Segment, is_identity
@@ -23,7 +24,6 @@ from .grids import grid, interpolation, periodic
 from .pairs import Pair
 
 UNSIZED = identity(-1)  # an axis whose length only the tensor knows; it is never resized
-SIZED = ("layer", "hidden", "heads", "head_dim", "ffn")  # what a resize may change
 
 
 class Linear(AsStored):
@@ -53,16 +53,16 @@ class Linear(AsStored):
     def check(self, task: Task) -> None:
         """Refuse, with `BadOption`, a direction, ratio or family that the formula does not cover."""
 
-    def pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
-        """The maps of one role (flat heads: "heads"), where `source` and `target` lengths differ.
+    def pair(self, task: Task, role: str, source: int, target: int, at: At) -> Pair:
+        """The maps of one role (flat heads: the heads' role), where `source` and `target` lengths differ.
 
         Args:
-            layer: the source layer whose units these are; None for axes of the whole network.
+            at: the stack and the source layer whose units these are; None for axes of the whole network.
         """
         raise NotImplementedError
 
-    def depth(self, task: Task) -> Depth:
-        """Which layers make up which, where the layer counts differ."""
+    def depth(self, task: Task, stack: str) -> Depth:
+        """Which layers make up which, where the counts of layers of a stack (a role of kind depth) differ."""
         raise NotImplementedError
 
     # -- what follows from it -------------------------------------------------------------------
@@ -72,8 +72,8 @@ class Linear(AsStored):
 
     def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe | Fresh:
         reads, note = self.reads(task, rule, layer, name)
-        place = None if layer is None else self.source_layer(task, layer)
-        maps = tuple(tuple(self.segment(task, segment, place) for segment in axis.segments) for axis in rule.axes)
+        at = None if layer is None else (rule.depth, self.source_layer(task, rule.depth, layer))
+        maps = tuple(tuple(self.segment(task, segment, at) for segment in axis.segments) for axis in rule.axes)
         over_axes = "" if is_identity(maps) else self.label(task, rule)
         return Recipe(reads, maps, note=", ".join(part for part in (note, over_axes) if part))
 
@@ -81,52 +81,54 @@ class Linear(AsStored):
         """The source tensors that a target tensor is made of, and a note."""
         if layer is None:
             return (Read(name, None),), ""
-        depth = self.layers(task)
+        depth = self.layers(task, rule.depth)
         row = (depth.updates if rule.adds else depth.layers)[layer]
         if not row.any():
-            return (Read(name, self.source_layer(task, layer), 0.0),), "zero update"
+            return (Read(name, self.source_layer(task, rule.depth, layer), 0.0),), "zero update"
         return tuple(Read(name, int(i), float(row[i])) for i in np.flatnonzero(row)), depth.label
 
-    def layers(self, task: Task) -> Depth:
-        """The depth rule, also where nothing changes."""
-        source, target = task.lengths("layer")
-        return Depth(np.eye(source), np.eye(source)) if source == target else (self.depth_of or self).depth(task)
+    def layers(self, task: Task, stack: str) -> Depth:
+        """The depth rule of a stack, also where nothing changes."""
+        source, target = task.lengths(stack)
+        return Depth.unchanged(source) if source == target else (self.depth_of or self).depth(task, stack)
 
-    def source_layer(self, task: Task, layer: int) -> int:
+    def source_layer(self, task: Task, stack: str, layer: int) -> int:
         """The source layer that has most weight in a target layer: its units are the ones resized."""
-        return int(np.argmax(np.abs(self.layers(task).layers[layer])))
+        return int(np.argmax(np.abs(self.layers(task, stack).layers[layer])))
 
-    def segment(self, task: Task, segment: tuple[Factor, ...], layer: int | None) -> Segment:
-        roles = [factor.role for factor in segment]
-        if "heads" in roles and self.flat_heads:
-            (heads_s, heads_t), (dim_s, dim_t) = task.lengths("heads"), task.lengths("head_dim")
-            pair = self.axis_pair(task, "heads", heads_s * dim_s, heads_t * dim_t, layer)
+    def segment(self, task: Task, segment: tuple[Factor, ...], at: At) -> Segment:
+        if self.is_flat(task, segment):
+            pair = self.axis_pair(task, whole_unit(task, segment), *task.segment_lengths(segment), at)
             return (pair.consume if all(factor.reads for factor in segment) else pair.produce,)
-        return tuple(self.factor(task, factor, layer) for factor in segment)
+        return tuple(self.factor(task, factor, at) for factor in segment)
 
-    def factor(self, task: Task, factor: Factor, layer: int | None) -> AxisMap:
+    def is_flat(self, task: Task, segment: tuple[Factor, ...]) -> bool:
+        """Whether a product of units and their entries is one axis to the formula; frequencies are never mixed."""
+        return self.flat_heads and bool(whole_unit(task, segment))
+
+    def factor(self, task: Task, factor: Factor, at: At) -> AxisMap:
         if not factor.role:
             return identity(factor.size or 1)
         source, target = task.source[factor.role], task.target[factor.role]
         if source is None or target is None:
             return UNSIZED
-        pair = self.axis_pair(task, factor.role, source, target, layer)
+        pair = self.axis_pair(task, factor.role, source, target, at)
         chosen = pair.consume if factor.reads else pair.produce
-        if factor.role == "score" and source != target and self.keeps_scores:
-            return chosen.scaled(task.score_gain(factor.reads))
+        if factor.role in task.adapter.scored and source != target and self.keeps_scores:
+            return chosen.scaled(task.score_gain(factor.role, factor.reads))
         return chosen
 
-    def axis_pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
+    def axis_pair(self, task: Task, role: str, source: int, target: int, at: At) -> Pair:
         """The maps of any role: places are cropped or interpolated, a tied readout is swapped."""
         if source == target:
             return pairs.kept(source)
-        if role == "position":
+        if task.roles.kind(role) == "place":
             return self.positions(source, target)
-        if role in ("grid_h", "grid_w"):
+        if task.roles.kind(role) == "grid":
             return grid(source, target, self.options.grids)
-        network_wide = role in ("hidden", "readout", "pooler")
-        pair = self.pair(task, _same_units(role), source, target, None if network_wide else layer)
-        return pair.swapped() if role == "readout" and task.tied else pair
+        network_wide = task.roles.is_network_wide(role)
+        pair = self.pair(task, task.roles.leader(role), source, target, None if network_wide else at)
+        return pair.swapped() if is_tied_readout(task, role) else pair
 
     def positions(self, source: int, target: int) -> Pair:
         index = periodic if self.options.positions == "crop" else interpolation
@@ -135,19 +137,22 @@ class Linear(AsStored):
     # -- words ----------------------------------------------------------------------------------
 
     def describe(self, task: Task) -> dict[str, Any]:
-        changed = task.ratio("layer") != 1
         options = {name: value for name, value in self.options.to_dict().items() if name in self.option_names}
-        return {"method": self.name, "options": options, "depth": self.layers(task).label if changed else "kept"}
+        return {"method": self.name, "options": options, "depth": self.depth_label(task)}
+
+    def depth_label(self, task: Task) -> str:
+        """What happens to the layers, in words."""
+        labels = [self.layers(task, stack).label for stack in task.changes("depth")]
+        return "; ".join(dict.fromkeys(labels)) or "kept"
 
     def warnings(self, task: Task) -> list[str]:
         return []
 
     def label(self, task: Task, rule: Rule) -> str:
         parts = []
-        for role in dict.fromkeys(_same_units(role) for role in rule.roles):
-            if task.source[role] is None or task.ratio(role) == 1:
-                continue
-            parts.append(f"{role}: {self.axis_pair(task, role, *task.lengths(role), None).label or self.name}")
+        for role in dict.fromkeys(task.roles.leader(role) for role in rule.roles):
+            if task.is_sized(role) and task.ratio(role) != 1:
+                parts.append(f"{role}: {self.axis_pair(task, role, *task.lengths(role), None).label or self.name}")
         return "; ".join(parts)
 
     # -- refusals -------------------------------------------------------------------------------
@@ -164,35 +169,48 @@ class Linear(AsStored):
         """Refuse a task in which any size grows."""
         self._one_way(task, "shrink", lambda ratio: ratio > 1)
 
-    def _one_way(self, task: Task, verb: str, wrong: Any) -> None:
+    def _one_way(self, task: Task, verb: str, wrong: Callable[[float], bool]) -> None:
         # A formula without heads sees only their product, which is as long as hidden.
-        roles = [role for role in (*SIZED, "pooler") if role in task.source]
-        for role in [role for role in roles if not (self.flat_heads and role in ("heads", "head_dim"))]:
-            if wrong(task.ratio(role)):
+        inside = {task.roles[entry].within for entry in task.roles.entries}
+        flat = {*inside, *task.roles.of("entry", "frequency")} if self.flat_heads else set()
+        for role in task.changes("depth", "stream", "unit", "entry", "frequency"):
+            if role not in flat and wrong(task.ratio(role)):
                 source, target = task.lengths(role)
                 raise self.refuse(f"it can only {verb}, but {role} goes from {source} to {target}. Use method='bot'.")
 
     def keeps_no_heads(self, task: Task) -> None:
         """Refuse `reheads="resample"` for a formula that has heads x head_dim as one axis."""
-        if task.ratio("hidden") == 1 and task.ratio("heads") != 1 and self.options.reheads == "resample":
-            source, target = task.lengths("heads")
+        for role in task.cut_across if self.options.reheads == "resample" else ():
+            source, target = task.lengths(role)
             raise self.refuse(
-                f"heads go from {source} to {target} at the same hidden, and its formula has no heads to resample. "
+                f"{role} go from {source} to {target} at the same width, and its formula has no heads to resample. "
                 "Set reheads='reshape' or use method='bot'."
             )
+
+
+def whole_unit(task: Task, segment: tuple[Factor, ...]) -> str:
+    """The unit of a product of a unit and its entries, such as heads; empty where there is none."""
+    kinds = [task.roles.kind(factor.role) for factor in segment]
+    if "frequency" in kinds or "entry" not in kinds:
+        return ""
+    return next((factor.role for factor, kind in zip(segment, kinds, strict=True) if kind == "unit"), "")
+
+
+def is_tied_readout(task: Task, role: str) -> bool:
+    """Whether a role is the stream in front of an output embedding that is the input embedding, too."""
+    return task.tied and task.roles.kind(role) == "stream" and task.roles.leader(role) != role
 
 
 class DepthOnly(Linear):
     """A formula that grows the layer count and nothing else; `Combined` gives it widths."""
 
     def check(self, task: Task) -> None:
-        for role in [role for role in (*SIZED, "pooler") if role != "layer" and role in task.source]:
-            if task.ratio(role) != 1:
-                source, target = task.lengths(role)
-                raise self.refuse(
-                    f"it changes the layer count alone, but {role} goes from {source} to {target}. "
-                    f"Add a method for widths: method='tile+{self.name}'."
-                )
+        for role in task.changes("stream", "unit", "entry", "frequency"):
+            source, target = task.lengths(role)
+            raise self.refuse(
+                f"it changes the layer count alone, but {role} goes from {source} to {target}. "
+                f"Add a method for widths: method='tile+{self.name}'."
+            )
         self.only_grows(task)
 
 
@@ -212,6 +230,9 @@ class Combined(Linear):
     def config_fields(self, task: Task, config: Any) -> dict[str, Any]:
         return self._widths.config_fields(task, config)
 
+    def layers(self, task: Task, stack: str) -> Depth:
+        return self._widths.layers(task, stack)
+
     def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe | Fresh:
         return self._widths.recipe(task, rule, layer, name)
 
@@ -225,10 +246,4 @@ class Combined(Linear):
 def _only(task: Task, depth: bool) -> Task:
     """The task with only its depth, or only its widths, changed."""
     base, other = (task.source, task.target) if depth else (task.target, task.source)
-    target = {**base, "layer": other["layer"]}
-    return replace(task, target=target)
-
-
-def _same_units(role: str) -> str:
-    """Roles that number the same entries: queries and keys share head_dim's, a readout is the stream."""
-    return {"readout": "hidden", "pooler": "hidden", "score": "head_dim"}.get(role, role)
+    return replace(task, target={**base, **{stack: other[stack] for stack in task.roles.of("depth")}})

@@ -11,6 +11,7 @@ Source: Pan et al., "Reusing Pretrained Models by Multi-linear Operators for Eff
 
 import numpy as np
 
+from ..architectures.axes import At
 from ..ops.axis_map import AxisMap, Band, Matrix, gather, remembered
 from .base import Task
 from .ligo import LiGO
@@ -24,32 +25,45 @@ class Mango(LiGO):
 
     def check(self, task: Task) -> None:
         super().check(task)
-        if all(task.ratio(role) == 1 for role in ("layer", "hidden", "ffn")):
+        if not task.changes("depth", "stream", "unit"):
             return  # no core has anything to do
-        (hidden_s, hidden_t), (ffn_s, ffn_t) = task.lengths("hidden"), task.lengths("ffn")
-        if ffn_s % hidden_s:
+        stream, unit = self.cores(task)
+        (width_s, width_t), (units_s, units_t) = task.lengths(stream), task.lengths(unit)
+        if units_s % width_s:
             raise self.refuse(
-                f"its blocks are hidden x hidden, but the source's ffn {ffn_s} is no whole multiple of its hidden "
-                f"{hidden_s}. Use method='ligo'."
+                f"its blocks are {stream} x {stream}, but the source's {unit} {units_s} is no whole multiple of its "
+                f"{stream} {width_s}. Use method='ligo'."
             )
-        if ffn_t != ffn_s // hidden_s * hidden_t:
+        if units_t != units_s // width_s * width_t:
             raise self.refuse(
-                f"its blocks are hidden x hidden, so ffn stays the same multiple of hidden: {ffn_s} over {hidden_s} in "
-                f"the source, but {ffn_t} over {hidden_t} in the target. Set ffn to {ffn_s // hidden_s * hidden_t}, or "
-                "use method='ligo'."
+                f"its blocks are {stream} x {stream}, so {unit} stays the same multiple of {stream}: {units_s} over "
+                f"{width_s} in the source, but {units_t} over {width_t} in the target. Set {unit} to "
+                f"{units_s // width_s * width_t}, or use method='ligo'."
             )
-        if "pooler" in task.source and task.ratio("pooler") != 1 and task.lengths("pooler") != (hidden_s, hidden_t):
-            source, target = task.lengths("pooler")
-            raise self.refuse(
-                f"it has one out matrix, {hidden_s} to {hidden_t}, but the pooler goes from {source} to {target}. "
-                f"Set pooler_output_size to {source}, or use method='ligo'."
-            )
+        for role in task.changes("unit"):
+            source, target = task.lengths(role)
+            if task.roles.leader(role) == stream and (source, target) != (width_s, width_t):
+                raise self.refuse(
+                    f"it has one out matrix, {width_s} to {width_t}, but the {role} goes from {source} to {target}. "
+                    f"Set {task.roles[role].field} to {source}, or use method='ligo'."
+                )
 
-    def pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
-        if role != "ffn":
-            return super().pair(task, role, source, target, layer)
-        hidden_s, hidden_t = task.lengths("hidden")
-        copies = _in_groups(source, target, hidden_s, hidden_t)
+    def cores(self, task: Task) -> tuple[str, str]:
+        """The stream and the MLP units, of which its blocks are; there is one core for each."""
+        plain = [unit for unit in task.roles.units if not task.roles.is_whole(unit)]
+        if len(task.roles.depths) != 1 or len(task.roles.streams) != 1 or len(plain) != 1:
+            raise self.refuse(
+                "it has one core for the layers, one for the stream and one for MLP units, but "
+                f"{task.adapter.model_type} has {len(task.roles.depths)}, {len(task.roles.streams)} and {len(plain)}. "
+                "Use method='bot'."
+            )
+        return task.roles.streams[0], plain[0]
+
+    def pair(self, task: Task, role: str, source: int, target: int, at: At) -> Pair:
+        stream, unit = self.cores(task)
+        if role != unit:
+            return super().pair(task, role, source, target, at)
+        copies = _in_groups(source, target, *task.lengths(stream))
         return Pair(copies, copies, "copied in groups")
 
 

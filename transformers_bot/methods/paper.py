@@ -1,5 +1,7 @@
 """What the paper settles by family and direction."""
 
+import math
+
 from .base import Task
 
 # The paper's best wavelet by validation loss (supplement Table 5). It does not state RoBERTa's and
@@ -13,5 +15,6 @@ PAPER_WAVELET = {
 
 def paper_wavelet(task: Task) -> str:
     """The wavelet of the paper for a family and direction."""
-    grows = task.ratio("hidden") * task.ratio("ffn") * task.ratio("layer") > 1
+    plain = [unit for unit in task.roles.units if not task.roles.is_whole(unit)]
+    grows = math.prod(task.ratio(role) for role in (*task.roles.streams, *plain, *task.roles.depths)) > 1
     return PAPER_WAVELET.get(task.adapter.model_type, {}).get("grow" if grows else "shrink", "haar")

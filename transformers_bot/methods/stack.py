@@ -17,5 +17,5 @@ class Stack(DepthOnly):
 
     name = "stack"
 
-    def depth(self, task: Task) -> Depth:
-        return stacked(*task.lengths("layer"))
+    def depth(self, task: Task, stack: str) -> Depth:
+        return stacked(*task.lengths(stack))

@@ -7,10 +7,11 @@ Source: Samragh et al., "Scaling Smart: Accelerating Large Language Model Pre-tr
 Model Initialization" (arXiv 2409.12903), section 3.
 """
 
+from ..architectures.axes import At
 from ..ops.axis_map import tiled
 from .base import Task
 from .depth import Depth, stacked
-from .linear import SIZED, Linear
+from .linear import Linear
 from .pairs import Pair
 
 
@@ -22,17 +23,17 @@ class Tile(Linear):
 
     def check(self, task: Task) -> None:
         self.only_grows(task)
-        for role in SIZED:
+        for role in task.changes("stream", "unit", "entry", "frequency"):
             source, target = task.lengths(role)
-            if role != "layer" and target % source:
+            if target % source:
                 raise self.refuse(
                     f"{role} grows from {source} to {target}, which is no whole multiple. "
                     f"The nearest are {target // source * source} and {(target // source + 1) * source}."
                 )
 
-    def pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
+    def pair(self, task: Task, role: str, source: int, target: int, at: At) -> Pair:
         copies = tiled(source, target)
         return Pair(copies, copies.scaled(source / target), "tiled")
 
-    def depth(self, task: Task) -> Depth:
-        return stacked(*task.lengths("layer"))
+    def depth(self, task: Task, stack: str) -> Depth:
+        return stacked(*task.lengths(stack))

@@ -19,14 +19,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..architectures.axes import Factor, Rule
+from ..architectures.axes import At, Factor, Rule
 from ..rewrite import Opened, OutOfRange
 from ..rewrite.calibration import See, watch
 from ..rewrite.fold import fold_norms, norms
-from ..rewrite.network import STREAM, Network
+from ..rewrite.network import Network
 
-Scores = dict[tuple[str, int | None], Tensor]
-Key = tuple[str, int | None]
+Key = tuple[str, At]  # a role and a layer, or a stack of layers and None
+Scores = dict[Key, Tensor]
 Measure = Callable[[Tensor, Tensor], Tensor]  # a module's input and output -> (sequence, token, unit)
 
 # -- from weights -------------------------------------------------------------------------------------
@@ -42,35 +42,43 @@ def from_weights(network: Network) -> Scores:
     Hidden units have many writers, norms and readers; each counts by the share of its squared norm that
     a unit has, and the three sums are multiplied. Norms are folded into their readers where possible.
     """
+    roles = network.roles
     folded = Network(network.adapter, network.sizes, network, network.places, network.tied, network.wide)
     fold_norms(folded)
     paths: dict[Key, dict[bool, Tensor]] = defaultdict(dict)  # squared norms of a unit's writers and readers
     stream: dict[str, dict[Key, Tensor]] = {"writers": {}, "norms": {}, "readers": {}}
-    added = torch.zeros(len(network.layers), dtype=torch.float64)  # squared size of what a layer adds
+    # Of every stack, the squared size of what a layer adds.
+    added = {depth: torch.zeros(len(network.layers(depth)), dtype=torch.float64) for depth in roles.depths}
     embedded = torch.zeros((), dtype=torch.float64)
     for name, place in folded.places.items():
         for unit, energy in _energies(folded, name):
-            if unit.role in ("ffn", "head_dim", "score", "pooler"):
-                _add(paths[unit.role, place.layer], unit.reads, energy)
-            elif unit.role in STREAM:
-                kind = "norms" if place.stem in network.adapter.norms else "readers" if unit.reads else "writers"
-                _add(stream[kind], (place.stem, place.layer), energy)
-                if place.rule.adds and not place.rule.maps and place.layer is not None:
-                    added[place.layer] += energy.sum()
-                elif kind == "writers" and place.layer is None:  # a table adds one of its rows
+            kind = roles.kind(unit.role)
+            if kind == "entry" or (kind == "unit" and not roles.is_whole(unit.role)):
+                _add(paths[unit.role, place.at], unit.reads, energy)
+            elif kind == "stream":
+                is_norm = place.stem in network.adapter.norm_names
+                side = "norms" if is_norm else "readers" if unit.reads else "writers"
+                _add(stream[side], (place.stem, place.at), energy)
+                if place.rule.adds and not place.rule.maps and place.at is not None:
+                    added[place.at[0]][place.at[1]] += energy.sum()
+                elif side == "writers" and place.layer is None:  # a table adds one of its rows
                     rows = 1 if place.rule.maps else folded[name].numel() / len(energy)
                     embedded += energy.sum() / rows
     scores = {
         key: math.prod(sides.values(), start=torch.ones((), dtype=torch.float32)).sqrt() for key, sides in paths.items()
     }
-    _split_heads(scores, network)
-    scores["hidden", None] = _hidden_strength(stream)
-    for layer in network.layers:
-        scores["heads", layer] = scores["head_dim", layer].norm(dim=1)
-        added[layer] += scores["head_dim", layer].square().sum() + scores["ffn", layer].square().sum()
-    if network.adapter.norm == "pre":
-        added = added / (embedded + added.cumsum(0) - added).clamp_min(1e-300)
-    scores["layer", None] = added.sqrt()
+    _split_units(scores, network)
+    scores[roles.streams[0], None] = _stream_strength(stream)
+    for role, at in list(scores):
+        if at is None or roles.leader(role) != role:
+            continue
+        added[at[0]][at[1]] += scores[role, at].square().sum()
+        if roles[role].within:
+            scores[roles[role].within, at] = scores[role, at].norm(dim=1)
+    for depth, own in added.items():
+        if network.adapter.norm == "pre":
+            own = own / (embedded + own.cumsum(0) - own).clamp_min(1e-300)
+        scores[depth, None] = own.sqrt()
     if not all(bool(score.isfinite().all()) for score in scores.values()):
         raise OutOfRange("what the weights say of units")
     return scores
@@ -95,7 +103,7 @@ def segments(rule: Rule, dim: int, network: Network, actual: int) -> Iterator[tu
         start += length
 
 
-def _hidden_strength(stream: dict[str, dict[Key, Tensor]]) -> Tensor:
+def _stream_strength(stream: dict[str, dict[Key, Tensor]]) -> Tensor:
     shares = [
         sum(
             (energy / energy.sum().clamp_min(1e-300) for energy in found.values()),
@@ -111,10 +119,11 @@ def _add(sums: dict, key: object, energy: Tensor) -> None:  # type: ignore[type-
     sums[key] = sums[key] + energy if key in sums else energy
 
 
-def _split_heads(scores: Scores, network: Network) -> None:
+def _split_units(scores: Scores, network: Network) -> None:
     """Entries of values, queries and keys as (head, entry)."""
-    for role, layer in [key for key in scores if key[0] in ("head_dim", "score")]:
-        scores[role, layer] = scores[role, layer].reshape(network.sizes["heads"] or 1, -1)
+    for role, at in list(scores):
+        if network.roles[role].within:
+            scores[role, at] = scores[role, at].reshape(network.length(network.roles[role].within), -1)
 
 
 # -- from activations ---------------------------------------------------------------------------------
@@ -148,7 +157,7 @@ class _Tally:
         return self.first / self.sequences
 
 
-Tallies = defaultdict[tuple[str, int | None, str], _Tally]  # (role, layer, part)
+Tallies = defaultdict[tuple[str, At, str], _Tally]  # (role, layer, part)
 
 
 def from_activations(opened: Opened) -> Scores:
@@ -173,7 +182,7 @@ def watching(network: Network) -> tuple[Tallies, list[tuple[str, See]]]:
     """Empty tallies, and what fills them while the source runs: modules' names and what looks at them."""
     tallies = Tallies(_Tally)
 
-    def look(key: tuple[str, int | None, str], measure: Measure) -> See:
+    def look(key: tuple[str, At, str], measure: Measure) -> See:
         def see(given: Tensor, made: Tensor, counted: Tensor | None) -> None:
             x = measure(given.double(), made.double())
             tallies[key].add(x[:, None] if x.dim() == 2 else x, counted)  # 2: one vector for a sequence
@@ -183,35 +192,38 @@ def watching(network: Network) -> tuple[Tallies, list[tuple[str, See]]]:
     return tallies, [(module, look(key, measure)) for module, key, measure in _watched(network)]
 
 
-def _watched(network: Network) -> Iterator[tuple[str, tuple[str, int | None, str], Measure]]:
+def _watched(network: Network) -> Iterator[tuple[str, tuple[str, At, str], Measure]]:
     """The modules to look at: their name, the statistic's role, layer and part, and how it is measured."""
-    for stem, layer in norms(network):
-        name = str(network.find(f"{stem}.weight", layer)).removesuffix(".weight")
-        yield name, ("hidden", None, name), lambda _, y: y.abs()
-    blocks = {}
-    for name, place in network.places.items():
-        if place.layer is not None:
-            blocks[place.layer] = name.removesuffix(place.template.partition("{layer}")[2])
-        if place.rule.maps and name.endswith(".weight"):
+    stream = network.roles.streams[0]
+    for place in norms(network):
+        name = str(place.part(network, "weight")).removesuffix(".weight")
+        yield name, (stream, None, name), lambda _, y: y.abs()
+    layers: dict[tuple[str, int], str] = {}
+    for name, tensor in network.places.items():
+        if tensor.at is not None:
+            layers[tensor.at] = name.removesuffix(tensor.template.partition(f"{{{tensor.at[0]}}}")[2])
+        if tensor.rule.maps and name.endswith(".weight"):
             yield from _watched_units(network, name)
-    for layer, block in blocks.items():
-        yield block, ("layer", layer, ""), lambda x, y: 1 - torch.cosine_similarity(x, y, dim=-1)[..., None]
+    for at, layer in layers.items():
+        yield layer, (at[0], at, ""), lambda x, y: 1 - torch.cosine_similarity(x, y, dim=-1)[..., None]
 
 
-def _watched_units(network: Network, name: str) -> Iterator[tuple[str, tuple[str, int | None, str], Measure]]:
-    place, module = network.places[name], name.removesuffix(".weight")
-    layer, heads = place.layer, network.sizes["heads"] or 1
+def _watched_units(network: Network, name: str) -> Iterator[tuple[str, tuple[str, At, str], Measure]]:
+    place, module, roles = network.places[name], name.removesuffix(".weight"), network.roles
     for dim, length in enumerate(network[name].shape):
         for unit, start, count in segments(place.rule, dim, network, length):
-            if unit.role in ("ffn", "head_dim") and unit.reads:
-                yield module, (unit.role, layer, ""), lambda x, _: x.abs()
-            if unit.role == "head_dim" and unit.reads:
-                yield module, ("heads", layer, ""), lambda x, _: x.reshape(*x.shape[:-1], heads, -1).norm(dim=-1)
-            if unit.role == "score":
-                part = "keys" if unit.reads else "queries"
-                yield module, ("score", layer, part), _part(start, count)
-            if unit.role == "pooler":  # its activation stands in the module around it
-                yield module.removesuffix(".dense"), ("pooler", None, ""), lambda _, y: y.abs()
+            kind = roles.kind(unit.role)
+            plain = kind == "unit" and not roles.is_whole(unit.role)
+            if unit.role in network.adapter.scored:
+                yield module, (unit.role, place.at, "keys" if unit.reads else "queries"), _part(start, count)
+            elif plain and roles.is_network_wide(unit.role):  # its activation stands in the module around it
+                yield module.removesuffix(".dense"), (unit.role, None, ""), lambda _, y: y.abs()
+            elif unit.reads and (plain or kind == "entry"):
+                yield module, (unit.role, place.at, ""), lambda x, _: x.abs()
+            if unit.reads and kind == "entry" and unit.role not in network.adapter.scored:
+                heads = network.length(roles[unit.role].within)
+                whole = roles[unit.role].within, place.at, ""
+                yield module, whole, lambda x, _, heads=heads: x.reshape(*x.shape[:-1], heads, -1).norm(dim=-1)  # type: ignore[misc]
 
 
 def _part(start: int, count: int) -> Measure:
@@ -221,13 +233,15 @@ def _part(start: int, count: int) -> Measure:
 def from_tallies(tallies: Tallies, network: Network) -> Scores:
     """The scores of filled tallies."""
     scores: Scores = {}
-    for (role, layer, _), tally in tallies.items():
-        if role == "hidden":
+    for (role, at, _), tally in tallies.items():
+        if network.roles.kind(role) == "stream":
             _add(scores, (role, None), tally.size)
-        elif role == "score":
-            scores[role, layer] = scores.get((role, layer), torch.ones((), dtype=torch.float32)) * tally.size
-        elif role != "layer":
-            scores[role, layer] = tally.size
-    _split_heads(scores, network)
-    scores["layer", None] = torch.cat([tallies["layer", layer, ""].mean for layer in network.layers])
+        elif role in network.adapter.scored:
+            scores[role, at] = scores.get((role, at), torch.ones((), dtype=torch.float32)) * tally.size
+        elif network.roles.kind(role) != "depth":
+            scores[role, at] = tally.size
+    _split_units(scores, network)
+    for depth in network.roles.depths:
+        means = [tallies[depth, (depth, layer), ""].mean for layer in network.layers(depth)]
+        scores[depth, None] = torch.cat(means)
     return scores

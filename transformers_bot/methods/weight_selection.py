@@ -9,12 +9,13 @@ Source: Xu et al., "Initializing Models with Larger Ones" (arXiv 2311.18823), se
 
 import numpy as np
 
-from ..architectures.axes import Rule
+from ..architectures.axes import At, Rule
+from ..architectures.roles import LABEL, RESIZED
 from ..ops.axis_map import AxisMap, gather, remembered
 from ..ops.recipe import Recipe
 from .base import Fresh, Task
 from .depth import Depth, picked
-from .linear import SIZED, Linear
+from .linear import Linear
 from .pairs import Pair
 
 
@@ -28,19 +29,20 @@ class WeightSelection(Linear):
     def check(self, task: Task) -> None:
         self.only_shrinks(task)
         self.keeps_no_heads(task)
-        if task.source.get("position") and task.ratio("position") > 1:
-            source, target = task.lengths("position")
-            raise self.refuse(
-                f"it can only shrink, but position goes from {source} to {target}. "
-                f"Keep {source} positions or use method='bot'."
-            )
+        for place in task.changes("place"):
+            source, target = task.lengths(place)
+            if target > source:
+                raise self.refuse(
+                    f"it can only shrink, but {place} goes from {source} to {target}. "
+                    f"Keep {source} positions or use method='bot'."
+                )
 
     def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe | Fresh:
-        if "label" in rule.roles and any(task.ratio(role) != 1 for role in SIZED):
+        if LABEL in (task.roles[role] for role in rule.roles) and task.changes(*RESIZED):
             return Fresh("weight selection starts task heads anew")
         return super().recipe(task, rule, layer, name)
 
-    def pair(self, task: Task, role: str, source: int, target: int, layer: int | None) -> Pair:
+    def pair(self, task: Task, role: str, source: int, target: int, at: At) -> Pair:
         kept = _selection(source, target)
         return Pair(kept, kept, "evenly selected")
 
@@ -48,8 +50,8 @@ class WeightSelection(Linear):
         kept = _selection(source, target)
         return Pair(kept, kept, "evenly selected")
 
-    def depth(self, task: Task) -> Depth:
-        return picked(*task.lengths("layer"), "first")
+    def depth(self, task: Task, stack: str) -> Depth:
+        return picked(*task.lengths(stack), "first")
 
 
 @remembered

@@ -38,9 +38,14 @@ def remembered(function: Made) -> Made:
     return cached  # type: ignore[return-value]  # called like the function
 
 
-def forget_large(sizes: Iterable[tuple[str, int | None]]) -> None:
-    """Let go of what is remembered where roles of these lengths had maps of megabytes; plans keep what they hold."""
-    if any((length or 0) > (MANY if role == "layer" else LARGE) for role, length in sizes if role != "vocab"):
+def forget_large(layers: Iterable[int], entries: Iterable[int]) -> None:
+    """Let go of what is remembered where axes of these lengths had maps of megabytes; plans keep what they hold.
+
+    Args:
+        layers: lengths of stacks of layers, whose maps are dense.
+        entries: lengths of axes that are resampled.
+    """
+    if max(layers, default=0) > MANY or max(entries, default=0) > LARGE:
         for cached in _REMEMBERING:
             cached.cache_clear()
 

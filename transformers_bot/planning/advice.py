@@ -8,6 +8,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from ..architectures import Adapter
 from ..architectures.axes import Sizes
 from ..architectures.fields import field_warnings
+from ..architectures.roles import Roles
 
 
 def general_warnings(
@@ -16,9 +17,9 @@ def general_warnings(
     """Sentences about (source, target) configs and sizes, newly initialised tensors and the target's class."""
     found = []
     # transformers says so when it builds the model, which is muted here.
-    both_ways = "is_decoder" in adapter.meaning and not configs[1].is_decoder
-    if both_ways and model_class in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
-        found.append(f"{model_class} sees the words that come next: to generate text, pass is_decoder=True")
+    flag = adapter.causal_flag
+    if flag and not getattr(configs[1], flag) and model_class in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        found.append(f"{model_class} sees the words that come next: to generate text, pass {flag}=True")
     found += field_warnings(adapter, *configs)
     if _numbers_lag(*configs):
         found.append("label2id does not fit id2label: it is kept as it is. Give both where one changes")
@@ -26,18 +27,19 @@ def general_warnings(
         shown = ", ".join(renewed[:4]) + (", ..." if len(renewed) > 4 else "")
         what = "1 tensor is" if len(renewed) == 1 else f"{len(renewed)} tensors are"
         found.append(f"{what} newly initialised, train the model before use: {shown}")
-    if smaller := smaller_roles(sizes):
+    if smaller := smaller_roles(adapter.roles, sizes):
         lost = " and ".join(smaller)
         found.append(f"shrinking {lost} loses part of the source's function: train the model before use")
-    if _change(sizes, "position") > 0:
-        grown = f"{sizes[0]['position']} -> {sizes[1]['position']}"
-        found.append(f"text positions {grown}: the new ones have never been trained")
+    for place in adapter.roles.of("place"):
+        if _change(sizes, place) > 0:
+            grown = f"{sizes[0][place]} -> {sizes[1][place]}"
+            found.append(f"text positions {grown}: the new ones have never been trained")
     return found
 
 
-def smaller_roles(sizes: tuple[Sizes, Sizes]) -> list[str]:
+def smaller_roles(roles: Roles, sizes: tuple[Sizes, Sizes]) -> list[str]:
     """The roles of which the target has fewer than the source."""
-    return [role for role in ("layer", "hidden", "ffn", "heads", "head_dim") if _change(sizes, role) < 0]
+    return [role for role in roles.resized if _change(sizes, role) < 0]
 
 
 def _change(sizes: tuple[Sizes, Sizes], role: str) -> int:

@@ -19,7 +19,7 @@ from ..architectures import Adapter
 from ..architectures.axes import Rule
 from ..architectures.fields import crossing
 from ..architectures.inventory import Inventory, rules_of
-from ..architectures.sizes import FIXED, config_field
+from ..architectures.roles import FIXED, Roles
 from ..console.text import printable
 from ..errors import BadSize, IncompatibleModels, PlanError
 from ..methods import Fresh, Method, Task
@@ -79,6 +79,7 @@ class Plan:
         method: the method's choices.
         warnings: sentences a user should read.
         dtypes: of source and target.
+        roles: what the roles of the architecture are.
     """
 
     source: Inventory
@@ -90,6 +91,7 @@ class Plan:
     method: dict[str, Any]
     warnings: tuple[str, ...]
     dtypes: tuple[torch.dtype, torch.dtype]
+    roles: Roles = field(default_factory=Roles)
 
     def __repr__(self) -> str:
         from .render import plan_lines
@@ -131,9 +133,14 @@ class Plan:
         return sum(step.parameters for step in self.steps if step.action != "tie")
 
     @property
+    def positions(self) -> int | None:
+        """Text positions of the target, None where it has no table of them."""
+        return next((self.target_sizes[role] for role in self.roles.of("place")), None)
+
+    @property
     def shrinks(self) -> bool:
         """Whether layers or units get fewer: the result has lost a part, and must be trained."""
-        return bool(smaller_roles((self.source_sizes, self.target_sizes)))
+        return bool(smaller_roles(self.roles, (self.source_sizes, self.target_sizes)))
 
     @property
     def inherited(self) -> float:
@@ -235,7 +242,17 @@ def make_plan(
     try:
         return _made_plan(adapter, source, target, method, renew, calibrated)
     finally:
-        forget_large([*source.sizes.items(), *target.sizes.items()])
+        forget_large(*_mapped_lengths(adapter, source, target))
+
+
+def _mapped_lengths(adapter: Adapter, source: Side, target: Side) -> tuple[list[int], list[int]]:
+    """Of both sides, the counts of layers, and the lengths of all other roles that maps are made for."""
+    resampled = adapter.roles.of("stream", "unit", "entry", "frequency", "place", "grid")
+    layers, entries = (
+        [side.sizes[role] or 0 for side in (source, target) for role in roles]
+        for roles in (adapter.roles.of("depth"), resampled)
+    )
+    return layers, entries
 
 
 def _made_plan(adapter: Adapter, source: Side, target: Side, method: Method, renew: bool, calibrated: bool) -> Plan:
@@ -264,6 +281,7 @@ def _made_plan(adapter: Adapter, source: Side, target: Side, method: Method, ren
         method.describe(task),
         (*_about_left_out(dropped, crossed, target), *advice, *method.warnings(task)),
         (source.dtype, target.dtype),
+        adapter.roles,
     )
 
 
@@ -281,8 +299,12 @@ def _check_ties(source: Side, target: Side) -> None:
 def task_of(adapter: Adapter, source: Side, target: Side, calibrated: bool = False) -> Task:
     wants_tie = bool(getattr(target.config, "tie_word_embeddings", False))
     tied = wants_tie and (bool(target.inventory.ties) or adapter.readout)
-    scaled = getattr(source.config, "scale_attn_weights", True)
-    return Task(adapter, source.sizes, target.sizes, tied, scaled, calibrated)
+    gains = {}
+    for name, gain in adapter.gains.items():
+        before, after = gain(source.config), gain(target.config)
+        if before is not None:
+            gains[name] = 1.0 if after is None else after / before
+    return Task(adapter, source.sizes, target.sizes, tied, gains, calibrated)
 
 
 def _steps(task: Task, target: Side, method: Method, paired: Pairing) -> Iterator[Step]:
@@ -296,7 +318,7 @@ def _steps(task: Task, target: Side, method: Method, paired: Pairing) -> Iterato
         step = _step(name, task, target, method, paired)
         reads += len(step.reads)
         if reads > MAX_READS:
-            before, after = task.lengths("layer")
+            before, after = task.lengths(paired.rules[name][0].depth or task.roles.depths[0])
             raise BadSize(
                 f"from {before} to {after} layers this method makes one tensor of as many as {len(step.reads)}: over "
                 f"{MAX_READS:,} times a tensor would be read, the most that is planned for. Choose fewer layers, or a "
@@ -332,7 +354,7 @@ def _clash(rule: Rule, task: Task, source_shape: tuple[int, ...], shape: tuple[i
     for axis, before, after in zip(rule.axes, source_shape, shape, strict=True):
         for segment in axis.segments:
             for factor in segment:
-                if factor.role not in FIXED:
+                if not factor.role or task.roles.kind(factor.role) not in FIXED:
                     continue
                 known = task.source[factor.role]
                 differs = before != after if known is None else known != task.target[factor.role]
@@ -349,31 +371,15 @@ def _clash_message(
     target: tuple[int, ...],
     configs: tuple[Any, Any],
 ) -> str:
-    field_name = config_field(adapter, role)
-    by_label = [bool(getattr(config, "summary_proj_to_labels", True)) for config in configs]
-    if role == "label" and ".summary." in name and by_label[0] != by_label[1]:
-        return (
-            f"{name} is {source} in the source and {target} in the target config: summary_proj_to_labels is "
-            f"{by_label[0]} in the source and {by_label[1]} in the target config, which gives this head other "
-            "outputs, and outputs are never resampled. Keep summary_proj_to_labels, pass "
-            "ignore_mismatched_sizes=True to initialise this head anew, or choose a class without it."
-        )
-    if role == "label" and ".summary." in name and not by_label[0]:
-        return (
-            f"{name} is {source} in the source and {target} in the target config: with summary_proj_to_labels=False "
-            f"this head has as many outputs as the stream is wide, and outputs are never resampled. Keep "
-            f"{config_field(adapter, 'hidden')} and summary_proj_to_labels, pass ignore_mismatched_sizes=True to "
-            "initialise this head anew, or choose a class without it."
-        )
-    keep = (
-        " To keep the rows, save the source with transformers' resize_token_embeddings first."
-        if role == "vocab"
-        else ""
-    )
+    differs = f"{name} is {source} in the source and {target} in the target config: "
+    told = adapter.clash(role, name, *configs) if adapter.clash else None
+    if told:
+        return differs + told
+    known = adapter.roles[role]
     return (
-        f"{name} is {source} in the source and {target} in the target config: {role} entries have an identity of "
-        f"their own and are never resampled. Set {field_name} to the source's value, or pass "
-        f"ignore_mismatched_sizes=True to initialise such tensors anew.{keep}"
+        f"{differs}{role} entries have an identity of their own and are never resampled. Set {known.field} to the "
+        "source's value, or pass ignore_mismatched_sizes=True to initialise such tensors anew."
+        f"{known.remedy and ' '}{known.remedy}"
     )
 
 

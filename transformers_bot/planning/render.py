@@ -41,9 +41,7 @@ def sizes_of(plan: "Plan", changed: bool = False) -> list[str]:
     return [
         f"{role} {before} -> {plan.target_sizes[role]}" if before != plan.target_sizes[role] else f"{role} {before}"
         for role, before in plan.source_sizes.items()
-        if before is not None
-        and role not in ("readout", "score")
-        and not (changed and before == plan.target_sizes[role])
+        if before is not None and role not in plan.roles.echoes and not (changed and before == plan.target_sizes[role])
     ]
 
 

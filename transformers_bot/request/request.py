@@ -14,7 +14,7 @@ from .. import architectures, methods
 from ..architectures import Adapter, configs
 from ..architectures.classes import named_class
 from ..architectures.fields import forget_pruned
-from ..architectures.sizes import check_supported, config_field, differing_roles, rebuild, role_sizes
+from ..architectures.sizes import check_supported, cut_across, differing_roles, rebuild, role_sizes
 from ..errors import BadKeyword, BadOption, HubError, IncompatibleModels, check_writable, suggest
 from ..io.config_files import check_names, model_config
 from ..io.weights import FLOATS
@@ -412,10 +412,11 @@ def check_same_type(source: PreTrainedConfig, wanted: PreTrainedConfig) -> None:
 
 def _check_heads(adapter: Adapter, before: Lengths, after: Lengths, options: BoTConfig) -> None:
     """Refuse another number of heads at the same width, unless an option says what becomes of them."""
-    if before["hidden"] == after["hidden"] and before["heads"] != after["heads"] and options.reheads == "error":
+    for unit in cut_across(adapter.roles, before, after) if options.reheads == "error" else ():
+        stream = adapter.roles.streams[0]
         raise IncompatibleModels(
-            f"{config_field(adapter, 'heads')} goes from {before['heads']} to {after['heads']} at the same "
-            f"{config_field(adapter, 'hidden')} {before['hidden']}: heads would be cut across. Choose "
+            f"{adapter.roles[unit].field} goes from {before[unit]} to {after[unit]} at the same "
+            f"{adapter.roles[stream].field} {before[stream]}: heads would be cut across. Choose "
             "BoTConfig(reheads='resample') to resize heads and head_dim, or reheads='reshape' to keep the matrices."
         )
 

@@ -203,7 +203,8 @@ def _built(
         BadOption: it cannot be built with this config.
     """
     shallow = copy.deepcopy(without_crossing(config))
-    setattr(shallow, str(adapter.sizes["layer"]), 1)
+    for stack in adapter.roles.depths:
+        setattr(shallow, adapter.roles[stack].field, 1)
     with quiet():
         has = predict(model_class, shallow, init)
     named = {has.canonical(name): shape for name, shape in has.shapes.items()}

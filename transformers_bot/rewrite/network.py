@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from ..architectures import Adapter
-from ..architectures.axes import Axis, Factor, Rule
+from ..architectures.axes import At, Axis, Factor, Rule
+from ..architectures.roles import Roles
 from ..compat import Releasing
 from ..ops.axis_map import AxisMap, identity
 from ..ops.blocks import at_least_float32
 from ..ops.recipe import TensorMap, apply
-
-STREAM = ("hidden", "readout")  # the residual stream, before and after the norm of a tied output embedding
 
 
 class OutOfRange(ArithmeticError):
@@ -24,6 +23,7 @@ class OutOfRange(ArithmeticError):
 
 
 Edit = Callable[[Tensor], Tensor]
+KeptLayers = Mapping[str, Collection[int]]  # stack -> the layers that are read; all of a stack that is not named
 LOOKED = 256 << 20  # bytes of tensors that are looked at before freed memory is given back
 
 
@@ -40,8 +40,30 @@ class Place:
         return self.template.rpartition(".")[0]
 
     @property
-    def reads_stream(self) -> bool:
-        return any(f.reads and f.role in STREAM for axis in self.rule.axes for f in factors(axis))
+    def at(self) -> At:
+        """Its stack of layers and the number in it."""
+        return None if self.layer is None else (self.rule.depth, self.layer)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a layer that adds onto the residual stream.
+
+    Attributes:
+        out: the matrix that adds, by name.
+        stream: onto which stream.
+        segment: what it reads, such as (heads head_dim) or ffn.
+        writers: the matrices that write that: values, or the MLP's first matrix (and its gate).
+    """
+
+    out: str
+    stream: str
+    segment: tuple[Factor, ...]
+    writers: tuple[str, ...]
+
+    def reads(self, role: str) -> bool:
+        """Whether what it adds is made of entries of `role`."""
+        return role in [factor.role for factor in self.segment]
 
 
 class Network(Mapping[str, Tensor]):
@@ -51,7 +73,7 @@ class Network(Mapping[str, Tensor]):
     come in float32 or better, the others as they are stored.
 
     Example:
-        `network.map_role("ffn", swap, layer=0)` swaps the MLP units of layer 0 in every tensor that
+        `network.map_role("ffn", swap, ("layer", 0))` swaps the MLP units of layer 0 in every tensor that
         writes or reads them; the network computes what it did before.
 
     Args:
@@ -76,14 +98,14 @@ class Network(Mapping[str, Tensor]):
         self.adapter, self.sizes, self.places, self.tied = adapter, sizes, places, tied
         self._tensors = tensors
         self._edits: dict[str, tuple[Edit, ...]] = {}
-        self._moves: list[tuple[str, int | None, AxisMap]] = []
+        self._moves: list[tuple[str, At, AxisMap]] = []
         self._inherited = 0
         self._releasing = Releasing(LOOKED)
         self._names = {(place.template, place.layer): name for name, place in places.items()}
-        self._of_layer: dict[int | None, list[tuple[str, Place]]] = {None: list(places.items())}
+        self._of_layer: dict[At, list[tuple[str, Place]]] = {None: list(places.items())}
         for name, place in places.items():
-            if place.layer is not None:
-                self._of_layer.setdefault(place.layer, []).append((name, place))
+            if place.at is not None:
+                self._of_layer.setdefault(place.at, []).append((name, place))
 
     def __getitem__(self, name: str) -> Tensor:
         x = self._tensors[name]
@@ -123,26 +145,26 @@ class Network(Mapping[str, Tensor]):
         here = self._tensors[name].data_ptr()
         return [other for other in self.places if self._tensors[other].data_ptr() == here]
 
-    def map_role(self, role: str, axis_map: AxisMap, layer: int | None = None) -> None:
+    def map_role(self, role: str, axis_map: AxisMap, at: At = None) -> None:
         """Apply one map along every axis of `role`, written or read, in all layers or one.
 
         A permutation or rotation on both sides leaves the function as it is.
         """
-        self._moves.append((role, layer, axis_map))
-        for name, place in self.having(role, layer):
+        self._moves.append((role, at, axis_map))
+        for name, place in self.having(role, at):
             maps = self._maps(place.rule, {role: axis_map}, {role: axis_map})
             self.edit(name, lambda x, maps=maps: apply(x, maps))  # type: ignore[misc]
 
     def follow(self, other: "Network") -> None:
         """Note what `map_role` has done to another one since it was made by `over`, on top of one's own edits."""
-        for role, layer, axis_map in other._moves[other._inherited :]:
-            self.map_role(role, axis_map, layer)
+        for role, at, axis_map in other._moves[other._inherited :]:
+            self.map_role(role, axis_map, at)
 
-    def moved(self, role: str, layer: int | None) -> AxisMap:
+    def moved(self, role: str, at: At) -> AxisMap:
         """What `map_role` has made of an axis so far: from the stored order or basis to the present one."""
         whole = identity(self.sizes[role] or 0)
-        for one, at, axis_map in self._moves:
-            if one == role and at in (None, layer):
+        for moved, where, axis_map in self._moves:
+            if moved == role and where in (None, at):
                 whole = whole.then(axis_map)
         return whole
 
@@ -155,12 +177,26 @@ class Network(Mapping[str, Tensor]):
         return torch.float64 if wide else torch.float32
 
     @property
-    def hidden(self) -> int:
-        return self.sizes["hidden"] or 0
+    def roles(self) -> Roles:
+        """The roles of the architecture."""
+        return self.adapter.roles
+
+    def length(self, role: str) -> int:
+        """Entries of a role whose length the config tells."""
+        return self.sizes[role] or 0
+
+    def layers(self, stack: str) -> range:
+        """The numbers of a stack's layers."""
+        return range(self.length(stack))
 
     @property
-    def layers(self) -> range:
-        return range(self.sizes["layer"] or 0)
+    def everywhere(self) -> list[tuple[str, int]]:
+        """All layers of all stacks."""
+        return [(stack, layer) for stack in self.roles.depths for layer in self.layers(stack)]
+
+    def stacks_of(self, role: str) -> list[str]:
+        """The stacks whose layers have tensors with an axis of `role`."""
+        return [stack for stack in self.roles.depths if any(True for _ in self.having(role, (stack, 0)))]
 
     def find(self, template: str, layer: int | None = None) -> str | None:
         """The tensor of that name, None if the checkpoint has none."""
@@ -170,16 +206,23 @@ class Network(Mapping[str, Tensor]):
         """How many entries a tensor has, without computing it."""
         return self._tensors[name].numel()
 
-    def having(self, role: str, layer: int | None = None) -> Iterator[tuple[str, Place]]:
+    def having(self, role: str, at: At = None) -> Iterator[tuple[str, Place]]:
         """Tensors with an axis of `role`; with a layer given, only that layer's."""
-        for name, place in self._of_layer.get(layer, ()):
+        for name, place in self._of_layer.get(at, ()):
             if role in place.rule.roles:
                 yield name, place
 
     def read_axis(self, name: str) -> int:
         """The axis along which a matrix reads the residual stream."""
         axes = self.places[name].rule.axes
-        return next(i for i, axis in enumerate(axes) if any(f.reads and f.role in STREAM for f in factors(axis)))
+        return next(i for i, axis in enumerate(axes) if any(f.reads and self._is_stream(f) for f in factors(axis)))
+
+    def reads_stream(self, place: Place) -> bool:
+        """Whether a tensor reads a residual stream."""
+        return any(factor.reads and self._is_stream(factor) for factor in place.rule.factors)
+
+    def _is_stream(self, factor: Factor) -> bool:
+        return self.roles.kind(factor.role) == "stream"
 
     def along(self, name: str, role: str) -> Iterator[tuple[Factor, Tensor]]:
         """For every place of `role` in a tensor: its factor, and the tensor as (role, everything else)."""
@@ -200,23 +243,38 @@ class Network(Mapping[str, Tensor]):
                 return flat.reshape(len(flat), -1).to(self.dtype)
         raise LookupError(f"{name} has no axis of {role}")
 
-    def writer(self, layer: int, role: str) -> tuple[Tensor, Tensor]:
-        """The matrix that reads `role` and adds onto the stream, as (hidden, units), and its bias."""
-        for name, place in self.having("hidden", layer):
-            if place.rule.adds and place.rule.maps and role in place.rule.roles:
-                weight = self.units(name, role).T
-                bias = self.find(f"{place.stem}.bias", layer)
-                return weight, self[bias].to(self.dtype) if bias else weight.new_zeros(len(weight))
-        raise LookupError(f"layer {layer} adds nothing of {role} to the stream")
+    def blocks(self, at: At) -> list[Block]:
+        """What a layer adds onto the residual stream, in the order in which the checkpoint has it.
 
-    def reader(self, layer: int, role: str) -> tuple[Tensor, Tensor]:
-        """The matrix that reads the stream and writes `role`, as (units, hidden), and its bias."""
-        for name, place in self.having("hidden", layer):
-            if place.reads_stream and place.rule.maps and role in place.rule.roles:
-                weight = self.units(name, role)
-                bias = self.find(f"{place.stem}.bias", layer)
-                return weight, self.units(bias, role)[:, 0] if bias else weight.new_zeros(len(weight))
-        raise LookupError(f"layer {layer} has nothing that writes {role}")
+        Of several matrices that write the same units (in a decoder: values of its own tokens, and of the
+        encoder's) those belong together whose names agree longest from the start.
+        """
+        matrices = [(name, place) for name, place in self._of_layer.get(at, ()) if place.rule.maps]
+        blocks = []
+        for out, place in matrices:
+            segment = _read_segment(place.rule)
+            if not (place.rule.adds and segment):
+                continue
+            stream = next(self.roles.leader(f.role) for f in place.rule.factors if not f.reads)
+            writers = [name for name, other in matrices if _writes(other.rule, segment[-1].role)]
+            longest = max((_shared_path(out, name) for name in writers), default=0)
+            mates = tuple(name for name in writers if _shared_path(out, name) == longest)
+            blocks.append(Block(out, stream, segment, mates))
+        return blocks
+
+    def written(self, block: Block) -> tuple[Tensor, Tensor]:
+        """The matrix of a block that adds onto the stream, as (stream, units), and its bias."""
+        weight = self.units(block.out, block.segment[-1].role).T
+        place = self.places[block.out]
+        bias = self.find(f"{place.stem}.bias", place.layer)
+        return weight, self[bias].to(self.dtype) if bias else weight.new_zeros(len(weight))
+
+    def writing(self, name: str, role: str) -> tuple[Tensor, Tensor]:
+        """A matrix that writes `role`, as (units, what it reads), and its bias."""
+        place = self.places[name]
+        weight = self.units(name, role)
+        bias = self.find(f"{place.stem}.bias", place.layer)
+        return weight, self.units(bias, role)[:, 0] if bias else weight.new_zeros(len(weight))
 
     def _segments(self, name: str) -> Iterator[tuple[tuple[Factor, ...], int, Tensor]]:
         """Every segment of every axis: its factors, where the first one stands, the tensor cut to it."""
@@ -245,5 +303,30 @@ class Network(Mapping[str, Tensor]):
         return actual if known is None else known
 
 
+def is_kept(place: Place, kept: KeptLayers | None) -> bool:
+    """Whether a tensor belongs to a layer that is read, or to none."""
+    return kept is None or place.at is None or place.at[0] not in kept or place.at[1] in kept[place.at[0]]
+
+
 def factors(axis: Axis) -> list[Factor]:
     return [factor for segment in axis.segments for factor in segment]
+
+
+def _read_segment(rule: Rule) -> tuple[Factor, ...]:
+    """What a matrix reads: the factors of the axis that it reads as a whole; empty where there is none."""
+    for axis in rule.axes:
+        if len(axis.segments) == 1 and all(factor.reads for factor in axis.segments[0]):
+            return axis.segments[0]
+    return ()
+
+
+def _writes(rule: Rule, role: str) -> bool:
+    """Whether the units of a segment that a matrix writes end in `role`."""
+    segments = (segment for axis in rule.axes for segment in axis.segments)
+    return any(segment[-1].role == role and not segment[-1].reads for segment in segments)
+
+
+def _shared_path(name: str, other: str) -> int:
+    """How many parts of two tensors' names are the same from the start."""
+    pairs = zip(name.split("."), other.split("."), strict=False)
+    return next((count for count, (one, two) in enumerate(pairs) if one != two), 0)

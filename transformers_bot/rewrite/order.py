@@ -6,17 +6,18 @@ alone (`merge_shapes`); `similar_order` fills those shapes greedily, most simila
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..architectures.axes import At
 from ..console import progress
 from ..ops.energy import length_of
 from ..ops.matmul import add_gram, product
 from ..ops.wavelets import split_places
-from .network import Network, OutOfRange
+from .network import KeptLayers, Network, OutOfRange, is_kept
 
 Shape = tuple["Shape", "Shape"] | tuple[()]  # a merge of two shapes, or a single unit
 UNIT: Shape = ()
@@ -129,18 +130,16 @@ def _sums_over(gram: Tensor, groups: list[list[int]]) -> Tensor:
     return rows
 
 
-def add_grams(
-    total: Tensor, network: Network, role: str, layer: int | None, kept: Collection[int] | None = None
-) -> None:
+def add_grams(total: Tensor, network: Network, role: str, at: At, kept: KeptLayers | None = None) -> None:
     """Add (unit, unit) inner products over all matrices that write or read a role, each of weight one.
 
     Args:
         total: what they are added to, on and above the diagonal. Rounding parts twins by less than `STEPS`.
         kept: without a layer, those of which matrices count; None for all.
     """
-    having = list(network.having(role, layer))
+    having = list(network.having(role, at))
     for name, place in progress.tracked(having, [float(network.numel(name)) for name, _ in having]):
-        if place.rule.maps and (kept is None or place.layer is None or place.layer in kept):
+        if place.rule.maps and is_kept(place, kept):
             for _, units in network.along(name, role):
                 norm = max(_norm(units, total.dtype), TINY)
                 fits = 1 / SAFE < norm < SAFE  # then the products are scaled, which takes no copy of the units
@@ -151,11 +150,11 @@ def add_grams(
                     )
 
 
-def matching_order(network: Network, role: str, first: int, layer: int) -> list[int]:
+def matching_order(network: Network, role: str, stack: str, first: int, layer: int) -> list[int]:
     """The order in which a layer's units stand like the first layer's: each next to the most similar one."""
-    length = network.sizes[role] or 0
+    length = network.length(role)
     cross, squares = torch.zeros(length, length, dtype=network.dtype), torch.zeros(2, length, dtype=torch.float64)
-    for name, place in network.having(role, layer):
+    for name, place in network.having(role, (stack, layer)):
         twin = network.find(place.template, first)
         if place.rule.maps and twin is not None:
             for (_, theirs), (_, mine) in zip(network.along(twin, role), network.along(name, role), strict=True):
@@ -199,17 +198,25 @@ def _scaled(x: Tensor, norm: float, dtype: torch.dtype) -> Tensor:
     return x.to(dtype) / norm if norm < LARGE else (x.double() / norm).to(dtype)
 
 
-def head_strength(network: Network, layer: int) -> Tensor:
-    """Per head, the size of what it can write: the norm of `W_o W_v`."""
-    out, values = network.writer(layer, "head_dim"), network.reader(layer, "head_dim")
-    heads = network.sizes["heads"] or 1
-    outs = out[0].reshape(len(out[0]), heads, -1)  # (hidden, heads, head_dim)
-    reads = values[0].reshape(heads, -1, values[0].shape[1])  # (heads, head_dim, hidden)
-    # |O V|^2 = tr(O^T O V V^T), of which both factors are small
-    squares = [product(outs[:, i].T, outs[:, i].T) * product(reads[i], reads[i]) for i in range(heads)]
-    if not all(bool(one.isfinite().all()) for one in squares):
-        raise OutOfRange(f"what the heads of layer {layer} write")
-    return torch.stack([one.sum() for one in squares]).clamp_min(0).sqrt()  # what writes nothing may round to less
+def strength(network: Network, role: str, at: At) -> Tensor:
+    """Per unit that holds entries, such as a head, the size of what it can write: the norm of `W_o W_v`."""
+    count = network.length(role)
+    total = torch.zeros(count, dtype=network.dtype)
+    for block in network.blocks(at):
+        if not block.reads(role):
+            continue
+        entries = block.segment[-1].role
+        outs, _ = network.written(block)
+        outs = outs.reshape(len(outs), count, -1)  # (stream, units, entries)
+        for name in block.writers:
+            reads, _ = network.writing(name, entries)
+            reads = reads.reshape(count, -1, reads.shape[1])  # (units, entries, what they read)
+            # |O V|^2 = tr(O^T O V V^T), of which both factors are small
+            squares = [product(outs[:, i].T, outs[:, i].T) * product(reads[i], reads[i]) for i in range(count)]
+            if not all(bool(one.isfinite().all()) for one in squares):
+                raise OutOfRange(f"what the {role} of layer {at and at[1]} write")
+            total = total + torch.stack([one.sum() for one in squares])
+    return total.clamp_min(0).sqrt()  # what writes nothing may round to less
 
 
 def _frozen(node: list) -> Shape:  # type: ignore[type-arg]

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from ..console import progress
 from ..ops.matmul import add_gram, gram, mirrored, product, times
+from .fold import NormPlace, norms, read_by
 from .moments import Moments
-from .network import Network, OutOfRange
+from .network import Block, Network, OutOfRange, Place
 
 # Attention averages values over tokens, which takes away most of their variance: an assumption, not fitted.
 ATTENTION_SHARE = 0.25
@@ -52,24 +53,52 @@ def basis(moments: Tensor, low_pass: Tensor) -> tuple[Tensor, Tensor]:
     return _aligned(frame[:, :target].T, low_pass), frame[:, target:].T.contiguous()
 
 
+Event = NormPlace | Block  # a norm looks at the stream, or a block adds to it
+
+
+def events(network: Network, stream: str) -> Iterator[Event]:
+    """What happens to a stream, in order: every norm comes just before the block that reads it.
+
+    Norms that no block of their layer reads look at the end of it; those outside of the layers at the very end.
+    """
+    every = norms(network, stream)
+    for at in network.everywhere:
+        waiting = [place for place in every if place.at == at]
+        for block in network.blocks(at):
+            if block.stream != stream:
+                continue
+            before = [place for place in waiting if not read_by(network, place).isdisjoint(block.writers)]
+            waiting = [place for place in waiting if place not in before]
+            yield from before
+            yield block
+        yield from waiting
+    yield from (place for place in every if place.at is None)
+
+
 def weight_moments(
-    network: Network, activation: Callable[[Tensor], Tensor]
-) -> Iterator[tuple[Moments, "_Block | None"]]:
-    """What every norm of a folded pre-norm network sees, estimated from the weights alone.
+    network: Network, stream: str, activation: Callable[[Tensor], Tensor], embedded: Moments | None = None
+) -> Iterator[tuple[Moments, "list[Added]"]]:
+    """What every norm of a folded pre-norm network sees of a stream, estimated from the weights alone.
 
     Tokens and positions count alike, a norm's output has variance 1 in every direction, MLP units
     see a normal variable of the mean and variance that their weights give it.
 
+    Args:
+        embedded: the stream in front of the first block, if it is known; it is added to.
+
     Yields:
-        Moments of the stream before its norm, and the block that was added last: before each attention,
-        before each MLP, at the end. The moments are one and the same object, to which the next block is added.
+        Moments of the stream before its norm, and the blocks that were added since the norm before. The moments
+        are one and the same object, to which the next block is added.
     """
-    stream = _embedded(network)
-    yield stream, None
-    for layer in network.layers:
-        for block in (_attention(network, layer), _mlp(network, layer, activation)):
-            stream.add(block.mean.double(), gram(block.factor()))
-            yield stream, block
+    moments = embedded or embedded_moments(network, stream)
+    added: list[Added] = []
+    for event in events(network, stream):
+        if isinstance(event, Block):
+            added.append(added_by(network, event, activation))
+            moments.add(added[-1].mean.double(), gram(added[-1].factor()))
+        else:
+            yield moments, added
+            added = []
 
 
 @dataclass(frozen=True)
@@ -91,67 +120,71 @@ class Estimate:
     spreads: Sequence[Tensor]
 
 
-def estimated(network: Network, activation: Callable[[Tensor], Tensor], counted: Sequence[bool]) -> Estimate:
-    """What the norms see by `weight_moments`; those that are `counted` are averaged."""
-    hidden = network.hidden
-    total, embedded = torch.zeros(2, hidden, hidden, dtype=torch.float64)
+def estimated(
+    network: Network, stream: str, activation: Callable[[Tensor], Tensor], counted: Sequence[bool]
+) -> Estimate:
+    """What the norms of a stream see by `weight_moments`; those that are `counted` are averaged."""
+    width = network.length(stream)
+    start = embedded_moments(network, stream)
+    total, embedded = torch.zeros(width, width, dtype=torch.float64), start.covariance.clone()
     means, sizes, spreads = [], [], []
-    seen = zip(weight_moments(network, activation), counted, strict=True)
-    for (stream, block), counts in progress.tracked(seen, [1.0] * len(counted)):
-        if block is None:
-            embedded.copy_(stream.covariance)
-        elif block.right.ndim == 1:
-            spreads.append(block.right)
-        means.append(stream.mean)
-        size = float(stream.size)
+    seen = zip(weight_moments(network, stream, activation, start), counted, strict=True)
+    for (moments, added), counts in progress.tracked(seen, [1.0] * len(counted)):
+        spreads += [block.right for block in added if block.right.ndim == 1]
+        means.append(moments.mean)
+        size = float(moments.size)
         if not (size > VANISHED or network.dtype == torch.float64) or size == math.inf:
             raise OutOfRange("the size of the stream")
         sizes.append(max(size, 1e-300))
         if counts:
-            weight = hidden / sizes[-1] / sum(counted)
-            total.add_(stream.covariance, alpha=weight).addr_(stream.mean, stream.mean, alpha=weight)
+            weight = width / sizes[-1] / sum(counted)
+            total.add_(moments.covariance, alpha=weight).addr_(moments.mean, moments.mean, alpha=weight)
     total -= total.mean(0)
     total -= total.mean(1, keepdim=True)
     return Estimate(total, embedded, means, sizes, spreads)
 
 
-def kept_shares(network: Network, kept: Tensor, dropped: Tensor, estimate: Estimate) -> Iterator[Tensor]:
+def kept_shares(network: Network, stream: str, kept: Tensor, dropped: Tensor, estimate: Estimate) -> Iterator[Tensor]:
     """Of what each norm sees by this estimate, the share of second moments that P keeps.
 
     Args:
-        kept, dropped: of `basis`: (target hidden, source hidden) and what completes it.
+        kept, dropped: of `basis`: (target width, source width) and what completes it.
     """
     less = len(kept) <= len(dropped)
-    for share in _shares(network, kept if less else dropped, estimate):
+    for share in _shares(network, stream, kept if less else dropped, estimate):
         if not bool(share.isfinite()):
             raise OutOfRange("the share of the stream that is kept")
         yield share if less else (1 - share).clamp_min(0)
 
 
-def _shares(network: Network, rows: Tensor, estimate: Estimate) -> Iterator[Tensor]:
+def _shares(network: Network, stream: str, rows: Tensor, estimate: Estimate) -> Iterator[Tensor]:
     """tr(P M P^T) / tr(M) of a sum of blocks B B^T is a sum of squares of P B: a second look at the weights
-    instead of one (hidden, hidden) matrix held for every norm.
+    instead of one (width, width) matrix held for every norm.
     """
     centred = rows - rows.mean(1, keepdim=True)  # P (I - 1 1^T / n)
     inside = ((centred @ estimate.embedded) * centred).sum()
     left = iter([(centred @ mean).square().sum() for mean in estimate.means])
-    sizes, centred = iter(estimate.sizes), centred.to(network.dtype)
-    yield (inside + next(left)) / next(sizes)
-    for layer, spread in zip(network.layers, estimate.spreads, strict=True):
-        for factor in (
-            _attention(network, layer).factor(centred),
-            product(centred, network.writer(layer, "ffn")[0].T) * spread,
-        ):
-            inside = inside + factor.square().sum()
+    sizes, centred, spreads = iter(estimate.sizes), centred.to(network.dtype), iter(estimate.spreads)
+    for event in events(network, stream):
+        if isinstance(event, Block):
+            inside = inside + _seen_through(network, event, centred, spreads).square().sum()
+        else:
             yield (inside + next(left)) / next(sizes)
 
 
+def _seen_through(network: Network, block: Block, rows: Tensor, spreads: Iterator[Tensor]) -> Tensor:
+    """P B of a block whose covariance is B B^T; of MLP units the spreads are known."""
+    if holds_entries(network, block):
+        return _values(network, block).factor(rows)
+    return product(rows, network.written(block)[0].T) * next(spreads)
+
+
 @dataclass(frozen=True)
-class _Block:
+class Added:
     """What a block adds to the stream: its mean, and the factors of its covariance (L R)(L R)^T."""
 
-    mean: Tensor  # (hidden,)
-    left: Tensor  # (hidden, units)
+    mean: Tensor  # (width,)
+    left: Tensor  # (width, units)
     right: Tensor  # (units, entries), or (units,) for a diagonal
 
     def factor(self, kept: Tensor | None = None) -> Tensor:
@@ -162,27 +195,28 @@ class _Block:
         return left.clone(memory_format=torch.contiguous_format).mul_(self.right)  # as `gram` reads it
 
 
-def _embedded(network: Network) -> Moments:
-    nothing = torch.zeros(network.hidden, dtype=torch.float64)
-    stream = Moments(nothing, torch.diag(nothing))
-    for name, place in network.having("hidden"):
-        if place.layer is not None or place.reads_stream or place.stem in network.adapter.norms:
+def embedded_moments(network: Network, stream: str) -> Moments:
+    """Moments of a stream in front of its first block: of what tables, positions and patches put there."""
+    nothing = torch.zeros(network.length(stream), dtype=torch.float64)
+    moments = Moments(nothing, torch.diag(nothing))
+    for name, place in network.having(stream):
+        if place.layer is not None or network.reads_stream(place) or place.stem in network.adapter.norm_names:
             continue
-        if place.rule.maps:  # (hidden, channel x row x column) of a patch
-            for _, x in network.along(name, "hidden"):
-                stream.add(torch.zeros_like(stream.mean), x.double() @ _pixels(network) @ x.double().T)
+        if place.rule.maps:  # (width, channel x row x column) of a patch
+            for _, x in network.along(name, stream):
+                moments.add(torch.zeros_like(moments.mean), x.double() @ _inputs(network, place) @ x.double().T)
         else:
-            stream.add(*_entries(network, name))
-    return stream
+            moments.add(*_entries(network, name, stream))
+    return moments
 
 
-def _entries(network: Network, name: str) -> tuple[Tensor, Tensor]:
+def _entries(network: Network, name: str, stream: str) -> tuple[Tensor, Tensor]:
     """Mean and covariance over the entries of a table; of a long one, every k-th stands for its neighbours."""
-    hidden = network.hidden
-    count, first = 0, torch.zeros(hidden, dtype=torch.float64)
-    second = torch.zeros(hidden, hidden, dtype=torch.float64)
-    for _, table in network.along(name, "hidden"):  # (hidden, entries)
-        for part in torch.split(table[:, :: max(1, table.shape[1] // (ENOUGH * hidden))], ENTRIES, dim=1):
+    width = network.length(stream)
+    count, first = 0, torch.zeros(width, dtype=torch.float64)
+    second = torch.zeros(width, width, dtype=torch.float64)
+    for _, table in network.along(name, stream):  # (width, entries)
+        for part in torch.split(table[:, :: max(1, table.shape[1] // (ENOUGH * width))], ENTRIES, dim=1):
             x = part.to(network.dtype).contiguous()
             count, first = count + x.shape[1], first + x.sum(1)
             add_gram(second, x)
@@ -190,36 +224,56 @@ def _entries(network: Network, name: str) -> tuple[Tensor, Tensor]:
     return mean, mirrored(second).div_(count).sub_(torch.outer(mean, mean))
 
 
-def _pixels(network: Network) -> Tensor:
-    """Covariance of the pixels of a patch, normalised to variance 1, as (channel x row x column) twice.
+def _inputs(network: Network, place: Place) -> Tensor:
+    """Covariance of what a matrix reads from outside, normalised to variance 1.
 
-    Neighbours in natural images correlate by about .95, and a distance d by .95^d, the usual
+    Neighbouring pixels in natural images correlate by about .95, and a distance d by .95^d, the usual
     first-order model; so do their colours. White pixels instead would weigh fine patterns, which
-    images hardly hold, like the brightness that carries most of them.
+    images hardly hold, like the brightness that carries most of them. Of anything else nothing is known: it
+    is taken to be white.
     """
-    rows, columns = (network.sizes[role] or 1 for role in ("patch_h", "patch_w"))
-    channels = network.sizes["channel"] or 1
-    near = [NEIGHBOUR ** (torch.arange(n)[:, None] - torch.arange(n)).abs().double() for n in (rows, columns)]
-    colours = NEIGHBOUR + (1 - NEIGHBOUR) * torch.eye(channels, dtype=torch.float64)
-    return torch.kron(colours, torch.kron(near[0], near[1]))
+    read = [factor for factor in place.rule.factors if factor.reads]
+    patch = any(network.roles.kind(factor.role) == "pixel" for factor in read)
+    covariance = torch.eye(1, dtype=torch.float64)
+    for factor in reversed(read):
+        length = factor.length(network.sizes) or 1
+        alike = torch.eye(length, dtype=torch.float64)
+        if patch and network.roles.kind(factor.role) == "pixel":
+            alike = NEIGHBOUR ** (torch.arange(length)[:, None] - torch.arange(length)).abs().double()
+        elif patch:
+            alike = NEIGHBOUR + (1 - NEIGHBOUR) * alike
+        covariance = torch.kron(alike, covariance)
+    return covariance
 
 
-def _attention(network: Network, layer: int) -> _Block:
-    out, bias = network.writer(layer, "head_dim")  # (hidden, heads * head_dim), (hidden,)
-    values, shift = network.reader(layer, "head_dim")  # (heads * head_dim, hidden), (heads * head_dim,)
-    return _Block(times(out, shift) + bias, out, ATTENTION_SHARE**0.5 * values)
+def holds_entries(network: Network, block: Block) -> bool:
+    """Whether a block reads units that hold entries, as attention reads heads."""
+    return any(network.roles.is_whole(factor.role) for factor in block.segment if factor.role)
 
 
-def _mlp(network: Network, layer: int, activation: Callable[[Tensor], Tensor]) -> _Block:
-    out, bias = network.writer(layer, "ffn")
-    units, shift = network.reader(layer, "ffn")
+def added_by(network: Network, block: Block, activation: Callable[[Tensor], Tensor]) -> Added:
+    """What a block adds to the stream, by its weights."""
+    return _values(network, block) if holds_entries(network, block) else _units(network, block, activation)
+
+
+def _values(network: Network, block: Block) -> Added:
+    """Attention averages the values of tokens."""
+    out, bias = network.written(block)  # (width, heads * head_dim), (width,)
+    values, shift = network.writing(block.writers[0], block.segment[-1].role)  # (heads * head_dim, width), ...
+    return Added(times(out, shift) + bias, out, ATTENTION_SHARE**0.5 * values)
+
+
+def _units(network: Network, block: Block, activation: Callable[[Tensor], Tensor]) -> Added:
+    """MLP units are independent of each other; their mean and spread are integrals over a normal variable."""
+    out, bias = network.written(block)
+    units, shift = network.writing(block.writers[0], block.segment[-1].role)
     nodes, weights = (torch.from_numpy(x) for x in np.polynomial.hermite_e.hermegauss(16))
     weights = weights / weights.sum()
-    inputs = shift[:, None] + units.square().sum(1).double().sqrt()[:, None] * nodes  # (ffn, nodes)
+    inputs = shift[:, None] + units.square().sum(1).double().sqrt()[:, None] * nodes  # (units, nodes)
     outputs = activation(inputs)
     mean = outputs @ weights
     spread = ((outputs - mean[:, None]).square() @ weights).sqrt()
-    return _Block(times(out, mean.to(out.dtype)) + bias, out, spread.to(out.dtype))
+    return Added(times(out, mean.to(out.dtype)) + bias, out, spread.to(out.dtype))
 
 
 def _aligned(rows: Tensor, reference: Tensor) -> Tensor:

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..architectures.axes import Factor, Rule
+from ..architectures.axes import At, Factor, Rule
 from ..console import progress
 from ..ops.axis_map import AxisMap, Matrix, identity
+from .fold import NormPlace
 from .moments import Moments
 from .network import Network
 
@@ -57,7 +58,7 @@ def refit_readers(network: Network, seen: Mapping[str, Moments], maps_of: MapsOf
         if found is None or maps[0].is_identity or (name in network.tied and bias is None):
             continue
         dim, factors = found
-        now = moments.mapped(_moved(network, factors, place.layer))
+        now = moments.mapped(_moved(network, factors, place.at))
         if name in network.tied:
             mean = now.mean
             lost = mean - torch.from_numpy(maps[1].dense().T @ maps[0].dense()) @ mean
@@ -73,7 +74,7 @@ def refit_readers(network: Network, seen: Mapping[str, Moments], maps_of: MapsOf
             network.edit(name, lambda x, through=through, dim=dim: through.apply(x, dim))  # type: ignore[misc]
 
 
-def match_norm_scale(network: Network, place: tuple[str, int | None], seen: Moments, low_pass: Tensor) -> None:
+def match_norm_scale(network: Network, place: NormPlace, seen: Moments, low_pass: Tensor) -> None:
     """Give a norm that stays as it is (post-norm) the scale and shift of a stream of fewer units.
 
     Over the units R x of a normalised stream x a norm finds the variance rho^2 and the mean mu; it
@@ -83,11 +84,11 @@ def match_norm_scale(network: Network, place: tuple[str, int | None], seen: Mome
     second = units.uncentred().covariance
     mean = float(units.mean.mean())
     rho = float((second.trace() / len(second) - second.mean()).clamp_min(0).sqrt())
-    scale, shift = (network.find(f"{place[0]}.{part}", place[1]) for part in ("weight", "bias"))
-    if scale is not None and shift is not None:
-        gamma = network[scale]
+    shift = place.part(network, "bias")
+    if shift is not None:
+        gamma = place.gamma(network)
         network.edit(shift, lambda x: x + mean * gamma.to(x))
-        network.edit(scale, lambda x: x * rho)
+    place.set_gamma(network, lambda x: x * rho)
 
 
 def _fit(seen: Moments, kept: AxisMap, dual: AxisMap) -> tuple[AxisMap, Tensor]:
@@ -104,10 +105,10 @@ def _fit(seen: Moments, kept: AxisMap, dual: AxisMap) -> tuple[AxisMap, Tensor]:
     return through, seen.mean - read.T @ (low_pass @ seen.mean)
 
 
-def _moved(network: Network, factors: tuple[Factor, ...], layer: int | None) -> Tensor:
+def _moved(network: Network, factors: tuple[Factor, ...], at: At) -> Tensor:
     """From the stored order of an axis to the one that the edits so far have given it."""
     whole = np.ones((1, 1))
     for factor in factors:
         length = network.sizes[factor.role] if factor.role else factor.size
-        whole = np.kron(whole, network.moved(factor.role, layer).dense() if factor.role else np.eye(length or 1))
+        whole = np.kron(whole, network.moved(factor.role, at).dense() if factor.role else np.eye(length or 1))
     return torch.from_numpy(whole)

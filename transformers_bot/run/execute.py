@@ -206,7 +206,8 @@ def provenance(resize: Resize) -> dict[str, Any]:
     The files' SHA-256 are those that the hub's cache knows; others cost reading the files. A folder is called by its
     own name (see `provenance.described`).
     """
-    shown = ("layer", "hidden", "heads", "ffn")
+    roles = resize.plan.roles
+    shown = (*roles.depths, *roles.streams, *roles.units)
     request, plan, source = resize.request, resize.plan, resize.opened.model.config
     keywords = request.keywords
     alone = {"add_cross_attention": False} if crossing(request.adapter, resize.plan.dropped) else {}

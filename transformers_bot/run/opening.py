@@ -435,7 +435,8 @@ def optional_tensors(config: PreTrainedConfig) -> set[str]:
 def foreign_tensors(adapter: Adapter, opened: Source) -> list[str]:
     """Tensors of the files that no model of this family has: without a rule, or of a layer beyond the config's."""
     prefix = f"{type(opened.model).base_model_prefix}."
-    layers = getattr(opened.model.config, str(adapter.sizes["layer"]))
+    config = opened.model.config
+    layers = {stack: int(getattr(config, adapter.roles[stack].field)) for stack in adapter.roles.depths}
     return [name for name in opened.unexpected if not _is_known(adapter, name.removeprefix(prefix), layers)]
 
 
@@ -454,12 +455,12 @@ def _names(
     return {inventory.canonical(name) for name in inventory.shapes}
 
 
-def _is_known(adapter: Adapter, name: str, layers: int) -> bool:
+def _is_known(adapter: Adapter, name: str, layers: Mapping[str, int]) -> bool:
     """Whether a rule names it, for one of the config's layers or outside of them, or it is one of those left out."""
     if adapter.is_left_out(name):
         return True
     try:
-        _, layer = find_rule(adapter.rules, name)
+        rule, layer = find_rule(adapter.rules, name)
     except PlanError:
         return False
-    return layer is None or layer < layers
+    return layer is None or layer < layers[rule.depth]

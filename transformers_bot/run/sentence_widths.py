@@ -22,7 +22,7 @@ from ..methods import Fresh
 from ..ops.axis_map import identity
 from ..ops.recipe import apply_axis, run
 from ..rewrite import Network
-from ..rewrite.fold import is_foldable
+from ..rewrite.fold import is_foldable, norms
 from .opening import Resize
 
 TOKENS, WHOLE = "token_embeddings", "sentence_embedding"
@@ -88,8 +88,9 @@ class _Walk:
         self.found, self.resize = found, resize
         self.made = Carried(dict(found.files), found.kind)
         before, after = resize.plan.source_sizes, resize.plan.target_sizes
-        tail = "readout" if resize.request.adapter.readout else "hidden"
-        width = before["hidden"] or 0, after["hidden"] or 0
+        (self.width,) = resize.request.adapter.roles.streams
+        tail = resize.request.adapter.roles.followers(self.width)[-1] if resize.request.adapter.readout else self.width
+        width = before[self.width] or 0, after[self.width] or 0
         self.stream: Flow = (Part(tail if width[0] != width[1] else "", *width),)
         self.flows: dict[str, Flow] = {}
         self.normalised = False
@@ -167,14 +168,14 @@ class _Walk:
             raise self._refusal(module, "normalises units, of which a turned stream has none")
         shapes = dict.fromkeys(("norm.weight", "norm.bias"), (_source(flow),))
         # It takes the scale out of the stream, which goes on as one of unit gain.
-        flow = tuple(replace(part, role="hidden") if part.role else part for part in flow)
+        flow = tuple(replace(part, role=self.width) if part.role else part for part in flow)
         self._reads(module, flow, shapes, dict.fromkeys(shapes, 0), reads=False)
         self._settle(module, dict(module.settings), {"dimension": _target(flow)})
         self.flows[WHOLE] = flow
 
     def _layer_pooling(self, module: Module) -> None:
         sizes = self.resize.plan
-        if sizes.source_sizes["layer"] != sizes.target_sizes["layer"]:
+        if any(sizes.source_sizes[stack] != sizes.target_sizes[stack] for stack in sizes.roles.depths):
             raise self._refusal(module, "has a weight for every layer, and their number changes")
         flow = self._flow(module, TOKENS)
         if self._streams(flow) and self.resize.request.adapter.readout:
@@ -215,7 +216,7 @@ class _Walk:
         return any(part.role for part in flow)
 
     def _refusal(self, module: Module, why: str) -> UnsupportedCheckpoint:
-        before, after = (side["hidden"] for side in (self.resize.plan.source_sizes, self.resize.plan.target_sizes))
+        before, after = (side[self.width] for side in (self.resize.plan.source_sizes, self.resize.plan.target_sizes))
         return UnsupportedCheckpoint(
             f"the module {module.kind} in {module.place or 'the folder'} of {self.found.name} cannot be carried from "
             f"width {before} to {after}: it {why}. {LEAVE}, or keep the width."
@@ -329,13 +330,16 @@ class _Walk:
         network = self.resize.tensors
         if not isinstance(network, Network) or self.resize.plan.method.get("basis") != "principal":
             return
-        last = [stem for stem in self.resize.request.adapter.norms if "{layer}" not in stem]
-        if any(is_foldable(network, stem, None) for stem in last):
+        if any(is_foldable(network, place) for place in norms(network) if place.at is None):
             raise self._refusal(module, "loses its last norm, which is folded into the head; pass task='base'")
 
     def _limit(self, settings: dict[str, Any]) -> bool:
         """Bring the longest text down to the target's positions; whether anything changed."""
-        before, most = (side.get("position") for side in (self.resize.plan.source_sizes, self.resize.plan.target_sizes))
+        plan = self.resize.plan
+        before, most = (
+            next((sizes[role] for role in plan.roles.of("place")), None)
+            for sizes in (plan.source_sizes, plan.target_sizes)
+        )
         if most is None:
             return False
         places = [(settings, name) for name in LIMITS if settings.get(name) is not None]

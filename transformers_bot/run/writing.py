@@ -96,8 +96,10 @@ def memory_bound(plan: Plan, workspace: int = WORKSPACE) -> int:
     temporary), and if a width changes, six float64 matrices over the widest axis: what ordering units and
     turning the stream take at most. None of it grows with the number of layers.
     """
-    changes = any(plan.target_sizes[role] != plan.source_sizes[role] for role in ("hidden", "ffn", "heads"))
-    widest = max(plan.source_sizes[role] or 0 for role in ("hidden", "ffn"))
+    roles = plan.roles
+    widths = [*roles.streams, *roles.units]
+    changes = any(plan.target_sizes[role] != plan.source_sizes[role] for role in widths)
+    widest = max(plan.source_sizes[role] or 0 for role in widths if not roles.is_whole(role))
     return 4 * 4 * _largest(plan) + (6 * 8 * widest**2 if changes else 0) + workspace
 
 

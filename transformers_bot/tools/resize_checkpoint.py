@@ -154,7 +154,7 @@ def resize_checkpoint(
     needs += behind.size if behind else 0
     writing = whole_folder(out, **replacing, needs=needs, keep=resize.checkpoint.files)
     with writing as folder, Hashing(resize.checkpoint.hashes) as hashing:
-        warnings = companions.carry(files, folder, resize.config, resize.plan.target_sizes.get("position"))
+        warnings = companions.carry(files, folder, resize.config, resize.plan.positions)
         with told_of_memory(f"Writing {os.fspath(out)!r}", memory_bound(resize.plan)):
             if learning:
                 watch, grown, learned = fitted(resize, seed, learning, batches)

@@ -26,7 +26,7 @@ from ..architectures.classes import class_for_task, own_class
 from ..architectures.fields import check_fields, without_crossing
 from ..architectures.inventory import predict
 from ..architectures.shapes import Shapes, Sizes
-from ..architectures.sizes import config_field, rebuild, role_sizes
+from ..architectures.sizes import rebuild, role_sizes
 from ..auto import plan
 from ..compat import quiet
 from ..console.progress import logger
@@ -289,11 +289,11 @@ class _Search:
 
     def _fields(self, sizes: Sizes) -> dict[str, int]:
         """Config fields for these sizes; ffn only where it does not follow hidden by itself."""
-        fields = {str(self.adapter.sizes[role]): _known(sizes, role) for role in ("layer", "hidden", "heads")}
+        fields = {self.adapter.roles[role].field: _known(sizes, role) for role in ("layer", "hidden", "heads")}
         after = role_sizes(self.adapter, rebuild(self.adapter, self.config, fields), "target")
         for role in ("ffn", "pooler"):
             if role in sizes and after[role] != sizes[role]:
-                fields[config_field(self.adapter, role)] = _known(sizes, role)
+                fields[self.adapter.roles[role].field] = _known(sizes, role)
         return fields
 
     def _notes(self, sizes: Mapping[str, int]) -> Iterator[str]:

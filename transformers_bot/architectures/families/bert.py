@@ -1,9 +1,13 @@
 """BERT and RoBERTa: one encoder, post-norm, two ways to name the heads."""
 
+from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
-from ..adapter import Adapter, RoleSizes
+from ...console.text import brief
+from ..adapter import Adapter, Norm
 from ..axes import parse_rules
+from ..roles import LABEL, SEGMENT, VOCAB, Role, Roles
 
 ENCODER = """
 embeddings.word_embeddings.weight                                   : vocab hidden
@@ -56,19 +60,45 @@ classifier.{out_proj.weight,weight}                                 : label <- h
 classifier.{out_proj.bias,bias}                                     : label
 """
 
-SIZES: RoleSizes = {
-    "layer": "num_hidden_layers",
-    "hidden": "hidden_size",
-    "readout": "hidden_size",
-    "heads": "num_attention_heads",
-    "head_dim": lambda c: c.hidden_size // c.num_attention_heads,
-    "score": lambda c: c.hidden_size // c.num_attention_heads,
-    "ffn": "intermediate_size",
-    "position": "max_position_embeddings",
-    "vocab": "vocab_size",
-    "segment": "type_vocab_size",
-    "label": None,
-}
+
+def width_of_heads(config: Any) -> int:
+    """Entries of a head."""
+    return int(config.hidden_size // config.num_attention_heads)
+
+
+def first_position(config: Any) -> int:
+    """RoBERTa's first text position: rows up to the padding id are never one."""
+    return int(config.pad_token_id + 1)
+
+
+def padding_is_known(config: Any) -> tuple[str, str] | None:
+    """RoBERTa counts positions from the padding id."""
+    value = config.pad_token_id
+    if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0:
+        return None
+    return (
+        f"pad_token_id is {brief(repr(value))}",
+        f"text positions of {config.model_type} begin at pad_token_id + 1, so it must be the tokenizer's padding id, 1 "
+        "in most of these models. Correct it.",
+    )
+
+
+def no_position_left(config: Any) -> str:
+    return (
+        f"max_position_embeddings {config.max_position_embeddings} must exceed pad_token_id + 1 = "
+        f"{first_position(config)} rows that are no text positions."
+    )
+
+
+WIDTHS = (
+    Role("layer", "depth", "num_hidden_layers"),
+    Role("hidden", "stream", "hidden_size", noun="hidden units"),
+    Role("readout", "stream", "hidden_size", follows="hidden"),
+    Role("ffn", "unit", "intermediate_size", noun="MLP units"),
+    Role("heads", "unit", "num_attention_heads"),
+    Role("head_dim", "entry", width_of_heads, within="heads"),
+    Role("score", "entry", width_of_heads, within="heads", follows="head_dim"),
+)
 DERIVED: dict[str, Any] = {"intermediate_size": lambda c: 4 * c.hidden_size, "embedding_size": lambda c: c.hidden_size}
 # Older versions of transformers also knew relative positions, with embeddings of their own in every layer.
 ONLY: dict[str, Any] = {"position_embedding_type": "absolute", "embedding_size": lambda c: c.hidden_size}
@@ -76,43 +106,52 @@ FOREIGN = {
     r"distance_embedding\.weight": "embeddings of relative positions (position_embedding_type 'relative_key' or "
     "'relative_key_query')"
 }
-CROSSING = (r"encoder\.layer\.\d+\.crossattention\..+",)
-MEANING = ("hidden_act", "layer_norm_eps", "is_decoder", "pad_token_id")
+# The pooler of BERT's first release, of which only the default was ever computed.
+FIRST_RELEASE = (
+    *("directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers"),
+    *("pooler_size_per_head", "pooler_type"),
+)
+AFTER_ATTENTION, AFTER_MLP = (f"encoder.layer.{{layer}}.{part}.LayerNorm" for part in ("attention.output", "output"))
 
-UNDOES = {"encoder.layer.{layer}.attention.output.LayerNorm": "encoder.layer.{layer}.output.LayerNorm"}
-
-# Constants (0, 1, 2, ... and 0, 0, ...) that transformers stored beside the weights until 4.31.
-BUFFERS = (r"embeddings\.(position|token_type)_ids",)
-BLOCK_NORMS = ("embeddings.LayerNorm", *UNDOES, *UNDOES.values())
 BERT = Adapter(
     "bert",
     "post",
     parse_rules(ENCODER + BERT_ONLY),
-    SIZES,
-    DERIVED,
-    meaning=MEANING,
-    undoes=UNDOES,
-    buffers=BUFFERS,
-    norms={**dict.fromkeys(BLOCK_NORMS, ()), "cls.predictions.transform.LayerNorm": ("cls.predictions.decoder",)},
+    Roles(*WIDTHS, Role("position", "place", "max_position_embeddings"), VOCAB, SEGMENT, LABEL),
+    norms=(
+        Norm("embeddings.LayerNorm"),
+        Norm(AFTER_ATTENTION, undoes=AFTER_MLP),
+        Norm(AFTER_MLP),
+        Norm("cls.predictions.transform.LayerNorm", ("cls.predictions.decoder",)),
+    ),
+    derived=DERIVED,
+    divides=(("num_attention_heads", "hidden_size"),),
+    meaning=("hidden_act", "layer_norm_eps", "is_decoder", "pad_token_id"),
+    epsilon="layer_norm_eps",
+    causal_flag="is_decoder",
+    inert=FIRST_RELEASE,
     only=ONLY,
-    crossing=CROSSING,
+    crossing=(r"encoder\.layer\.\d+\.crossattention\..+",),
     foreign=FOREIGN,
+    # Constants (0, 1, 2, ... and 0, 0, ...) that transformers stored beside the weights until 4.31.
+    buffers=(r"embeddings\.(position|token_type)_ids",),
 )
-ROBERTA = Adapter(
-    "roberta",
-    "post",
-    parse_rules(ENCODER + ROBERTA_ONLY),
-    {
-        **SIZES,
-        "offset": lambda c: c.pad_token_id + 1,
-        "position": lambda c: c.max_position_embeddings - c.pad_token_id - 1,
-    },
-    DERIVED,
-    meaning=MEANING,
-    undoes=UNDOES,
-    buffers=BUFFERS,
-    norms={**dict.fromkeys(BLOCK_NORMS, ()), "lm_head.layer_norm": ("lm_head.decoder",)},
-    only=ONLY,
-    crossing=CROSSING,
-    foreign=FOREIGN,
+ROBERTA = replace(
+    BERT,
+    model_type="roberta",
+    rules=parse_rules(ENCODER + ROBERTA_ONLY),
+    roles=Roles(
+        *WIDTHS,
+        Role("offset", "identity", first_position, field="pad_token_id"),
+        Role(
+            "position",
+            "place",
+            lambda c: c.max_position_embeddings - first_position(c),
+            field="max_position_embeddings",
+            empty=no_position_left,
+        ),
+        *(VOCAB, SEGMENT, LABEL),
+    ),
+    norms=(*BERT.norms[:-1], Norm("lm_head.layer_norm", ("lm_head.decoder",))),
+    checks=(padding_is_known,),
 )

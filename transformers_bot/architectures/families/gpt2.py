@@ -1,7 +1,10 @@
 """GPT-2: pre-norm decoder; Conv1D stores (in, out), so its arrows point right."""
 
-from ..adapter import Adapter
+from typing import Any
+
+from ..adapter import Adapter, Norm
 from ..axes import parse_rules
+from ..roles import LABEL, VOCAB, Role, Roles
 
 RULES = """
 wte.weight                                  : vocab hidden
@@ -27,39 +30,74 @@ multiple_choice_head.summary.weight         : label <- readout
 multiple_choice_head.summary.bias           : label
 """
 
+
+def width_of_heads(config: Any) -> int:
+    """Entries of a head."""
+    return int(config.n_embd // config.n_head)
+
+
+def score_scale(config: Any) -> float | None:
+    """What attention scores are multiplied by, None for the usual."""
+    return None if config.scale_attn_weights else 1.0
+
+
+def clash(role: str, tensor: str, source: Any, target: Any) -> str | None:
+    """Why the outputs of a summary head differ: a flag decides how many there are."""
+    if role != "label" or ".summary." not in tensor:
+        return None
+    before, after = (bool(config.summary_proj_to_labels) for config in (source, target))
+    if before != after:
+        return (
+            f"summary_proj_to_labels is {before} in the source and {after} in the target config, which gives this head "
+            "other outputs, and outputs are never resampled. Keep summary_proj_to_labels, pass "
+            "ignore_mismatched_sizes=True to initialise this head anew, or choose a class without it."
+        )
+    if not before:
+        return (
+            "with summary_proj_to_labels=False this head has as many outputs as the stream is wide, and outputs are "
+            "never resampled. Keep n_embd and summary_proj_to_labels, pass ignore_mismatched_sizes=True to initialise "
+            "this head anew, or choose a class without it."
+        )
+    return None
+
+
 GPT2 = Adapter(
     "gpt2",
     "pre",
     parse_rules(RULES),
-    {
-        "layer": "n_layer",
-        "hidden": "n_embd",
-        "readout": "n_embd",
-        "heads": "n_head",
-        "head_dim": lambda c: c.n_embd // c.n_head,
-        "score": lambda c: c.n_embd // c.n_head,
-        "ffn": lambda c: 4 * c.n_embd if c.n_inner is None else c.n_inner,
-        "position": "n_positions",
-        "vocab": "vocab_size",
-        "label": None,
-    },
+    Roles(
+        Role("layer", "depth", "n_layer"),
+        Role("hidden", "stream", "n_embd", noun="hidden units"),
+        Role("readout", "stream", "n_embd", follows="hidden"),
+        Role("ffn", "unit", lambda c: 4 * c.n_embd if c.n_inner is None else c.n_inner, "n_inner", noun="MLP units"),
+        Role("heads", "unit", "n_head"),
+        Role("head_dim", "entry", width_of_heads, within="heads"),
+        Role("score", "entry", width_of_heads, within="heads", follows="head_dim"),
+        Role("position", "place", "n_positions"),
+        *(VOCAB, LABEL),
+    ),
+    norms=(
+        Norm("h.{layer}.ln_1", ("h.{layer}.attn.c_attn",)),
+        Norm("h.{layer}.ln_2", ("h.{layer}.mlp.c_fc",)),
+        Norm("ln_f", ("lm_head", "score", "classifier", "qa_outputs", "multiple_choice_head.summary")),
+    ),
     derived={"n_inner": lambda c: 4 * c.n_embd, "n_ctx": lambda c: c.n_positions},
+    divides=(("n_head", "n_embd"),),
+    gains={"score": score_scale},
+    activation="activation_function",
+    epsilon="layer_norm_epsilon",
     readout=True,
     meaning=(
         *("activation_function", "layer_norm_epsilon", "scale_attn_weights", "scale_attn_by_inverse_layer_idx"),
         *("summary_type", "summary_activation", "summary_use_proj", "summary_proj_to_labels", "pad_token_id"),
     ),
+    depth_flag="scale_attn_by_inverse_layer_idx",
     # The last is another order of the same operations.
     inert=(
         *("resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_first_dropout", "summary_last_dropout"),
         *("n_special", "predict_special_tokens", "reorder_and_upcast_attn"),
     ),
+    clash=clash,
     crossing=(r"h\.\d+\.(crossattention|ln_cross_attn)\..+",),
-    depth_flag="scale_attn_by_inverse_layer_idx",
-    norms={
-        "h.{layer}.ln_1": ("h.{layer}.attn.c_attn",),
-        "h.{layer}.ln_2": ("h.{layer}.mlp.c_fc",),
-        "ln_f": ("lm_head", "score", "classifier", "qa_outputs", "multiple_choice_head.summary"),
-    },
     buffers=(r"h\.\d+\.attn\.(masked_)?bias",),
 )

@@ -1,7 +1,13 @@
 """ViT and DeiT: pre-norm encoders on image patches; both generations of transformers' names."""
 
-from ..adapter import Adapter, RoleSizes
+from dataclasses import replace
+from numbers import Integral
+from typing import Any
+
+from ...console.text import brief
+from ..adapter import Adapter, Norm
 from ..axes import parse_rules
+from ..roles import LABEL, Role, Roles
 
 RULES = """
 embeddings.{cls_token,mask_token,distillation_token}                : 1 1 hidden
@@ -36,35 +42,77 @@ def pair(value: int | tuple[int, int] | list[int]) -> tuple[int, int]:
     return (value[0], value[1]) if isinstance(value, (tuple, list)) else (value, value)
 
 
-SIZES: RoleSizes = {
-    "layer": "num_hidden_layers",
-    "hidden": "hidden_size",
-    "heads": "num_attention_heads",
-    "head_dim": lambda c: c.hidden_size // c.num_attention_heads,
-    "score": lambda c: c.hidden_size // c.num_attention_heads,
-    "ffn": "intermediate_size",
-    "pooler": "pooler_output_size",
-    "channel": "num_channels",
-    "patch_h": lambda c: pair(c.patch_size)[0],
-    "patch_w": lambda c: pair(c.patch_size)[1],
-    "grid_h": lambda c: pair(c.image_size)[0] // pair(c.patch_size)[0],
-    "grid_w": lambda c: pair(c.image_size)[1] // pair(c.patch_size)[1],
-    "label": None,
-    "pixel": None,
-}
-DERIVED = {"intermediate_size": lambda c: 4 * c.hidden_size, "pooler_output_size": lambda c: c.hidden_size}
-MEANING = ("hidden_act", "layer_norm_eps", "qkv_bias", "pooler_act")
-# norm -> its readers, in both generations of names.
-BLOCK_NORMS = {
-    "layers.{layer}.layernorm_before": tuple(f"layers.{{layer}}.attention.{p}_proj" for p in "qkv"),
-    "layers.{layer}.layernorm_after": ("layers.{layer}.mlp.fc1",),
-    "encoder.layer.{layer}.layernorm_before": tuple(
-        f"encoder.layer.{{layer}}.attention.attention.{p}" for p in ("query", "key", "value")
-    ),
-    "encoder.layer.{layer}.layernorm_after": ("encoder.layer.{layer}.intermediate.dense",),
-}
-# The last norm's output is what a base model returns, so only heads count as its readers.
-NORMS = {**BLOCK_NORMS, "layernorm": ("classifier", "cls_classifier", "distillation_classifier", "decoder.0")}
+def width_of_heads(config: Any) -> int:
+    """Entries of a head."""
+    return int(config.hidden_size // config.num_attention_heads)
 
-VIT = Adapter("vit", "pre", parse_rules(RULES), {**SIZES, "special": 1}, DERIVED, meaning=MEANING, norms=NORMS)
-DEIT = Adapter("deit", "pre", parse_rules(RULES), {**SIZES, "special": 2}, DERIVED, meaning=MEANING, norms=NORMS)
+
+def lengths_are_whole(config: Any) -> tuple[str, str] | None:
+    """Image and patch sizes are whole numbers, one or two of them."""
+    for name in ("image_size", "patch_size"):
+        value = getattr(config, name)
+        if isinstance(value, (list, tuple)) and len(value) != 2:
+            return f"{name} is {brief(repr(value))}", "give one length, or height and width."
+        for length in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(length, bool) or not isinstance(length, Integral) or int(length) < 1:
+                return f"{name} is {brief(repr(length))}", "it must be a whole number of at least 1."
+    return None
+
+
+def no_patch_left(config: Any) -> str:
+    return f"image_size {config.image_size} is smaller than patch_size {config.patch_size}."
+
+
+def side(name: str, index: int) -> Role:
+    """Rows (0) or columns (1) of the grid of patches."""
+    return Role(
+        name,
+        "grid",
+        lambda c: pair(c.image_size)[index] // pair(c.patch_size)[index],
+        field="image_size",
+        empty=no_patch_left,
+    )
+
+
+ROLES = Roles(
+    Role("layer", "depth", "num_hidden_layers"),
+    Role("hidden", "stream", "hidden_size", noun="hidden units"),
+    Role("ffn", "unit", "intermediate_size", noun="MLP units"),
+    Role("heads", "unit", "num_attention_heads"),
+    Role("head_dim", "entry", width_of_heads, within="heads"),
+    Role("score", "entry", width_of_heads, within="heads", follows="head_dim"),
+    Role("pooler", "unit", "pooler_output_size", follows="hidden"),
+    Role("channel", "identity", "num_channels"),
+    Role("patch_h", "pixel", lambda c: pair(c.patch_size)[0], "patch_size"),
+    Role("patch_w", "pixel", lambda c: pair(c.patch_size)[1], "patch_size"),
+    *(side("grid_h", 0), side("grid_w", 1)),
+    LABEL,
+    Role("pixel", "identity", None, field="encoder_stride and num_channels"),
+    Role("special", "identity", 1, field="the model type"),
+)
+
+VIT = Adapter(
+    "vit",
+    "pre",
+    parse_rules(RULES),
+    ROLES,
+    # norm -> its readers, in both generations of names; the last norm's output is what a base model returns, so
+    # only heads count as its readers.
+    norms=(
+        Norm("layers.{layer}.layernorm_before", tuple(f"layers.{{layer}}.attention.{p}_proj" for p in "qkv")),
+        Norm("layers.{layer}.layernorm_after", ("layers.{layer}.mlp.fc1",)),
+        Norm(
+            "encoder.layer.{layer}.layernorm_before",
+            tuple(f"encoder.layer.{{layer}}.attention.attention.{p}" for p in ("query", "key", "value")),
+        ),
+        Norm("encoder.layer.{layer}.layernorm_after", ("encoder.layer.{layer}.intermediate.dense",)),
+        Norm("layernorm", ("classifier", "cls_classifier", "distillation_classifier", "decoder.0")),
+    ),
+    derived={"intermediate_size": lambda c: 4 * c.hidden_size, "pooler_output_size": lambda c: c.hidden_size},
+    divides=(("num_attention_heads", "hidden_size"),),
+    meaning=("hidden_act", "layer_norm_eps", "qkv_bias", "pooler_act"),
+    epsilon="layer_norm_eps",
+    checks=(lengths_are_whole,),
+)
+# Two tokens are no patches: one for the class, one that learns from a teacher.
+DEIT = replace(VIT, model_type="deit", roles=ROLES.with_(Role("special", "identity", 2, field="the model type")))

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +42,9 @@ class Stack:
 
 @dataclass(frozen=True)
 class Growth:
-    """All that an operator is built from: stacks, and role -> length on both sides."""
+    """All that an operator is built from: the architecture, stacks, and role -> length on both sides."""
 
+    adapter: Adapter
     stacks: tuple[Stack, ...]
     source: Sizes
     target: Sizes
@@ -53,6 +54,39 @@ class Growth:
         if source is None or target is None:
             raise KeyError(f"role {role!r} has a length only in its tensor")
         return source, target
+
+    @property
+    def layer_counts(self) -> tuple[int, int]:
+        """Of the only stack of layers."""
+        return self.lengths(self.adapter.roles.depths[0])
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Of the only residual stream."""
+        return self.lengths(self.adapter.roles.streams[0])
+
+    def matrix(self, segment: tuple[Factor, ...]) -> str:
+        """Which of LiGO's width matrices a segment of an axis takes; empty where nothing is learned.
+
+        Queries, keys and values have a matrix of their own over heads x head_dim; the attention output
+        reads with the values' one. Everything on the residual stream shares one, and what follows the
+        stream has it, too, where it is as long.
+        """
+        roles = self.adapter.roles
+        scored = next((factor for factor in segment if factor.role in self.adapter.scored), None)
+        if scored is not None:
+            return "key" if scored.reads else "query"
+        if any(roles.kind(factor.role) == "entry" for factor in segment):
+            return "value"
+        role = segment[0].role
+        if roles.kind(role) not in ("stream", "unit"):
+            return ""
+        leader = roles.leader(role)
+        return leader if roles.kind(role) == "stream" or self.lengths(role) == self.lengths(leader) else role
+
+    def matrix_lengths(self, segment: tuple[Factor, ...]) -> tuple[int, int]:
+        """Entries of a segment in source and target."""
+        return segment_length(segment, self.source), segment_length(segment, self.target)
 
 
 class Operator(nn.Module):
@@ -99,6 +133,7 @@ def growth_of(plan: Plan, adapter: Adapter, tensors: Mapping[str, Tensor]) -> Gr
         adapter: of both sides.
         tensors: source name -> tensor; computed with in float32, or float64 where stored so.
     """
+    growth = Growth(adapter, (), plan.source_sizes, plan.target_sizes)
     rules = rules_of(adapter, plan.target, plan.target_sizes)
     steps: dict[str, list[tuple[int | None, Step]]] = {}
     for step in plan.steps:
@@ -110,25 +145,10 @@ def growth_of(plan: Plan, adapter: Adapter, tensors: Mapping[str, Tensor]) -> Gr
         rule, _ = rules[made[0][1].target]
         made = sorted(made, key=lambda pair: pair[0] or 0)
         sources = {read.layer or 0: source for _, step in made for read, source in step.reads.items()}
-        maps = _unlearned(made[0][1], rule, plan.source_sizes)
+        maps = _unlearned(made[0][1], rule, growth)
         stored = [apply(_upcast(tensors[sources[layer]]), maps) for layer in sorted(sources)]
         stacks.append(Stack(name, rule, tuple(step.target for _, step in made), torch.stack(stored)))
-    return Growth(tuple(stacks), plan.source_sizes, plan.target_sizes)
-
-
-def matrix_name(segment: tuple[Factor, ...]) -> str | None:
-    """Which of LiGO's width matrices a segment of an axis takes; None where nothing is learned.
-
-    Queries, keys and values have a matrix of their own over heads x head_dim; the attention output
-    reads with the values' one. Everything on the residual stream shares one.
-    """
-    factors = {factor.role: factor for factor in segment}
-    if "score" in factors:
-        return "key" if factors["score"].reads else "query"
-    if "head_dim" in factors:
-        return "value"
-    role = segment[0].role
-    return {"hidden": "hidden", "readout": "hidden", "pooler": "pooler", "ffn": "ffn"}.get(role)
+    return replace(growth, stacks=tuple(stacks))
 
 
 def segment_length(segment: tuple[Factor, ...], sizes: Sizes) -> int:
@@ -136,13 +156,13 @@ def segment_length(segment: tuple[Factor, ...], sizes: Sizes) -> int:
     return math.prod(factor.length(sizes) or 1 for factor in segment)
 
 
-def _unlearned(step: Step, rule: Rule, source: Sizes) -> TensorMap:
+def _unlearned(step: Step, rule: Rule, growth: Growth) -> TensorMap:
     """The step's maps where nothing is learned, and the identity where a matrix will be."""
     if step.recipe is None:
         raise ValueError(f"{step.target} is {step.action}: nothing makes it")
     return tuple(
         tuple(
-            (identity(segment_length(segment, source)),) if matrix_name(segment) else maps
+            (identity(segment_length(segment, growth.source)),) if growth.matrix(segment) else maps
             for segment, maps in zip(axis.segments, axis_maps, strict=True)
         )
         for axis, axis_maps in zip(rule.axes, step.recipe.maps, strict=True)

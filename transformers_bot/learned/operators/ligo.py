@@ -20,19 +20,18 @@ Source: Wang et al., ICLR 2023, arXiv 2303.00980, section 3.
 import torch
 from torch import Tensor, nn
 
-from ...architectures.axes import Axis
-from .base import Growth, Operator, Stack, matrix_name, segment_length
+from ...architectures.axes import Axis, Factor
+from .base import Growth, Operator, Stack, segment_length
 
 DEPTH_NOISE = 0.03
-OWN_IN_EVERY_LAYER = ("query", "key", "value", "ffn")
 
 
 class LiGOOperator(Operator):
     """See the module.
 
     Attributes:
-        rows: "hidden" (and "pooler" where it is not as long as hidden) -> (t - s, s); "query", "key",
-            "value", "ffn" -> (source layers, t - s, s).
+        rows: the stream (and what follows it where it is not as long) -> (t - s, s); "query", "key", "value"
+            and the MLP's units -> (source layers, t - s, s).
         depths: module -> (target layers, source layers); dots are written as "/".
     """
 
@@ -43,9 +42,9 @@ class LiGOOperator(Operator):
             self.hold(f"source_{index}", stack.tensor)
             for axis in stack.rule.axes:
                 for segment in axis.segments:
-                    name = self._matrix(matrix_name(segment))
+                    name = self._matrix(segment)
                     if name and name not in self.rows:
-                        self._add_rows(name, stack.tensor)
+                        self._add_rows(name, segment, stack.tensor)
             if self._mixes(stack):
                 for module in self._parts(stack):
                     if module not in self.depths:
@@ -62,7 +61,7 @@ class LiGOOperator(Operator):
 
     def _widen(self, x: Tensor, dim: int, axis: Axis) -> Tensor:
         """Multiply along `dim` by [identity; rows]: what is there stays, the new units follow it."""
-        names = [self._matrix(matrix_name(segment)) for segment in axis.segments]
+        names = [self._matrix(segment) for segment in axis.segments]
         if not any(name in self.rows for name in names if name):
             return x
         pieces = torch.split(x, [segment_length(segment, self.growth.source) for segment in axis.segments], dim)
@@ -82,7 +81,7 @@ class LiGOOperator(Operator):
         return torch.cat(mixed, dim)
 
     def _mixes(self, stack: Stack) -> bool:
-        source, target = self.growth.lengths("layer")
+        source, target = self.growth.layer_counts
         return stack.rule.layered and source != target
 
     def _parts(self, stack: Stack) -> list[str]:
@@ -90,25 +89,21 @@ class LiGOOperator(Operator):
         _, parts = _fused(stack)
         return [module] if parts == 1 else [f"{module} part {part}" for part in range(parts)]
 
-    def _matrix(self, name: str | None) -> str | None:
-        """The name of a width matrix, None for an axis that keeps its length."""
-        if name == "pooler" and self.growth.lengths("pooler") == self.growth.lengths("hidden"):
-            name = "hidden"
-        return name if name and len(set(self._lengths(name))) == 2 else None
+    def _matrix(self, segment: tuple[Factor, ...]) -> str:
+        """The name of a segment's width matrix, empty where it keeps its length."""
+        name = self.growth.matrix(segment)
+        return name if name and len(set(self.growth.matrix_lengths(segment))) == 2 else ""
 
-    def _lengths(self, name: str) -> tuple[int, int]:
-        # heads x head_dim is as long as the stream in every family
-        return self.growth.lengths(name if name in ("ffn", "pooler") else "hidden")
-
-    def _add_rows(self, name: str, like: Tensor) -> None:
-        source, target = self._lengths(name)
+    def _add_rows(self, name: str, segment: tuple[Factor, ...], like: Tensor) -> None:
+        source, target = self.growth.matrix_lengths(segment)
         one_hot = torch.eye(source, dtype=like.dtype)[torch.arange(source, target) % source]
-        layers = (self.growth.lengths("layer")[0],) if name in OWN_IN_EVERY_LAYER else ()
+        network_wide = self.growth.adapter.roles.is_network_wide(segment[0].role)
+        layers = () if network_wide else (self.growth.layer_counts[0],)
         start = one_hot.expand(*layers, *one_hot.shape)
         self.rows[name] = nn.Parameter(start + self.normal(f"rows.{name}", tuple(start.shape), like))
 
     def _depth(self, module: str, like: Tensor) -> Tensor:
-        source, target = self.growth.lengths("layer")
+        source, target = self.growth.layer_counts
         one_hot = torch.eye(source, dtype=like.dtype)[torch.arange(target) % source]
         noisy = one_hot + self.uniform(f"depth.{module}", (target, source), DEPTH_NOISE, like)
         return noisy / noisy.sum(1, keepdim=True)

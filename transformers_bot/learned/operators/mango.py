@@ -23,7 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from ...architectures.axes import Axis
-from .base import Growth, Operator, Stack, matrix_name
+from .base import Growth, Operator, Stack
+
+DEPTH = "layer"  # the name of the core over layers
 
 
 class MangoOperator(Operator):
@@ -39,7 +41,7 @@ class MangoOperator(Operator):
     def __init__(self, growth: Growth, seed: int | None, rank: int = 1) -> None:
         super().__init__(growth, seed)
         self.rank = rank
-        self.hidden, layers = growth.lengths("hidden"), growth.lengths("layer")
+        self.hidden = growth.widths
         self.matrices = [stack for stack in growth.stacks if stack.rule.layered and stack.rule.maps]
         self.others = [stack for stack in growth.stacks if not (stack.rule.layered and stack.rule.maps)]
         blocks = torch.cat([_cut(stack, self.hidden[0]) for stack in self.matrices], dim=1)
@@ -49,7 +51,7 @@ class MangoOperator(Operator):
         self.block = self._core("block", blocks.shape[1], blocks.shape[1], blocks)
         self.inner = self._core("inner", *self.hidden, blocks)
         self.outer = self._core("outer", *self.hidden, blocks)
-        self.layer = self._core("layer", *layers, blocks)
+        self.layer = self._core(DEPTH, *growth.layer_counts, blocks)
 
     def forward(self) -> dict[str, Tensor]:
         ring = [(self.block, 1), (self.inner, 3), (self.outer, 2), (self.layer, 0)]
@@ -65,7 +67,7 @@ class MangoOperator(Operator):
 
     def _grow_other(self, x: Tensor, stack: Stack) -> Tensor:
         """A tensor that is no matrix of a block: its axes are (layers, ...), the ring runs over those it has."""
-        ring: dict[str, tuple[Tensor, int]] = {"layer": (self.layer, 0)} if stack.rule.layered else {}
+        ring: dict[str, tuple[Tensor, int]] = {DEPTH: (self.layer, 0)} if stack.rule.layered else {}
         dim = 0
         joined: list[int] = []
         for axis in stack.rule.axes:
@@ -75,17 +77,17 @@ class MangoOperator(Operator):
                 joined.append(dim - len(joined))
                 dim += 1
                 ring["inner" if _reads(axis) else "outer"] = (self.inner if _reads(axis) else self.outer, dim)
-        order = [ring[name] for name in ("inner", "outer", "layer") if name in ring]
+        order = [ring[name] for name in ("inner", "outer", DEPTH) if name in ring]
         x = ring_trace(x, order) if order else x
         for dim in joined:
             x = x.flatten(dim, dim + 1)
         return x
 
     def _is_learned(self, axis: Axis) -> bool:
-        names = [matrix_name(segment) for segment in axis.segments]
-        if names == ["pooler"]:
-            return self.growth.lengths("pooler") == self.hidden
-        return all(names)
+        roles = self.growth.adapter.roles
+        names = [self.growth.matrix(segment) for segment in axis.segments]
+        own = len(names) == 1 and names[0] in roles and roles.leader(names[0]) != names[0]
+        return all(names) and not own  # what follows the stream, at another length, has no core
 
     def _core(self, name: str, source: int, target: int, like: Tensor) -> nn.Parameter:
         core = self.normal(name, (self.rank, source, target, self.rank), like)

@@ -11,12 +11,12 @@ from ...architectures.adapter import Adapter
 from ...architectures.axes import Sizes
 from ...architectures.classes import own_class
 from ...architectures.inventory import Inventory, predict
-from ...architectures.sizes import rebuild, role_sizes
+from ...architectures.sizes import rebuild, role_sizes, size_fields
 from ...architectures.tiny import random_model
 from ...architectures.valid import validate
 from ...compat import quiet
 from ...errors import BadOption, BoTError
-from .grown import changes_by_doubling
+from .grown import change_by_folding, changes_by_doubling
 from .permuted import wrong_roles
 
 LAYERS = 2  # enough to see a layer's number in a name, and quick to build
@@ -94,9 +94,8 @@ def check(adapter: Adapter, config: PreTrainedConfig) -> Check:
 def _compare(adapter: Adapter, model_class: ModelClass, config: PreTrainedConfig, done: Check) -> set[str]:
     """Rules against the tensors of one class, at the config's own sizes and with each one doubled; the rules used."""
     name = model_class.__name__
-    layer = str(adapter.sizes["layer"])
     try:
-        small = rebuild(adapter, config, {layer: LAYERS})
+        small = rebuild(adapter, config, {adapter.roles[stack].field: LAYERS for stack in adapter.roles.depths})
         inventory = predict(model_class, small)
     except BoTError as error:
         done.notes.append(f"{name} was not compared: {error}")
@@ -105,8 +104,8 @@ def _compare(adapter: Adapter, model_class: ModelClass, config: PreTrainedConfig
     done.tensors += len(inventory.shapes)
     used = {rule.text for one in inventory.shapes for rule in adapter.rules if rule.match(inventory.canonical(one))[0]}
     found = list(_misfits(adapter, inventory, role_sizes(adapter, small, "source")))
-    for role, entry in adapter.sizes.items() if not found else ():
-        if not isinstance(entry, str) or isinstance(getattr(small, entry), bool):
+    for entry, role in size_fields(adapter).items() if not found else ():
+        if isinstance(getattr(small, entry), bool):
             continue
         twice = 2 * getattr(small, entry)
         try:
@@ -149,10 +148,8 @@ def _misfits(adapter: Adapter, inventory: Inventory, sizes: Sizes) -> Iterator[s
 
 def _run(adapter: Adapter, classes: list[ModelClass], config: PreTrainedConfig, done: Check) -> None:
     """Run tiny models of every class, with one role permuted after the other and at twice the width."""
-    fields = {"layer": LAYERS, "heads": HEADS, "hidden": HEADS * WIDTH, "ffn": FFN}
-    chosen = {str(adapter.sizes[role]): size for role, size in fields.items() if isinstance(adapter.sizes[role], str)}
     try:
-        tiny = rebuild(adapter, config, chosen)
+        tiny = rebuild(adapter, config, tiny_fields(adapter))
         sizes = role_sizes(adapter, tiny, "source")
     except BoTError as error:
         done.notes.append(f"no model was run: {error}")
@@ -163,6 +160,7 @@ def _run(adapter: Adapter, classes: list[ModelClass], config: PreTrainedConfig, 
             model = random_model(model_class, tiny)
             wrong = wrong_roles(adapter, model, sizes)
             grown = {} if wrong else changes_by_doubling(adapter, model)
+            folded = 0.0 if wrong or grown else change_by_folding(adapter, model)
         except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
             done.notes.append(f"{name} was not run: {' '.join(str(error).split())[:120]}")
             continue
@@ -174,6 +172,19 @@ def _run(adapter: Adapter, classes: list[ModelClass], config: PreTrainedConfig, 
         ]
         done.problems += [
             f"{name}: doubling {what} changes the outputs by {change:.0%} but should not at all; an arrow points the "
-            "wrong way, or a ~ or a role such as score or readout is missing"
+            "wrong way, or a ~ is missing, or a role that follows another (queries and keys, a readout)"
             for what, change in grown.items()
         ]
+        if folded:
+            done.problems.append(
+                f"{name}: folding the norms into the matrices that read them changes the outputs by {folded:.0%} but "
+                "should not at all; a Norm names other readers than it has, or another gain"
+            )
+
+
+def tiny_fields(adapter: Adapter) -> dict[str, int]:
+    """Config fields of a model that is quickly run."""
+    roles = adapter.roles
+    units = {unit: HEADS if roles.is_whole(unit) else FFN for unit in roles.units}
+    lengths = {**dict.fromkeys(roles.depths, LAYERS), **dict.fromkeys(roles.streams, HEADS * WIDTH), **units}
+    return {str(roles[role].size): length for role, length in lengths.items() if isinstance(roles[role].size, str)}
