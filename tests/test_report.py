@@ -248,7 +248,7 @@ def test_markdown_has_every_tensor(reports):
 def test_the_summary_is_short_and_has_what_a_reader_needs(reports):
     text = reports["gpt2 half"].summary()
     assert len(text.split("\n")) < 25
-    assert "- layer 4 → 2, hidden 24 → 12, heads 6 → 3" in text
+    assert "- layer 4 → 2, hidden 24 → 12, ffn 40 → 20, heads 6 → 3" in text
     assert "% of the source's energy in 15.0 % of its parameters, must be trained" in text
     assert "inherited" not in text
     assert "| hidden | written | 24 | 12 |" in text

@@ -2,7 +2,9 @@
 
 import argparse
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..console.tables import table
@@ -11,9 +13,9 @@ from .options import add_adapter, add_head, add_hub, add_reading, add_source, hu
 from .terminal import fill, say, shown, width
 
 if TYPE_CHECKING:
+    from ..architectures.roles import Roles
     from ..tools.inspecting import Inspection, Stack
 
-SHOWN = ("layer", "hidden", "ffn", "heads", "head_dim")
 NOTE = (
     "1.00 is all of it; 0.50 is what halving keeps of weights in no order, as of noise (a little more where a length "
     "is odd, 0.25 where a role is on both axes). Trained weights are in hardly any order. A resize puts similar units "
@@ -26,8 +28,8 @@ def add(commands: Any) -> None:
         "inspect",
         usage="transformers-bot inspect SOURCE [--png FILE] [options]",
         help="show what a checkpoint is made of and what halving it would keep",
-        description="Show a checkpoint's sizes and tensors, the meaning of their axes, and for every role (layer, "
-        "hidden, ffn, heads, head_dim) the share of the weights' energy in the low band of one wavelet level: what a "
+        description="Show a checkpoint's sizes and tensors, the meaning of their axes, and for every role (layers, "
+        "units, heads, ...) the share of the weights' energy in the low band of one wavelet level: what a "
         "plain halving of that role would keep. Reads the weights, one tensor at a time.",
         epilog="examples:\n"
         "  transformers-bot inspect gpt2\n"
@@ -61,15 +63,18 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def show(found: "Inspection", columns: int) -> str:
-    sizes = [f"{role} {size}" for role, size in found.sizes.items() if size and role not in ("readout", "score")]
+    sizes = [f"{role} {length}" for role, length in found.lengths.items()]
     dtypes = ", ".join(dict.fromkeys(stack.dtype for stack in found.stacks))
     head = f"{found.model_class}: {found.parameters:,} parameters, {size(found.bytes)}, {dtypes}"
-    kept = table([("energy kept by halving", *SHOWN), *_grouped(found, _kept)], columns, right=range(1, 6))
+    shares = [("energy kept by halving", *found.measured), *_grouped(found, partial(_kept, found.measured))]
+    kept = table(shares, columns, right=range(1, len(shares[0])))
     parts = [
         head,
         fill("   ".join(size.replace(" ", "\0") for size in sizes), columns).replace("\0", " "),
         "",
-        *table([("tensor", "shape", "bytes", "axes"), *_grouped(found, _tensor)], columns, right=(2,)),
+        *table(
+            [("tensor", "shape", "bytes", "axes"), *_grouped(found, partial(_tensor, found.roles))], columns, right=(2,)
+        ),
         "",
         *kept,
         "",
@@ -103,11 +108,16 @@ def _grouped(found: "Inspection", cells: Callable[["Stack", str], tuple[str, ...
     return rows
 
 
-def _tensor(stack: "Stack", name: str) -> tuple[str, ...]:
-    axes = stack.axes.replace("~score", "head_dim").replace("score", "head_dim").replace("readout", "hidden")
+def _tensor(roles: "Roles", stack: "Stack", name: str) -> tuple[str, ...]:
+    """An axis that only repeats another role's entries goes by that role's name."""
+
+    def plain(word: re.Match[str]) -> str:
+        return roles.leader(word[1]) if word[1] in roles.echoes else word[1]
+
+    axes = re.sub(r"[~*]?\b([a-z]\w*)\b", plain, stack.axes)
     return name, "x".join(map(str, stack.shape)), size(stack.bytes) if stack.parameters else "tied", axes
 
 
-def _kept(stack: "Stack", name: str) -> tuple[str, ...]:
-    shares = (stack.kept.get(role) for role in SHOWN)
+def _kept(measured: Sequence[str], stack: "Stack", name: str) -> tuple[str, ...]:
+    shares = (stack.kept.get(role) for role in measured)
     return name, *("" if share is None else "nan" if share != share else f"{share:.2f}" for share in shares)

@@ -6,12 +6,16 @@ import inspect
 import json
 import re
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from ..console.tables import table
 from .options import BOT_OPTIONS
 from .terminal import fill, option, say, width
+
+if TYPE_CHECKING:
+    from ..architectures import Adapter
+    from ..architectures.roles import Roles
 
 # When to choose which method, for whoever decides; how each works is in its module and its paper.
 ADVICE = {
@@ -44,16 +48,11 @@ ADVICE = {
     "mango": "As ligo with one small operator for all layers together: give data with --fit-data. Without a fit the "
     "result is of no use. The MLP must stay the same multiple of the width.",
 }
-# One example task for each direction: role -> length beside BASE.
+# One example task for each direction: layers and heads, beside BASE.
 MULTIPLES = "wider (whole multiples)"
-BASE = {"layer": 4, "hidden": 64, "heads": 4, "ffn": 256}
-DIRECTIONS = {
-    "wider": {"hidden": 96, "heads": 6, "ffn": 384},
-    MULTIPLES: {"hidden": 128, "heads": 8, "ffn": 512},
-    "deeper": {"layer": 8},
-    "narrower": {"hidden": 48, "heads": 3, "ffn": 192},
-    "shallower": {"layer": 2},
-}
+BASE = (4, 4)
+DIRECTIONS = {"wider": (4, 6), MULTIPLES: (4, 8), "deeper": (8, 4), "narrower": (4, 3), "shallower": (2, 4)}
+EXAMPLE: dict[str, int] = {"entry": 16, "frequency": 8, "place": 16, "grid": 4, "pixel": 4, "identity": 50}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,25 +115,29 @@ def about(name: str) -> About:
 
 
 def _directions(name: str) -> tuple[str, ...]:
-    """The directions whose example task the method's own check accepts."""
-    from ..architectures import get
+    """The directions whose example task the method's own check accepts, of one known architecture at least."""
+    from ..architectures import ADAPTERS
     from ..methods import METHODS, Task
     from ..options import BoTConfig
 
-    def accepts(changes: dict[str, int]) -> bool:
+    def accepts(adapter: "Adapter", sizes: tuple[int, int]) -> bool:
+        task = Task(adapter, _lengths(adapter.roles, *BASE), _lengths(adapter.roles, *sizes), True)
         try:
-            METHODS[name](BoTConfig()).check(Task(get("gpt2"), _lengths(BASE), _lengths({**BASE, **changes}), True))
+            METHODS[name](BoTConfig()).check(task)
         except errors.BadOption:
             return False
         return True
 
-    found = [direction for direction, changes in DIRECTIONS.items() if accepts(changes)]
+    found = [direction for direction, sizes in DIRECTIONS.items() if any(accepts(a, sizes) for a in ADAPTERS.values())]
     return tuple(one for one in found if not (one == MULTIPLES and "wider" in found))
 
 
-def _lengths(sizes: dict[str, int]) -> dict[str, int | None]:
-    head_dim = sizes["hidden"] // sizes["heads"]
-    return {**sizes, "readout": sizes["hidden"], "head_dim": head_dim, "score": head_dim, "position": 16, "vocab": 50}
+def _lengths(roles: "Roles", layers: int, heads: int) -> dict[str, int | None]:
+    """All lengths of a small model."""
+    width = heads * EXAMPLE["entry"]
+    kinds = {**EXAMPLE, "depth": layers, "stream": width}
+    units = {unit: heads if roles.is_whole(unit) else 4 * width for unit in roles.leading("unit")}
+    return {role: units.get(roles.leader(role)) or kinds[roles.kind(roles.leader(role))] for role in roles}
 
 
 def _short(one: About) -> str:

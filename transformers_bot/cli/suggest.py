@@ -3,6 +3,7 @@
 import argparse
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from .terminal import fill, say, width
 if TYPE_CHECKING:
     from ..tools.suggesting import Suggestion
 
-HEADING = ("", "layers", "width", "heads", "MLP", "parameters", "off", "weights", "FLOPs", "kept")
+HEADING = ("parameters", "off", "weights", "FLOPs", "kept")
 
 LEGEND = "off: from what was asked; FLOPs: of a token, beside the source's; kept: of the source's parameters."
 TRAIN = " What keeps less than all has lost the rest and must be trained before use."
@@ -66,16 +67,24 @@ def run(chosen: argparse.Namespace) -> int:
         say(json.dumps([one.to_dict() for one in found], indent=2))
         return 0
     columns = width()
-    rows = [HEADING, *(_row(number, one) for number, one in enumerate(found, 1))]
+    head = ("", *found.columns, *HEADING)
+    rows = [head, *(_row(number, one, found.columns) for number, one in enumerate(found, 1))]
     notes = [fill(f"{number:>2}  {'; '.join(one.notes)}", columns, hang=" " * 4) for number, one in enumerate(found, 1)]
     legend = f"{LEGEND}{TRAIN if any(one.kept < 1 for one in found) else ''} The first one is made by"
-    lines = [*table(rows, columns, right=range(10)), "", *notes, "", fill(legend, columns), *_command(chosen, found[0])]
+    lines = [
+        *table(rows, columns, right=range(len(head))),
+        "",
+        *notes,
+        "",
+        fill(legend, columns),
+        *_command(chosen, found[0]),
+    ]
     say("\n".join(lines))
     return 0
 
 
-def _row(number: int, one: "Suggestion") -> tuple[str, ...]:
-    sizes = (str(one.sizes[role]) for role in ("layer", "hidden", "heads", "ffn"))
+def _row(number: int, one: "Suggestion", roles: Sequence[str]) -> tuple[str, ...]:
+    sizes = (str(one.sizes[role]) for role in roles)
     return (
         str(number),
         *sizes,
@@ -98,7 +107,8 @@ def _short(count: int) -> str:
 def _command(chosen: argparse.Namespace, best: "Suggestion") -> list[str]:
     """The line for the shell, broken after the folders."""
     name = PurePath(chosen.source.rstrip("/")).name or "model"
-    out = f"{name}-{best.sizes['layer']}x{best.sizes['hidden']}"
+    layers, stream = list(best.fields.values())[:2]  # as `suggest` gives them
+    out = f"{name}-{layers}x{stream}"
     words = [f"--set {field}={json.dumps(value)}" for field, value in best.fields.items()]
     words += [f"--{name} {shlex.quote(value)}" for name, value in hub_keywords(chosen).items()]
     words += [f"--task {chosen.task}"] if chosen.task else []

@@ -15,7 +15,6 @@ from .text import SENTENCE, cut, printable
 WIDTH = 110  # columns of a line of text
 WIDEST = 2000  # columns of a table that is as wide as it gets
 NAMES = 6  # the most that is listed of sizes that change
-FOLLOWERS = ("readout", "score")  # roles whose lengths follow others
 Row = Sequence[str]
 RULE = "    \n    \n----\n    \n    \n    \n    \n    \n"  # rich's lines of a box: only the one under the head
 

@@ -35,6 +35,7 @@ class Along:
         squares: the sum of the squares of the maps' entries.
         smaller: the shorter length; an orthonormal map's squares add up to it.
         arrived, kept: energy before and after; None where it was not measured.
+        over_layers: the map is not of an axis but over the depth.
     """
 
     role: str
@@ -45,6 +46,7 @@ class Along:
     smaller: int
     arrived: float | None = None
     kept: float | None = None
+    over_layers: bool = False
 
     @property
     def gain(self) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from ..console.tables import FOLLOWERS, ending, html_table, lines, markdown_table, page, some, table
+from ..console.tables import ending, html_table, lines, markdown_table, page, some, table
 from ..console.text import (
     NONE,
     SENTENCE,
@@ -21,6 +21,7 @@ from ..console.text import (
     wrapped,
 )
 from ..planning.render import merge_layers
+from .report import known_roles
 
 if TYPE_CHECKING:
     from .report import Report, Role, Stack, Tensor
@@ -100,8 +101,13 @@ def _method(report: "Report") -> str:
 
 def sizes_of(report: "Report") -> list[str]:
     """Every role with its length on both sides."""
-    sizes = {role: pair for role, pair in report.sizes.items() if role not in ("readout", "score")}
-    return [f"{role} {a}" if a == b else f"{role} {a} -> {b}" for role, (a, b) in sizes.items()]
+    return [f"{role} {a}" if a == b else f"{role} {a} -> {b}" for role, (a, b) in _told_sizes(report).items()]
+
+
+def _told_sizes(report: "Report") -> dict[str, tuple[int, int]]:
+    """The sizes of the roles that do not only repeat another one's."""
+    echoes = known_roles(report).echoes
+    return {role: pair for role, pair in report.sizes.items() if role not in echoes}
 
 
 def totals(report: "Report") -> list[str]:
@@ -256,7 +262,7 @@ def _spread(one: "Tensor") -> float | None:
 
 def report_lines(report: "Report") -> str:
     """The repr of a report."""
-    changed = [f"{role} {a} -> {b}" for role, (a, b) in report.sizes.items() if a != b and role not in FOLLOWERS]
+    changed = [f"{role} {a} -> {b}" for role, (a, b) in _told_sizes(report).items() if a != b]
     return lines(
         f"Report: {' -> '.join(report.classes)}, method {report.method.get('method')}; {some(changed)}",
         *totals(report),

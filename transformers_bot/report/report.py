@@ -8,6 +8,10 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints, overload
 
+import transformers
+
+from ..architectures import ADAPTERS
+from ..architectures.roles import Roles
 from ..errors import BadCheckpoint
 from ..io.config_files import read_json
 from ..io.files import shown_path
@@ -18,7 +22,6 @@ if TYPE_CHECKING:
 
 FILE = "transfer_report.json"
 FORMAT = 1
-SHRINKING = ("layer", "hidden", "ffn", "heads", "head_dim")
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Role:
     """What the maps of one role did, in one tensor or in all that have it.
 
     Attributes:
-        role: "hidden", "ffn", ...; "layer" is the depth; "heads x head_dim" where a method has them as one.
+        role: of the architecture, such as a stream or the depth; "heads x head_dim" where a method has them as one.
         side: "written" or "read"; "depth" for layers.
         before, after: lengths.
         gain: Frobenius norm of the map over the square root of the shorter length: 1 for an orthonormal one;
@@ -193,7 +196,8 @@ class Report:
     @property
     def shrinks(self) -> bool:
         """Whether layers or units get fewer: the result has lost a part, and must be trained."""
-        return any(self.sizes[role][1] < self.sizes[role][0] for role in SHRINKING if role in self.sizes)
+        roles = known_roles(self).resized or self.sizes
+        return any(self.sizes[role][1] < self.sizes[role][0] for role in roles if role in self.sizes)
 
     def __repr__(self) -> str:
         from .render import report_lines
@@ -245,6 +249,13 @@ class Report:
         from .plot import plot
 
         return plot(self, None if path is None else Path(path))
+
+
+def known_roles(report: Report) -> Roles:
+    """The roles of the architecture that a report is of; none where this process does not know it."""
+    model_class = getattr(transformers, report.classes[0], None)
+    adapter = ADAPTERS.get(getattr(getattr(model_class, "config_class", None), "model_type", ""))
+    return adapter.roles if adapter else Roles()
 
 
 def _numberless(name: str) -> str:

@@ -64,31 +64,36 @@ class Depths:
     """Which source layers every stack of same-function tensors is made of."""
 
     def __init__(self, plan: Plan, watch: Watch) -> None:
-        before, after = plan.source_sizes["layer"] or 0, plan.target_sizes["layer"] or 0
-        self.before, self.after = before, after
+        self._lengths = {
+            role: (plan.source_sizes[role] or 0, plan.target_sizes[role] or 0) for role in plan.roles.depths
+        }
+        self._roles: dict[str, str] = {}  # template -> the depth that it is a stack of
         self._weights: dict[str, np.ndarray] = {}  # template -> (target layer, source layer)
         self._read: dict[str, set[int]] = {}
         self._ranks: dict[bytes, int] = {}  # weights -> rank: most stacks are made of the same layers
         self._full: dict[str, bool] = {}
         for step in plan.steps:
-            layer = watch.rules[step.target][1]
+            rule, layer = watch.rules[step.target]
             if step.recipe is None or layer is None:
                 continue
             template = watch.templates[step.target]
             if template not in self._weights:
+                before, after = self._lengths[rule.depth]
+                self._roles[template] = rule.depth
                 self._weights[template] = np.zeros((after, before))
             row = self._weights[template][layer]
             for recipe in (step.recipe, *step.recipe.plus):
-                for one in recipe.reads:
-                    if one.layer is None or not one.weight:
+                for read in recipe.reads:
+                    if read.layer is None or not read.weight:
                         continue
-                    self._read.setdefault(one.name, set()).add(one.layer)
-                    if one.name == template and recipe is step.recipe:
-                        row[one.layer] += one.weight
+                    self._read.setdefault(read.name, set()).add(read.layer)
+                    if read.name == template and recipe is step.recipe:
+                        row[read.layer] += read.weight
 
-    @property
-    def changed(self) -> bool:
-        return self.before != self.after
+    def change(self, role: str) -> tuple[int, int] | None:
+        """Layers of source and target, where a depth changes."""
+        before, after = self._lengths.get(role, (0, 0))
+        return (before, after) if before != after else None
 
     def loses_nothing(self, template: str) -> bool:
         """Whether the source's layers can be had back from the target's: as many independent sums as layers."""
@@ -97,28 +102,30 @@ class Depths:
         return self._full[template]
 
     def _has_all(self, weights: np.ndarray | None) -> bool:
-        if weights is None or self.after < self.before:
+        if weights is None or len(weights) < len(weights.T):
             return False
         key = weights.tobytes()
         if key not in self._ranks:
             self._ranks[key] = int(np.linalg.matrix_rank(weights))
-        return self._ranks[key] == self.before
+        return self._ranks[key] == len(weights.T)
 
-    @property
-    def gain(self) -> float:
-        """Of the depth's maps over whole stacks, as for an axis: 1 where they are orthonormal."""
-        squares = sum(float(np.square(weights).sum()) for weights in self._weights.values())
-        return math.sqrt(squares / (len(self._weights) * min(self.before, self.after)))
+    def gain(self, role: str) -> float:
+        """Of a depth's maps over whole stacks, as for an axis: 1 where they are orthonormal."""
+        stacks = [weights for name, weights in self._weights.items() if self._roles[name] == role]
+        squares = sum(float(np.square(weights).sum()) for weights in stacks)
+        return math.sqrt(squares / (len(stacks) * min(self._lengths[role])))
 
     def stacks(self) -> tuple[Stack, ...]:
-        """Every stack, where the depth changes."""
-        if not self.changed:
-            return ()
-        every = set(range(self.before))
+        """Every stack whose depth changes."""
+        changed = {name: self._lengths[role] for name, role in self._roles.items() if self.change(role)}
         return tuple(
-            Stack(name, self.before, self.after, tuple(sorted(every - self._read.get(name, set()))))
-            for name in self._weights
+            Stack(name, *lengths, tuple(sorted({*range(lengths[0])} - self._read.get(name, set()))))
+            for name, lengths in changed.items()
         )
+
+    def leaves_out(self, role: str) -> bool:
+        """Whether layers of a depth go nowhere."""
+        return any(stack.left_out for stack in self.stacks() if self._roles[stack.name] == role)
 
 
 def tensor_row(step: Step, watch: Watch, depths: Depths) -> Tensor:
@@ -194,8 +201,8 @@ def role_rows(plan: Plan, watch: Watch, depths: Depths) -> tuple[Role, ...]:
 
 def _of_stacks(row: Role, depths: Depths) -> Role:
     """The depth over whole stacks: what layers hold that nothing reads is not known, so a share of all is not, too."""
-    unread = any(one.left_out for one in depths.stacks())
-    return replace(row, gain=number(depths.gain), energy_kept=None if unread else row.energy_kept)
+    energy = None if depths.leaves_out(row.role) else row.energy_kept
+    return replace(row, gain=number(depths.gain(row.role)), energy_kept=energy)
 
 
 @dataclass(frozen=True)
@@ -209,10 +216,12 @@ class Part:
 def _parts(step: Step, watch: Watch, depths: Depths) -> list[Part]:
     made = watch.results[step.target]
     parts = [Part(one, made.linear) for one in made.along]
-    if depths.changed and watch.rules[step.target][1] is not None and step.recipe is not None:
-        weight = sum(one.weight**2 for one in step.recipe.reads)
+    depth = watch.rules[step.target][0].depth
+    lengths = depths.change(depth)
+    if lengths and step.recipe is not None:
+        weight = sum(read.weight**2 for read in step.recipe.reads)
         arrived, kept = _over_layers(step, made, watch, depths) or (None, None)
-        layer = Along("layer", False, depths.before, depths.after, weight, 1, arrived, kept)
+        layer = Along(depth, False, *lengths, weight, 1, arrived, kept, over_layers=True)
         parts.insert(0, Part(layer, made.linear))
     return parts
 
@@ -229,7 +238,7 @@ def _pooled(parts: Iterable[Part]) -> Role:
     first, used = parts[0].along, [part.along for part in parts if part.linear]
     arrived, kept = sum(one.arrived or 0.0 for one in used), sum(one.kept or 0.0 for one in used)
     smaller = sum(one.smaller for one in used)
-    side = "depth" if first.role == "layer" else "read" if first.reads else "written"
+    side = "depth" if first.over_layers else "read" if first.reads else "written"
     gain = math.sqrt(sum(one.squares for one in used) / smaller) if smaller else None
     return Role(
         first.role,

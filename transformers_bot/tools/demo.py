@@ -215,7 +215,9 @@ def _compact(what: Plan) -> str:
         sizes = " -> ".join("x".join(map(str, shape)) for shape in (step.source_shape or (), step.shape))
         lines.append(f"  {shown.removeprefix('encoder.').removesuffix('.weight'):<44} {sizes}")
     counts = {action: len(what.names(action)) for action in ("resample", "copy", "fresh")}
-    depth, width, heads = ((what.source_sizes[r], what.target_sizes[r]) for r in ("layer", "hidden", "heads"))
+    roles = what.roles
+    told = roles.depths[0], roles.streams[0], next(filter(roles.is_whole, roles.units))
+    depth, width, heads = ((what.source_sizes[role], what.target_sizes[role]) for role in told)
     before, after = (f"{depth[i]} layers x {width[i]} ({heads[i]} heads)" for i in (0, 1))
     small = len(steps) - len(matrices)
     total = (

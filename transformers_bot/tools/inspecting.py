@@ -25,11 +25,12 @@ from ..architectures.axes import Factor, Rule
 from ..architectures.classes import class_for_task
 from ..architectures.fields import check_fields, without_crossing
 from ..architectures.inventory import inventory_of, predict, rules_of
+from ..architectures.roles import Roles
 from ..architectures.sizes import role_sizes
 from ..compat import Releasing, quiet
 from ..console import progress
 from ..console.pictures import picture, save
-from ..console.tables import FOLLOWERS, Row, html_table, lines, page
+from ..console.tables import Row, html_table, lines, page
 from ..console.text import shape, size
 from ..errors import BadKeyword, BadOption, suggest
 from ..io.checkpoint import check_amount, check_files
@@ -47,9 +48,6 @@ if TYPE_CHECKING:
     from ..request.signatures import SourceKeywords
 
 LITTLE = 4 << 20  # bytes of tensors after which freed memory is given back
-ROLES = ("hidden", "ffn", "heads", "head_dim")
-# Roles that number the same entries as another one: queries and keys share head_dim's, a readout is the stream.
-SAME = {"readout": "hidden", "pooler": "hidden", "score": "head_dim"}
 NOISE = 0.5  # what weights without order keep of a halved axis
 CELL, ROW = 0.46, 0.27  # inches of a cell with its number in a picture
 MANY = 16  # layers; beyond so many a cell has no room for a number
@@ -66,9 +64,9 @@ class Stack:
         dtype: as stored, such as "float32".
         layers: how many there are; 0 for a tensor outside of the blocks.
         parameters: of all of them; 0 for a tensor that is tied to another one.
-        kept: role (and "layer") -> share of the energy that halving it keeps; NaN where weights are not finite,
+        kept: role, and the depth -> share of the energy that halving it keeps; NaN where weights are not finite,
             nothing for a tensor of zeros.
-        by_layer: the same for each layer, without "layer".
+        by_layer: the same for each layer, without the depth.
     """
 
     name: str
@@ -97,6 +95,7 @@ class Inspection:
         missing: tensors of the class that the checkpoint does not hold.
         unexpected: tensors that the class does not have.
         notes: what there is to say of the files.
+        roles: of the architecture.
     """
 
     model_class: str
@@ -106,9 +105,21 @@ class Inspection:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    roles: Roles = field(default_factory=Roles)
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """The sizes that are known, of roles that do not only repeat another one's."""
+        return {role: length for role, length in self.sizes.items() if length and role not in self.roles.echoes}
+
+    @property
+    def measured(self) -> list[str]:
+        """The roles of which halving was measured, in the order of the sizes."""
+        found = {role for stack in self.stacks for role in stack.kept}
+        return [role for role in self.sizes if role in found]
 
     def __repr__(self) -> str:
-        lengths = [f"{role} {length}" for role, length in self.sizes.items() if length and role not in FOLLOWERS]
+        lengths = [f"{role} {length}" for role, length in self.lengths.items()]
         missing = [f"{len(self.missing)} tensors are missing"] if self.missing else []
         missing += [f"{len(self.unexpected)} are of no such model"] if self.unexpected else []
         missing += [".plot() draws them"]
@@ -119,16 +130,14 @@ class Inspection:
         )
 
     def _repr_html_(self) -> str:
-        roles = list(dict.fromkeys(role for stack in self.stacks for role in stack.kept))
+        roles = self.measured
         rows: list[Row] = [("tensor", "shape", "layers", "bytes", "axes", *roles)]
         for one in self.stacks:
             kept = (one.kept.get(role) for role in roles)
             shares = ("" if share is None else f"{share:.2f}" for share in kept)
             weight = size(one.bytes) if one.parameters else "tied"
             rows.append((one.name, shape(one.shape), str(one.layers or ""), weight, one.axes, *shares))
-        lengths = ", ".join(
-            f"{role} {length}" for role, length in self.sizes.items() if length and role not in FOLLOWERS
-        )
+        lengths = ", ".join(f"{role} {length}" for role, length in self.lengths.items())
         gaps = [f"{len(self.missing)} tensors are not in the checkpoint"] if self.missing else []
         gaps += [f"{len(self.unexpected)} tensors are not part of {self.model_class}"] if self.unexpected else []
         return page(
@@ -248,11 +257,11 @@ def inspect(
     for shown, names in progress.tracked(groups.items(), sizes_of, [f"measuring {shown}" for shown in groups]):
         rule, layer = rules[names[0]]
         tied = names[0] in inventory.ties
-        reader = _Reader(rule, [tensors[one] for one in names], sizes, wavelet)
+        reader = _Reader(rule, adapter.roles, [tensors[one] for one in names], sizes, wavelet)
         stacks.append(reader.stack(shown, layered=layer is not None, tied=tied))
     missing = tuple(sorted(opened.missing))
-    found = inventory.model_class, sizes, wavelet, tuple(stacks), missing, opened.unexpected, (*told, *checkpoint.notes)
-    return Inspection(*found)
+    found = inventory.model_class, sizes, wavelet, tuple(stacks), missing, opened.unexpected
+    return Inspection(*found, (*told, *checkpoint.notes), adapter.roles)
 
 
 @dataclass(frozen=True)
@@ -260,6 +269,7 @@ class _Reader:
     """Tensors of one stack and what their axes mean."""
 
     rule: Rule
+    roles: Roles
     tensors: list[Tensor]
     sizes: Mapping[str, int | None]
     wavelet: str
@@ -268,10 +278,10 @@ class _Reader:
         first = self.tensors[0]
         whole = [energy(x.detach()) for x in self.tensors]
         measured = sum(whole) != 0  # of nothing there is no share
-        shares = {role: list(self._by_layer(role)) for role in self._roles() if measured}
+        shares = {role: list(self._by_layer(role)) for role in self._halved() if measured}
         kept = {role: _share(kept, whole) for role, kept in shares.items()}
         if layered and measured and len(self.tensors) > 1:
-            kept["layer"] = _share(self._over_layers(), whole)
+            kept[self.rule.depth] = _share(self._over_layers(), whole)
         by_layer = {
             role: tuple(_share([part], [all_]) for part, all_ in zip(kept_of, whole, strict=True))
             for role, kept_of in shares.items()
@@ -283,9 +293,10 @@ class _Reader:
         layers = len(self.tensors) if layered else 0
         return Stack(name, axes, tuple(first.shape), dtype, layers, parameters, kept, by_layer)
 
-    def _roles(self) -> list[str]:
-        found = {SAME.get(role, role) for role in self.rule.roles}
-        return [role for role in ROLES if role in found and (self.sizes[role] or 1) > 1]
+    def _halved(self) -> list[str]:
+        """The roles to halve; one that follows another numbers the same entries."""
+        found = {self.roles.leader(role) for role in self.rule.roles}
+        return [role for role in self.roles.resized if role in found and (self.sizes[role] or 1) > 1]
 
     def _by_layer(self, role: str) -> Iterator[float]:
         """The energy of each tensor's low band along a role."""
@@ -301,7 +312,7 @@ class _Reader:
 
     def _map(self, factor: Factor, role: str) -> AxisMap:
         length = factor.length(self.sizes)
-        if length is None or not factor.role or SAME.get(factor.role, factor.role) != role:
+        if length is None or not factor.role or self.roles.leader(factor.role) != role:
             return identity(-1 if length is None else length)
         return halving(length, self.wavelet)
 

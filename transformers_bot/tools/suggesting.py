@@ -14,8 +14,9 @@ merges some places and passes the others on.
 import copy
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Unpack
 
 from transformers import PreTrainedConfig
@@ -25,6 +26,7 @@ from ..architectures import Adapter
 from ..architectures.classes import class_for_task, own_class
 from ..architectures.fields import check_fields, without_crossing
 from ..architectures.inventory import predict
+from ..architectures.roles import Roles
 from ..architectures.shapes import Shapes, Sizes
 from ..architectures.sizes import rebuild, role_sizes
 from ..auto import plan
@@ -57,7 +59,7 @@ class Suggestion:
 
     Attributes:
         fields: config fields that give it, as keywords of `from_pretrained` and `resize_checkpoint`.
-        sizes: role -> length for layer, hidden, heads, head_dim and ffn.
+        sizes: role -> length, for layers, the stream, units and what they hold.
         parameters: of the result, tied ones once.
         bytes: of its weights.
         flops: of a forward pass per token at the longest sequence, beside the source's.
@@ -88,20 +90,28 @@ class Suggestion:
         return f"<Suggestion: {printable(fields)}; {told}{why}>"
 
     def _repr_html_(self) -> str:
-        return _page([self])
+        return _page([self], tuple(self.sizes))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"notes": list(self.notes)}
 
 
 class Suggestions(list[Suggestion]):
-    """What `suggest` returns: a list of suggestions, the best first, that shows as one table in a notebook."""
+    """What `suggest` returns: a list of suggestions, the best first, that shows as one table in a notebook.
+
+    Attributes:
+        columns: the roles whose lengths tell the sizes apart.
+    """
+
+    def __init__(self, found: Iterable[Suggestion] = (), columns: Sequence[str] = ()) -> None:
+        super().__init__(found)
+        self.columns = tuple(columns)
 
     def __repr__(self) -> str:
         return "\n".join(map(repr, self)) or "[]"
 
     def _repr_html_(self) -> str:
-        return _page(self)
+        return _page(self, self.columns)
 
 
 def suggest(
@@ -156,11 +166,31 @@ def suggest(
     config = _config(source, task, {**keywords, "allow_pickle": allow_pickle})
     search = _Search.of(without_crossing(config), dtype, config)
     if like is not None:
-        return Suggestions(search.like(like, count))
-    if memory is not None:
-        return Suggestions(search.within(int(read_bytes(memory) / search.itemsize), count))
-    wanted = read_number(params) if params is not None else read_share(ratio) * search.parameters
-    return Suggestions(search.near(wanted, count))
+        found = search.like(like, count)
+    elif memory is not None:
+        found = search.within(int(read_bytes(memory) / search.itemsize), count)
+    else:
+        found = search.near(read_number(params) if params is not None else read_share(ratio) * search.parameters, count)
+    roles = search.adapter.roles
+    return Suggestions(found, [role for role in roles.resized if role not in roles.entries])
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """The roles by which the size of an architecture is told: the first depth and stream, heads and what they hold."""
+
+    depth: str
+    width: str
+    heads: str
+    entry: str
+    plain: tuple[str, ...]
+
+    @classmethod
+    def of(cls, roles: Roles) -> "_Shape":
+        heads = next(unit for unit in roles.units if roles.is_whole(unit))
+        entry = next(role for role in roles.entries if roles[role].within == heads)
+        plain = tuple(unit for unit in roles.units if not roles.is_whole(unit) and not roles[unit].within)
+        return cls(roles.depths[0], roles.streams[0], heads, entry, plain)
 
 
 @dataclass(frozen=True)
@@ -174,6 +204,7 @@ class _Search:
     dtype: Any
     itemsize: int
     crossed: bool  # whether the source has cross attention, which its target is to leave out
+    shape: _Shape
 
     @classmethod
     def of(cls, config: PreTrainedConfig, dtype: Any, whole: PreTrainedConfig) -> "_Search":
@@ -185,7 +216,8 @@ class _Search:
         # Asks for the source's own size: checks dtype, and says how large one parameter is.
         bytes_ = plan(copy.deepcopy(config), {}, dtype=dtype, bot_config=QUICK).to_dict()["bytes"]["target"]
         shapes = Shapes.of(adapter, inventory, sizes)
-        return cls(adapter, config, sizes, shapes, dtype, bytes_ // shapes.parameters(sizes), config is not whole)
+        itemsize, crossed = bytes_ // shapes.parameters(sizes), config is not whole
+        return cls(adapter, config, sizes, shapes, dtype, itemsize, crossed, _Shape.of(adapter.roles))
 
     @property
     def parameters(self) -> int:
@@ -200,9 +232,10 @@ class _Search:
                 f"no size near {wanted:,.0f} parameters: the source has {self.parameters:,}, vocabulary and positions "
                 f"stay, width and depth go up to {FARTHEST} times the source's. Ask for another size."
             )
-        best = {sizes["hidden"]: sizes for sizes in reversed(ranked)}  # the best depth of every width
+        width = self.shape.width
+        best = {sizes[width]: sizes for sizes in reversed(ranked)}  # the best depth of every width
         far, most = self._rank(ranked[0], wanted)[0], min(map(self._cost, best.values())) + DEARER
-        kept = [s for s in ranked if best[s["hidden"]] is s and self._rank(s, wanted)[0] <= max(far, len(NEAR) - 1)]
+        kept = [s for s in ranked if best[s[width]] is s and self._rank(s, wanted)[0] <= max(far, len(NEAR) - 1)]
         cheap = [sizes for sizes in kept if self._cost(sizes) <= most] or kept
         cheap = [sizes for sizes in cheap if not self._hardly(sizes)] or cheap
         return [self._suggestion(sizes, wanted) for sizes in cheap[:count]]
@@ -215,10 +248,12 @@ class _Search:
         """Another model's shape first, then sizes near its number of parameters."""
         named = place(other) if isinstance(other, os.PathLike) else other
         config = named_config(named) if isinstance(named, str) else named
-        theirs = role_sizes(architectures.get(config.model_type), config, "target")
-        hidden, head_dim = _known(theirs, "hidden"), _known(self.sizes, "head_dim")
-        heads = hidden // head_dim if hidden % head_dim == 0 else _known(theirs, "heads")
-        shape = self._sized(_known(theirs, "layer"), heads, hidden // heads, _known(theirs, "ffn"))
+        adapter = architectures.get(config.model_type)
+        theirs, other_shape = role_sizes(adapter, config, "target"), _Shape.of(adapter.roles)
+        width, head_dim = _known(theirs, other_shape.width), _known(self.sizes, self.shape.entry)
+        heads = width // head_dim if width % head_dim == 0 else _known(theirs, other_shape.heads)
+        plain = [_known(theirs, unit) for unit in other_shape.plain]
+        shape = self._sized(_known(theirs, other_shape.depth), heads, width // heads, plain)
         wanted = self.shapes.parameters(shape)
         first = self._suggestion(shape, wanted)
         others = [one for one in self.near(wanted, count) if one.sizes != first.sizes]
@@ -228,8 +263,9 @@ class _Search:
 
     def _grid(self, wanted: float) -> Iterator[Sizes]:
         """For every width the depth that comes nearest, in the direction that is asked for."""
-        layers, heads = _known(self.sizes, "layer"), _known(self.sizes, "heads")
-        head_dim = _known(self.sizes, "head_dim")
+        layers, heads, head_dim = (
+            _known(self.sizes, role) for role in (self.shape.depth, self.shape.heads, self.shape.entry)
+        )
         grows = wanted > self.parameters
         least, most = (layers, FARTHEST * layers) if grows else (1, layers)
         while head_dim % 2 == 0 and head_dim > SMALLEST_HEAD and self._parameters(1, 1, head_dim) > wanted:
@@ -243,18 +279,33 @@ class _Search:
     def _parameters(self, layer: int, heads: int, head_dim: int) -> int:
         return self.shapes.parameters(self._sized(layer, heads, head_dim))
 
-    def _sized(self, layer: int, heads: int, head_dim: int, ffn: int | None = None) -> Sizes:
-        """The source's sizes at another depth and width; what is as wide as the stream stays so."""
-        before, hidden = _known(self.sizes, "hidden"), heads * head_dim
-        as_wide = {role: hidden for role in ("readout", "pooler") if self.sizes.get(role) == before}
-        ffn = round(_known(self.sizes, "ffn") * hidden / before) if ffn is None else ffn
-        heads_too = {"heads": heads, "head_dim": head_dim, "score": head_dim}
-        return {**self.sizes, "layer": layer, "hidden": hidden, **as_wide, **heads_too, "ffn": ffn}
+    def _sized(self, layers: int, heads: int, head_dim: int, plain: Sequence[int] = ()) -> Sizes:
+        """The source's sizes at another depth and width; what is as wide as the stream stays so.
+
+        Args:
+            plain: of the MLP's units, one for each such role; in proportion to the width by default.
+        """
+        roles, shape = self.adapter.roles, self.shape
+        before = [_known(self.sizes, role) for role in (shape.depth, shape.heads, shape.entry)]
+        deeper, wider = Fraction(layers, before[0]), Fraction(heads * head_dim, before[1] * before[2])
+        scaled = {**dict.fromkeys(roles.depths, deeper), **dict.fromkeys((*roles.streams, *shape.plain), wider)}
+        lengths = {role: round(_known(self.sizes, role) * share) for role, share in scaled.items()}
+        lengths |= {**dict(zip(shape.plain, plain, strict=False)), shape.heads: heads, shape.entry: head_dim}
+        alike = {  # what follows one of these and is as long
+            role: lengths[roles.leader(role)]
+            for role in roles
+            if role not in lengths
+            and roles.leader(role) in lengths
+            and self.sizes[role] == self.sizes[roles.leader(role)]
+        }
+        return {**self.sizes, **lengths, **alike}
 
     def _hardly(self, sizes: Sizes) -> bool:
         """Whether a size is too narrow to be of use: one head left of several, or next to no width."""
-        heads, hidden = _known(sizes, "heads"), _known(sizes, "hidden")
-        return heads == 1 < _known(self.sizes, "heads") or hidden * NARROWEST < _known(self.sizes, "hidden")
+        (heads, width), (heads_before, width_before) = (
+            (_known(side, self.shape.heads), _known(side, self.shape.width)) for side in (sizes, self.sizes)
+        )
+        return heads == 1 < heads_before or width * NARROWEST < width_before
 
     def _off(self, sizes: Sizes, wanted: float) -> float:
         return abs(self.shapes.parameters(sizes) / wanted - 1)
@@ -265,7 +316,8 @@ class _Search:
         return (step, off if step == len(NEAR) else 0, self._cost(sizes), off)
 
     def _cost(self, sizes: Sizes) -> float:
-        width, depth = (math.log2(_known(sizes, role) / _known(self.sizes, role)) for role in ("hidden", "layer"))
+        roles = self.shape.width, self.shape.depth
+        width, depth = (math.log2(_known(sizes, role) / _known(self.sizes, role)) for role in roles)
         return abs(width) + abs(depth) + (0 if width.is_integer() else 0.5)
 
     # -- one of them ----------------------------------------------------------------------------
@@ -273,7 +325,7 @@ class _Search:
     def _suggestion(self, sizes: Sizes, wanted: float) -> Suggestion:
         fields = self._fields(sizes)
         made = plan(copy.deepcopy(self.config), fields, dtype=self.dtype, bot_config=QUICK)
-        shown = {role: _known(made.target_sizes, role) for role in ("layer", "hidden", "heads", "head_dim", "ffn")}
+        shown = {role: _known(made.target_sizes, role) for role in self.adapter.roles.resized}
         return Suggestion(
             {**fields, "add_cross_attention": False} if self.crossed else fields,
             shown,
@@ -288,16 +340,15 @@ class _Search:
         )
 
     def _fields(self, sizes: Sizes) -> dict[str, int]:
-        """Config fields for these sizes; ffn only where it does not follow hidden by itself."""
-        fields = {self.adapter.roles[role].field: _known(sizes, role) for role in ("layer", "hidden", "heads")}
+        """Config fields for these sizes; those that follow the width by themselves only where they would not."""
+        roles = self.adapter.roles
+        fields = {roles[role].field: _known(sizes, role) for role in (*roles.depths, *roles.streams, self.shape.heads)}
         after = role_sizes(self.adapter, rebuild(self.adapter, self.config, fields), "target")
-        for role in ("ffn", "pooler"):
-            if role in sizes and after[role] != sizes[role]:
-                fields[self.adapter.roles[role].field] = _known(sizes, role)
-        return fields
+        others = [role for role in roles.of("unit") if not roles[role].within and roles[role].field not in fields]
+        return fields | {roles[role].field: _known(sizes, role) for role in others if after[role] != sizes[role]}
 
     def _notes(self, sizes: Mapping[str, int]) -> Iterator[str]:
-        before, after = _known(self.sizes, "hidden"), sizes["hidden"]
+        before, after = _known(self.sizes, self.shape.width), sizes[self.shape.width]
         levels = math.log2(after / before)
         if before == after:
             yield "width kept"
@@ -306,17 +357,19 @@ class _Search:
             yield f"width {'halved' if after < before else 'doubled'}{times}"
         else:
             yield f"width {before} to {after} by a partial level"
-        for role, name in (("layer", "layers"), ("heads", "heads")):
+        for role, name in ((self.shape.depth, "layers"), (self.shape.heads, "heads")):
             before, after = _known(self.sizes, role), sizes[role]
             if after < before:
                 yield f"{after} of {before} {name} kept whole"
             else:
                 yield f"all {name} kept" + (f", {after - before} added" if after > before else "")
         if self._hardly(sizes):
-            one = "one head" if sizes["heads"] == 1 else f"{sizes['heads']} heads"
-            yield f"width {sizes['hidden']} with {one} {HARDLY}: ask for more parameters"
-        if sizes["head_dim"] != self.sizes["head_dim"]:
-            yield f"head_dim {self.sizes['head_dim']} to {sizes['head_dim']}"
+            number = sizes[self.shape.heads]
+            heads = "one head" if number == 1 else f"{number} heads"
+            yield f"width {sizes[self.shape.width]} with {heads} {HARDLY}: ask for more parameters"
+        entry = self.shape.entry
+        if sizes[entry] != self.sizes[entry]:
+            yield f"{entry} {self.sizes[entry]} to {sizes[entry]}"
 
 
 def _config(source: Any, task: str | None, keywords: dict[str, Any]) -> PreTrainedConfig:
@@ -345,14 +398,14 @@ def _known(sizes: Mapping[str, int | None], role: str) -> int:
     return length
 
 
-def _page(every: Sequence[Suggestion]) -> str:
+def _page(every: Sequence[Suggestion], columns: Sequence[str]) -> str:
     """Suggestions as one HTML table, the best first."""
-    head = ("keywords", *("layers", "hidden", "heads", "ffn"), "parameters", "off", "bytes", "FLOPs", "kept", "notes")
+    head = ("keywords", *columns, "parameters", "off", "bytes", "FLOPs", "kept", "notes")
     rows = []
     for one in every:
         fields = ", ".join(f"{name}={value!r}" for name, value in one.fields.items())
-        sizes = (str(one.sizes[role]) for role in ("layer", "hidden", "heads", "ffn"))
+        sizes = (str(one.sizes[role]) for role in columns)
         cost = f"{one.parameters:,}", f"{100 * one.off:+.1f} %", size(one.bytes), f"{one.flops:.2f}x", percent(one.kept)
         rows.append((fields, *sizes, *cost, "; ".join(one.notes)))
     told = "off: from what was asked; FLOPs: of a token, beside the source's; kept: of the source's parameters"
-    return page("Suggestions", [told], [html_table([head, *rows], right=range(1, 10))])
+    return page("Suggestions", [told], [html_table([head, *rows], right=range(1, len(head) - 1))])
