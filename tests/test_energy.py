@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from transformers_bot.methods.grids import interpolation, periodic
-from transformers_bot.methods.pairs import low_pass, whole_units
+from transformers_bot.methods.maps import interpolation, low_pass, periodic, whole_units
 from transformers_bot.ops.axis_map import AxisMap, Matrix, from_dense, gather
 from transformers_bot.ops.dct import low_frequencies
 from transformers_bot.ops.energy import Stretches, energy, sums

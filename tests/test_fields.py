@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import transformers_bot
 from transformers_bot import BoTModelForCausalLM, BoTModelForMaskedLM, UnsupportedArchitecture, UnsupportedCheckpoint
 from transformers_bot import adapters as rules
-from transformers_bot.architectures.fields import class_fields, kind_of
+from transformers_bot.architectures.sizes import class_fields, kind_of
 from transformers_bot.tools.inspecting import inspect
 
 GROWN = {"hidden_size": 24, "num_attention_heads": 6}

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from transformers_bot.methods.pairs import dual
+from transformers_bot.methods.maps import dual
 from transformers_bot.methods.unseen import contrasts
 from transformers_bot.ops import blocks
-from transformers_bot.ops.axis_map import Band, banded
-from transformers_bot.ops.banded_forms import Stencil, Taps, Windows
+from transformers_bot.ops.axis_map import Band, Stencil, Taps, Windows, banded
 from transformers_bot.ops.wavelets import analysis, analysis_map, synthesis, synthesis_map
 
 

@@ -11,10 +11,9 @@ from families import build, resized_config
 from reports import planned
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from transformers_bot.ops import banded_forms, blocks
-from transformers_bot.ops.axis_map import AxisMap, Matrix, apply_along, from_dense, gather
-from transformers_bot.ops.banded_forms import Stencil, Taps
-from transformers_bot.ops.matmul import exact_products
+from transformers_bot.ops import axis_map, blocks
+from transformers_bot.ops.axis_map import AxisMap, Matrix, Stencil, Taps, apply_along, from_dense, gather
+from transformers_bot.ops.blocks import exact_products
 from transformers_bot.ops.recipe import Detail, Read, Recipe, run
 from transformers_bot.ops.wavelets import analysis_map, synthesis_map
 
@@ -211,7 +210,7 @@ def test_phases_in_one_launch_are_those_one_by_one():
     out = torch.zeros(4, grow.target, 3)
     form = grow._form
     into = torch.unflatten(out, 1, (grow.source, form.period))
-    banded_forms._weighted_sum([x.unsqueeze(2).expand_as(into)], [form.phases[0][0][1]], into)
+    axis_map._weighted_sum([x.unsqueeze(2).expand_as(into)], [form.phases[0][0][1]], into)
     torch.testing.assert_close(out, AxisMap(grow.source, grow.target, (grow,)).apply(x, 1), rtol=0, atol=0)
 
 
@@ -220,7 +219,7 @@ def test_phases_in_one_launch_are_those_one_by_one():
 def test_sums_of_narrow_tensors_are_rounded_once_at_most(weights, narrow):
     parts = [torch.randn(1000, generator=torch.Generator().manual_seed(i)).to(narrow) for i in range(len(weights))]
     out = torch.empty(1000)
-    banded_forms._weighted_sum(parts, weights, out)
+    axis_map._weighted_sum(parts, weights, out)
     expected = sum(weight * part.double() for weight, part in zip(weights, parts, strict=True))
     torch.testing.assert_close(out.double(), expected, rtol=0, atol=4 * torch.finfo(torch.float32).eps)
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from transformers_bot.methods.grids import interpolation, periodic
-from transformers_bot.methods.pairs import dual, whole_units
+from transformers_bot.methods.maps import dual, interpolation, periodic, whole_units
 from transformers_bot.ops.axis_map import AxisMap, from_dense, gather, identity
 from transformers_bot.ops.wavelets import analysis_map, synthesis_map
 

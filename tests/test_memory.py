@@ -14,8 +14,7 @@ from transformers_bot.auto import no_full_search
 from transformers_bot.compat import Releasing
 from transformers_bot.ops.axis_map import from_dense, gather, identity
 from transformers_bot.ops.blocks import HELD, Scratch
-from transformers_bot.ops.moments_noise import Kept
-from transformers_bot.ops.recipe import Detail, Read, Recipe, apply, run
+from transformers_bot.ops.recipe import Detail, Kept, Read, Recipe, apply, run
 from transformers_bot.run import loading, opening
 
 CPU = torch.device("cpu")

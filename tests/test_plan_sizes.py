@@ -10,8 +10,8 @@ import pytest
 from transformers import GPT2Config
 
 from transformers_bot import BadSize, plan
-from transformers_bot.methods import grids
-from transformers_bot.methods.pairs import dual
+from transformers_bot.methods import maps
+from transformers_bot.methods.maps import dual
 from transformers_bot.methods.unseen import contrasts, copied_from
 from transformers_bot.ops.axis_map import AxisMap
 
@@ -100,7 +100,7 @@ def test_places_of_long_axes_have_the_weights_that_torch_gives(source, target, m
         pytest.skip("growing is not low-passed")
     seen, worked_out = (
         AxisMap(source, target, make(source, target, mode, low_passed)).dense()
-        for make in (grids._seen, grids._worked_out)
+        for make in (maps._seen, maps._worked_out)
     )
     np.testing.assert_allclose(worked_out, seen, rtol=0, atol=1e-14)
 

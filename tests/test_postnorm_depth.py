@@ -11,7 +11,7 @@ from families import MAIN_HEADS, outputs, resize, resized_config
 from torch.nn.functional import layer_norm
 
 from transformers_bot import plan
-from transformers_bot.ops.constant_norms import undo_norm
+from transformers_bot.ops.recipe import undo_norm
 
 POSTNORM = [pair for pair in MAIN_HEADS if pair[0] in ("bert", "roberta")]
 WIDE = {"layer": 3, "hidden": 48, "heads": 4, "ffn": 96}

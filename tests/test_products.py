@@ -7,8 +7,8 @@ from threading import Barrier
 import pytest
 import torch
 
-from transformers_bot.ops import matmul
-from transformers_bot.ops.matmul import LEAF, add_gram, gram, mirrored, product
+from transformers_bot.ops import blocks
+from transformers_bot.ops.blocks import LEAF, add_gram, gram, mirrored, product
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -48,7 +48,7 @@ def test_where_a_tensor_lies_does_not_change_a_bit(offset, dtype):
 def test_without_onednn_a_product_is_the_same_up_to_rounding(monkeypatch):
     a, b = drawn(200, 300), drawn(150, 300)
     made = product(a, b)
-    monkeypatch.setattr(matmul, "_by_onednn", lambda *_: False)
+    monkeypatch.setattr(blocks, "_by_onednn", lambda *_: False)
     torch.testing.assert_close(product(a, b), made, rtol=1e-5, atol=1e-4)
 
 
@@ -117,11 +117,11 @@ def test_the_setting_holds_until_the_last_thread_leaves():
     together = Barrier(2)
 
     def leaves() -> None:
-        with matmul.exact_products(CPU):
+        with blocks.exact_products(CPU):
             together.wait()
 
     def stays() -> str:
-        with matmul.exact_products(CPU):
+        with blocks.exact_products(CPU):
             together.wait()
             gone.result()
             return setting()
@@ -141,5 +141,5 @@ def test_along_an_axis_it_is_the_tensor_product(dim, permuted):
     expected = torch.tensordot(matrix, x, dims=([1], [dim])).movedim(0, dim)
     out = torch.empty(expected.shape, dtype=x.dtype)
     out = out.movedim(0, -1).contiguous().movedim(-1, 0) if permuted else out
-    assert matmul.along(matrix, x, dim, out) is out
+    assert blocks.along(matrix, x, dim, out) is out
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)

@@ -19,11 +19,11 @@ from families import (
 from networks import at, network_for, random_rotation, rewritten, shuffled
 
 from transformers_bot import BadOption
-from transformers_bot.methods.pairs import dual, picked_units, whole_units
+from transformers_bot.methods.maps import dual, picked_units, whole_units
 from transformers_bot.ops.axis_map import AxisMap, Matrix, from_dense, gather, identity
 from transformers_bot.rewrite import readers
-from transformers_bot.rewrite.fold import norms
 from transformers_bot.rewrite.moments import Moments, measured
+from transformers_bot.rewrite.network import norms
 from transformers_bot.rewrite.readers import match_norm_scale, refit_readers
 
 HEAD = dict(MAIN_HEADS)

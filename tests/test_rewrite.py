@@ -9,13 +9,13 @@ import torch
 from families import MAIN_HEADS, assert_same_outputs, build, outputs
 from networks import network_for, random_rotation, random_turn, rewritten, shuffled, turn_stream
 
-from transformers_bot.methods.levers import principal_pair
-from transformers_bot.methods.pairs import dual, group_sizes
+from transformers_bot.methods.maps import dual, group_sizes
+from transformers_bot.methods.prepare import principal_pair
 from transformers_bot.ops.axis_map import gather
-from transformers_bot.ops.matmul import gram
+from transformers_bot.ops.blocks import gram
 from transformers_bot.ops.wavelets import analysis_map
 from transformers_bot.rewrite import Network, fold_norms, order_units, order_whole_units
-from transformers_bot.rewrite.fold import behind, is_foldable, norms
+from transformers_bot.rewrite.network import behind, is_foldable, norms
 from transformers_bot.rewrite.order import add_grams, best_pairs, merge_shapes, similar_order, strongest_first
 from transformers_bot.rewrite.principal import basis
 

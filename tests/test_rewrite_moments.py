@@ -12,12 +12,12 @@ from networks import dropped_blocks, network_for, random_turn, shuffled, turn_st
 from transformers.activations import ACT2FN
 
 from transformers_bot import BadOption
-from transformers_bot.methods.levers import dense_pair, principal_pair
-from transformers_bot.methods.pairs import dual
+from transformers_bot.methods.maps import dual
+from transformers_bot.methods.prepare import dense_pair, principal_pair
 from transformers_bot.ops.axis_map import Matrix, gather
 from transformers_bot.rewrite import Network, Opened, fold_norms, order_units, to_principal_basis
-from transformers_bot.rewrite.fold import norms
 from transformers_bot.rewrite.moments import Moments, measured
+from transformers_bot.rewrite.network import norms
 from transformers_bot.rewrite.principal import basis, weight_moments
 
 UNTIED = {"tie_word_embeddings": False}

@@ -7,8 +7,8 @@ from families import resized_config, tiny_config
 from test_rivals import resized
 
 from transformers_bot import plan
-from transformers_bot.methods.depth import interpolated, stacked_from_top, upscaled
 from transformers_bot.methods.fpi import drawn
+from transformers_bot.methods.maps import interpolated, stacked_from_top, upscaled
 from transformers_bot.methods.weight_selection import selected
 
 BERT = ("bert", "BertForMaskedLM")

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from transformers_bot.ops.axis_map import identity
-from transformers_bot.ops.moments_noise import drawn, matched, moments
-from transformers_bot.ops.recipe import Read, Recipe, run
+from transformers_bot.ops.recipe import Read, Recipe, drawn, matched, moments, run
 
 
 def test_moments_are_those_of_all_entries_together():

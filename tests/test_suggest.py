@@ -6,8 +6,7 @@ import transformers
 from families import FAMILIES, adapter_of, build, class_of, tiny_config
 
 from transformers_bot import BadOption, BadSize, configs, plan, suggest
-from transformers_bot.architectures.inventory import inventory_of, predict
-from transformers_bot.architectures.shapes import Shapes
+from transformers_bot.architectures.inventory import Shapes, inventory_of, predict
 from transformers_bot.architectures.sizes import role_sizes
 from transformers_bot.console.text import read_bytes, read_number
 from transformers_bot.learned.flops import forward_flops

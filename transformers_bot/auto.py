@@ -285,7 +285,7 @@ class _BaseBoTModel(_Of[Model]):
     @classmethod
     def class_for(cls, config: "PreTrainedConfig") -> "type[PreTrainedModel]":
         """The model class that the Auto class would choose for this config."""
-        from .architectures.classes import class_in_mapping  # as above
+        from .architectures.inventory import class_in_mapping  # as above
 
         return class_in_mapping(TASKS[cls.task].mapping, config, cls.__name__)
 
@@ -344,10 +344,10 @@ def plan(
         torch_dtype=torch_dtype,
         output_loading_info=output_loading_info,
     )
-    from .architectures import classes
+    from .architectures import inventory
     from .run.from_configs import plan_for  # as in the factories
 
-    return plan_for(classes.class_for_task(task), source, config, {**kwargs, **ours})
+    return plan_for(inventory.class_for_task(task), source, config, {**kwargs, **ours})
 
 
 class BoTModel(_BaseBoTModel["PreTrainedModel"]):

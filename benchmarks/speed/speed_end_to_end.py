@@ -125,7 +125,7 @@ def yardsticks() -> dict[str, float]:
     import torch
     from speed_device import Device
 
-    from transformers_bot.ops.matmul import product
+    from transformers_bot.ops.blocks import product
 
     device = Device()
     whole = torch.zeros(COPY // 4)

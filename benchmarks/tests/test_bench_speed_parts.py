@@ -26,7 +26,7 @@ import speed_scale as scale  # noqa: E402
 import speed_synthetic as synthetic  # noqa: E402
 from speed_device import Device  # noqa: E402
 
-from transformers_bot.ops import matmul  # noqa: E402
+from transformers_bot.ops import blocks  # noqa: E402
 
 TINY = (4, 16, 32)
 MIB = 2**20
@@ -178,7 +178,7 @@ def test_operations_are_counted(monkeypatch):
         torch.matmul(torch.ones(3, 4), torch.ones(4, 5), out=torch.empty(3, 5))
         torch.ones(3, 4) @ torch.ones(4)
         torch.ones(2, 3, 4) @ torch.ones(2, 4, 5)
-        matmul.product(torch.ones(64, 32), torch.ones(48, 32))
+        blocks.product(torch.ones(64, 32), torch.ones(48, 32))
         torch.empty(7).normal_()
         torch.empty(7, device="meta").normal_()
 

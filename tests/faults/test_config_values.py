@@ -14,7 +14,7 @@ from families import CONFIGS, FAMILIES, build
 
 import transformers_bot
 from transformers_bot import BoTError, BoTModel
-from transformers_bot.architectures.fields import class_fields
+from transformers_bot.architectures.sizes import class_fields
 from transformers_bot.tools.inspecting import inspect
 
 SEED = os.environ.get("TRANSFORMERS_BOT_FUZZ_SEED", "0")

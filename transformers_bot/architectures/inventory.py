@@ -1,17 +1,115 @@
-"""The tensors of a model class at given sizes, without weights: names, shapes, ties."""
+"""From a config to a model class, its tensors (names, shapes, ties), and what it costs; without weights."""
 
 import copy
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
+import transformers
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.auto import modeling_auto
 
 from ..compat import blank
 from ..console.text import printable
-from ..errors import BadOption, PlanError
+from ..errors import BadCheckpoint, BadOption, PlanError, UnsupportedArchitecture, check_writable, suggest
+from ..tasks import TASKS
 from . import Adapter
-from .axes import Rule, Sizes, find_rule
+from .axes import Factor, Rule, Sizes, find_rule
+from .roles import Roles
+
+ModelClass = type[PreTrainedModel]
+
+
+def own_class(config: PreTrainedConfig) -> ModelClass:
+    """The class that a config names as its architecture, the base model if it names none that transformers has.
+
+    Raises:
+        BadCheckpoint: a class of another model type.
+    """
+    return named_class(config) or class_in_mapping("MODEL_MAPPING", config, "plan")
+
+
+def named_class(config: PreTrainedConfig) -> ModelClass | None:
+    """The class that a config names as its architecture, None if it names none that transformers has.
+
+    Raises:
+        BadCheckpoint: a class of another model type.
+    """
+    for name in config.architectures or []:
+        # Anything may stand there: what is no model with a forward of its own is nobody's business.
+        found: Any = getattr(transformers, name, None) if isinstance(name, str) else None
+        is_model = isinstance(found, type) and issubclass(found, PreTrainedModel)
+        if not is_model or found.forward is nn.Module.forward:
+            continue
+        if found.config_class is not type(config):
+            raise BadCheckpoint(
+                f"architectures in config.json names {name}, which is no {config.model_type} model. Correct that field."
+            )
+        return cast(ModelClass, found)
+    return None
+
+
+def class_in_mapping(mapping: str, config: PreTrainedConfig, asked_by: str) -> ModelClass:
+    """Look a config up in one of transformers' task mappings, as the Auto classes do."""
+    table = getattr(modeling_auto, mapping)
+    if type(config) not in table:
+        raise UnsupportedArchitecture(
+            f"transformers has no head of {config.model_type} models for {asked_by}. "
+            f"Use {' or '.join(_factories(config)) or 'a supported model type'}."
+        )
+    found = table[type(config)]
+    if not isinstance(found, (list, tuple)):
+        return cast(ModelClass, found)
+    # Several classes share a task (DeiT with and without a teacher): the config names its own.
+    named = {candidate.__name__: candidate for candidate in found}
+    chosen = next((named[a] for a in config.architectures or [] if a in named), found[0])
+    return cast(ModelClass, chosen)
+
+
+def class_for_task(task: str | None) -> Callable[[PreTrainedConfig], ModelClass]:
+    """How the class of a task follows from a config; without a task it is the config's own.
+
+    Raises:
+        BadOption: no such task, with the nearest one.
+    """
+    if task is None:
+        return own_class
+    check_writable({"task": task})
+    if task not in TASKS:
+        raise BadOption(f"task must be one of {', '.join(TASKS)}, got {task!r}.{suggest(task, TASKS)}")
+    return partial(_class_for, task)
+
+
+def _class_for(task: str, config: PreTrainedConfig) -> ModelClass:
+    return class_in_mapping(TASKS[task].mapping, config, TASKS[task].factory)
+
+
+def tasks_of(config: PreTrainedConfig, model_class: ModelClass) -> list[str]:
+    """The tasks whose class for this config is `model_class`."""
+    tables = ((name, getattr(modeling_auto, task.mapping)) for name, task in TASKS.items())
+    known = ((name, table[type(config)]) for name, table in tables if type(config) in table)
+    return [name for name, found in known if model_class is (found[0] if isinstance(found, (list, tuple)) else found)]
+
+
+def _factories(config: PreTrainedConfig) -> list[str]:
+    """The factories that have a class for this model type."""
+    tables = ((task.factory, getattr(modeling_auto, task.mapping)) for task in TASKS.values())
+    return [name for name, table in tables if type(config) in table]
+
+
+def auto_class_of(config: PreTrainedConfig, model_class: str) -> tuple[str, str] | None:
+    """The task and the Auto class that make a class of this name; None where no Auto class does."""
+    for name, task in TASKS.items():
+        try:
+            made = _class_for(name, config).__name__
+        except UnsupportedArchitecture:
+            continue  # this model type has no such head
+        if made == model_class:
+            return name, task.auto_class
+    return None
 
 
 @dataclass(frozen=True, repr=False)
@@ -88,3 +186,63 @@ def rules_of(adapter: Adapter, inventory: Inventory, sizes: Sizes) -> dict[str, 
             )
         found[name] = (rule, layer)
     return found
+
+
+INSIDE = ("entry", "frequency")
+# Of the sequences that operations are counted for: a rotary model says what it could take, not what it is given.
+LONGEST = 4096
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """One tensor of every stack: its rule, its shape, and whether it is a tied one's second name."""
+
+    roles: Roles
+    scored: tuple[str, ...]
+    parts: tuple[tuple[Rule, tuple[int, ...], bool], ...]
+
+    @classmethod
+    def of(cls, adapter: Adapter, inventory: Inventory, sizes: Sizes) -> "Shapes":
+        stacks: dict[str, tuple[Rule, tuple[int, ...], bool]] = {}
+        for name, (rule, _) in rules_of(adapter, inventory, sizes).items():
+            template = rule.template(inventory.canonical(name))
+            stacks.setdefault(template, (rule, inventory.shapes[name], name in inventory.ties))
+        return cls(adapter.roles, adapter.scored, tuple(stacks.values()))
+
+    def parameters(self, sizes: Sizes) -> int:
+        """How many parameters a model of these sizes has, tied ones once."""
+        return sum(
+            _times(rule, sizes) * math.prod(rule.shape(sizes, shape)) for rule, shape, tie in self.parts if not tie
+        )
+
+    def flops(self, sizes: Sizes) -> int:
+        """Operations of a forward pass per token at the longest sequence; a multiply-add counts as two.
+
+        Every matrix is taken to read each token, which task heads and poolers do not; they are small. A
+        token's query meets `sequence` keys, and their values are added up: 2 * sequence for every entry of
+        queries, and of what the attention's output reads.
+        """
+        matrices = sum(
+            2 * _times(rule, sizes) * math.prod(rule.shape(sizes, shape)) for rule, shape, _ in self.parts if rule.maps
+        )
+        sequence = min(LONGEST, self._sequence(sizes))
+        entries = sum(_times(rule, sizes) * self._attended(rule, sizes) for rule, _, tie in self.parts if not tie)
+        return matrices + 2 * sequence * entries
+
+    def _sequence(self, sizes: Sizes) -> int:
+        places = [sizes.get(role) or 1 for role in self.roles.of("place")]
+        return max(places) if places else math.prod(sizes.get(role) or 1 for role in self.roles.of("grid"))
+
+    def _attended(self, rule: Rule, sizes: Sizes) -> int:
+        """Entries of queries that a matrix writes, and of added up values that it reads."""
+        segments = [segment for axis in rule.axes for segment in axis.segments] if rule.maps else []
+        held = [segment for segment in segments if any(self.roles.kind(f.role) in INSIDE for f in segment)]
+        attended = [s for s in held if all(f.reads for f in s) or self._is_query(s)]
+        return sum(math.prod(factor.length(sizes) or 1 for factor in segment) for segment in attended)
+
+    def _is_query(self, segment: tuple[Factor, ...]) -> bool:
+        return any(f.role in self.scored and not f.reads for f in segment)
+
+
+def _times(rule: Rule, sizes: Sizes) -> int:
+    return (sizes[rule.depth] or 0) if rule.layered else 1

@@ -186,7 +186,7 @@ class _Collector(logging.Handler):
 
 def _auto_class(folder: str, model_class: str) -> str:
     """The Auto class that makes `model_class` of the folder's config, or that class itself."""
-    from ..architectures.classes import auto_class_of
+    from ..architectures.inventory import auto_class_of
     from ..request.request import read_config
 
     found = auto_class_of(read_config(folder, {}), model_class)

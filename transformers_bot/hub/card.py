@@ -19,7 +19,7 @@ from huggingface_hub.utils import yaml_dump  # type: ignore[attr-defined]
 from transformers import PreTrainedConfig
 
 from ..architectures import ADAPTERS
-from ..architectures.classes import auto_class_of
+from ..architectures.inventory import auto_class_of
 from ..console.progress import logger
 from ..errors import SaveError
 from ..io.plain_yaml import NotPlain, read_yaml

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from .. import architectures
-from ..architectures.classes import class_for_task
+from ..architectures.inventory import class_for_task
 from ..architectures.sizes import role_sizes
 from ..compat import quiet
 from ..console import progress

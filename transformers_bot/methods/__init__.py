@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import BadOption, suggest
 from ..options import BoTConfig
 from .aki import AKI
-from .base import Fresh, Method, Task
+from .base import Combined, Fresh, Linear, Method, Task
 from .bot import BoT
 from .depth_upscale import DepthUpscale
 from .fpi import FPI
@@ -19,7 +19,6 @@ from .importance import Importance
 from .interpolate import Interpolate
 from .lemon import Lemon
 from .ligo import LiGO
-from .linear import Combined, Linear
 from .mango import Mango
 from .scratch import Scratch
 from .stack import Stack

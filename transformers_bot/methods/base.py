@@ -1,18 +1,29 @@
-"""The protocol of a resizing method: sizes in, one recipe per target tensor out."""
+"""What methods share: the task, the protocol, and methods that are a pair of maps per role and a rule for depth.
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+Every rival of BoT whose formula is linear, `W_t = R_out W_s C_in^T`, is a subclass of `Linear`: it says how one
+axis is resized (`pair`) and which source layers make up which target layers (`depth`); reading, splitting
+fused q|k|v, tied readouts, positions and the plan's words are the same for all.
+"""
 
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
 from torch import Tensor
 
 from ..architectures import Adapter
-from ..architectures.axes import Factor, Rule
+from ..architectures.axes import At, Factor, Rule
 from ..architectures.roles import Roles
 from ..architectures.sizes import cut_across
 from ..errors import BadOption
-from ..ops.recipe import Recipe
+from ..ops.axis_map import AxisMap, identity
+from ..ops.recipe import Read, Recipe, Segment, is_identity
+from ..options import BoTConfig
 from ..rewrite import Opened
+from . import maps
+from .maps import Depth, Pair, grid, interpolation, periodic
 
 
 @dataclass(frozen=True)
@@ -127,3 +138,247 @@ class Method(Protocol):
 
     def warnings(self, task: Task) -> list[str]:
         """What a user should know before running it."""
+
+
+UNSIZED = identity(-1)  # an axis whose length only the tensor knows; it is never resized
+
+
+class Linear(AsStored):
+    """A method given by `pair` and `depth`.
+
+    Attributes:
+        name: of the method, as in `method=`.
+        option_names: the fields of `BoTConfig` that it looks at.
+        flat_heads: heads x head_dim is one axis (the formula knows no heads).
+        keeps_scores: a change of head_dim is balanced on queries and keys, so that scores stay.
+        combines: the widths or the depth can be had alone, for `Combined`.
+        depth_of: whose rule for depth is used, where it is not the method's own.
+    """
+
+    name: str
+    option_names: ClassVar[tuple[str, ...]] = ("positions", "grids")
+    flat_heads: bool = False
+    keeps_scores: bool = False
+    combines: bool = True
+    depth_of: "Linear | None" = None
+
+    def __init__(self, options: BoTConfig) -> None:
+        self.options = options
+
+    # -- what a method says ---------------------------------------------------------------------
+
+    def check(self, task: Task) -> None:
+        """Refuse, with `BadOption`, a direction, ratio or family that the formula does not cover."""
+
+    def pair(self, task: Task, role: str, source: int, target: int, at: At) -> Pair:
+        """The maps of one role (flat heads: the heads' role), where `source` and `target` lengths differ.
+
+        Args:
+            at: the stack and the source layer whose units these are; None for axes of the whole network.
+        """
+        raise NotImplementedError
+
+    def depth(self, task: Task, stack: str) -> Depth:
+        """Which layers make up which, where the counts of layers of a stack (a role of kind depth) differ."""
+        raise NotImplementedError
+
+    # -- what follows from it -------------------------------------------------------------------
+
+    def config_fields(self, task: Task, config: Any) -> dict[str, Any]:
+        return {}
+
+    def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe | Fresh:
+        reads, note = self.reads(task, rule, layer, name)
+        at = None if layer is None else (rule.depth, self.source_layer(task, rule.depth, layer))
+        maps = tuple(tuple(self.segment(task, segment, at) for segment in axis.segments) for axis in rule.axes)
+        over_axes = "" if is_identity(maps) else self.label(task, rule)
+        return Recipe(reads, maps, note=", ".join(part for part in (note, over_axes) if part))
+
+    def reads(self, task: Task, rule: Rule, layer: int | None, name: str) -> tuple[tuple[Read, ...], str]:
+        """The source tensors that a target tensor is made of, and a note."""
+        if layer is None:
+            return (Read(name, None),), ""
+        depth = self.layers(task, rule.depth)
+        row = (depth.updates if rule.adds else depth.layers)[layer]
+        if not row.any():
+            return (Read(name, self.source_layer(task, rule.depth, layer), 0.0),), "zero update"
+        return tuple(Read(name, int(i), float(row[i])) for i in np.flatnonzero(row)), depth.label
+
+    def layers(self, task: Task, stack: str) -> Depth:
+        """The depth rule of a stack, also where nothing changes."""
+        source, target = task.lengths(stack)
+        return Depth.unchanged(source) if source == target else (self.depth_of or self).depth(task, stack)
+
+    def source_layer(self, task: Task, stack: str, layer: int) -> int:
+        """The source layer that has most weight in a target layer: its units are the ones resized."""
+        return int(np.argmax(np.abs(self.layers(task, stack).layers[layer])))
+
+    def segment(self, task: Task, segment: tuple[Factor, ...], at: At) -> Segment:
+        if self.is_flat(task, segment):
+            pair = self.axis_pair(task, whole_unit(task, segment), *task.segment_lengths(segment), at)
+            return (pair.consume if all(factor.reads for factor in segment) else pair.produce,)
+        return tuple(self.factor(task, factor, at) for factor in segment)
+
+    def is_flat(self, task: Task, segment: tuple[Factor, ...]) -> bool:
+        """Whether a product of units and their entries is one axis to the formula; frequencies are never mixed."""
+        return self.flat_heads and bool(whole_unit(task, segment))
+
+    def factor(self, task: Task, factor: Factor, at: At) -> AxisMap:
+        if not factor.role:
+            return identity(factor.size or 1)
+        source, target = task.source[factor.role], task.target[factor.role]
+        if source is None or target is None:
+            return UNSIZED
+        pair = self.axis_pair(task, factor.role, source, target, at)
+        chosen = pair.consume if factor.reads else pair.produce
+        if factor.role in task.adapter.scored and source != target and self.keeps_scores:
+            return chosen.scaled(task.score_gain(factor.role, factor.reads))
+        return chosen
+
+    def axis_pair(self, task: Task, role: str, source: int, target: int, at: At) -> Pair:
+        """The maps of any role: places are cropped or interpolated, a tied readout is swapped."""
+        if source == target:
+            return maps.kept(source)
+        if task.roles.kind(role) == "place":
+            return self.positions(source, target)
+        if task.roles.kind(role) == "grid":
+            return grid(source, target, self.options.grids)
+        network_wide = task.roles.is_network_wide(role)
+        pair = self.pair(task, task.roles.leader(role), source, target, None if network_wide else at)
+        return pair.swapped() if is_tied_readout(task, role) else pair
+
+    def positions(self, source: int, target: int) -> Pair:
+        index = periodic if self.options.positions == "crop" else interpolation
+        return Pair(index(source, target), index(source, target), self.options.positions)
+
+    # -- words ----------------------------------------------------------------------------------
+
+    def describe(self, task: Task) -> dict[str, Any]:
+        options = {name: value for name, value in self.options.to_dict().items() if name in self.option_names}
+        return {"method": self.name, "options": options, "depth": self.depth_label(task)}
+
+    def depth_label(self, task: Task) -> str:
+        """What happens to the layers, in words."""
+        labels = [self.layers(task, stack).label for stack in task.changes("depth")]
+        return "; ".join(dict.fromkeys(labels)) or "kept"
+
+    def warnings(self, task: Task) -> list[str]:
+        return []
+
+    def label(self, task: Task, rule: Rule) -> str:
+        parts = []
+        for role in dict.fromkeys(task.roles.leader(role) for role in rule.roles):
+            if task.is_sized(role) and task.ratio(role) != 1:
+                parts.append(f"{role}: {self.axis_pair(task, role, *task.lengths(role), None).label or self.name}")
+        return "; ".join(parts)
+
+    # -- refusals -------------------------------------------------------------------------------
+
+    def refuse(self, why: str) -> BadOption:
+        """The error of a formula that does not cover what is asked."""
+        return BadOption(f"method={self.name!r} cannot do this: {why}")
+
+    def only_grows(self, task: Task) -> None:
+        """Refuse a task in which any size shrinks."""
+        self._one_way(task, "grow", lambda ratio: ratio < 1)
+
+    def only_shrinks(self, task: Task) -> None:
+        """Refuse a task in which any size grows."""
+        self._one_way(task, "shrink", lambda ratio: ratio > 1)
+
+    def _one_way(self, task: Task, verb: str, wrong: Callable[[float], bool]) -> None:
+        # A formula without heads sees only their product, which is as long as hidden.
+        inside = {task.roles[entry].within for entry in task.roles.entries}
+        flat = {*inside, *task.roles.of("entry", "frequency")} if self.flat_heads else set()
+        for role in task.changes("depth", "stream", "unit", "entry", "frequency"):
+            if role not in flat and wrong(task.ratio(role)):
+                source, target = task.lengths(role)
+                raise self.refuse(f"it can only {verb}, but {role} goes from {source} to {target}. Use method='bot'.")
+
+    def keeps_no_heads(self, task: Task) -> None:
+        """Refuse `reheads="resample"` for a formula that has heads x head_dim as one axis."""
+        for role in task.cut_across if self.options.reheads == "resample" else ():
+            source, target = task.lengths(role)
+            raise self.refuse(
+                f"{role} go from {source} to {target} at the same width, and its formula has no heads to resample. "
+                "Set reheads='reshape' or use method='bot'."
+            )
+
+
+def reads_of(
+    task: Task, depth: Depth | None, rule: Rule, layer: int | None, name: str
+) -> tuple[tuple[Read, ...], str | None, str]:
+    """What a target tensor is made of over depth, which part of a norm it undoes if any, and a note."""
+    if layer is None or depth is None:
+        return (Read(name, None),), None, ""
+    row = (depth.updates if rule.adds else depth.layers)[layer]
+    new = depth.is_new(layer)
+    if new and rule.adds:
+        return (Read(name, int(np.argmax(depth.layers[layer])), 0.0),), None, "zero update"
+    stem, _, part = name.rpartition(".")
+    last = task.adapter.norm_names[stem].undoes if stem in task.adapter.norm_names else ""
+    if new and last:
+        below = int(np.argmax(depth.layers[layer]))
+        return (Read(f"{last}.weight", below), Read(f"{last}.bias", below)), part, "undoes the norm below"
+    return tuple(Read(name, int(i), float(row[i])) for i in np.flatnonzero(row)), None, depth.label
+
+
+def whole_unit(task: Task, segment: tuple[Factor, ...]) -> str:
+    """The unit of a product of a unit and its entries, such as heads; empty where there is none."""
+    kinds = [task.roles.kind(factor.role) for factor in segment]
+    if "frequency" in kinds or "entry" not in kinds:
+        return ""
+    return next((factor.role for factor, kind in zip(segment, kinds, strict=True) if kind == "unit"), "")
+
+
+def is_tied_readout(task: Task, role: str) -> bool:
+    """Whether a role is the stream in front of an output embedding that is the input embedding, too."""
+    return task.tied and task.roles.kind(role) == "stream" and task.roles.leader(role) != role
+
+
+class DepthOnly(Linear):
+    """A formula that grows the layer count and nothing else; `Combined` gives it widths."""
+
+    def check(self, task: Task) -> None:
+        for role in task.changes("stream", "unit", "entry", "frequency"):
+            source, target = task.lengths(role)
+            raise self.refuse(
+                f"it changes the layer count alone, but {role} goes from {source} to {target}. "
+                f"Add a method for widths: method='tile+{self.name}'."
+            )
+        self.only_grows(task)
+
+
+class Combined(Linear):
+    """The widths of one method and the depth of another: `method="tile+stack"`."""
+
+    def __init__(self, widths: Linear, depth: Linear) -> None:
+        super().__init__(widths.options)
+        self._widths, self._depth = copy.copy(widths), depth
+        self._widths.depth_of = depth
+        self.name = f"{widths.name}+{depth.name}"
+
+    def check(self, task: Task) -> None:
+        self._widths.check(_only(task, depth=False))
+        self._depth.check(_only(task, depth=True))
+
+    def config_fields(self, task: Task, config: Any) -> dict[str, Any]:
+        return self._widths.config_fields(task, config)
+
+    def layers(self, task: Task, stack: str) -> Depth:
+        return self._widths.layers(task, stack)
+
+    def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe | Fresh:
+        return self._widths.recipe(task, rule, layer, name)
+
+    def describe(self, task: Task) -> dict[str, Any]:
+        return {**self._widths.describe(task), "method": self.name}
+
+    def warnings(self, task: Task) -> list[str]:
+        return [*self._widths.warnings(task), *self._depth.warnings(task)]
+
+
+def _only(task: Task, depth: bool) -> Task:
+    """The task with only its depth, or only its widths, changed."""
+    base, other = (task.source, task.target) if depth else (task.target, task.source)
+    return replace(task, target={**base, **{stack: other[stack] for stack in task.roles.of("depth")}})

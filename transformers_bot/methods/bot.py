@@ -18,6 +18,7 @@ Source: the BoT paper (CVPR 2026), section 3; gains and odd ratios are ours.
 """
 
 import copy
+import math
 from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
@@ -31,29 +32,53 @@ from ..ops.axis_map import AxisMap
 from ..ops.recipe import Detail, Read, Recipe, Segment, is_identity
 from ..options import BoTConfig
 from ..rewrite import Opened, fit_to_low_pass
-from . import levers, pairs
-from .base import Task
-from .depth import (
+from . import maps
+from .base import Linear, Task, reads_of, whole_unit
+from .maps import (
     Depth,
+    Pair,
     check_direction,
     chosen_layers,
     filtered,
     identity_blocks,
     kept_layers,
     picked,
-    reads_of,
     repeated,
 )
-from .linear import Linear, whole_unit
-from .pairs import Pair
-from .paper import paper_wavelet
-from .prepare import Prepared, about_calibration, both_sides, prepare
+from .prepare import (
+    Prepared,
+    Shrink,
+    about_calibration,
+    averaged_layers,
+    basis_of,
+    both_sides,
+    ordered,
+    picked_roles,
+    prepare,
+    principal_pair,
+)
 from .unseen import noise_maps
+
+# The paper's best wavelet by validation loss (supplement Table 5). It does not state RoBERTa's and
+# DeiT's: RoBERTa takes BERT's here (the same blocks), ViT and DeiT take Haar.
+PAPER_WAVELET = {
+    "bert": {"shrink": "haar", "grow": "bior6.8"},
+    "roberta": {"shrink": "haar", "grow": "bior6.8"},
+    "gpt2": {"shrink": "coif3", "grow": "db2"},
+}
+
+
+def paper_wavelet(task: Task) -> str:
+    """The wavelet of the paper for a family and direction."""
+    plain = [unit for unit in task.roles.units if not task.roles.is_whole(unit)]
+    grows = math.prod(task.ratio(role) for role in (*task.roles.streams, *plain, *task.roles.depths)) > 1
+    return PAPER_WAVELET.get(task.adapter.model_type, {}).get("grow" if grows else "shrink", "haar")
+
 
 # Haar copies, so growth keeps every checkpoint's function whatever its norm weights, which longer
 # filters only nearly do. Noise of one standard deviation parts the twins that copies are, which
 # nothing else would: within a few dozen steps none at all ends a little lower, fourfold ends higher.
-# Figures: benchmarks/results/transfer-levers.md, against other methods transfer-cpu.md.
+# Figures: benchmarks/results/transfer-md, against other methods transfer-cpu.md.
 CONSISTENT_WAVELET = "haar"
 CONSISTENT_DETAIL_SCALE = 1.0
 
@@ -79,7 +104,7 @@ class BoT(Linear):
 
     def check(self, task: Task) -> None:
         """Refuse a depth rule of the other direction, a basis or an order that cannot be had."""
-        levers.ordered(self.options, task, self._shrink(task))
+        ordered(self.options, task, self._shrink(task))
         self.picked(task)
 
     def prepare(self, task: Task, opened: Opened) -> tuple["BoT", Mapping[str, Tensor]]:
@@ -98,47 +123,47 @@ class BoT(Linear):
         """The roles whose strongest units are picked."""
         if self.prepared is not None:
             return self.prepared.strongest
-        return levers.picked_roles(self.options, task, self._shrink(task))
+        return picked_roles(self.options, task, self._shrink(task))
 
-    def _shrink(self, task: Task) -> levers.Shrink:
+    def _shrink(self, task: Task) -> Shrink:
         rules = {stack: self.depth_rule(task, stack) for stack in task.roles.depths}
-        groups = {s: levers.averaged_layers(task, s, rule, self.wavelet(task, s)) for s, rule in rules.items()}
+        groups = {s: averaged_layers(task, s, rule, self.wavelet(task, s)) for s, rule in rules.items()}
         kept = {stack: self.layers(task, stack).read for stack in rules}
         ranked = [stack for stack, rule in rules.items() if rule == "strongest"]
         flat = any(self._is_flat(task, unit) for unit in task.roles.units if task.roles.is_whole(unit))
-        return levers.Shrink(self.basis(task), flat, self.heads == "whole", groups, kept, tuple(ranked))
+        return Shrink(self.basis(task), flat, self.heads == "whole", groups, kept, tuple(ranked))
 
     def basis(self, task: Task) -> str:
         """Where the stream is turned before it shrinks "principal", else "plain"."""
         if self.prepared is not None:
             return "principal" if self.prepared.streams else "plain"
-        return levers.basis_of(self.options, task, [self.wavelet(task, stream) for stream in task.roles.streams])
+        return basis_of(self.options, task, [self.wavelet(task, stream) for stream in task.roles.streams])
 
     def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe:
         if self.raw and rule.layered and rule.maps and not self.as_written:  # one of the paper's four modules
             written = copy.copy(self)
             written.as_written = True
             return written.recipe(task, rule, layer, name)
-        maps = tuple(tuple(self.segment(task, segment, None) for segment in axis.segments) for axis in rule.axes)
+        axis_maps = tuple(tuple(self.segment(task, segment, None) for segment in axis.segments) for axis in rule.axes)
         depth = self.layers(task, rule.depth) if rule.layered else None
         reads, undo, over_layers = reads_of(task, depth, rule, layer, name)
         detail = None if all(read.weight == 0.0 for read in reads) else self._detail(task, rule, layer, name)
-        over_axes = "" if is_identity(maps) else self.label(task, rule)
+        over_axes = "" if is_identity(axis_maps) else self.label(task, rule)
         notes = (over_layers, over_axes, f"{detail.kind} detail" if detail else "")
-        return Recipe(reads, maps, detail, undo, ", ".join(filter(None, notes)))
+        return Recipe(reads, axis_maps, detail, undo, ", ".join(filter(None, notes)))
 
     # -- widths ---------------------------------------------------------------------------------
 
     def pair(self, task: Task, role: str, source: int, target: int, at: At) -> Pair:
         """The maps of one role; BoT filters alike in every layer."""
         if target < source and role in self.picked(task):
-            return pairs.picked_units(source, target)
+            return maps.picked_units(source, target)
         if self.heads == "whole" and task.roles.is_whole(role):
-            return pairs.whole_units(source, target)
-        pair = pairs.low_pass(source, target, self.wavelet(task, role), self.as_written)
+            return maps.whole_units(source, target)
+        pair = maps.low_pass(source, target, self.wavelet(task, role), self.as_written)
         if task.roles.kind(role) == "stream" and self.basis(task) == "principal":
             turned = self.prepared.streams.get(role) if self.prepared else None
-            pair = turned or levers.principal_pair(source, target, pair)
+            pair = turned or principal_pair(source, target, pair)
         return pair
 
     def axis_pair(self, task: Task, role: str, source: int, target: int, at: At) -> Pair:
@@ -146,8 +171,8 @@ class BoT(Linear):
         leader = task.roles.leader(role)
         if source != target and task.roles.kind(role) == "unit" and task.roles.kind(leader) == "stream":
             if leader in self.picked(task) and target < source:
-                return pairs.picked_units(source, target)
-            return pairs.low_pass(source, target, self.wavelet(task, leader), self.as_written)
+                return maps.picked_units(source, target)
+            return maps.low_pass(source, target, self.wavelet(task, leader), self.as_written)
         return super().axis_pair(task, role, source, target, at)
 
     def wavelet(self, task: Task, role: str) -> str:
@@ -182,9 +207,9 @@ class BoT(Linear):
 
     def _factor_pair(self, task: Task, factor: Factor) -> Pair:
         if not factor.role:
-            return pairs.kept(factor.size or 1)
+            return maps.kept(factor.size or 1)
         if not task.is_sized(factor.role):
-            return pairs.kept(-1)  # an axis whose length only the tensor knows is never resized
+            return maps.kept(-1)  # an axis whose length only the tensor knows is never resized
         return self.axis_pair(task, factor.role, *task.lengths(factor.role), None)
 
     def _score_gain(self, task: Task, role: str, reads: bool) -> float:
@@ -205,7 +230,7 @@ class BoT(Linear):
     def _flat_pair(self, task: Task, segment: tuple[Factor, ...]) -> Pair:
         entries = next(f.role for f in segment if task.roles.kind(f.role) == "entry")
         wavelet = self.wavelet(task, task.roles.leader(entries))
-        return pairs.low_pass(*task.segment_lengths(segment), wavelet, self.as_written)
+        return maps.low_pass(*task.segment_lengths(segment), wavelet, self.as_written)
 
     # -- depth ----------------------------------------------------------------------------------
 
@@ -215,7 +240,7 @@ class BoT(Linear):
         rule = self.depth_rule(task, stack)
         if rule == "wavelet":
             wavelet = self.wavelet(task, stack)
-            pair = pairs.low_pass(source, target, wavelet, self.as_written)
+            pair = maps.low_pass(source, target, wavelet, self.as_written)
             return filtered(pair, f"{wavelet} over layers", share_updates=not self.raw)
         if rule == "repeat":
             return repeated(source, target)
@@ -227,7 +252,7 @@ class BoT(Linear):
         """The rule asked for, or the default of the direction and gain."""
         source, target = task.lengths(stack)
         rule = self.options.depth
-        if rule == "auto":  # picked layers beat averaged ones (results/transfer-levers.md)
+        if rule == "auto":  # picked layers beat averaged ones (results/transfer-md)
             shrinking = "strongest" if task.calibrated and task.adapter.norm == "post" else "even"
             rule = "wavelet" if self.raw else "identity" if target > source else shrinking
         if target != source:
@@ -243,8 +268,8 @@ class BoT(Linear):
         if kind == "zero" or scale == 0.0 or (self.raw and not self.as_written):
             return None
         if not self.as_written:
-            maps = noise_maps(rule, partial(self._pairs, task))
-            return maps and Detail(kind, scale, maps[0], (), (), self.options.seed, name, layer, *maps[1])
+            noise = noise_maps(rule, partial(self._pairs, task))
+            return noise and Detail(kind, scale, noise[0], (), (), self.options.seed, name, layer, *noise[1])
         # The paper's noise, less the part that is no detail.
         visible = tuple(
             tuple(tuple(pair.low_band() for pair in self._pairs(task, segment)) for segment in axis.segments)
@@ -253,7 +278,7 @@ class BoT(Linear):
         layers: tuple[tuple[int, float], ...] = ()
         source, target = task.lengths(rule.depth)
         if layer is not None and target > source and self.depth_rule(task, rule.depth) == "wavelet":
-            row = pairs.low_band_of_layers(source, target, self.wavelet(task, rule.depth))[layer]
+            row = maps.low_band_of_layers(source, target, self.wavelet(task, rule.depth))[layer]
             layers = tuple((int(i), float(row[i])) for i in np.flatnonzero(row))
         if is_identity(visible) and not layers:
             return None
@@ -301,7 +326,7 @@ class BoT(Linear):
         whole = [unit for unit in task.roles.units if task.roles.is_whole(unit)] if self.heads == "whole" else []
         kept = {*self.picked(task), *whole, *task.roles.of("frequency")}
         roles = [role for role in task.roles.resized if task.is_sized(role) and task.ratio(role) != 1]
-        order = prepared.ordered if prepared else levers.ordered(self.options, task, self._shrink(task))
+        order = prepared.ordered if prepared else ordered(self.options, task, self._shrink(task))
         layers = kept_layers(dict(prepared.layers)) if prepared else []
         return {
             "method": self.name,

@@ -7,9 +7,8 @@ Source: Kim et al., "SOLAR 10.7B: Scaling Large Language Models with Simple yet 
 Up-Scaling" (arXiv 2312.15166), section 2.
 """
 
-from .base import Task
-from .depth import Depth, upscaled
-from .linear import DepthOnly
+from .base import DepthOnly, Task
+from .maps import Depth, upscaled
 
 
 class DepthUpscale(DepthOnly):

@@ -20,10 +20,8 @@ import numpy as np
 
 from ..architectures.axes import At
 from ..ops.axis_map import AxisMap, Band, Matrix, banded, gather, remembered
-from .base import Task
-from .depth import Depth, stacked_from_top
-from .linear import Linear
-from .pairs import Pair
+from .base import Linear, Task
+from .maps import Depth, Pair, stacked_from_top
 
 
 class FPI(Linear):

@@ -26,10 +26,8 @@ from ..architectures.axes import At, Rule
 from ..ops.axis_map import DENSE_TAPS, AxisMap, Matrix, from_dense
 from ..ops.dct import low_frequencies
 from ..ops.recipe import Read, Recipe
-from .base import Fresh, Task
-from .depth import Depth
-from .linear import Linear
-from .pairs import Pair
+from .base import Fresh, Linear, Task
+from .maps import Depth, Pair
 
 TRANSFORMED = ("stream", "unit", "entry", "frequency")
 

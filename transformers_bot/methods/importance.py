@@ -26,10 +26,8 @@ from ..errors import BadOption
 from ..ops.axis_map import AxisMap, gather, identity, remembered
 from ..ops.recipe import Segment
 from ..rewrite import Opened
-from .base import Task
-from .depth import Depth, kept_layers, picked
-from .linear import Linear, whole_unit
-from .pairs import Pair, kept
+from .base import Linear, Task, whole_unit
+from .maps import Depth, Pair, kept, kept_layers, picked
 from .unit_scores import Scores, from_activations, from_weights
 
 UNREAD = "importance decides from the weights or calibration= what is kept; a plan from configs shows places only"

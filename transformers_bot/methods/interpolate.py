@@ -6,9 +6,8 @@ Source: Chang et al., "Multi-level Residual Networks from Dynamical Systems View
 section 4, for residual networks in general.
 """
 
-from .base import Task
-from .depth import Depth, interpolated
-from .linear import DepthOnly
+from .base import DepthOnly, Task
+from .maps import Depth, interpolated
 
 
 class Interpolate(DepthOnly):

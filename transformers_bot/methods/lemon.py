@@ -28,10 +28,8 @@ import numpy as np
 from ..architectures.axes import At, Factor, Rule
 from ..ops.axis_map import DENSE_TAPS, AxisMap, Matrix, banded, from_dense, identity, remembered, tiled
 from ..ops.recipe import Detail, Recipe, TensorMap, is_identity
-from .base import Fresh, Task
-from .depth import Depth, identity_blocks
-from .linear import UNSIZED, Linear, is_tied_readout
-from .pairs import Pair, there_and_back
+from .base import UNSIZED, Fresh, Linear, Task, is_tied_readout
+from .maps import Depth, Pair, identity_blocks, there_and_back
 
 NOISE = 1.0  # in standard deviations of the weights, as for BoT's own twins
 

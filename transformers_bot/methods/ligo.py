@@ -13,10 +13,8 @@ from typing import Any
 
 from ..architectures.axes import At
 from ..ops.axis_map import tiled
-from .base import Task
-from .depth import Depth, stacked
-from .linear import Linear
-from .pairs import Pair
+from .base import Linear, Task
+from .maps import Depth, Pair, stacked
 
 UNFITTED = (
     "method {name} learns its maps, and nothing has been learned yet: until it is fitted the model is worse than one "

@@ -15,7 +15,7 @@ from ..architectures.axes import At
 from ..ops.axis_map import AxisMap, Band, Matrix, gather, remembered
 from .base import Task
 from .ligo import LiGO
-from .pairs import Pair
+from .maps import Pair
 
 
 class Mango(LiGO):

@@ -7,9 +7,8 @@ Source: Gong et al., "Efficient Training of BERT by Progressively Stacking" (ICM
 2405.15319), its G_stack.
 """
 
-from .base import Task
-from .depth import Depth, stacked
-from .linear import DepthOnly
+from .base import DepthOnly, Task
+from .maps import Depth, stacked
 
 
 class Stack(DepthOnly):

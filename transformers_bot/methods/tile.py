@@ -9,10 +9,8 @@ Model Initialization" (arXiv 2409.12903), section 3.
 
 from ..architectures.axes import At
 from ..ops.axis_map import tiled
-from .base import Task
-from .depth import Depth, stacked
-from .linear import Linear
-from .pairs import Pair
+from .base import Linear, Task
+from .maps import Depth, Pair, stacked
 
 
 class Tile(Linear):

@@ -21,9 +21,8 @@ from torch import Tensor
 
 from ..architectures.axes import At, Factor, Rule
 from ..rewrite import Opened, OutOfRange
-from ..rewrite.calibration import See, watch
-from ..rewrite.fold import fold_norms, norms
-from ..rewrite.network import Network
+from ..rewrite.moments import See, watch
+from ..rewrite.network import Network, fold_norms, norms
 
 Key = tuple[str, At]  # a role and a layer, or a stack of layers and None
 Scores = dict[Key, Tensor]

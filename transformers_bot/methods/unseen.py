@@ -14,7 +14,7 @@ import numpy as np
 from ..architectures.axes import Factor, Rule
 from ..ops.axis_map import DENSE_TAPS, AxisMap, Band, Matrix, banded, identity, remembered
 from ..ops.recipe import Segment, TensorMap
-from .pairs import Pair
+from .maps import Pair
 
 PairsOf = Callable[[tuple[Factor, ...]], tuple[Pair, ...]]  # of a segment's factors, or one of all of them
 Bands = tuple[int, tuple[Segment, ...]]  # an axis, and its maps from the detail bands to the target
@@ -86,7 +86,7 @@ def _has_contrasts(pair: Pair) -> bool:
 def contrasts(pair: Pair) -> AxisMap:
     """The map D of copied units: from contrasts, of the first few copies of a unit against the next one, to the target.
 
-    >>> from transformers_bot.methods.pairs import dual
+    >>> from transformers_bot.methods.maps import dual
     >>> contrasts(dual(2, 3, "haar")).dense().round(3).T
     array([[ 0.   , -0.707,  0.707]])
     """

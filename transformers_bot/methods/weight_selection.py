@@ -13,10 +13,8 @@ from ..architectures.axes import At, Rule
 from ..architectures.roles import LABEL, RESIZED
 from ..ops.axis_map import AxisMap, gather, remembered
 from ..ops.recipe import Recipe
-from .base import Fresh, Task
-from .depth import Depth, picked
-from .linear import Linear
-from .pairs import Pair
+from .base import Fresh, Linear, Task
+from .maps import Depth, Pair, picked
 
 
 class WeightSelection(Linear):

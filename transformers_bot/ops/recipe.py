@@ -1,8 +1,9 @@
 """How one target tensor is computed: layers summed with weights, then a map along every axis."""
 
+import hashlib
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -11,8 +12,66 @@ from torch import Tensor
 
 from .axis_map import AxisMap, turn
 from .blocks import Scratch, add_into
-from .constant_norms import undo_norm
-from .moments_noise import Kept, drawn, matched, moments
+from .energy import Sums, sums
+
+
+def undo_norm(weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
+    """Parameters of a norm that turns another norm's output back into its normalised input.
+
+    The norm below gives x = w * z + b with z of mean 0 and spread 1. A norm on x sees
+    (x - m) / s with m = mean(b), s^2 = mean(w^2) + var(b) up to the token's own fluctuation, so
+    s / w and (m - b) / w give z again; the block's second norm, with w and b once more, gives x.
+    Only the fluctuation of s times (b - m) / w is left, because that second norm rescales z.
+    Channels with w close to 0 carry the constant b and nothing of z.
+    """
+    mean = bias.mean()
+    spread = (weight.square().mean() + bias.var(correction=0)).sqrt()
+    alive = weight.abs() > 1e-3 * weight.abs().mean()
+    safe = torch.where(alive, weight, torch.ones_like(weight))
+    zero = torch.zeros_like(weight)
+    return {
+        "weight": torch.where(alive, spread / safe, zero),
+        "bias": torch.where(alive, (mean - bias) / safe, zero),
+    }
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the steps of one plan share: mean and spread of stacks measured already, memory for what lies between."""
+
+    moments: dict[Hashable, tuple[float, float]] = field(default_factory=dict)
+    scratch: Scratch = field(default_factory=Scratch)
+
+
+def moments(tensors: Iterable[Tensor]) -> tuple[float, float]:
+    """The mean and standard deviation of all entries together, one tensor at a time."""
+    found = sum((sums(x) for x in tensors), Sums())
+    return found.total / found.count, found.std
+
+
+def matched(x: Tensor, own: tuple[float, float], wanted: tuple[float, float]) -> Tensor:
+    # Below float32's resolution of the mean a spread is rounding: a constant stays a constant.
+    scale = wanted[1] / own[1] if own[1] > 1e-6 * abs(own[0]) else 0.0
+    return (x - own[0]) * scale + wanted[0]
+
+
+def drawn(
+    kind: str, seed: str, shape: Sequence[int], like: Tensor, empty: Callable[..., Tensor] = torch.empty
+) -> Tensor:
+    """Unit noise, "uniform" in [-1, 1] or "gaussian", in the dtype of `like`, the same for the same words of `seed`.
+
+    Args:
+        empty: gives the memory that is drawn into.
+    """
+    generator = torch.Generator()
+    generator.manual_seed(int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=7).digest(), "big"))
+    made = empty(shape, dtype=torch.float32, device=torch.device("cpu"))
+    if kind == "uniform":
+        made.uniform_(-1.0, 1.0, generator=generator)
+    else:
+        made.normal_(generator=generator)
+    return made.to(like.device, like.dtype)
+
 
 # One map per factor of a segment; an axis is one or more segments; a tensor has one entry per axis.
 Segment = tuple[AxisMap, ...]

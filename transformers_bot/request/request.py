@@ -12,9 +12,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .. import architectures, methods
 from ..architectures import Adapter, configs
-from ..architectures.classes import named_class
-from ..architectures.fields import forget_pruned
-from ..architectures.sizes import check_supported, cut_across, differing_roles, rebuild, role_sizes
+from ..architectures.inventory import named_class
+from ..architectures.sizes import check_supported, cut_across, differing_roles, forget_pruned, rebuild, role_sizes
 from ..errors import BadKeyword, BadOption, HubError, IncompatibleModels, check_writable, suggest
 from ..io.config_files import check_names, model_config
 from ..io.weights import FLOATS

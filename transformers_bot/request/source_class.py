@@ -17,9 +17,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..architectures import Adapter
 from ..architectures.axes import find_rule
-from ..architectures.classes import ModelClass, class_in_mapping, named_class, tasks_of
-from ..architectures.fields import without_crossing
-from ..architectures.inventory import predict
+from ..architectures.inventory import ModelClass, class_in_mapping, named_class, predict, tasks_of
+from ..architectures.sizes import without_crossing
 from ..compat import quiet
 from ..errors import BadCheckpoint, BadOption, PlanError, UnsafeCheckpoint, UnsupportedCheckpoint
 from ..io.checkpoint import Checkpoint, check_files

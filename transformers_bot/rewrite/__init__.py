@@ -22,11 +22,9 @@ from ..architectures import Adapter
 from ..architectures.axes import At, Factor
 from ..console import progress
 from ..ops.axis_map import gather
-from ..ops.matmul import aligned, mirrored
-from .calibration import See
-from .fold import NormPlace, behind, fold_norms, is_counted, norms
-from .moments import Moments, Seen, measured
-from .network import KeptLayers, Network, OutOfRange, Place
+from ..ops.blocks import aligned, mirrored
+from .moments import Moments, See, Seen, measured
+from .network import KeptLayers, Network, NormPlace, OutOfRange, Place, behind, fold_norms, is_counted, norms
 from .order import add_grams, matching_order, merge_shapes, similar_order, strength, strongest_first
 from .principal import basis, estimated, kept_shares
 from .readers import MapsOf, match_norm_scale, refit_readers

@@ -1,6 +1,6 @@
-"""First and second moments of what modules read, measured on a few batches."""
+"""Running a source on a few batches: what its modules take and give, and first and second moments of it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,118 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from .calibration import See, watch
+from ..console import progress
+from ..errors import BadOption
+
+# (a module's first input, its first output, which tokens count or None for all), as the module has them
+UNKNOWN = 8  # batches, of an iterator that does not tell
+See = Callable[[Tensor, Tensor, Tensor | None], None]
+
+
+@torch.no_grad()
+def watch(model: nn.Module, watched: Iterable[tuple[str, See]], batches: Iterable[Mapping[str, Any]]) -> None:
+    """Run batches through a model and let each of `watched` see its module.
+
+    Args:
+        model: the source.
+        watched: name of a module, and what looks at it. Tokens outside an `attention_mask` do not count.
+        batches: keyword arguments of the model.
+
+    Raises:
+        BadOption: no batch, batches that the model does not run on, or a mask of another shape than
+            its tokens.
+    """
+    mask: Tensor | None = None
+    seen = 0
+    moved = _Batches(batches)
+
+    def hook(name: str, see: See) -> Callable[..., None]:
+        def call(_module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:  # type: ignore[type-arg]
+            given = args[0] if args else kwargs["hidden_states"]
+            made = output[0] if isinstance(output, tuple) else output
+            if made.dim() > 3:  # (example, choice, token, unit): every choice is a sequence
+                given, made = given.flatten(0, -3), made.flatten(0, -3)
+            if not (bool(given.isfinite().all()) and bool(made.isfinite().all())):
+                raise BadOption(
+                    f"the source gives values that are not finite at {name} on a calibration= batch. Look for NaN or "
+                    "Inf in the batches and in the source; half precision may overflow: load it in float32."
+                )
+            # One vector a sequence, or a choice, is no token.
+            whole = made.dim() == 2 or (mask is not None and made.shape[:-1] == mask.shape[:-1])
+            see(given, made, None if whole else _fitting(mask, made))
+            moved.looked(len(handles))
+
+        return call
+
+    modules = dict(model.named_modules())
+    handles = []
+    try:
+        for name, see in watched:
+            handles.append(modules[name].register_forward_hook(hook(name, see), with_kwargs=True))
+        if isinstance(batches, Mapping):
+            raise BadOption("calibration= is one batch; pass a list of batches.")
+        for batch in moved.each():
+            if not isinstance(batch, Mapping):
+                raise BadOption(
+                    "every batch of calibration= must be a dict of tensors, such as a tokenizer gives with "
+                    f"return_tensors='pt', got {type(batch).__name__}."
+                )
+            mask = batch.get("attention_mask")
+            model(**batch)
+            seen += 1
+    except BadOption:
+        raise
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        raise BadOption(
+            f"calibration= must give keyword arguments that the source runs on: {error}. Look at names, at token ids "
+            "beyond the vocabulary, sequences beyond the positions, and image sizes."
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not seen:
+        raise BadOption("calibration= gave no batch; pass a list of a few, such as tokenizer outputs.")
+
+
+class _Batches:
+    """Batches, and on the bar how many of them were run; within one, how many modules were looked at."""
+
+    def __init__(self, batches: Iterable[Mapping[str, Any]]) -> None:
+        self._batches, self._span = batches, progress.here()
+        self._count = len(batches) if isinstance(batches, Sized) else 0
+        self._number = self._looked = 0
+
+    def each(self) -> Iterator[Mapping[str, Any]]:
+        self._show(0.0)
+        for batch in self._batches:
+            yield batch
+            self._number, self._looked = self._number + 1, 0
+            self._show(0.0)
+
+    def looked(self, modules: int) -> None:
+        """One of the modules was looked at."""
+        self._looked += 1
+        self._show(min(1.0, self._looked / modules))
+
+    def _show(self, share: float) -> None:
+        done, now = self._number + share, self._number + 1
+        if self._count:
+            self._span.at(done / self._count, f"calibrating, batch {min(now, self._count)} of {self._count}")
+        else:  # nobody knows how many there are: half of what is left for every few
+            self._span.at(1 - 0.5 ** (done / UNKNOWN), f"calibrating, batch {now}")
+
+
+def _fitting(mask: Tensor | None, x: Tensor) -> Tensor | None:
+    """The attention mask as (sequence, token) of x; several choices of an example are sequences of their own."""
+    if mask is None:
+        return None
+    flat = mask.flatten(0, -2).bool()
+    if flat.shape != x.shape[:2] or not flat.any():
+        raise BadOption(
+            f"an attention_mask of calibration= has shape {tuple(mask.shape)} and {int(flat.sum())} tokens to count, "
+            f"where the source has {tuple(x.shape[:2])} (sequences, tokens). Give one 0 or 1 for every token."
+        )
+    return flat
 
 
 @dataclass

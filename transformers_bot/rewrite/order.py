@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..architectures.axes import At
 from ..console import progress
+from ..ops.blocks import add_gram, product
 from ..ops.energy import length_of
-from ..ops.matmul import add_gram, product
 from ..ops.wavelets import split_places
 from .network import KeptLayers, Network, OutOfRange, is_kept
 

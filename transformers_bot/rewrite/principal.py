@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from ..console import progress
-from ..ops.matmul import add_gram, gram, mirrored, product, times
-from .fold import NormPlace, norms, read_by
+from ..ops.blocks import add_gram, gram, mirrored, product, times
 from .moments import Moments
-from .network import Block, Network, OutOfRange, Place
+from .network import Block, Network, NormPlace, OutOfRange, Place, norms, read_by
 
 # Attention averages values over tokens, which takes away most of their variance: an assumption, not fitted.
 ATTENTION_SHARE = 0.25

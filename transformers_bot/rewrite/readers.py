@@ -19,9 +19,8 @@ from torch import Tensor
 from ..architectures.axes import At, Factor, Rule
 from ..console import progress
 from ..ops.axis_map import AxisMap, Matrix, identity
-from .fold import NormPlace
 from .moments import Moments
-from .network import Network
+from .network import Network, NormPlace
 
 # Of the mean kept variance: directions that the batches do not show are read by C, as without data.
 RIDGE = 1e-3

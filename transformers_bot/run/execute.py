@@ -14,16 +14,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..architectures.classes import named_class
-from ..architectures.fields import crossing
-from ..architectures.sizes import changed_fields
+from ..architectures.inventory import named_class
+from ..architectures.sizes import changed_fields, crossing
 from ..compat import Releasing, building, commit_of, forget_renames, quiet
 from ..console import progress
 from ..errors import PlanError
 from ..hub.provenance import claimed_source, described
 from ..ops.blocks import forget_placed
-from ..ops.moments_noise import Kept
-from ..ops.recipe import Watcher, run
+from ..ops.recipe import Kept, Watcher, run
 from ..planning.planner import Plan, Step
 from ..report.measure import Watch
 from ..report.report import Report

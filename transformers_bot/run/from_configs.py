@@ -6,7 +6,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from .. import architectures
-from ..architectures.classes import own_class
+from ..architectures.inventory import own_class
 from ..planning.planner import Plan, make_plan
 from ..request.request import ClassFor, Request, check_numbers, init_keywords, read_source, sort_keywords, source_name
 from ..request.source_class import seen_beside, with_class

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .. import methods
-from ..architectures.fields import field_warnings
+from ..architectures.sizes import field_warnings
 from ..console import progress
 from ..console.progress import logger
 from ..errors import BadKeyword

@@ -15,9 +15,8 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from .. import methods
 from ..architectures import Adapter
 from ..architectures.axes import find_rule
-from ..architectures.classes import class_in_mapping, named_class, own_class
-from ..architectures.fields import without_crossing
-from ..architectures.inventory import inventory_of, predict, rules_of
+from ..architectures.inventory import class_in_mapping, inventory_of, named_class, own_class, predict, rules_of
+from ..architectures.sizes import without_crossing
 from ..compat import check_room, quiet, reuse
 from ..console import progress
 from ..console.progress import logger

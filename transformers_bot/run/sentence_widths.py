@@ -22,7 +22,7 @@ from ..methods import Fresh
 from ..ops.axis_map import identity
 from ..ops.recipe import apply_axis, run
 from ..rewrite import Network
-from ..rewrite.fold import is_foldable, norms
+from ..rewrite.network import is_foldable, norms
 from .opening import Resize
 
 TOKENS, WHOLE = "token_embeddings", "sentence_embedding"

@@ -22,11 +22,9 @@ from torch import Tensor
 
 from .. import architectures
 from ..architectures.axes import Factor, Rule
-from ..architectures.classes import class_for_task
-from ..architectures.fields import check_fields, without_crossing
-from ..architectures.inventory import inventory_of, predict, rules_of
+from ..architectures.inventory import class_for_task, inventory_of, predict, rules_of
 from ..architectures.roles import Roles
-from ..architectures.sizes import role_sizes
+from ..architectures.sizes import check_fields, role_sizes, without_crossing
 from ..compat import Releasing, quiet
 from ..console import progress
 from ..console.pictures import picture, save

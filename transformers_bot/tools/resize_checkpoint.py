@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from transformers import PreTrainedModel
 
-from ..architectures.classes import class_for_task
+from ..architectures.inventory import class_for_task
 from ..compat import told_of_memory, undivided
 from ..console import progress
 from ..console.progress import logger

@@ -23,12 +23,10 @@ from transformers import PreTrainedConfig
 
 from .. import architectures
 from ..architectures import Adapter
-from ..architectures.classes import class_for_task, own_class
-from ..architectures.fields import check_fields, without_crossing
-from ..architectures.inventory import predict
+from ..architectures.axes import Sizes
+from ..architectures.inventory import Shapes, class_for_task, own_class, predict
 from ..architectures.roles import Roles
-from ..architectures.shapes import Shapes, Sizes
-from ..architectures.sizes import rebuild, role_sizes
+from ..architectures.sizes import check_fields, rebuild, role_sizes, without_crossing
 from ..auto import plan
 from ..compat import quiet
 from ..console.progress import logger

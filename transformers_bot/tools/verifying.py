@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .. import architectures
-from ..architectures.classes import named_class, own_class
+from ..architectures.inventory import named_class, own_class
 from ..console import progress
 from ..console.tables import html_table, lines, page
 from ..errors import BadCheckpoint, BadKeyword, BadOption, suggest

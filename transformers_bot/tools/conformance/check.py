@@ -9,8 +9,7 @@ from transformers.models.auto import modeling_auto
 
 from ...architectures.adapter import Adapter
 from ...architectures.axes import Sizes
-from ...architectures.classes import own_class
-from ...architectures.inventory import Inventory, predict
+from ...architectures.inventory import Inventory, own_class, predict
 from ...architectures.sizes import rebuild, role_sizes, size_fields
 from ...architectures.tiny import random_model
 from ...architectures.valid import validate

@@ -1,0 +1,321 @@
+"""Maps of one axis: pairs for what is written and read, places, and which layers make up which."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..errors import BadOption
+from ..ops.axis_map import AxisMap, Band, Matrix, banded, from_dense, gather, identity, remembered, tiled
+from ..ops.wavelets import analysis_map, split_places, synthesis_map
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How a role is resized where it is written (`produce`) and where it is read (`consume`).
+
+    Growing keeps the function where `consume.T @ produce` is the identity, shrinking where
+    `produce @ consume.T` is: every linear method is `W_t = R_out W_s C_in^T` with such pairs.
+    """
+
+    produce: AxisMap
+    consume: AxisMap
+    label: str = ""
+
+    def swapped(self) -> "Pair":
+        return Pair(self.consume, self.produce, self.label)
+
+    @property
+    def grows(self) -> bool:
+        return self.produce.target > self.produce.source
+
+    def reached(self) -> AxisMap:
+        """Projection of a read axis onto what the grown signal reaches, C R^T; all of it if not grown."""
+        return there_and_back(self.produce, self.consume) if self.grows else identity(self.produce.target)
+
+    def low_band(self) -> AxisMap:
+        """Projection onto what analysis takes for the low band, R C^T; all of it if not grown."""
+        return there_and_back(self.consume, self.produce) if self.grows else identity(self.produce.target)
+
+    @property
+    def makes_twins(self) -> bool:
+        """Whether two grown units are copies of one source unit, which training would never part."""
+        return self.grows and self.produce.is_copy
+
+
+@remembered
+def there_and_back(one: AxisMap, other: AxisMap) -> AxisMap:
+    return one.transposed().then(other)
+
+
+@remembered
+def kept(length: int) -> Pair:
+    return Pair(identity(length), identity(length))
+
+
+@remembered
+def dual(source: int, target: int, wavelet: str) -> Pair:
+    """(R, C) of unit gain and dual: synthesis and the adjoint of analysis, or the other way round."""
+    if target > source:
+        produce, adjoint = synthesis_map(source, target, wavelet, True), analysis_map(target, source, wavelet, True)
+    else:
+        produce, adjoint = analysis_map(source, target, wavelet, True), synthesis_map(target, source, wavelet, True)
+    return Pair(produce, adjoint.transposed(), wavelet)
+
+
+@remembered
+def low_band_of_layers(source: int, target: int, wavelet: str) -> np.ndarray:
+    """(target, target): the projection of a grown stack of layers onto its low band."""
+    return dual(source, target, wavelet).low_band().dense()
+
+
+@remembered
+def raw(source: int, target: int, wavelet: str) -> Pair:
+    """The orthonormal transform on either side, as the paper applies it (eqs. 1, 5 and 6)."""
+    low_pass = synthesis_map if target > source else analysis_map
+    one = low_pass(source, target, wavelet, False)
+    return Pair(one, one, f"{wavelet} raw")
+
+
+def low_pass(source: int, target: int, wavelet: str, module: bool) -> Pair:
+    """The wavelet's maps: as the paper writes them on its modules, dual everywhere else."""
+    if source == target:
+        return kept(source)
+    return raw(source, target, wavelet) if module else dual(source, target, wavelet)
+
+
+def group_sizes(large: int, small: int) -> np.ndarray:
+    """How many of `large` units each of `small` ones stands for, as even as integers allow.
+
+    >>> group_sizes(5, 2).tolist()
+    [2, 3]
+    """
+    return np.asarray(np.full(small, large // small) + split_places(small, large % small))
+
+
+@remembered
+def whole_units(source: int, target: int) -> Pair:
+    """Copy or pick units without ever mixing two.
+
+    The readers of a copied unit share its weight among the copies. A picked unit stands for its
+    whole group: its readers add up what the group's readers had, so that copies shrink back.
+    """
+    small, large = min(source, target), max(source, target)
+    counts = group_sizes(large, small)
+    group = np.repeat(np.arange(small), counts)  # (large,): which small unit each belongs to
+    copies = gather(group, small)
+    if target > source:
+        shares = banded(np.arange(large), group, 1.0 / counts[group], large, small)
+        return Pair(copies, AxisMap(small, large, (shares,)), "copied")
+    first = np.cumsum(counts) - counts
+    return Pair(gather(first, source), copies.transposed(), "picked")
+
+
+@remembered
+def picked_units(source: int, target: int) -> Pair:
+    """Pick the units that `whole_units` picks, for readers that are fitted to them alone."""
+    counts = group_sizes(source, target)
+    one = gather(np.cumsum(counts) - counts, source)
+    return Pair(one, one, "picked")
+
+
+SMALL = 1 << 22  # entries of a matrix that torch interpolates to find the weights
+
+periodic = tiled  # every position at its index; positions beyond the source start over at its first
+
+
+@remembered
+def interpolation(source: int, target: int, mode: str = "bilinear", antialias: bool = True) -> AxisMap:
+    """Resample positions over the whole length, as torch's `interpolate` does.
+
+    Args:
+        mode: "bilinear" or "bicubic".
+        antialias: low-pass when shrinking, so that no position is skipped; growing is the same either way.
+    """
+    low_passed = antialias and target < source
+    is_small = source * max(source, target) <= SMALL
+    return AxisMap(source, target, partial(_seen if is_small else _worked_out, source, target, mode, low_passed))
+
+
+def _seen(source: int, target: int, mode: str, low_passed: bool) -> tuple[Band | Matrix, ...]:
+    """The weights that torch gives, seen by what it makes of the identity."""
+    eye = torch.eye(source, dtype=torch.float64)[None, None]  # (1, 1, position, source)
+    mapped = F.interpolate(eye, size=(target, source), mode=mode, align_corners=False, antialias=low_passed)
+    return from_dense(mapped[0, 0].numpy()).bands
+
+
+def _worked_out(source: int, target: int, mode: str, low_passed: bool) -> tuple[Band | Matrix, ...]:
+    """The same weights by torch's formula, where the identity would be too large."""
+    bicubic = mode == "bicubic"
+    stretch = source / target if low_passed else 1.0
+    sharpness = -0.5 if low_passed else -0.75  # of the cubic: what torch takes with and without `antialias`
+    reach = (2.0 if bicubic else 1.0) * stretch
+    centre = source / target * (np.arange(target) + 0.5) - 0.5
+    if not (bicubic or low_passed):
+        centre = centre.clip(0, source - 1)
+    first = np.ceil(centre - reach).astype(np.int64)
+    index = first[:, None] + np.arange(int(2 * reach) + 1)  # (target, taps)
+    away = np.abs(index - centre[:, None]) / stretch
+    weight = _cubic(away, sharpness) if bicubic else np.maximum(0.0, 1 - away)
+    if low_passed:  # torch leaves out what is beyond the ends; without `antialias` it reads the last entry there
+        weight[(index < 0) | (index >= source)] = 0
+        weight /= weight.sum(1, keepdims=True)
+    rows, taps = np.nonzero(weight)
+    return (banded(rows, index[rows, taps].clip(0, source - 1), weight[rows, taps], target, source),)
+
+
+def _cubic(x: np.ndarray, a: float) -> np.ndarray:
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
+def grid(source: int, target: int, how: str) -> Pair:
+    """The maps of one side of an image grid.
+
+    Args:
+        how: "bicubic" is what transformers computes at every forward pass with
+            `interpolate_pos_encoding=True`; "antialiased" also low-passes a grid that shrinks.
+    """
+    resampled = interpolation(source, target, "bicubic", antialias=how == "antialiased")
+    return Pair(resampled, resampled, f"{'antialiased ' if how == 'antialiased' else ''}bicubic")
+
+
+GROWS = ("wavelet", "repeat", "identity")
+SHRINKS = ("wavelet", "first", "even", "strongest")
+
+
+@dataclass(frozen=True)
+class Depth:
+    """The layers of a target.
+
+    Attributes:
+        layers: (target, source) weights for tensors that do not write onto the residual stream.
+        updates: the same for those that do; zero rows are identity blocks.
+        label: in words, for the plan.
+    """
+
+    layers: np.ndarray
+    updates: np.ndarray
+    label: str = ""
+
+    @cached_property
+    def read(self) -> tuple[int, ...]:
+        """The source layers that any target layer is made of."""
+        return tuple(np.flatnonzero(self.layers.any(0)).tolist())
+
+    @staticmethod
+    @remembered
+    def unchanged(length: int) -> "Depth":
+        """Every layer as it is."""
+        return Depth(np.eye(length), np.eye(length))
+
+    def is_new(self, layer: int) -> bool:
+        """Whether a target layer is an identity block, which adds nothing to the stream."""
+        return not self.updates[layer].any()
+
+
+def check_direction(rule: str, source: int, target: int) -> None:
+    """Refuse a rule that works only in the other direction."""
+    allowed, verb = (GROWS, "grow") if target > source else (SHRINKS, "shrink")
+    if rule not in allowed:
+        choices = ", ".join(repr(name) for name in allowed)
+        raise BadOption(f"depth={rule!r} cannot {verb} {source} layers to {target}; use one of {choices}.")
+
+
+@remembered
+def filtered(pair: Pair, label: str, share_updates: bool) -> Depth:
+    """Low-pass over layers. Sharing keeps the sum of updates: written with C instead of R."""
+    layers = pair.produce.dense()
+    return Depth(layers, pair.consume.dense() if share_updates else layers, label)
+
+
+@remembered
+def repeated(source: int, target: int) -> Depth:
+    """Every layer several times in a row, each copy with its share of the layer's update."""
+    layers = _rows(np.arange(target) * source // target, source)
+    return Depth(layers, layers / layers.sum(0), "layers repeated")
+
+
+@remembered
+def identity_blocks(source: int, target: int) -> Depth:
+    """New layers with zero output matrices, spread over the gaps between source layers.
+
+    The source's layers stand where `even` would pick them, so that shrinking undoes growing. A new
+    layer copies the one below it. None comes after the last source layer: in a post-norm model a
+    new block passes on what the norm below it kept, and the last norm may have dropped a channel.
+    """
+    real = _even(target, source)
+    index = np.searchsorted(real, np.arange(target), side="right") - 1
+    layers = _rows(index, source)
+    return Depth(layers, layers * np.isin(np.arange(target), real)[:, None], "identity blocks")
+
+
+@remembered
+def stacked(source: int, target: int) -> Depth:
+    """The whole stack of layers again on top of itself (StackBERT, G_stack): layer l mod source."""
+    layers = _rows(np.arange(target) % source, source)
+    return Depth(layers, layers, "layers stacked")
+
+
+@remembered
+def stacked_from_top(source: int, target: int) -> Depth:
+    """Whole stacks first, the rest filled with the top layers once more (bert2BERT)."""
+    whole, rest = divmod(target, source)
+    layers = _rows(np.concatenate([np.tile(np.arange(source), whole), np.arange(source - rest, source)]), source)
+    return Depth(layers, layers, "layers stacked, then the top ones")
+
+
+@remembered
+def interpolated(source: int, target: int) -> Depth:
+    """Every layer several times in a row, each copy with the whole of the layer's update."""
+    layers = _rows(np.arange(target) * source // target, source)
+    return Depth(layers, layers, "layers interpolated")
+
+
+@remembered
+def upscaled(source: int, target: int) -> Depth:
+    """The first half of the target is the source's lower end, the second half its upper end (SOLAR)."""
+    upper = target // 2
+    layers = _rows(np.concatenate([np.arange(target - upper), np.arange(source - upper, source)]), source)
+    return Depth(layers, layers, "lower and upper layers")
+
+
+@remembered
+def chosen_layers(source: int, layers: Sequence[int]) -> Depth:
+    """These layers of the source, unchanged."""
+    rows = _rows(np.asarray(layers), source)
+    return Depth(rows, rows, f"strongest layers ({', '.join(map(str, layers))})")
+
+
+@remembered
+def picked(source: int, target: int, rule: str) -> Depth:
+    """The first layers, or evenly spread ones from the first to the last; none is changed.
+
+    "strongest" ones, which only a source can tell, are shown as evenly spread ones.
+    """
+    layers = _rows(np.arange(target) if rule == "first" else _even(source, target), source)
+    return Depth(layers, layers, "strongest layers, not known yet" if rule == "strongest" else f"{rule} layers")
+
+
+def kept_layers(chosen: Mapping[str, Sequence[int] | np.ndarray | None]) -> Any:
+    """The layers that are kept, as provenance holds them: a list, or one for every stack where there are several."""
+    known = {stack: [int(layer) for layer in layers] for stack, layers in chosen.items() if layers is not None}
+    return next(iter(known.values()), []) if len(chosen) == 1 else known
+
+
+def _even(length: int, count: int) -> np.ndarray:
+    """Places of `count` layers among `length`, the first and the last among them.
+
+    >>> _even(12, 6).tolist()
+    [0, 2, 4, 7, 9, 11]
+    """
+    return np.round(np.linspace(0, length - 1, count)).astype(int)
+
+
+def _rows(index: np.ndarray, source: int) -> np.ndarray:
+    return np.asarray(np.eye(source)[index])
