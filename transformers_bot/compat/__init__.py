@@ -1,8 +1,8 @@
-"""What rests on how transformers, torch, glibc and Linux work inside, in one place, to be read again with each release.
+"""Everything that depends on internals of transformers, torch, glibc and Linux: check it again with each release.
 
-Names that begin with an underscore may go with any release. Each says where it was read: in transformers 5.0 and
-5.24, torch 2.4 and 2.13, accelerate 1.3 and 1.15, where nothing else is said. Nothing here changes what a process
-shares for longer than one call needs it, and what other threads set meanwhile stays.
+Names that begin with an underscore may disappear with any release. Unless a comment says otherwise, they were read in
+transformers 5.0 and 5.24, torch 2.4 and 2.13, accelerate 1.3 and 1.15. Process-wide state is changed only for as long
+as one call needs it, and settings that other threads make meanwhile are kept.
 """
 
 import contextlib
@@ -36,10 +36,9 @@ if TYPE_CHECKING:
 
 # -- building models ------------------------------------------------------------------------------
 # While transformers' `from_pretrained` runs, tying is switched off, initialisation is guarded and another default
-# dtype is set, all three for the whole process; of two calls that overlap, the one that ends last leaves behind what
-# the other had set. So ours go one at a time (`building`); what needs the files of the Hub fetches them before.
-# Models without memory (`blank`) and random numbers (`drawn_from`) need no switch at all: torch's function modes work
-# in one thread.
+# dtype is set, all three for the whole process. If two calls overlap, the one that ends last restores what the other
+# had set. So our calls run one at a time (`building`), and files of the Hub are downloaded before. Models without
+# memory (`blank`) and random numbers (`drawn_from`) need no such lock: torch's function modes work in one thread.
 
 FSDP = "ACCELERATE_USE_FSDP"
 INITIALISING = ("torch.nn.init", "transformers.initialization")
@@ -55,7 +54,7 @@ _UNDIVIDED: ContextVar[bool] = ContextVar("undivided", default=False)
 
 @contextlib.contextmanager
 def building() -> Iterator[None]:
-    """The right to call `from_pretrained`, of one thread at a time; it may be taken again inside."""
+    """Let one thread at a time call `from_pretrained`; the same thread may enter again inside."""
     with _BUILDING:
         if _UNDIVIDED.get():
             with _without_splitting():
@@ -68,8 +67,8 @@ def building() -> Iterator[None]:
 def undivided() -> Iterator[None]:
     """Inside, transformers reads and builds whole models, whatever ZeRO-3 or FSDP is set up for training.
 
-    It holds where this package builds models (`building`); a training that goes on in another thread keeps
-    its setup in between.
+    It takes effect only while this package builds models (`building`); in between, a training in another thread
+    has its setup back.
     """
     token = _UNDIVIDED.set(True)
     try:
@@ -81,7 +80,7 @@ def undivided() -> Iterator[None]:
 @contextlib.contextmanager
 def _without_splitting() -> Iterator[None]:
     """Hide the setup for split models from transformers."""
-    reference = zero._hf_deepspeed_config_weak_ref  # private: the only way to the object that has to be set again
+    reference = zero._hf_deepspeed_config_weak_ref  # private: the only access to the object to restore
     config = reference() if reference is not None else None
     fsdp = os.environ.get(FSDP)
     zero.unset_hf_deepspeed_config()
@@ -90,7 +89,7 @@ def _without_splitting() -> Iterator[None]:
     try:
         yield
     finally:
-        if config is not None and zero._hf_deepspeed_config_weak_ref is None:  # else another one was set meanwhile
+        if config is not None and zero._hf_deepspeed_config_weak_ref is None:  # else a new one was set meanwhile
             zero.set_hf_deepspeed_config(config)
         if fsdp is not None and os.environ.get(FSDP) == "false":
             os.environ[FSDP] = fsdp
@@ -99,15 +98,15 @@ def _without_splitting() -> Iterator[None]:
 def blank() -> "contextlib.AbstractContextManager[object]":
     """Inside, this thread makes tensors without memory and without values, which costs next to nothing.
 
-    Our own, because both ready ways reach other threads: accelerate's `init_empty_weights` exchanges
-    `nn.Module.register_parameter` for all of them (read in 1.15), so that a model built meanwhile elsewhere
-    loses its weights, and `with torch.device("meta")` notes the device in a global of torch.
+    Our own, because both existing ways affect other threads: accelerate's `init_empty_weights` replaces
+    `nn.Module.register_parameter` for all of them (read in 1.15), so that a model built in another thread loses
+    its weights, and `with torch.device("meta")` stores the device in a global variable of torch.
     """
     return _Blank("meta")
 
 
 class _Blank(DeviceContext):
-    """`torch.device("meta")`, which initialises nothing and, unlike that, notes nothing for the whole process."""
+    """Like `torch.device("meta")`, but it skips initialisation and sets nothing for the whole process."""
 
     def __enter__(self) -> Any:
         return TorchFunctionMode.__enter__(self)  # type: ignore[no-untyped-call]
@@ -120,13 +119,13 @@ class _Blank(DeviceContext):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in FILLING or _initialises(func):  # drawing numbers for nothing is most of the time
+        if func in FILLING or _initialises(func):  # drawing unused numbers would take most of the time
             return args[0] if args else (kwargs or {})["tensor"]
         return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
 
 
 def drawn_from(seed: int) -> "contextlib.AbstractContextManager[object]":
-    """Inside, what this thread draws is what follows `torch.manual_seed(seed)`; all generators stay as they are.
+    """Inside, this thread draws the numbers that follow `torch.manual_seed(seed)`; no existing generator changes.
 
     Our own, because `torch.random.fork_rng` with a seed inside changes the generators of all threads meanwhile.
 
@@ -142,7 +141,7 @@ def drawn_from(seed: int) -> "contextlib.AbstractContextManager[object]":
 
 
 class _Drawn(TorchFunctionMode):
-    """Gives every function that draws, and that nobody has given one, a generator of its own."""
+    """Passes its own generator to every random function that is called without one."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -151,10 +150,10 @@ class _Drawn(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        given = dict(kwargs or {})
-        if given.get("generator") is None and (device := _device_drawn_on(func, args, given)) is not None:
-            given["generator"] = self._generator(device)
-        return func(*args, **given)
+        keywords = dict(kwargs or {})
+        if keywords.get("generator") is None and (device := _device_drawn_on(func, args, keywords)) is not None:
+            keywords["generator"] = self._generator(device)
+        return func(*args, **keywords)
 
     def _generator(self, device: torch.device) -> torch.Generator:
         if device not in self._generators:
@@ -163,11 +162,11 @@ class _Drawn(TorchFunctionMode):
 
 
 def _device_drawn_on(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device | None:
-    """Where a function draws numbers; None where it draws none that anybody sees."""
+    """The device on which a function draws numbers; None if it draws none, or only on the meta device."""
     if func in MAKING:
         like = next((x for x in args if isinstance(x, Tensor)), None)  # means and deviations
-        asked = like.device if like is not None else kwargs.get("device")
-        device = torch.empty(0).device if asked is None else torch.device(asked)
+        requested = like.device if like is not None else kwargs.get("device")
+        device = torch.empty(0).device if requested is None else torch.device(requested)
     elif func in DRAWING or ("generator" in kwargs and _initialises(func)):
         device = (args[0] if args else kwargs["tensor"]).device
     else:
@@ -176,13 +175,14 @@ def _device_drawn_on(func: Callable[..., Any], args: tuple[Any, ...], kwargs: di
 
 
 def _initialises(func: Callable[..., Any]) -> bool:
-    """Whether it is one of `torch.nn.init`, or what transformers puts in their place."""
+    """Whether it is a function of `torch.nn.init`, or of transformers' replacement for it."""
     return getattr(func, "__module__", None) in INITIALISING
 
 
 # -- private attributes of transformers and torch -------------------------------------------------
 
-# Keywords of `transformers.utils.cached_file`: what is not there is None and no error, and what is not to be had, too.
+# Keywords of `transformers.utils.cached_file`: return None, not an error, for a file that is missing; with NO_ERROR,
+# also for one that cannot be accessed or downloaded.
 NO_MISSING_ENTRY = {"_raise_exceptions_for_missing_entries": False}
 NO_ERROR = NO_MISSING_ENTRY | {
     "_raise_exceptions_for_gated_repo": False,
@@ -212,18 +212,18 @@ def has_peft_adapter(model: "PreTrainedModel") -> bool:
 
 
 def names_peft_adapter(keywords: Mapping[str, Any]) -> bool:
-    """Whether an Auto class has found that the checkpoint is an adapter; it tells the model's class so."""
+    """Whether an Auto class has found that the checkpoint is an adapter: it passes this on to the model's class."""
     return "_adapter_model_path" in (keywords.get("adapter_kwargs") or {})
 
 
 def zero_init_is_active() -> bool:
-    """Whether DeepSpeed takes every weight away as soon as it is made; no public function says it (0.19)."""
+    """Whether `deepspeed.zero.Init` partitions every weight as soon as it is made; no public function tells (0.19)."""
     partition = sys.modules.get("deepspeed.runtime.zero.partition_parameters")
     return bool(getattr(partition, "zero_init_context", 0))
 
 
 def default_store() -> "Store":
-    """The key-value store that torch.distributed runs on; the public functions give only stores of one's own."""
+    """The key-value store that torch.distributed runs on; public functions only make new stores."""
     return dist.distributed_c10d._get_default_store()  # type: ignore[attr-defined, no-any-return]
 
 
@@ -236,13 +236,13 @@ _THREAD = threading.local()
 
 
 def _depth(kind: str) -> int:
-    """How many blocks of a kind the calling thread is inside of."""
+    """The number of nested muting blocks of a kind in the calling thread."""
     depth: int = getattr(_THREAD, kind, 0)
     return depth
 
 
 class _Muting(logging.Filter):
-    """Lets pass what other threads log, and errors."""
+    """Drops what a muted thread logs below an error."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.levelno >= logging.ERROR or not _depth("messages")
@@ -256,8 +256,8 @@ class _Filters:
         self._loggers: list[logging.Logger] = []
 
     def add(self) -> None:
-        known = list(logging.root.manager.loggerDict.items())
-        theirs = [logger for name, logger in known if name == THEIRS or name.startswith(f"{THEIRS}.")]
+        loggers = list(logging.root.manager.loggerDict.items())
+        theirs = [logger for name, logger in loggers if name == THEIRS or name.startswith(f"{THEIRS}.")]
         with _MUTING:
             self._users += 1
             for logger in theirs:
@@ -279,9 +279,9 @@ class _Bars:
 
     def __init__(self) -> None:
         self._users = 0
-        self._before: Any = None  # the hook of others
-        self._ours: Any = None  # bound once, to be known again
-        # transformers 5.0 has no hook for bars yet: the switch for all threads is what there is.
+        self._before: Any = None  # the hook or switch that was set before
+        self._ours: Any = None  # one bound method, to recognise it later
+        # transformers 5.0 has no hook for bars, only a switch for all threads.
         self._set_hook = getattr(transformers_logging, "set_tqdm_hook", None)
 
     def add(self) -> None:
@@ -303,7 +303,7 @@ class _Bars:
                 return
             if self._set_hook is not None:
                 now = self._set_hook(self._before)
-                if now is not self._ours:  # somebody has set another one meanwhile
+                if now is not self._ours:  # another hook was set meanwhile: keep it
                     self._set_hook(now)
             elif self._before:
                 transformers_logging.enable_progress_bar()
@@ -331,7 +331,7 @@ def no_bars() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Mute transformers' load report and bars in this thread, while our own table tells the same; errors pass."""
+    """Mute transformers' load report and bars in this thread, since our own table says the same; errors pass."""
     _FILTERS.add()
     _THREAD.messages = _depth("messages") + 1
     try:
@@ -343,14 +343,14 @@ def quiet() -> Iterator[None]:
 
 
 # -- memory ---------------------------------------------------------------------------------------
-# glibc (read in 2.36) hands back at once what is larger than the largest block freed so far, up to 32 MiB, and what
-# is free at the end of its heap beyond twice that. torch has a cache of its own only for the memory of devices.
+# glibc (read in 2.36) returns a freed block to the system at once if it is larger than every block freed before (at
+# most 32 MiB), and free memory at the end of its heap beyond twice that. torch caches only the memory of devices.
 
-REUSED = 31 << 20  # bytes: a little below what glibc maps apart and hands back at once, whatever came before
+REUSED = 31 << 20  # bytes: a little below the size from which glibc returns every freed block at once
 GROUPS = Path("/sys/fs/cgroup")
-# memory's limit and use of a container, in version 2 and 1 of Linux's control groups, which psutil does not look at
+# A container's memory limit and use, in versions 2 and 1 of Linux's control groups, which psutil does not read.
 LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
-# what torch and numpy say when an allocation fails
+# Messages of torch and numpy when an allocation fails.
 FAILED = re.compile(r"can't allocate memory|Unable to allocate|not enough memory|Cannot allocate memory")
 
 
@@ -362,16 +362,16 @@ def release() -> None:
 
 
 def reuse() -> None:
-    """Let glibc use the memory of temporary tensors again, from the first one on.
+    """Make glibc reuse the memory of temporary tensors, from the first one on: freeing a large block raises its limit.
 
-    A first resize of a process otherwise waits for twice as many fresh pages, a microsecond for each 4 KiB. A
-    block that is freed untouched costs nothing.
+    Otherwise the first resize of a process waits for twice as many new pages, a microsecond for each 4 KiB. The
+    block itself costs nothing, because it is never touched.
     """
     torch.empty(REUSED, dtype=torch.uint8, device="cpu")
 
 
 class Releasing:
-    """Gives freed memory back after every `every` bytes of tensors: doing so after each would take its time."""
+    """Returns freed memory to the system after every `every` bytes of tensors; after each tensor it would take long."""
 
     def __init__(self, every: int) -> None:
         self._every, self._since = every, 0
@@ -404,27 +404,27 @@ def available() -> int:
 
 
 def check_room(needs: int, what: str, remedy: str) -> None:
-    """Raise where fewer than `needs` bytes can be had.
+    """Raise if fewer than `needs` bytes are available.
 
     Args:
-        needs: what is certainly held at one time; never more, so that nothing is refused that would fit.
-        what: needs it, for the message.
+        needs: bytes that are certainly held at one time; never more, or a resize that fits would be refused.
+        what: the thing that needs them, for the message.
         remedy: for the message.
 
     Raises:
         TooLittleMemory: there is less.
     """
-    there = available()
-    if needs > there:
-        raise TooLittleMemory(f"{what} takes {_size(needs)} of memory, and {_size(there)} can be had here. {remedy}")
+    free = available()
+    if needs > free:
+        raise TooLittleMemory(f"{what} takes {_size(needs)} of memory, and {_size(free)} can be had here. {remedy}")
 
 
 @contextlib.contextmanager
-def told_of_memory(doing: str, needs: int) -> Iterator[None]:
-    """Turn a failed allocation into an error of ours.
+def told_of_memory(action: str, needs: int) -> Iterator[None]:
+    """Turn a failed allocation into a `TooLittleMemory`.
 
     Args:
-        needs: the most that this may take, for the message.
+        needs: the most bytes that this may take, for the message.
     """
     try:
         yield
@@ -434,13 +434,13 @@ def told_of_memory(doing: str, needs: int) -> Iterator[None]:
         if not isinstance(error, MemoryError) and not FAILED.search(str(error)):
             raise
         raise TooLittleMemory(
-            f"{doing} ran out of memory: it takes up to {_size(needs)} beside the source's mapped files, and "
+            f"{action} ran out of memory: it takes up to {_size(needs)} beside the source's mapped files, and "
             f"{_size(available())} can be had here. Resize on a machine with more, or to smaller sizes."
         ) from error
 
 
 def _own_limit() -> list[int]:
-    """What is left of the address space where this process is held to some (`ulimit -v`)."""
+    """The free address space, if that of this process is limited (`ulimit -v`)."""
     try:
         import resource  # not on Windows
     except ImportError:
@@ -458,7 +458,7 @@ def _number(path: Path) -> int | None:
 
 
 def _reclaimable(group: Path) -> int:
-    """Bytes of files that a container has cached and would drop."""
+    """Bytes of cached files, which a container drops when memory is needed."""
     try:
         statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
 """The model card of a resized model: its metadata, what was done, how to load it and how to check it.
 
-Every name in it comes from a config or a file that anybody may have written: names stand in code spans
-and YAML strings, where they cannot become markup.
+Names in it come from configs and files that anybody may have written. So they are put into code spans and YAML
+strings, where they cannot become markup.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..report.report import Report
 
 TAGS = ("transformers_bot", "bot")
-# The keys of a recipe that provenance holds under the same name, and the settings that need not be told.
+# The keys of a recipe that provenance holds under the same name; settings that are left out at their default.
 RECIPE = ("variant", "method", "dtype")
 DEFAULTS = {"ignore_mismatched_sizes": False, "nonfinite": "error", "strict": True, "allow_pickle": False}
 # The end of an architecture's name -> the Hub's name of what it does.
@@ -89,21 +89,21 @@ def model_card(
         BadOption: a config without provenance, or with a damaged one.
     """
     provenance = provenance_of(config)
-    found = {**(source_card or {}), **({"license": licence} if licence else {})}
+    source_fields = {**(source_card or {}), **({"license": licence} if licence else {})}
     data = ModelCardData(
         base_model=base_model(provenance),
         library_name="sentence-transformers" if library_class else "transformers",
-        license=found.pop("license", None),
+        license=source_fields.pop("license", None),
         pipeline_tag=_library_pipeline(library_class, config)
         or pipeline_tag(config)
-        or found.pop("pipeline_tag", None),
+        or source_fields.pop("pipeline_tag", None),
         tags=list(dict.fromkeys([*LIBRARY_TAGS.get(library_class or "", ()), *TAGS, *tags])),
-        **{key: value for key, value in found.items() if key != "pipeline_tag"},
+        **{key: value for key, value in source_fields.items() if key != "pipeline_tag"},
     )
     title = (name or "").rsplit("/", 1)[-1] or "Resized model"
     parts = [
-        _what(provenance),
-        _loading(config, name or "path/to/this/folder", library_class),
+        _sizes_part(provenance),
+        _loading_part(config, name or "path/to/this/folder", library_class),
         _recipe_part(config, provenance, title),
         f"### Report\n\n{report.summary().strip()}" if report is not None else "",
         _origin_part(provenance),
@@ -114,7 +114,7 @@ def model_card(
 
 
 def pipeline_tag(config: PreTrainedConfig) -> str | None:
-    """What the architecture's head does, in the Hub's words; None without a head that decides."""
+    """The Hub's name of what the architecture's head does; None if the head does not decide it."""
     name = (config.architectures or [""])[0]
     return next((tag for end, tag in PIPELINES.items() if name.endswith(end)), None)
 
@@ -127,13 +127,13 @@ def recipe(config: PreTrainedConfig) -> dict[str, Any]:
     where it is. Where its path was recorded, that is the `source`.
     """
     provenance = provenance_of(config)
-    made = {**_recipe_source(provenance), **{key: provenance.get(key) for key in RECIPE}}
-    made["config"] = _sorted(provenance.get("config")) or _size_fields(config, provenance)
-    made["task"] = (_task_of(config) or (None,))[0]
-    made["bot_config"] = _sorted(provenance.get("options"))
-    made["dtype"] = made["dtype"] or (str(config.dtype).removeprefix("torch.") if config.dtype else None)
-    made |= {key: provenance[key] for key, usual in DEFAULTS.items() if provenance.get(key, usual) != usual}
-    return {key: value for key, value in made.items() if value is not None and value != {}}
+    settings = {**_recipe_source(provenance), **{key: provenance.get(key) for key in RECIPE}}
+    settings["config"] = _sorted(provenance.get("config")) or _size_fields(config, provenance)
+    settings["task"] = (_task_of(config) or (None,))[0]
+    settings["bot_config"] = _sorted(provenance.get("options"))
+    settings["dtype"] = settings["dtype"] or (str(config.dtype).removeprefix("torch.") if config.dtype else None)
+    settings |= {key: provenance[key] for key, default in DEFAULTS.items() if provenance.get(key, default) != default}
+    return {key: value for key, value in settings.items() if value is not None and value != {}}
 
 
 def _recipe_source(provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def _block(text: str, language: str) -> str:
 
 
 def _sorted(table: Any) -> dict[str, Any]:
-    """By name: a saved config has its fields sorted, and the card of the reloaded model shall be the same."""
+    """Sorted by name, as a saved config sorts its fields, so that a reloaded model gets the same card."""
     return dict(sorted(table.items())) if isinstance(table, dict) else {}
 
 
@@ -190,12 +190,12 @@ def _task_of(config: PreTrainedConfig) -> tuple[str, str] | None:
     return auto_class_of(config, (config.architectures or [""])[0])
 
 
-def _what(provenance: Mapping[str, Any]) -> str:
-    found = hub_source(provenance)
+def _sizes_part(provenance: Mapping[str, Any]) -> str:
+    repository = hub_source(provenance)
     name, claimed = public(provenance)["source"], claimed_in(provenance)
     source = f"a model in a local folder called {code(name)}" if is_local(provenance) else code(name)
-    source = f"[{code(found[0])}]({HOME}/{found[0]})" if found else source
-    source += f" (which claims to come from {code(claimed[0])})" if claimed and not found else ""
+    source = f"[{code(repository[0])}]({HOME}/{repository[0]})" if repository else source
+    source += f" (which claims to come from {code(claimed[0])})" if claimed and not repository else ""
     sizes = provenance["target_sizes"]
     rows = [
         f"| {_cell(role)} | {_cell(provenance['source_sizes'].get(role))} | {_cell(length)} |"
@@ -217,7 +217,7 @@ def _what(provenance: Mapping[str, Any]) -> str:
 
 
 def _library_pipeline(library_class: str | None, config: PreTrainedConfig) -> str | None:
-    """What a folder of sentence-transformers does, in the Hub's words."""
+    """The Hub's name of what a folder of sentence-transformers does."""
     if library_class == "CrossEncoder":
         return "text-ranking" if config.num_labels == 1 else "text-classification"
     if library_class == "SentenceTransformer":
@@ -225,13 +225,13 @@ def _library_pipeline(library_class: str | None, config: PreTrainedConfig) -> st
     return "feature-extraction" if library_class else None
 
 
-def _loading(config: PreTrainedConfig, name: str, library_class: str | None) -> str:
+def _loading_part(config: PreTrainedConfig, name: str, library_class: str | None) -> str:
     if library_class:
         text = f"from sentence_transformers import {library_class}\n\nmodel = {library_class}({json.dumps(name)})"
         text += f"\n{LIBRARY_CALLS[library_class]}"
         return f"### How to load\n\nIt is an ordinary sentence-transformers model:\n\n{_block(text, 'python')}"
-    known = _task_of(config)
-    loader = known[1] if known else (config.architectures or ["AutoModel"])[0]
+    task = _task_of(config)
+    loader = task[1] if task else (config.architectures or ["AutoModel"])[0]
     if not hasattr(transformers, loader):
         loader = "AutoModel"
     text = f"from transformers import {loader}\n\nmodel = {loader}.from_pretrained({json.dumps(name)})"
@@ -239,10 +239,10 @@ def _loading(config: PreTrainedConfig, name: str, library_class: str | None) -> 
 
 
 def _recipe_part(config: PreTrainedConfig, provenance: Mapping[str, Any], title: str) -> str:
-    made = recipe(config)
+    fields = recipe(config)
     out = re.sub(r"[^\w.-]+", "-", title, flags=re.ASCII).strip("-.") or "resized"
-    first = "source" if "source" in made else "local_source"
-    settings = {first: made.pop(first), "out": out, **made}
+    first = "source" if "source" in fields else "local_source"
+    settings = {first: fields.pop(first), "out": out, **fields}
     settings = json.loads(json.dumps(settings))  # nothing shared, so that YAML needs no aliases
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=False, width=110)
     note = (
@@ -254,23 +254,23 @@ def _recipe_part(config: PreTrainedConfig, provenance: Mapping[str, Any], title:
         if provenance.get("fitted") is False
         else ""
     )
-    where = "SOURCE " if first == "local_source" else ""
-    note += f"\n\nSOURCE is where the folder {code(settings[first])} is." if where else ""
+    argument = "SOURCE " if first == "local_source" else ""
+    note += f"\n\nSOURCE is where the folder {code(settings[first])} is." if argument else ""
     return (
-        f"### Recipe\n\nSaved as `recipe.yaml`, this makes it again with `transformers-bot resize {where}--recipe "
+        f"### Recipe\n\nSaved as `recipe.yaml`, this makes it again with `transformers-bot resize {argument}--recipe "
         f"recipe.yaml`:\n\n{_block(text, 'yaml')}{note}"
     )
 
 
 def _origin_part(provenance: Mapping[str, Any]) -> str:
-    found = hub_source(provenance)
+    repository = hub_source(provenance)
     files, versions = _sorted(provenance.get("files")), _sorted(provenance.get("versions"))
     folder = f"a local folder called {code(public(provenance)['source'])}"
-    source = code(found[0]) if found else folder if is_local(provenance) else code(provenance["source"])
+    source = code(repository[0]) if repository else folder if is_local(provenance) else code(provenance["source"])
     lines = ["### Provenance", "", f"- source: {source}"]
-    lines += [f"- commit of the source: {code(found[1])}"] if found else []
+    lines += [f"- commit of the source: {code(repository[1])}"] if repository else []
     claimed = claimed_in(provenance)
-    if claimed and not found:
+    if claimed and not repository:
         lines.append(
             f"- the folder's own config claims that it comes from {code(claimed[0])}, commit {code(claimed[1])}"
         )
@@ -299,12 +299,12 @@ def _origin_part(provenance: Mapping[str, Any]) -> str:
 
 BEGIN = "<!-- transformers_bot: begin -->"
 MARKER = re.compile(r"^<!-- transformers_bot: (begin|end)(?: ([0-9a-f]{16}))? -->[ \t]*(?=\r?$)", re.MULTILINE)
-UNITED = ("tags", "base_model")  # lists to which ours are added; every other field of a person's stays as it is
+UNITED = ("tags", "base_model")  # ours are added to these lists; every other field that a person wrote stays
 
 
 def in_markers(text: str) -> str:
-    """Our section between its two comments; the last one says by a hash whether a person has edited it since."""
-    safe = MARKER.sub(lambda found: found[0].replace("<", "&lt;"), text.strip("\n"))
+    """Our section between two comments; the hash in the last one shows whether a person has edited it since."""
+    safe = MARKER.sub(lambda marker: marker[0].replace("<", "&lt;"), text.strip("\n"))
     return f"{BEGIN}\n{safe}\n<!-- transformers_bot: end {_digest(safe)} -->"
 
 
@@ -339,39 +339,39 @@ def update_card(existing: str, fresh: str) -> str:
 
 def split_card(card: str) -> tuple[tuple[str, str], str | None, str]:
     """The lines around the metadata, the metadata (None where a card has none), and the text after it."""
-    found = REGEX_YAML_BLOCK.match(card)
-    if not found:
+    block = REGEX_YAML_BLOCK.match(card)
+    if not block:
         return ("", ""), None, card
-    return (found[1], found[3]), found[2], card[found.end() :]
+    return (block[1], block[3]), block[2], card[block.end() :]
 
 
 def read_metadata(header: str | None, before: str = "---\n") -> dict[str, Any]:
     """The metadata of a card as a table.
 
     Args:
-        before: what stands before it in the card, so that a message names the line.
+        before: the text before it in the card, so that a message names the right line.
 
     Raises:
         SaveError: it is no YAML, no table, beyond all measure, or written with anchors, aliases, merge keys or types
             of its own, which could not be kept.
     """
     try:
-        found = read_yaml(header or "", first_line=before.count("\n") + 1)
+        data = read_yaml(header or "", first_line=before.count("\n") + 1)
     except NotPlain as error:
         raise SaveError(
             f"the metadata of the model card (README.md, between the lines ---) cannot be read as plain YAML: {error}. "
             "Mend it there first; nothing was changed."
         ) from None
-    if found is not None and not isinstance(found, dict):
+    if data is not None and not isinstance(data, dict):
         raise SaveError(
             "the metadata of the model card (README.md, between the lines ---) is not a table of fields such as "
             "'license: mit'. Mend it there first; nothing was changed."
         )
-    return found or {}
+    return data or {}
 
 
 def _digest(section: str) -> str:
-    """Of the text without line ends, which editors and git change on their own."""
+    """A hash of the text without the ends of its lines, which editors and git change on their own."""
     lines = "\n".join(line.rstrip() for line in section.strip().splitlines())
     return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
@@ -401,34 +401,34 @@ def _with_section(body: str, section: str, newline: str) -> str:
 
 
 def _merged(header: str, ours: Mapping[str, Any], newline: str, before: str) -> str:
-    """The metadata's text with ours added, as it is written where that can be done."""
+    """The metadata's text with ours added, otherwise unchanged where possible."""
     theirs = read_metadata(header, before)
-    wanted, text, missing = dict(theirs), header, {}
+    merged, text, missing = dict(theirs), header, {}
     for name, value in ours.items():
-        known = theirs.get(name)
+        current = theirs.get(name)
         if name not in theirs:
-            wanted[name] = missing[name] = value
-        elif known is None or name in UNITED:
-            wanted[name] = _united(known, value)
-            if wanted[name] != known:
-                text = _with_value(text, name, wanted[name], newline)
+            merged[name] = missing[name] = value
+        elif current is None or name in UNITED:
+            merged[name] = _united(current, value)
+            if merged[name] != current:
+                text = _with_value(text, name, merged[name], newline)
     if missing:
         text = (text.rstrip("\r\n") + newline if text.strip() else "") + _dumped(missing, newline)
-    if _reads_as(text, wanted):
+    if _reads_as(text, merged):
         return text
     logger.warning("the model card's metadata is written in a way that cannot be added to; it is written anew.")
-    return _dumped(wanted, newline)
+    return _dumped(merged, newline)
 
 
-def _reads_as(text: str, wanted: dict[str, Any]) -> bool:
+def _reads_as(text: str, data: dict[str, Any]) -> bool:
     try:
-        return read_metadata(text) == wanted
+        return read_metadata(text) == data
     except SaveError:
         return False
 
 
 def _united(theirs: Any, ours: Any) -> Any:
-    """Theirs, then what only ours has; one name stays a name."""
+    """Their values, then ours that they lack; a single name without additions stays a plain name."""
     lists = [value if isinstance(value, list) else [] if value is None else [value] for value in (theirs, ours)]
     added = [value for value in lists[1] if value not in lists[0]]
     if theirs is None:
@@ -439,7 +439,7 @@ def _united(theirs: Any, ours: Any) -> Any:
 def _with_value(text: str, name: str, value: Any, newline: str) -> str:
     """The metadata's text with another value of one field: new list items go after the last one, as it is written."""
     root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
-    node = [found for key, found in root.value if key.value == name][-1]
+    node = [value_node for key, value_node in root.value if key.value == name][-1]
     if isinstance(node, yaml.SequenceNode) and not node.flow_style and node.value:
         at = node.value[-1].end_mark.index
         line_end = re.compile(r"\r?$", re.MULTILINE).search(text, at)

@@ -1,8 +1,7 @@
 """Where a resized model comes from: its record, and the Hub repository behind it.
 
-A record names a source on the Hub by its id and commit, a folder by its own name alone: whose computer it was made on
-and where the folder lay there is nobody's business. What a record says is a claim: nothing that it names is opened
-here.
+A record names a source on the Hub by its id and commit, and a folder by its own name alone: paths and user names are
+private. A record is only a claim, so nothing that it names is opened here.
 """
 
 import contextlib
@@ -31,10 +30,10 @@ if TYPE_CHECKING:
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # A folder of the Hub's own cache names the repository and the commit that it holds.
 SNAPSHOT = re.compile(r"models--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})(?:[/\\](.*))?$", re.DOTALL)
-NAMELESS = "model"  # the name of a folder whose own would tell whose it is
+NAMELESS = "model"  # in place of a folder name that would show a user's name
 HOMES = ("home", "Users", "Profiles")
 LONGEST = 4096  # characters of a text in a record
-# The form of a record's fields; what is not listed is a method's own choice.
+# The types of a record's fields; fields that are not listed are up to the method.
 TEXTS = ("source", "method", "path", "revision", "subfolder", "variant", "dtype", "nonfinite")
 FLAGS = ("local", "ignore_mismatched_sizes", "strict", "allow_pickle", "calibrated")
 TABLES = ("source_sizes", "target_sizes", "files", "versions", "config", "options", "claimed_source", "fit")
@@ -43,14 +42,14 @@ NEEDED = ("source", "method", "source_sizes", "target_sizes")
 
 @dataclass(frozen=True)
 class Place:
-    """Where the source of a model in memory is: with the model, never in what is saved or pushed."""
+    """Where the source of a model in memory is; kept with the model, never saved or pushed."""
 
     source: str
     subfolder: str | None = None
 
     @classmethod
     def of(cls, source: str, subfolder: str | None) -> "Place":
-        """Also to be found when the current folder is another one."""
+        """With an absolute path, so that it stays valid when the current folder changes."""
         return cls(os.path.abspath(source) if os.path.isdir(source) else source, subfolder)
 
 
@@ -64,7 +63,7 @@ def described(source: str, subfolder: str | None, revision: str | None, record_p
         source: as the user gave it.
         subfolder: of the source.
         revision: the commit of a source on the Hub.
-        record_path: also tell where a folder is.
+        record_path: also record a folder's path.
     """
     if not os.path.isdir(source):
         return {"source": source, "local": False, "revision": revision, "subfolder": subfolder}
@@ -77,9 +76,14 @@ def described(source: str, subfolder: str | None, revision: str | None, record_p
         fields = {"source": name, "local": False, "revision": commit, "subfolder": inside}
     else:
         within = subfolder.strip("/\\") if subfolder else ""
-        kept = bool(within) and os.path.basename(place) == within == folder_name(place)
-        root = os.path.abspath(source) if kept else place
-        fields = {"source": folder_name(root), "local": True, "revision": None, "subfolder": within if kept else None}
+        keeps_subfolder = bool(within) and os.path.basename(place) == within == folder_name(place)
+        root = os.path.abspath(source) if keeps_subfolder else place
+        fields = {
+            "source": folder_name(root),
+            "local": True,
+            "revision": None,
+            "subfolder": within if keeps_subfolder else None,
+        }
     return fields | ({"path": root} if record_path else {})
 
 
@@ -92,13 +96,13 @@ def folder_name(place: str | os.PathLike[str]) -> str:
     path = Path(os.path.abspath(place))
     name = "".join(mark if mark.isprintable() else "_" for mark in path.name)[:100]
     above = {part.casefold() for part in path.parent.parts}
-    words = set(re.split(r"[^0-9a-z]+", name.casefold())) | {name.casefold()}
-    own = path.parent.name in HOMES or name.casefold() in above or bool(words & _users(path))
+    parts = set(re.split(r"[^0-9a-z]+", name.casefold())) | {name.casefold()}
+    own = path.parent.name in HOMES or name.casefold() in above or bool(parts & _users(path))
     return NAMELESS if own or not name else name
 
 
 def _users(path: Path) -> set[str]:
-    """The names of this computer's user and of whose home a path lies in."""
+    """The names of this computer's user and of the user whose home a path lies in."""
     names = {os.path.basename(os.path.expanduser("~"))}
     with contextlib.suppress(OSError, KeyError, ImportError):  # no name is known for this process
         names.add(getpass.getuser())
@@ -110,13 +114,13 @@ def without_places(texts: Iterable[str], *places: str | os.PathLike[str]) -> tup
     """Sentences in which a folder is called by its name instead of its path.
 
     Args:
-        places: the folders, as the user gave them; what is no folder is left alone.
+        places: the folders, as the user gave them; a hub id changes nothing.
     """
     names = {}
-    for given in (os.fspath(place) for place in places):
-        if os.path.exists(given):
-            for form in (given, os.path.abspath(given), os.path.realpath(given)):
-                names[form.rstrip(os.sep) or form] = folder_name(given)
+    for folder in (os.fspath(place) for place in places):
+        if os.path.exists(folder):
+            for form in (folder, os.path.abspath(folder), os.path.realpath(folder)):
+                names[form.rstrip(os.sep) or form] = folder_name(folder)
     forms = sorted((form for form in names if os.sep in form), key=len, reverse=True)
     return tuple(_replaced(text, forms, names) for text in texts)
 
@@ -129,14 +133,14 @@ def _replaced(text: str, forms: list[str], names: Mapping[str, str]) -> str:
 
 def public(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record without any path of a computer: what is pushed."""
-    kept = {key: value for key, value in record.items() if key != "path"}
+    fields = {key: value for key, value in record.items() if key != "path"}
     place = recorded_path(record)
     if place is None or record.get("path"):
-        return kept
+        return fields
     cached = _cached(place)
     if cached:
-        return {**kept, "source": cached[0], "local": False, "revision": cached[1], "subfolder": cached[2]}
-    return {**kept, "source": _last(place)}
+        return {**fields, "source": cached[0], "local": False, "revision": cached[1], "subfolder": cached[2]}
+    return {**fields, "source": _last(place)}
 
 
 def recorded_path(record: Mapping[str, Any]) -> str | None:
@@ -145,8 +149,8 @@ def recorded_path(record: Mapping[str, Any]) -> str | None:
         return str(record["path"])
     # Records of earlier versions hold the path as the source; a name alone says nothing of where it was.
     source = str(record.get("source"))
-    written = re.search(r"[/\\]|^(\.{1,2}|~.*)$", source)
-    return source if written and record.get("local", not _is_repo_id(source)) else None
+    is_path = re.search(r"[/\\]|^(\.{1,2}|~.*)$", source)
+    return source if is_path and record.get("local", not _is_repo_id(source)) else None
 
 
 def names_of(path: str) -> tuple[str, ...]:
@@ -180,8 +184,8 @@ def claimed_source(config: PreTrainedConfig) -> dict[str, str] | None:
     record = getattr(config, "transformers_bot", None)
     if not isinstance(record, dict):
         return None
-    found = hub_source(record) or claimed_in(record)
-    return {"source": found[0], "revision": found[1]} if found else None
+    repository = hub_source(record) or claimed_in(record)
+    return {"source": repository[0], "revision": repository[1]} if repository else None
 
 
 def claimed_in(record: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -192,8 +196,8 @@ def claimed_in(record: Mapping[str, Any]) -> tuple[str, str] | None:
 
 def base_model(record: Mapping[str, Any]) -> str | None:
     """The Hub id for the card's `base_model`; a folder never is one, whatever its own config claims."""
-    found = hub_source(record)
-    return found[0] if found else None
+    repository = hub_source(record)
+    return repository[0] if repository else None
 
 
 def provenance_of(config: PreTrainedConfig) -> dict[str, Any]:
@@ -202,26 +206,26 @@ def provenance_of(config: PreTrainedConfig) -> dict[str, Any]:
     Raises:
         BadOption: the config has none, or it is not in the form that resizing writes.
     """
-    found = getattr(config, "transformers_bot", None)
-    if found is None:
+    record = getattr(config, "transformers_bot", None)
+    if record is None:
         raise BadOption(
             "this model has no provenance: its config has no field transformers_bot, so it was not resized with this "
             "package. Push it with its own push_to_hub."
         )
-    damage = damage_of(found)
+    damage = damage_of(record)
     if damage:
         raise BadOption(
             f"the provenance in this model's config (field transformers_bot) is damaged: {damage}. "
             "Resize the model again, or delete the field and push without it."
         )
-    return dict(found)
+    return dict(record)
 
 
 def damage_of(record: Any, printable: bool = False) -> str | None:
-    """What in a record is not of the form that resizing writes, in words; None where all is.
+    """The first fault of a record, as a clause; None if it has the form that resizing writes.
 
     Args:
-        printable: refuse names that hold control characters, too: those are going to be used, not only shown.
+        printable: also refuse control characters in names, because the names are going to be used, not only shown.
     """
     if not isinstance(record, dict):
         return f"it is {shown(record)}, not a table"
@@ -266,22 +270,22 @@ def _is_seed(value: Any) -> bool:
 
 
 def _is_inside(subfolder: Any) -> bool:
-    """Whether what a record names as a folder in its source leads nowhere else."""
+    """Whether a record's subfolder stays inside of its source."""
     parts = re.split(r"[/\\]", subfolder) if isinstance(subfolder, str) else []
     return ".." not in parts and parts[:1] != [""] and not any(":" in part for part in parts)
 
 
 def _cached(place: str) -> tuple[str, str, str | None] | None:
     """The repository, commit and folder in it that a path of the Hub's cache names."""
-    found = SNAPSHOT.search(place)
-    if not found:
+    match = SNAPSHOT.search(place)
+    if not match:
         return None
-    name = found[1].replace("--", "/", 1)
-    return (name, found[2], (found[3] or "").strip("/\\") or None) if _is_repo_id(name) else None
+    name = match[1].replace("--", "/", 1)
+    return (name, match[2], (match[3] or "").strip("/\\") or None) if _is_repo_id(name) else None
 
 
 def _last(place: str) -> str:
-    """The name of a folder somewhere else, whose path may be of another system."""
+    """The folder name of a recorded path, which may come from another operating system."""
     name = re.split(r"[/\\]", place.rstrip("/\\"))[-1]
     return folder_name(place) if name in ("", ".", "..", "~") else folder_name(place.replace("\\", "/"))
 
@@ -314,12 +318,12 @@ def attach(
 
     Args:
         push: what its `push_to_hub` calls with the model: `push.push_to_hub`.
-        files: those of the source, by their names in the record: a push hashes them, if they are still
-            what was read. Loading does not wait for that.
+        files: the source's files, by their names in the record. A push hashes them if they have not changed;
+            loading does not wait for that.
         place: where the source is.
     """
     stamps: dict[str, tuple[Path, Stamp]] = {}
-    with contextlib.suppress(BadCheckpoint):  # gone by now: then nothing of them is told
+    with contextlib.suppress(BadCheckpoint):  # a file is gone: its hash is not recorded
         stamps = {name: (path, stamps_of([path])[path]) for name, path in (files or {}).items()}
     model.transfer_report = report
     model.push_to_hub = _Push(model, push, stamps, place)
@@ -327,15 +331,15 @@ def attach(
 
 def place_of(model: PreTrainedModel) -> Place | None:
     """Where the source of a model in memory is; None for one that was loaded from its own files."""
-    held = vars(model).get("push_to_hub")
-    return held.place if isinstance(held, _Push) else None
+    push = vars(model).get("push_to_hub")
+    return push.place if isinstance(push, _Push) else None
 
 
 class _Push:
     """A model's own `push_to_hub`: `transformers_bot.push_to_hub` for it, with the same keywords.
 
-    It holds the model weakly: through a strong reference the model would hold itself, and its memory
-    would be freed late.
+    It holds the model weakly: with a strong reference the model would refer to itself, and its memory would
+    be freed late.
     """
 
     def __init__(self, model: PreTrainedModel, push: Push, files: Stamps, place: Place | None = None) -> None:
@@ -350,14 +354,16 @@ class _Push:
         return self._push(model, repo_id, **keywords)
 
     def _hash_files(self, model: PreTrainedModel) -> None:
-        """Complete the record by the hashes of the source's files, where loading has not found them for nothing."""
+        """Add the hashes of the source's files to the record; loading adds only those that need no reading."""
         record = model.config.transformers_bot
-        known = record.get("files") or {}
-        if not set(self._files) - set(known):
+        recorded = record.get("files") or {}
+        if not set(self._files) - set(recorded):
             return
-        with contextlib.suppress(BadCheckpoint):  # the files are no longer what was read: nothing is told of them
+        with contextlib.suppress(BadCheckpoint):  # the files have changed since they were read: no hashes
             check_unchanged(dict(self._files.values()))
-            hashes = {name: known.get(name) or sha256(path, stamp=stamp) for name, (path, stamp) in self._files.items()}
+            hashes = {
+                name: recorded.get(name) or sha256(path, stamp=stamp) for name, (path, stamp) in self._files.items()
+            }
             model.config.transformers_bot = {**record, "files": hashes}
 
     def _held(self) -> PreTrainedModel:
@@ -373,5 +379,5 @@ class _Push:
         return _Push, (self._held(), self._push, self._files, self.place)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Push":
-        held = self._held()
-        return _Push(memo.get(id(held), held), self._push, self._files, self.place)
+        model = self._held()
+        return _Push(memo.get(id(model), model), self._push, self._files, self.place)

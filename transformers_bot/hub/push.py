@@ -1,7 +1,7 @@
 """Pushes a resized model to the Hub with its card, report and provenance.
 
-Why not HfApi.upload_folder: the card must be merged with that of the very commit that the new one stands on, and a busy
-server is asked again for uploads only, not for the commit.
+Why not HfApi.upload_folder: the card must be merged with the card of exactly the parent commit, and huggingface_hub
+retries uploads only, not the commit.
 """
 
 import contextlib
@@ -43,8 +43,8 @@ Result = TypeVar("Result")
 SCRATCH = "transformers-bot-push-"  # then the process, then random letters
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try
 # Busy or broken for the moment; 412: somebody else has committed since the card was read.
-PASSING = (408, 412, 429, 500, 502, 503, 504)
-# What a plain `from_pretrained` would load: left from an earlier push, it could be taken for the new weights.
+TEMPORARY = (408, 412, 429, 500, 502, 503, 504)
+# What a plain `from_pretrained` would load; files of an earlier push could be taken for the new weights.
 WEIGHTS = r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
 
 
@@ -73,9 +73,9 @@ def push_to_hub(
 
     The repository is made if it does not exist. An existing card keeps what people wrote (see
     `card.update_card`). Weight files of an earlier push that the new ones do not replace are
-    removed in the same commit, because loading could prefer them. A server that is busy or a
-    connection that breaks is tried again; nothing is committed twice, because every try starts from
-    the state that it has read.
+    removed in the same commit, because loading could prefer them. While the server is busy or the
+    connection breaks, calls are retried; nothing is committed twice, because each try names the parent
+    commit that it has read.
 
     Raises:
         BadOption: a model without provenance, or with an adapter that is not merged.
@@ -93,10 +93,10 @@ def push_to_hub(
     report = _public_report(model, record, token)
     source = place_of(model)
     if source is not None or model.config.name_or_path or not is_local(record):
-        whose = model.config.name_or_path or (source.source if source else record["source"])
-        say_left_behind(str(whose), {"token": token}, "push_to_hub of a model in memory")
+        source_name = model.config.name_or_path or (source.source if source else record["source"])
+        say_left_behind(str(source_name), {"token": token}, "push_to_hub of a model in memory")
     api = HfApi(token=token, library_name="transformers_bot", library_version=__version__)
-    repo = _tried(lambda: api.create_repo(repo_id, private=private, exist_ok=True)).repo_id
+    repo = _with_retries(lambda: api.create_repo(repo_id, private=private, exist_ok=True)).repo_id
     place = _Place(api, repo, revision, create_pr)
     if revision is not None and not revision.startswith("refs/pr"):
         _make_branch(place)
@@ -111,21 +111,22 @@ def push_to_hub(
         def commit() -> CommitInfo:
             return _commit(place, Path(folder), fresh, *message)
 
-        # A second pull request beside one whose answer was lost would be noise; a second commit cannot be.
-        return commit() if create_pr else _tried(commit)
+        # Not retried for a pull request: if only the answer was lost, there would be two. A commit names its parent,
+        # so there cannot be two.
+        return commit() if create_pr else _with_retries(commit)
 
 
 @contextlib.contextmanager
 def _scratch() -> Iterator[str]:
-    """A temporary folder for what is going to be uploaded; what killed pushes left of theirs is removed first.
+    """A temporary folder for the files to upload; folders that killed pushes left behind are removed first.
 
     A folder's name says which process made it. Only folders of this user whose process is gone are removed.
     """
-    for left in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
-        owner = re.fullmatch(rf"{SCRATCH}(\d+)-\w+", left.name)
+    for leftover in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
+        owner = re.fullmatch(rf"{SCRATCH}(\d+)-\w+", leftover.name)
         with contextlib.suppress(OSError):  # somebody else has removed it, or owns it
-            if owner and left.lstat().st_uid == os.getuid() and not _is_running(int(owner[1])):
-                shutil.rmtree(left)
+            if owner and leftover.lstat().st_uid == os.getuid() and not _is_running(int(owner[1])):
+                shutil.rmtree(leftover)
     with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-") as folder:
         yield folder
 
@@ -151,18 +152,18 @@ class _Place:
 
 
 def _public_report(model: PreTrainedModel, record: Mapping[str, Any], token: Any) -> Report | None:
-    """The model's report without any path of this computer."""
+    """The model's report without the path of its source folder."""
     report = report_of(model, record, token)
     if report is None:
         return None
     place = recorded_path(model.config.transformers_bot)
     warnings = [text.replace(place, record["source"]) for text in report.warnings] if place else report.warnings
-    same = report.provenance == record  # then in its own order, whichever way the model was loaded
+    same = report.provenance == record  # then keep the report's own order of fields
     return replace(report, provenance=report.provenance if same else dict(record), warnings=tuple(warnings))
 
 
 def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Let a saved config hold this record instead of the model's own, which may say where a folder is."""
+    """Put this record into a saved config, in place of the model's own, which may hold the path of a folder."""
     path = folder / CONFIG_NAME
     fields = json.loads(path.read_text(encoding="utf-8"))
     if fields.get("transformers_bot") != record:
@@ -175,13 +176,13 @@ def _fresh_card(
 ) -> str:
     config = copy.deepcopy(model.config)
     config.transformers_bot = record
-    found = card_of_source(record, place_of(model), token)
-    return model_card(config, report, source_card=found, tags=[*(model.model_tags or []), *tags], name=repo)
+    fields = card_of_source(record, place_of(model), token)
+    return model_card(config, report, source_card=fields, tags=[*(model.model_tags or []), *tags], name=repo)
 
 
 def _make_branch(place: _Place) -> None:
     try:
-        _tried(lambda: place.api.create_branch(place.repo, branch=str(place.revision), exist_ok=True))
+        _with_retries(lambda: place.api.create_branch(place.repo, branch=str(place.revision), exist_ok=True))
     except HfHubHTTPError as error:
         # A pull request may be opened where branches may not; whether this one exists shows in the commit.
         if not (place.create_pr and error.response.status_code == 403):
@@ -191,15 +192,15 @@ def _make_branch(place: _Place) -> None:
 def _commit(place: _Place, folder: Path, fresh: str, message: str, description: str | None) -> CommitInfo:
     """One commit on top of the state that was read, so that no text written meanwhile is lost."""
     info = place.api.model_info(place.repo, revision=place.revision)
-    there = {file.rfilename for file in info.siblings or ()}
-    card = _updated_card(place, info.sha, fresh) if "README.md" in there else fresh
+    present = {file.rfilename for file in info.siblings or ()}
+    card = _updated_card(place, info.sha, fresh) if "README.md" in present else fresh
     (folder / "README.md").write_bytes(card.encode())
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    stale = sorted(name for name in there - set(files) if re.fullmatch(WEIGHTS, name))
+    stale = sorted(name for name in present - set(files) if re.fullmatch(WEIGHTS, name))
     if stale:
         logger.info("removing weights of an earlier push from %s: %s", place.repo, ", ".join(stale))
     operations: list[Any] = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
-    made: CommitInfo = place.api.create_commit(
+    commit: CommitInfo = place.api.create_commit(
         place.repo,
         [*operations, *map(CommitOperationDelete, stale)],
         commit_message=message,
@@ -208,12 +209,12 @@ def _commit(place: _Place, folder: Path, fresh: str, message: str, description: 
         create_pr=place.create_pr,
         parent_commit=info.sha,
     )
-    return made
+    return commit
 
 
 def _updated_card(place: _Place, commit: str | None, fresh: str) -> str:
     """The repository's card, brought up to date."""
-    # By its commit: a stale copy in the cache cannot stand in for it when the Hub does not answer.
+    # Pinned to the commit: if the Hub does not answer, no older copy from the cache is used instead.
     path = place.api.hf_hub_download(place.repo, "README.md", revision=commit)
     try:
         existing = Path(path).read_bytes().decode()
@@ -225,50 +226,50 @@ def _updated_card(place: _Place, commit: str | None, fresh: str) -> str:
     return update_card(existing, fresh)
 
 
-def _tried(call: Callable[[], Result]) -> Result:
-    """What `call` gives, after further tries while the server is busy or the connection breaks.
+def _with_retries(call: Callable[[], Result]) -> Result:
+    """The result of `call`, which is retried while the server is busy or the connection breaks.
 
-    huggingface_hub repeats by itself what it uploads to the storage (before 2.0 not where a connection
-    breaks), but neither the commit nor the calls around it.
+    huggingface_hub itself retries uploads to the storage (before 2.0 not after a broken connection), but neither
+    the commit nor the calls around it.
     """
     for wait in WAITS:
         try:
             return call()
         except (CONNECTION, LocalEntryNotFoundError, JSONDecodeError, RuntimeError) as error:
-            if not _passes(error):
+            if not _is_temporary(error):
                 raise
             logger.warning("the Hub did not answer as it should (%s); trying again in %g s", error, wait)
             time.sleep(wait)
     return call()
 
 
-def _passes(error: BaseException | None) -> bool:
+def _is_temporary(error: BaseException | None) -> bool:
     if isinstance(error, HfHubHTTPError):
-        return error.response.status_code in PASSING
-    if isinstance(error, LocalEntryNotFoundError):  # not in the cache, and asking failed for this reason
-        return _passes(error.__cause__)
-    if isinstance(error, RuntimeError):  # an upload to the storage; by status it has been tried again already
+        return error.response.status_code in TEMPORARY
+    if isinstance(error, LocalEntryNotFoundError):  # not in the cache; the cause is why the Hub gave nothing
+        return _is_temporary(error.__cause__)
+    if isinstance(error, RuntimeError):  # an upload to the storage, already retried for bad statuses
         return isinstance(error.__cause__, CONNECTION) and not isinstance(error.__cause__, HfHubHTTPError)
-    return isinstance(error, (CONNECTION, JSONDecodeError))  # a proxy's page where JSON was due
+    return isinstance(error, (CONNECTION, JSONDecodeError))  # a proxy's page in place of JSON
 
 
-# -- what stands beside a model's weights: a source's card, a result's report ------------------------
+# -- files beside a model's weights: a source's card, a result's report ------------------------------
 
 LARGEST_CARD = 256_000  # bytes read of a source's card; its metadata stands first
-KEPT = ("license", "license_name", "license_link", "language", "pipeline_tag")
+INHERITED = ("license", "license_name", "license_link", "language", "pipeline_tag")
 # The HTTP client's own base error, of whichever client this huggingface_hub is built on (httpx, httpx2).
 CONNECTION: type[Exception] = HfHubHTTPError.__mro__[1]
 HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download", "proxies")
 
 
 def source_licence(name: str, keywords: Mapping[str, Any]) -> str | None:
-    """The licence that a source's own card names, None where there is no card, no licence, or no way to it."""
-    found = source_card(name, keywords).get("license")
-    return found if isinstance(found, str) else None
+    """The licence that a source's own card names; None if it has no card or licence, or cannot be reached."""
+    licence = source_card(name, keywords).get("license")
+    return licence if isinstance(licence, str) else None
 
 
 def source_card(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """What a resized model's card takes over from its source's: licence, languages, pipeline tag.
+    """The fields that a resized model's card inherits from its source's: licence, languages, pipeline tag.
 
     Args:
         name: hub id or folder.
@@ -277,7 +278,7 @@ def source_card(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
     Absence is never an error: no card, no access, no network, or metadata that cannot be read give an
     empty dict. Only the beginning of the file is read, as plain YAML.
     """
-    path = _found(name, "README.md", keywords)
+    path = _file_of(name, "README.md", keywords)
     if path is None:
         return {}
     try:
@@ -292,13 +293,13 @@ def source_card(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
     except NotPlain as error:
         logger.info("nothing is taken over from the model card of %r: its metadata cannot be read, %s", name, error)
         return {}
-    found = {key: data[key] for key in KEPT if _is_plain(data.get(key))} if isinstance(data, dict) else {}
-    link = found.get("license_link", "")
+    fields = {key: data[key] for key in INHERITED if _is_plain(data.get(key))} if isinstance(data, dict) else {}
+    link = fields.get("license_link", "")
     if "://" not in link:  # a file of the source's repository or folder, not of the result's
-        found.pop("license_link", None)
+        fields.pop("license_link", None)
         if link and not os.path.isdir(name):
-            found["license_link"] = f"{HOME}/{name}/blob/{keywords.get('revision') or 'main'}/{link}"
-    return found
+            fields["license_link"] = f"{HOME}/{name}/blob/{keywords.get('revision') or 'main'}/{link}"
+    return fields
 
 
 def card_of_source(provenance: Mapping[str, Any], place: Place | None, token: bool | str | None) -> dict[str, Any]:
@@ -310,29 +311,29 @@ def card_of_source(provenance: Mapping[str, Any], place: Place | None, token: bo
     """
     if place is not None and os.path.isdir(place.source):
         return source_card(place.source, {})
-    found = hub_source(provenance)
-    return source_card(found[0], {"revision": found[1], "token": token}) if found else {}
+    repository = hub_source(provenance)
+    return source_card(repository[0], {"revision": repository[1], "token": token}) if repository else {}
 
 
 def report_of(model: PreTrainedModel, provenance: Mapping[str, Any], token: bool | str | None = None) -> Report | None:
     """The report that came with a model: in memory, or saved beside the weights it was loaded from."""
-    held = getattr(model, "transfer_report", None)
-    if isinstance(held, Report):
-        return held
+    attached = getattr(model, "transfer_report", None)
+    if isinstance(attached, Report):
+        return attached
     place = str(model.config.name_or_path or "")
-    path = _found(place, REPORT_FILE, {"token": token}) if place else None
+    path = _file_of(place, REPORT_FILE, {"token": token}) if place else None
     if path is None:
         return None
     try:
-        found = Report.load(os.path.dirname(path))
+        report = Report.load(os.path.dirname(path))
     except BadCheckpoint as error:
         logger.warning("the card goes without a report: %s", error)
         return None
-    sizes = {role: after for role, (_, after) in found.sizes.items()}
+    sizes = {role: after for role, (_, after) in report.sizes.items()}
     if any(sizes.get(role, length) != length for role, length in provenance["target_sizes"].items()):
         logger.warning("the card goes without a report: %s in %s is of a model of other sizes", REPORT_FILE, place)
         return None
-    return found
+    return report
 
 
 def _is_plain(value: Any) -> bool:
@@ -340,8 +341,8 @@ def _is_plain(value: Any) -> bool:
     return all(isinstance(item, str) and 0 < len(item) <= 500 and item.isprintable() for item in items)
 
 
-def _found(name: str, filename: str, keywords: Mapping[str, Any]) -> str | None:
-    """The path of a file of a folder or repository, None where there is none or no way to it."""
+def _file_of(name: str, filename: str, keywords: Mapping[str, Any]) -> str | None:
+    """The path of a file of a folder or repository; None if it does not exist or cannot be reached."""
     if os.path.isdir(name):
         path = os.path.join(name, filename)
         return path if os.path.isfile(path) else None

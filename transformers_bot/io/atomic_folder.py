@@ -1,16 +1,16 @@
 """Folders that are written whole or not at all (Linux and macOS).
 
-Everything is written to a staging folder `.<name>.bot-<pid>-<random>` beside the result's place, brought to the disk,
-and then moved by one rename, or exchanged with the folder it replaces (renameat2, renamex_np): at any moment, a kill
-included, there is the whole old folder or the whole new one. Where the system cannot exchange folders, the old one is
-moved aside first, and back if the new one cannot be moved in; a kill between these two renames leaves no folder in
-the place, both beside it, and the next run says so.
+Everything is written to a staging folder `.<name>.bot-<pid>-<random>` beside the target, synced to the disk, and then
+moved by one rename, or exchanged with the folder that it replaces (renameat2, renamex_np). So at any moment, even if
+the process is killed, there is the whole old folder or the whole new one. If the system cannot exchange folders, the
+old one is moved aside first, and back if the new one cannot be moved in. A kill between these two renames leaves both
+folders beside the target and none in its place; the next run says so.
 
-What a killed run left is named in a warning; it is not deleted, for it can hold the folder that was moved aside. The
-lock file `.<name>.bot-lock` keeps other processes off; a killed process holds no lock.
+Leftovers of a killed run are named in a warning, not deleted: one of them can be the folder that was moved aside. The
+lock file `.<name>.bot-lock` keeps other processes out; the system releases the lock of a killed process.
 
-Why by hand: libraries for atomic writes (atomicwrites, and tempfile's ways) replace one file, not a folder that others
-may be reading, and none of them locks, checks the free space or tells what may be replaced.
+Why by hand: libraries for atomic writes (atomicwrites, tempfile) replace one file, not a folder that others may be
+reading, and none of them locks, checks the free space or decides what may be replaced.
 """
 
 import ctypes
@@ -31,8 +31,8 @@ from ..console import progress
 from ..console.progress import logger
 from ..errors import SaveError
 
-# What save_pretrained of models, tokenizers and processors leaves, and what we add. A folder that holds anything else
-# is more than a saved model, and is never replaced.
+# Files that save_pretrained of models, tokenizers and processors writes, and files that we add. A folder that holds
+# anything else is more than a saved model, and is never replaced.
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 TOKENS = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab*.txt", "vocab*.json", "merges.txt")
 PIECES = ("tokenizer.model", "spiece.model", "sentencepiece*.model", "*.spm", "*.tiktoken", "bpe.codes")
@@ -41,7 +41,7 @@ LISTS = ("modules.json", "config_sentence_transformers.json")  # of sentence-tra
 SAVED = (*WEIGHTS, *TOKENS, *PIECES, *OTHERS, *LISTS, "transfer_report.json", ".gitattributes", ".DS_Store")
 TEMPLATES = "additional_chat_templates"
 Foreign = Callable[[Path], str | None]
-WRITING = 0.1  # rough seconds that a system takes to bring files to the disk
+WRITING = 0.1  # rough seconds to sync the files to the disk
 MODULE = "[0-9]*_[A-Z]*"  # a folder of one of its modules: 1_Pooling
 IN_MODULE = ("*config.json", "model.safetensors", "pytorch_model.bin")
 
@@ -55,7 +55,7 @@ def whole_folder(
     keep: Sequence[Path] = (),
     foreign: Foreign | None = None,
 ) -> Iterator[Path]:
-    """Yield an empty folder to write into, which takes the place of `out` in one step when the block ends well.
+    """Yield an empty folder to write into; it replaces `out` in one step if the block succeeds.
 
     >>> import tempfile
     >>> place = tempfile.TemporaryDirectory()
@@ -78,7 +78,7 @@ def whole_folder(
             and weights, and with nothing in it that is no part of one. An empty folder is always replaced.
         needs: bytes that must be free.
         keep: paths that must not lie in the replaced folder: the source's files.
-        foreign: says why a saved model must not be replaced after all, None where it may; asked once.
+        foreign: returns why a saved model must not be replaced, None if it may be; called once.
 
     Raises:
         SaveError: `out` cannot or must not be written, another process is writing to it, or the disk is full or
@@ -89,14 +89,19 @@ def whole_folder(
     with _parents(target.parent), _lock(target):
         staging = target.with_name(f".{target.name}.bot-{os.getpid()}-{secrets.token_hex(4)}")
         try:
-            with _told(f"write to {target}", FAILURES):
-                _check_replaceable(target, overwrite, keep)  # again: before the lock, another process may have ended
-                _name_left_over(target)
+            with _as_save_error(f"write to {target}", FAILURES):
+                _check_replaceable(
+                    target, overwrite, keep
+                )  # again: another process may have written it before we held the lock
+                _warn_of_leftovers(target)
                 staging.mkdir()
             yield staging
-            with progress.part("bringing the files to the disk", WRITING), _told(f"write to {target}", FAILURES):
+            with (
+                progress.part("bringing the files to the disk", WRITING),
+                _as_save_error(f"write to {target}", FAILURES),
+            ):
                 settle(staging, target)
-                _check_replaceable(target, overwrite, keep)  # and again: the block may have taken hours
+                _check_replaceable(target, overwrite, keep)  # and again: the block may have run for hours
                 move(staging, target)
         except Exception as error:
             if (code := _os_code(error)) not in FAILURES:
@@ -107,21 +112,21 @@ def whole_folder(
                 " What stood there is as it was. Free some space, or choose another folder."
             ) from None
         finally:
-            remove(staging)  # what was written, if the block failed; what stood at `out`, if it was replaced
+            remove(staging)  # the unfinished result if the block failed; the old folder if it was exchanged
 
 
 @contextmanager
-def _told(doing: str, but: Container[int] = ()) -> Iterator[None]:
-    """Turn an error of the system's own into a `SaveError`, except those of some codes."""
+def _as_save_error(action: str, exempt: Container[int] = ()) -> Iterator[None]:
+    """Turn an `OSError` into a `SaveError`, except for the exempt error codes."""
     try:
         yield
     except SaveError:
         raise
     except OSError as error:
-        if error.errno in but:
+        if error.errno in exempt:
             raise
         where = f" ({error.filename})" if error.filename else ""
-        raise SaveError(f"Cannot {doing}: {error.strerror or error}{where}. Choose another folder.") from None
+        raise SaveError(f"Cannot {action}: {error.strerror or error}{where}. Choose another folder.") from None
 
 
 def check_place(
@@ -131,15 +136,15 @@ def check_place(
     keep: Sequence[Path] = (),
     foreign: Foreign | None = None,
 ) -> Path:
-    """The folder that is meant; raises what `whole_folder` would where it cannot be written to."""
-    with _told(f"write to {os.fspath(out)!r}"):
+    """The folder that `out` names; raises what `whole_folder` raises for a folder that it cannot write."""
+    with _as_save_error(f"write to {os.fspath(out)!r}"):
         target = _resolve(out)
         _check_replaceable(target, overwrite, keep, foreign)
     return target
 
 
 def _resolve(out: str | os.PathLike[str]) -> Path:
-    """Return the folder that would be made or replaced, links followed; raise where there can be none."""
+    """Return the folder to make or replace, links followed; raise if no folder can be there."""
     text = os.fspath(out)
     if not text.strip() or "\0" in text:
         raise SaveError(f"{text!r} is no name of a folder. Give the folder to write to.")
@@ -187,7 +192,7 @@ def _check_replaceable(
 
 
 def _why_no_model(target: Path, names: Sequence[str]) -> str | None:
-    """Why a folder is no saved model, or more than one; None where it is just that."""
+    """The reason why a folder is not exactly one saved model; None if it is."""
     if foreign := [name for name in names if not _is_saved(target / name)]:
         return f"it holds {_some(foreign)}"
     if "config.json" not in names:
@@ -202,7 +207,7 @@ def _is_saved(path: Path) -> bool:
     if path.name == TEMPLATES or _is_file(path, SAVED):
         return True
     is_module = fnmatchcase(path.name, MODULE) and path.is_dir() and not path.is_symlink()
-    return is_module and all(_is_file(one, IN_MODULE) for one in path.iterdir())
+    return is_module and all(_is_file(file, IN_MODULE) for file in path.iterdir())
 
 
 def _is_file(path: Path, patterns: tuple[str, ...]) -> bool:
@@ -226,15 +231,15 @@ def _check_space(target: Path, needs: int) -> None:
 
 @contextmanager
 def _parents(folder: Path) -> Iterator[None]:
-    """Make what is missing of `folder`, and take it away again if the block raises."""
+    """Make the missing folders of a path, and remove them again if the block raises."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        with _told(f"make {folder}"):
+        with _as_save_error(f"make {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:
         for path in missing:
-            with suppress(OSError):  # somebody else has put something there: it stays
+            with suppress(OSError):  # not empty: another process has put something there
                 path.rmdir()
         raise
 
@@ -243,11 +248,11 @@ def _parents(folder: Path) -> Iterator[None]:
 def _lock(target: Path) -> Iterator[None]:
     """Hold the lock on `target`; raise at once where another process, or thread, holds it.
 
-    filelock (which the hub client uses) leaves its file behind or removes it, as its version goes; here the holder
-    removes it. Who had opened it before that sees that it is no longer the file at the path, and opens anew.
+    Not filelock (which the hub client uses): whether that removes its file depends on its version. Here the holder
+    removes it. A process that has opened the file before sees that it is no longer at the path, and opens it again.
     """
     path = target.with_name(f".{target.name}.bot-lock")
-    with _told(f"lock {target}"):
+    with _as_save_error(f"lock {target}"):
         file = _take(path, target)
         while not _is_at(file, path):
             file.close()
@@ -255,7 +260,7 @@ def _lock(target: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # a lock file that stays keeps nobody out
+        with suppress(OSError):  # a lock file that is left behind locks nobody out
             path.unlink()
         file.close()
 
@@ -264,10 +269,10 @@ def _take(path: Path, target: Path) -> BinaryIO:
     """Open the file at `path` and lock it."""
     import fcntl  # not on Windows, where the rest of the package works
 
-    # A pipe that lies there is opened at once with O_NONBLOCK: as a file that nobody reads (ENXIO), or as what it is.
-    kept = os.O_NOFOLLOW | os.O_NONBLOCK
+    # With O_NONBLOCK, opening a named pipe does not wait: it fails (ENXIO), or gives the pipe, which is refused below.
+    safe_flags = os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        file = open(path, "ab", opener=lambda name, flags: os.open(name, flags | kept, 0o666))  # noqa: SIM115
+        file = open(path, "ab", opener=lambda name, flags: os.open(name, flags | safe_flags, 0o666))  # noqa: SIM115
     except OSError as error:
         if error.errno in (errno.ENXIO, errno.ELOOP, errno.EISDIR):
             raise _no_lock_file(path) from None
@@ -302,15 +307,15 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
         return False
 
 
-def _name_left_over(target: Path) -> None:
+def _warn_of_leftovers(target: Path) -> None:
     """Warn of what killed runs left: with the lock held, nobody is writing to it."""
-    mine = re.compile(rf"\.{re.escape(target.name)}\.bot-\d+-[0-9a-f]{{8}}(\.old)?")
-    for path in sorted(path for path in target.parent.iterdir() if mine.fullmatch(path.name)):
+    leftover = re.compile(rf"\.{re.escape(target.name)}\.bot-\d+-[0-9a-f]{{8}}(\.old)?")
+    for path in sorted(path for path in target.parent.iterdir() if leftover.fullmatch(path.name)):
         if path.suffix == ".old" and not target.exists():
-            what = f"holds what stood at {target} before: rename it to {target.name} to have it back"
+            advice = f"holds what stood at {target} before: rename it to {target.name} to have it back"
         else:
-            what = "is not used by anything: delete it when you have looked at it"
-        logger.warning(f"{path} ({_size(_weigh(path))}) was left by a run that was killed. It {what}.")
+            advice = "is not used by anything: delete it when you have looked at it"
+        logger.warning(f"{path} ({_size(_weigh(path))}) was left by a run that was killed. It {advice}.")
 
 
 def _os_code(error: BaseException | None) -> int:
@@ -321,8 +326,8 @@ def _os_code(error: BaseException | None) -> int:
     while error is not None:
         if isinstance(error, OSError) and error.errno:
             return error.errno
-        if found := re.search(r"\(os error (\d+)\)", str(error)):
-            return int(found[1])
+        if match := re.search(r"\(os error (\d+)\)", str(error)):
+            return int(match[1])
         error = error.__cause__
     return 0
 
@@ -354,8 +359,8 @@ def _size(count: float) -> str:
 
 def _some(names: Sequence[str]) -> str:
     """Return up to three names, and how many more there are."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(repr(name) for name in names[:3]) + more
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(repr(name) for name in names[:3]) + rest
 
 
 # -- the finished folder in its place: on the disk first, then in one step ---------------------------
@@ -366,12 +371,12 @@ FAILURES = {
     errno.EFBIG: "a file is larger than the limit (ulimit -f) or the filesystem allows",
     errno.EIO: "a disk failed",
 }
-# What a kernel, a filesystem or a container answers that does not know a call; EPERM is what some sandboxes say.
+# Error codes of a kernel, filesystem or container that does not support a call; some sandboxes answer EPERM.
 UNKNOWN_CALL = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM})
 
 
 def settle(staging: Path, target: Path) -> None:
-    """Give every file the mode of new files, `staging` that of `target`, and bring all to the disk."""
+    """Give every file the mode of new files, give `staging` the mode of `target`, and sync all to the disk."""
     mode = staging.stat().st_mode & 0o666  # mkdir has applied the umask; safetensors leaves 0600
     if target.exists():
         shutil.copymode(target, staging)
@@ -388,14 +393,14 @@ def _sync(path: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in UNKNOWN_CALL:  # some network filesystems know no fsync of a folder
+        if error.errno not in UNKNOWN_CALL:  # some network filesystems cannot fsync a folder
             raise
     finally:
         os.close(handle)
 
 
 def move(staging: Path, target: Path) -> None:
-    """Put `staging` at `target`; what stood there is at `staging` afterwards."""
+    """Put `staging` at `target`; the folder that was there is at `staging` afterwards."""
     if not target.exists() or not os.listdir(target):
         staging.rename(target)  # replaces an empty folder; fails on one that was filled in this moment
     elif not _exchange(staging, target):
@@ -408,7 +413,7 @@ def move(staging: Path, target: Path) -> None:
                 aside.rename(staging if target.exists() else target)
     try:
         _sync(target.parent)
-    except OSError as error:  # too late for "nothing has changed": the new folder is in place
+    except OSError as error:  # no failure of the save: the new folder is in place
         logger.warning(f"{target} is in place, but a power cut could undo that: {error.strerror} ({target.parent}).")
 
 
@@ -418,8 +423,11 @@ def _exchange(first: Path, second: Path) -> bool:
     if sys.platform == "darwin":
         call, arguments = getattr(libc, "renamex_np", None), (*names, 2)  # RENAME_SWAP
     else:
-        here = -100  # AT_FDCWD
-        call, arguments = getattr(libc, "renameat2", None), (here, names[0], here, names[1], 2)  # RENAME_EXCHANGE
+        at_fdcwd = -100  # AT_FDCWD
+        call, arguments = (
+            getattr(libc, "renameat2", None),
+            (at_fdcwd, names[0], at_fdcwd, names[1], 2),
+        )  # RENAME_EXCHANGE
     if call is None:
         return False
     if call(*arguments) == 0:
@@ -431,7 +439,7 @@ def _exchange(first: Path, second: Path) -> bool:
 
 
 def remove(staging: Path) -> None:
-    """Delete a folder that is no longer needed; one that cannot be deleted is named, and is no reason to fail."""
+    """Delete a folder that is no longer needed; if that fails, warn."""
     try:
         if staging.exists():
             shutil.rmtree(staging)

@@ -1,7 +1,7 @@
-"""A checkpoint: everything that can be known of its files before one weight is read, then opened by transformers.
+"""A checkpoint: checks all its files before any weight is read, then lets transformers open it.
 
-transformers does renames, prefixes, shards and revisions for us. Loaded with its stored dtype on the CPU, every tensor
-is a view of the memory-mapped file: nothing is read until a step of the plan asks for it.
+transformers handles renames, prefixes, shards and revisions. Loaded on the CPU with its stored dtype, every tensor is a
+view of the memory-mapped file: nothing is read until a step of the plan needs it.
 """
 
 import contextlib
@@ -65,7 +65,7 @@ from .weights import (
     wrapper_of,
 )
 
-# transformers loads such files in place of all others; each is one rank's part of every tensor.
+# transformers prefers such files to all others; each holds one rank's part of every tensor.
 RANK_FILE = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -111,22 +111,22 @@ class Checkpoint:
                 hash, which costs nothing; only those are given when off.
             stopped: ends the reading when set, by a `CancelledError`.
         """
-        found = {}
+        digests = {}
         for name, path in self.named.items():
             blob = path.resolve().name if self.revision else ""
             if SHA256.fullmatch(blob):
-                found[name] = blob
+                digests[name] = blob
             elif compute:
-                found[name] = sha256(path, stopped, self.stamps[path])
-        return found
+                digests[name] = sha256(path, stopped, self.stamps[path])
+        return digests
 
     def check_unchanged(self) -> None:
-        """Refuse to go on where a file is no longer the one that was checked; cheap, so that it can be asked often.
+        """Raise if a file is no longer the one that was checked; cheap enough to call before every tensor.
 
-        Weights are mapped, not copied. A file that another process cuts short ends this one by SIGBUS when
-        a page is touched that is gone: no program can catch that in time, and reading a copy of each tensor
-        costs what mapping saves. Asked before each tensor, this leaves moments for it to happen; what
-        writes models as it should replaces files and never cuts them, and the Hub's cache does so, too.
+        Weights are memory-mapped, not copied. If another process truncates a file, the system ends this one (SIGBUS)
+        when it touches a page that is gone. Python cannot catch that, and copying each tensor first would cost what
+        mapping saves, so a short moment between check and read remains unprotected. Programs that write models
+        properly, and the Hub's cache, replace files and never truncate them.
 
         Raises:
             BadCheckpoint: it was changed, replaced or removed.
@@ -135,12 +135,12 @@ class Checkpoint:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
-        """Around a library that opens the files by their names: what it reads is what was checked, or an error says so.
+        """Wrap a library call that opens the files by name: raise if these may not be the checked ones.
 
         Raises:
-            BadCheckpoint: a file was changed, replaced, removed or closed to this user meanwhile.
+            BadCheckpoint: a file was changed, replaced, removed or made unreadable meanwhile.
         """
-        self.check_unchanged()  # the library waits for ever for what is a pipe by now
+        self.check_unchanged()  # if a file is a named pipe by now, the library would wait for ever
         try:
             yield
         except (SafetensorError, OSError, RuntimeError, ValueError) as error:
@@ -179,7 +179,7 @@ def check_files(
         raise BadCheckpoint(f"{shown_path(name)} is a file; pass the folder that holds it with its config.json.")
     folder = _folder_of(name, keywords, config_path)
     commit = None if is_folder(name) else extract_commit_hash(str(config_path), None)
-    if commit:  # so that all files are of one state of the repository, whatever is pushed meanwhile
+    if commit:  # all files must come from one state of the repository, whatever is pushed meanwhile
         keywords = {**keywords, "revision": commit}
     shown_name = shown_path(name)
     names = candidates(keywords, explicit_name(config, shown_name))
@@ -192,7 +192,7 @@ def check_files(
         raise no_weights(name, folder, names, keywords)
     if choice.pickled and not allow_pickle:
         raise UnsafeCheckpoint(_pickle_message(name, choice, config, keywords))
-    stamps = stamps_of([choice.main])  # before the first look: what changes from here on is seen
+    stamps = stamps_of([choice.main])  # before the files are read, so that any later change is noticed
     index = read_index(choice.main, choice.suffix) if choice.sharded else {}
     shards = list(dict.fromkeys(index.values()))
     files = find_shards(name, folder, choice, shards, keywords) if choice.sharded else [choice.main]
@@ -212,18 +212,18 @@ def check_files(
         elements=sum(math.prod(tensor.shape) for tensor in tensors.values()),
         stamps=stamps,
         wrapper=wrapper,
-        shapes={each.removeprefix(wrapper): tensor.shape for each, tensor in tensors.items()},
+        shapes={key.removeprefix(wrapper): tensor.shape for key, tensor in tensors.items()},
     )
 
 
 def _folder_of(name: str, keywords: Mapping[str, Any], config_path: Path) -> Folder:
-    """The folder of a source, after what can be seen from its list of names."""
+    """The folder of a source; raise if its links or file names already show that it cannot be used."""
     if not is_folder(name):
         return Folder.at(config_path.parent)
     folder = Folder.at(name, keywords.get("subfolder") or "")
     folder.check_links()
-    held = folder.names()
-    ranks = [each for each in held if RANK_FILE.fullmatch(each)]
+    entries = folder.names()
+    ranks = [entry for entry in entries if RANK_FILE.fullmatch(entry)]
     if ranks:
         raise UnsupportedCheckpoint(
             f"{shown_path(folder.path)} holds the parts of single ranks ({listed(ranks[:3])}), not whole tensors. "
@@ -237,19 +237,19 @@ def _check_generation(path: Path) -> None:
     fields = read_json(path)
     try:
         GenerationConfig.from_dict(fields)
-    except Exception as error:  # it computes with its fields unchecked
+    except Exception as error:  # it computes with unchecked fields, and can raise anything
         raise BadCheckpoint(f"{shown_path(path)} cannot be used: {clean(str(error))}. Correct or remove it.") from None
 
 
 def _tensors(choice: Choice, index: Mapping[str, str], shards: list[str], files: list[Path]) -> dict[str, StoredTensor]:
-    """What all headers (or pickles) say together, in agreement with the index."""
-    read = read_pickle if choice.pickled else read_header
+    """Name -> tensor over all files, checked against the index."""
+    reader = read_pickle if choice.pickled else read_header
     if not choice.sharded:
-        tensors = read(choice.main)
+        tensors = reader(choice.main)
     else:
-        headers = {shard: read(path) for shard, path in zip(shards, files, strict=True)}
+        headers = {shard: reader(path) for shard, path in zip(shards, files, strict=True)}
         check_agreement(choice.main, index, headers)
-        tensors = {name: tensor for held in headers.values() for name, tensor in held.items()}
+        tensors = {name: tensor for header in headers.values() for name, tensor in header.items()}
     if not tensors:
         raise BadCheckpoint(f"{shown_path(choice.main)} holds no tensors. Download it again.")
     empty = [name for name, tensor in tensors.items() if 0 in tensor.shape]
@@ -263,19 +263,21 @@ def _tensors(choice: Choice, index: Mapping[str, str], shards: list[str], files:
 
 
 def _pickle_message(name: str, choice: Choice, config: Mapping[str, Any], keywords: Mapping[str, Any]) -> str:
-    """What is wrong with a pickle, and the command that converts it."""
-    named = (config.get("architectures") or ["AutoModel"])[0]
-    head = named if named.isidentifier() and hasattr(transformers, named) else "AutoModel"
+    """Why a pickle is refused, and the command that converts it."""
+    class_name = (config.get("architectures") or ["AutoModel"])[0]
+    head = class_name if class_name.isidentifier() and hasattr(transformers, class_name) else "AutoModel"
     variant = keywords.get("variant")
-    given = f", subfolder={json.dumps(keywords['subfolder'])}" if keywords.get("subfolder") else ""
-    given += f", variant={json.dumps(variant)}" if variant else ""
+    arguments = f", subfolder={json.dumps(keywords['subfolder'])}" if keywords.get("subfolder") else ""
+    arguments += f", variant={json.dumps(variant)}" if variant else ""
     # Double quotes inside, so that a shell's single ones need no escapes.
     source = json.dumps(name)
-    code = f'from transformers import {head} as M; M.from_pretrained({source}{given}).save_pretrained("converted")'
-    asked = keywords.get("use_safetensors") is False
-    what = f"use_safetensors=False asks for {choice.main.name}" if asked else f"only {choice.main.name} is here"
+    code = f'from transformers import {head} as M; M.from_pretrained({source}{arguments}).save_pretrained("converted")'
+    wants_pickle = keywords.get("use_safetensors") is False
+    reason = (
+        f"use_safetensors=False asks for {choice.main.name}" if wants_pickle else f"only {choice.main.name} is here"
+    )
     return (
-        f"{shown_path(name)}: {what}; pickle files can run code when they are opened. Convert it "
+        f"{shown_path(name)}: {reason}; pickle files can run code when they are opened. Convert it "
         f"(python -c {shlex.quote(code)}) and use the folder converted, or pass allow_pickle=True for a file you trust."
     )
 
@@ -309,14 +311,14 @@ TOKENIZER = (
 )
 PROCESSOR = ("preprocessor_config.json", "processor_config.json")
 MODULES = ("modules.json", "config_sentence_transformers.json")  # of sentence-transformers
-SECONDS = 5  # that the list of a repository's files may take
-_SAID: set[tuple[str, str]] = set()
+LIST_TIMEOUT = 5  # seconds that listing a repository's files may take
+_WARNED: set[tuple[str, str]] = set()
 
 
 def left_behind(name: str, hub: Mapping[str, Any]) -> list[str]:
-    """Which files a source has that a model in memory cannot take along: tokenizer, processor, modules.
+    """Names of the tokenizer, processor and module files of a source, which a model in memory does not carry.
 
-    Nothing is downloaded but a list of names; where there is no way to it, none is known.
+    Only the list of file names is downloaded; if it cannot be had, the result is empty.
 
     Args:
         name: hub id or folder.
@@ -324,25 +326,27 @@ def left_behind(name: str, hub: Mapping[str, Any]) -> list[str]:
     """
     inside = str(hub.get("subfolder") or "").strip("/")
     if os.path.isdir(name):
-        there = {one for one in (*TOKENIZER, *PROCESSOR, *MODULES) if Path(name, inside, one).is_file()}
+        present = {
+            filename for filename in (*TOKENIZER, *PROCESSOR, *MODULES) if Path(name, inside, filename).is_file()
+        }
     elif hub.get("local_files_only") or constants.HF_HUB_OFFLINE:
         return []
     else:
         try:
-            info = HfApi(token=hub.get("token")).model_info(name, revision=hub.get("revision"), timeout=SECONDS)
-        except Exception as error:  # it is said for convenience: loading does not hang on it
+            info = HfApi(token=hub.get("token")).model_info(name, revision=hub.get("revision"), timeout=LIST_TIMEOUT)
+        except Exception as error:  # the list only serves a warning, so loading must not fail because of it
             logger.info("the files of %r cannot be listed: %s", name, error)
             return []
-        every = [file.rfilename for file in info.siblings or ()]
-        there = {one.removeprefix(f"{inside}/") if inside else one for one in every}
-    return [one for one in (*TOKENIZER, *PROCESSOR, *MODULES) if one in there]
+        filenames = [file.rfilename for file in info.siblings or ()]
+        present = {filename.removeprefix(f"{inside}/") if inside else filename for filename in filenames}
+    return [filename for filename in (*TOKENIZER, *PROCESSOR, *MODULES) if filename in present]
 
 
 def say_left_behind(name: str, hub: Mapping[str, Any], what: str) -> None:
-    """Say, once in a process for every source, that `what` takes no files along but the model's own."""
-    if (name, what) in _SAID:
+    """Warn, once per source and process, that `what` writes only the model's own files."""
+    if (name, what) in _WARNED:
         return
-    _SAID.add((name, what))
+    _WARNED.add((name, what))
     files = left_behind(name, hub)
     if files:
         logger.warning(
@@ -355,7 +359,7 @@ def say_left_behind(name: str, hub: Mapping[str, Any], what: str) -> None:
 
 # -- whether config and weights belong together ------------------------------------------------------
 
-# A head or a pooler may be new in the class that opens a checkpoint; a model may not.
+# The class may have a head or a pooler that the weights lack, but not most of a model.
 NEW_SHARE = 2
 NEW_ELEMENTS = 1 << 20
 
@@ -363,8 +367,8 @@ NEW_ELEMENTS = 1 << 20
 def check_amount(checked: Checkpoint, shapes: Mapping[str, tuple[int, ...]], ties: Mapping[str, str]) -> None:
     """Refuse a config that describes a far larger model than the weights hold.
 
-    What a checkpoint lacks is drawn at random by the loader, in memory: a damaged size in config.json would
-    otherwise cost gigabytes before the shapes are compared.
+    The loader fills tensors that a checkpoint lacks with random values, in memory: a damaged size in config.json
+    could cost gigabytes before the shapes are compared.
 
     Args:
         shapes: name -> shape of every tensor of the class that is going to open the checkpoint.
@@ -410,7 +414,8 @@ def open_source(
 
     Args:
         keywords: hub and file keywords of `from_pretrained` (revision, subfolder, variant, ...).
-        checkpoint: its files, whose own dtype keeps the tensors views of them; the config may name another.
+        checkpoint: the checked files. They are opened in their own dtype, whatever the config names, so that
+            tensors stay views of them.
 
     Raises:
         BadCheckpoint: no tensor of the class is in the checkpoint, or tensors are empty or misshapen.
@@ -418,7 +423,7 @@ def open_source(
     """
     if checkpoint is not None and checkpoint.wrapper and keywords.get("key_mapping") is None:
         keywords = {**keywords, "key_mapping": renaming(checkpoint.wrapper)}
-    # What transformers draws for tensors that the files lack is never used: the caller's random state stays.
+    # Tensors that the files lack get random values, which are never used and must not change the caller's generator.
     reading = checkpoint.reading() if checkpoint is not None else contextlib.nullcontext()
     with from_hub(name, keywords.get("revision")), building(), reading, quiet(), drawn_from(0):
         model, info = model_class.from_pretrained(
@@ -454,7 +459,7 @@ def open_source(
 
 
 def _stored(checkpoint: Checkpoint | None) -> torch.dtype | None:
-    """The floating dtype of most of the files' elements; None where only the files' contents tell."""
+    """The floating dtype of most elements by the headers; None for pickled weights, which have none."""
     counts: Counter[str] = Counter()
     for tensor in checkpoint.tensors.values() if checkpoint else ():
         counts[tensor.dtype] += math.prod(tensor.shape) if tensor.dtype in FLOATS else 0

@@ -1,4 +1,4 @@
-"""The files that go along with weights: tokenizer, processor, chat template. Copied, then checked as they lie there."""
+"""Tokenizer, processor and chat template files: copied beside the resized weights, then checked there."""
 
 import json
 import os
@@ -19,10 +19,10 @@ from .config_files import read_json
 from .files import Folder, clean, opened, shown
 from .vocabulary import LARGE, SMALL, read_vocabulary
 
-CODED = ("tokenizer_config.json", *PROCESSOR)  # which can name code
-PLACE = re.compile(r"(/|~|[A-Za-z]:[/\\]|\\\\|file:)")  # what the path of a computer begins with
-PLACES = ("name_or_path", "_file", "_path", "_dir")  # what the names of fields end with that hold one
-TEMPLATES = "additional_chat_templates"  # named ones beside the default
+CODED = ("tokenizer_config.json", *PROCESSOR)  # files that can name code to run
+PLACE = re.compile(r"(/|~|[A-Za-z]:[/\\]|\\\\|file:)")  # how an absolute path begins
+PLACES = ("name_or_path", "_file", "_path", "_dir")  # how the names of fields end that hold a path
+TEMPLATES = "additional_chat_templates"  # folder of named templates beside the default one
 
 
 def find(name: str, hub: Mapping[str, Any]) -> dict[str, Path]:
@@ -40,22 +40,26 @@ def find(name: str, hub: Mapping[str, Any]) -> dict[str, Path]:
     if os.path.isdir(name):
         folder = Folder.at(name, keywords.get("subfolder") or "")
         templates = [f"{TEMPLATES}/{path.name}" for path in sorted((folder.path / TEMPLATES).glob("*.jinja"))]
-        found = {one: _located(folder, one) for one in (*TOKENIZER, *PROCESSOR, *templates) if folder.holds(one)}
+        files = {
+            filename: _located(folder, filename)
+            for filename in (*TOKENIZER, *PROCESSOR, *templates)
+            if folder.holds(filename)
+        }
     else:
         listing = {key: keywords[key] for key in ("revision", "cache_dir", "token") if key in keywords}
-        named = list_repo_templates(name, local_files_only=bool(keywords.get("local_files_only")), **listing)
-        templates = [f"{TEMPLATES}/{one}.jinja" for one in named]
-        every = (*TOKENIZER, *PROCESSOR, *templates)
-        paths = {one: cached_file(name, one, **keywords, **NO_ERROR) for one in every}
-        found = {one: Path(path) for one, path in paths.items() if path}
-    for one, file in found.items():
-        size, most = file.stat().st_size, _most(one)
-        if size > most:
+        names = list_repo_templates(name, local_files_only=bool(keywords.get("local_files_only")), **listing)
+        templates = [f"{TEMPLATES}/{filename}.jinja" for filename in names]
+        filenames = (*TOKENIZER, *PROCESSOR, *templates)
+        paths = {filename: cached_file(name, filename, **keywords, **NO_ERROR) for filename in filenames}
+        files = {filename: Path(path) for filename, path in paths.items() if path}
+    for filename, file in files.items():
+        size, limit = file.stat().st_size, _max_bytes(filename)
+        if size > limit:
             raise UnsafeCheckpoint(
-                f"{one} of {name} has {size:,} bytes, more than any such file needs ({most:,}). "
+                f"{filename} of {name} has {size:,} bytes, more than any such file needs ({limit:,}). "
                 "Pass tokenizer=False to leave tokenizer and processor files out."
             )
-    return found
+    return files
 
 
 def carry(files: Mapping[str, Path], folder: Path, config: PreTrainedConfig, positions: int | None = None) -> list[str]:
@@ -73,11 +77,11 @@ def carry(files: Mapping[str, Path], folder: Path, config: PreTrainedConfig, pos
     """
     for name, file in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
-        copy(file, folder / name, _most(name))
-    said = [sentence for name in CODED if name in files for sentence in _without_code_and_places(folder / name)]
+        copy(file, folder / name, _max_bytes(name))
+    warnings = [sentence for name in CODED if name in files for sentence in _without_code_and_places(folder / name)]
     if set(files) & set(TOKENIZER):
-        said += _check_tokenizer(folder, config, positions)
-    return said + check_images(folder, config) if set(files) & set(PROCESSOR) else said
+        warnings += _check_tokenizer(folder, config, positions)
+    return warnings + check_images(folder, config) if set(files) & set(PROCESSOR) else warnings
 
 
 def copy(file: Path, to: Path, most: int) -> None:
@@ -86,22 +90,22 @@ def copy(file: Path, to: Path, most: int) -> None:
     Raises:
         BadCheckpoint: it cannot be read; UnsafeCheckpoint: it has more bytes.
     """
-    with opened(file) as (stream, _), open(to, "wb") as copied:
-        left = most
-        while part := stream.read(min(2**20, left + 1)):
-            left -= len(part)
-            if left < 0:
+    with opened(file) as (stream, _), open(to, "wb") as output:
+        remaining = most
+        while part := stream.read(min(2**20, remaining + 1)):
+            remaining -= len(part)
+            if remaining < 0:
                 raise UnsafeCheckpoint(f"{file.name} has more than {most:,} bytes. Use the file that belongs there.")
-            copied.write(part)
+            output.write(part)
 
 
 def code_of(auto_map: object) -> str:
     """The classes of an `auto_map`, in words."""
     classes = auto_map.values() if isinstance(auto_map, dict) else [auto_map]
-    return ", ".join(shown(one) for one in classes)
+    return ", ".join(shown(name) for name in classes)
 
 
-def _most(name: str) -> int:
+def _max_bytes(name: str) -> int:
     return LARGE if name in VOCABULARIES else SMALL
 
 
@@ -113,18 +117,21 @@ def _located(folder: Folder, name: str) -> Path:
 
 
 def _without_code_and_places(path: Path) -> list[str]:
-    """Take out of a file that was copied what holds elsewhere only: `auto_map`, whose code is never copied, and paths.
+    """Remove from a copied file what is valid only in its source; warn where code was named.
 
-    Earlier versions of transformers wrote into it where on a computer each file was read.
+    That is `auto_map`, whose code is never copied, and the absolute paths of files, which earlier versions of
+    transformers wrote into it.
     """
-    with suppress(BadCheckpoint):  # what cannot be read is told where it is checked
+    with suppress(BadCheckpoint):  # the checks that follow report an unreadable file
         fields = read_json(path, SMALL)
-        kept = {name: value for name, value in fields.items() if name != "auto_map" and not _is_place(name, value)}
-        if len(kept) < len(fields):
-            path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        portable = {name: value for name, value in fields.items() if name != "auto_map" and not _is_place(name, value)}
+        if len(portable) < len(fields):
+            path.write_text(json.dumps(portable, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if "auto_map" in fields:
-            named = code_of(fields["auto_map"])
-            return [f"auto_map in {path.name} names code of the source ({named}), which is not copied: it is left out"]
+            classes = code_of(fields["auto_map"])
+            return [
+                f"auto_map in {path.name} names code of the source ({classes}), which is not copied: it is left out"
+            ]
     return []
 
 
@@ -134,20 +141,20 @@ def _is_place(name: str, value: object) -> bool:
 
 
 def _check_tokenizer(folder: Path, config: PreTrainedConfig, positions: int | None) -> list[str]:
-    """The tokenizer that the files give, against the model's vocabulary and positions."""
+    """Compare the copied tokenizer with the model's vocabulary and positions."""
     rows = getattr(config, "vocab_size", None)
     try:
-        found = read_vocabulary(folder, config)
-    except BadCheckpoint as error:  # the weights are good without it
+        vocabulary = read_vocabulary(folder, config)
+    except BadCheckpoint as error:  # no failure: the weights are good without a tokenizer
         reason = clean(str(error).replace(f"{folder}/", ""))
         return [f"the source's tokenizer files were copied but cannot be loaded: {reason}"]
-    if rows is not None and found.entries > rows:
+    if rows is not None and vocabulary.entries > rows:
         raise IncompatibleModels(
-            f"the source's tokenizer has {found.entries} entries, the model {rows} embeddings: some token ids would "
-            "be out of range. Mend the source with resize_token_embeddings, or pass tokenizer=False."
+            f"the source's tokenizer has {vocabulary.entries} entries, the model {rows} embeddings: some token ids "
+            "would be out of range. Mend the source with resize_token_embeddings, or pass tokenizer=False."
         )
-    if positions is not None and found.longest is not None and positions < found.longest < 10**6:
-        limit = found.longest
+    if positions is not None and vocabulary.longest is not None and positions < vocabulary.longest < 10**6:
+        limit = vocabulary.longest
         return [f"the tokenizer allows {limit} tokens, the model has {positions} positions: truncate at {positions}"]
     return []
 
@@ -155,13 +162,13 @@ def _check_tokenizer(folder: Path, config: PreTrainedConfig, positions: int | No
 # -- an image processor's settings against a model's -------------------------------------------------
 
 SETTINGS = "preprocessor_config.json"
-# Where newer versions keep the image processor's settings: in this object of this file.
+# Newer versions keep the image processor's settings in this object of this file.
 JOINT, IMAGES = "processor_config.json", "image_processor"
 MOST = 4 * 2**20  # bytes of a settings file
 
 
 def check_images(folder: Path, config: PreTrainedConfig) -> list[str]:
-    """Sentences on what the folder's image processor gives and the model does not take."""
+    """Warnings where the folder's image processor does not fit the model."""
     if not hasattr(config, "image_size"):
         return []
     for name in (SETTINGS, JOINT):
@@ -179,28 +186,28 @@ def check_images(folder: Path, config: PreTrainedConfig) -> list[str]:
 
 
 def _check_size(name: str, settings: Mapping[str, Any], config: PreTrainedConfig) -> list[str]:
-    """The last size that an image gets: a crop's, else what it is resized to."""
-    wanted = _pair(config.image_size)
+    """Compare the final image size, of the crop or else of the resize, with the model's."""
+    expected = _pair(config.image_size)
     crops = settings.get("do_center_crop") is True or (
         "crop_size" in settings and settings.get("do_center_crop") is None
     )
     field = "crop_size" if crops else "size"
     if not crops and settings.get("do_resize") is False:
-        return []  # images are taken in whatever size they come
+        return []  # images keep the size that they come in
     value = settings.get(field)
-    if value is None or wanted is None:
+    if value is None or expected is None:
         return []
-    made, edge = _given(value)
-    if made is None:
+    size, edge = _size_of(value)
+    if size is None:
         return [f"{field} in {name} is {shown(value)}, which is no size of an image: the processor cannot be loaded"]
-    if made == wanted:
+    if size == expected:
         return []
-    what = f"images whose {edge} is {made[0]}" if edge else f"images of {_words(made)}"
-    return [f"{name} makes {what} pixels, the model takes {_words(wanted)}: set its {field}"]
+    images = f"images whose {edge} is {size[0]}" if edge else f"images of {_size_text(size)}"
+    return [f"{name} makes {images} pixels, the model takes {_size_text(expected)}: set its {field}"]
 
 
-def _given(value: Any) -> tuple[tuple[int, int] | None, str]:
-    """Height and width that a size stands for; where only one edge is set, a square of it and that edge in words."""
+def _size_of(value: Any) -> tuple[tuple[int, int] | None, str]:
+    """Height and width of a size setting; if only one edge is set, a square of it and the name of that edge."""
     if not isinstance(value, dict):
         return _pair(value), ""
     if {"height", "width"} <= value.keys():
@@ -213,28 +220,34 @@ def _given(value: Any) -> tuple[tuple[int, int] | None, str]:
 
 def _pair(value: Any) -> tuple[int, int] | None:
     sides = list(value) if isinstance(value, (list, tuple)) else [value, value]
-    whole = len(sides) == 2 and all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides)
-    return (sides[0], sides[1]) if whole else None
+    is_size = len(sides) == 2 and all(
+        isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides
+    )
+    return (sides[0], sides[1]) if is_size else None
 
 
-def _words(size: tuple[int, int]) -> str:
+def _size_text(size: tuple[int, int]) -> str:
     return str(size[0]) if size[0] == size[1] else f"{size[0]} x {size[1]}"
 
 
 def _check_channels(name: str, settings: Mapping[str, Any], config: PreTrainedConfig) -> list[str]:
-    """What normalises images, and the colours that they are converted to, against the model's channels."""
+    """Compare normalisation and colour conversion with the model's channels."""
     channels = getattr(config, "num_channels", None)
-    said = []
+    warnings = []
     for field in ("image_mean", "image_std"):
         value = settings.get(field)
         if value is None or settings.get("do_normalize") is False or isinstance(value, (int, float)):
             continue
-        if not isinstance(value, list) or not all(isinstance(one, (int, float)) for one in value):
-            said.append(f"{field} in {name} is {shown(value)}, not a list of numbers: the processor cannot be loaded")
+        if not isinstance(value, list) or not all(isinstance(entry, (int, float)) for entry in value):
+            warnings.append(
+                f"{field} in {name} is {shown(value)}, not a list of numbers: the processor cannot be loaded"
+            )
         elif channels is not None and len(value) != channels:
-            said.append(f"{field} in {name} is for {len(value)} channels, the model takes {channels}: set its {field}")
+            warnings.append(
+                f"{field} in {name} is for {len(value)} channels, the model takes {channels}: set its {field}"
+            )
     if settings.get("do_convert_rgb") is True and channels not in (None, 3):
-        said.append(
+        warnings.append(
             f"{name} converts images to 3 channels, the model takes {channels}: set its do_convert_rgb to false"
         )
-    return said
+    return warnings

@@ -1,4 +1,4 @@
-"""JSON that is data from elsewhere: read with caps, a config.json checked before transformers acts on it."""
+"""Reads untrusted JSON with limits, and checks a config.json before transformers acts on it."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from ..errors import (
 )
 from .files import LFS_POINTER, Folder, clean, from_hub, hub_keywords, is_plain, opened, shown, shown_path
 
-# Why not json.load alone: it takes a name given twice, any depth, and gigabytes of memory for a file of lists.
+# Why not json.load alone: it accepts duplicate names and any depth, and needs gigabytes for a file of many lists.
 # The largest index on the hub has some 10 MB and 100,000 entries, the largest config some 3 MB.
 MAX_BYTES = 16_000_000
 MAX_VALUES = 500_000
@@ -37,22 +37,22 @@ MAX_DEPTH = 32
 def read_json(path: Path, most: int = MAX_BYTES, values: int = MAX_VALUES) -> dict[str, Any]:
     """The object in a JSON file of a checkpoint.
 
-    Takes at most some 140 MB whatever the file holds: every value costs a comma or a bracket, and
-    those are counted before any is built.
+    Needs at most some 140 MB of memory, whatever the file holds: each value costs a comma or a bracket, and
+    these are counted before the file is parsed.
 
     Args:
         most: bytes that the file may have.
         values: names, numbers, lists and objects that it may hold.
 
     Raises:
-        BadCheckpoint: too large, too deep, not JSON, not an object, or a name given twice.
+        BadCheckpoint: too large, too deep, not JSON, not an object, or a duplicate name.
     """
-    found = read_value(path, most, values)
-    if not isinstance(found, dict):
+    value = read_value(path, most, values)
+    if not isinstance(value, dict):
         raise BadCheckpoint(
-            f"{shown_path(path)} holds a {type(found).__name__}, not an object with named fields. Download it again."
+            f"{shown_path(path)} holds a {type(value).__name__}, not an object with named fields. Download it again."
         )
-    return found
+    return value
 
 
 def read_value(path: Path, most: int = MAX_BYTES, values: int = MAX_VALUES) -> Any:
@@ -71,13 +71,13 @@ def read_value(path: Path, most: int = MAX_BYTES, values: int = MAX_VALUES) -> A
         raise BadCheckpoint(f"{shown_path(path)} holds more than {values:,} values. Download it again.")
     try:
         # str, not bytes: json would guess UTF-16 from bytes, where transformers reads UTF-8 only.
-        found = json.loads(data.decode(), object_pairs_hook=_once)
+        value = json.loads(data.decode(), object_pairs_hook=_unique_fields)
     except (ValueError, RecursionError) as error:
-        what = "nested too deeply" if isinstance(error, RecursionError) else _reason(error)
-        raise BadCheckpoint(f"{shown_path(path)} cannot be read as JSON: {what}. Download it again.") from None
-    if _depth(found) > MAX_DEPTH:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else _reason(error)
+        raise BadCheckpoint(f"{shown_path(path)} cannot be read as JSON: {reason}. Download it again.") from None
+    if _depth(value) > MAX_DEPTH:
         raise BadCheckpoint(f"{shown_path(path)} is nested deeper than {MAX_DEPTH} levels. Download it again.")
-    return found
+    return value
 
 
 def _reason(error: ValueError) -> str:
@@ -88,21 +88,21 @@ def _reason(error: ValueError) -> str:
     return str(error)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
         seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"{shown(twice)} is given twice")
+        duplicate = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"{shown(duplicate)} is given twice")
     return fields
 
 
 def _depth(value: Any) -> int:
-    """Levels of nesting; level by level, since recursion is what deep nesting breaks."""
+    """Levels of nesting, counted without recursion, which deep nesting would break."""
     depth, level = 0, [value]
     while level:
         depth += 1
-        inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list))]
+        inner = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list))]
         level = [member for members in inner for member in members]
     return depth
 
@@ -162,15 +162,15 @@ def source_config(name: str, keywords: Mapping[str, Any]) -> tuple[Path, dict[st
         return path, fields
     with from_hub(name, keywords.get("revision")):
         try:
-            found = cached_file(name, CONFIG_NAME, **hub_keywords(keywords))
+            cached = cached_file(name, CONFIG_NAME, **hub_keywords(keywords))
         except OSError:
-            listed = cached_file(name, MODULES, **hub_keywords(keywords), **NO_ERROR)
-            if listed and (first := _first_module(Path(listed))):
+            modules = cached_file(name, MODULES, **hub_keywords(keywords), **NO_ERROR)
+            if modules and (first := _first_module(Path(modules))):
                 raise _in_module(name, *first) from None
             raise
-    if found is None:
+    if cached is None:
         raise BadCheckpoint(f"{shown_path(name)} has no {CONFIG_NAME} on the hub. Use a model repository.")
-    path = Path(found)
+    path = Path(cached)
     folder = Folder.at(path.parent)
     folder.check(path)
     fields = read_json(path)
@@ -179,7 +179,7 @@ def source_config(name: str, keywords: Mapping[str, Any]) -> tuple[Path, dict[st
 
 
 def check_names(keywords: Mapping[str, Any]) -> None:
-    """Refuse what no file, folder or branch can be called; it would end in an error of the system's own.
+    """Refuse names that no file, folder or branch can have; they would fail later with an obscure system error.
 
     Raises:
         BadOption: a revision, subfolder or variant that is no text, or holds control characters.
@@ -191,12 +191,12 @@ def check_names(keywords: Mapping[str, Any]) -> None:
 
 
 def _first_module(path: Path) -> tuple[str, str] | None:
-    """Type and folder of the first module of a sentence-transformers folder; None where the list is none."""
+    """Type and folder of the first module of a sentence-transformers folder; None if its list cannot be used."""
     try:
-        listed = read_value(path)
+        modules = read_value(path)
     except BadCheckpoint:
         return None
-    first = listed[0] if isinstance(listed, list) and listed else None
+    first = modules[0] if isinstance(modules, list) and modules else None
     kind, place = (first.get("type"), first.get("path")) if isinstance(first, dict) else (None, None)
     if not isinstance(place, str) or not (place == "" or is_plain(place.rstrip("/"))):
         return None
@@ -204,7 +204,7 @@ def _first_module(path: Path) -> tuple[str, str] | None:
 
 
 def _in_module(name: str, kind: str, place: str) -> BadCheckpoint | UnsupportedCheckpoint:
-    """Why a sentence-transformers folder has no config of its own."""
+    """The error for a sentence-transformers folder without a config of its own."""
     if kind and not kind.endswith("Transformer"):  # a router of several models, or a table of vectors
         return UnsupportedCheckpoint(
             f"{shown_path(name)} has no {CONFIG_NAME}: the first module in its {MODULES} is a {clean(kind)}, not a "
@@ -219,22 +219,22 @@ def _in_module(name: str, kind: str, place: str) -> BadCheckpoint | UnsupportedC
 
 
 def _followed(path: Path, folder: Folder) -> tuple[Path, dict[str, Any]]:
-    """A folder's config, or the one for this version of transformers that it names."""
+    """A folder's config, or the one that it names for this version of transformers."""
     fields = read_json(path)
     check_config(fields, path)
-    others = fields.get("configuration_files")
-    if others is None:
+    choices = fields.get("configuration_files")
+    if choices is None:
         return path, fields
     try:
-        chosen = get_configuration_file(others)
+        chosen = get_configuration_file(choices)
     except ValueError as error:  # names whose middle is no version
         raise BadCheckpoint(f"{shown_path(path)}: configuration_files cannot be used: {error}. Remove it.") from None
     if chosen == path.name:
         return path, fields
-    other = folder.locate(chosen)
-    fields = read_json(other)
-    check_config(fields, other)
-    return other, fields
+    chosen_path = folder.locate(chosen)
+    fields = read_json(chosen_path)
+    check_config(fields, chosen_path)
+    return chosen_path, fields
 
 
 def check_config(fields: Mapping[str, Any], path: str | os.PathLike[str] = CONFIG_NAME) -> None:
@@ -248,70 +248,74 @@ def check_config(fields: Mapping[str, Any], path: str | os.PathLike[str] = CONFI
         BadSize: more layers or a longer axis than any model has.
         BadCheckpoint: a field that is not what its name says.
     """
-    where = shown_path(path)
+    location = shown_path(path)
     for name in fields:
         if _is_taken(name):
-            raise BadCheckpoint(f"{where} has a field {shown(name)}, which is no setting of a model. Remove it.")
-    _check_types(where, fields)
-    _check_implementations(where, fields)
+            raise BadCheckpoint(f"{location} has a field {shown(name)}, which is no setting of a model. Remove it.")
+    _check_types(location, fields)
+    _check_implementations(location, fields)
     caps = {**dict.fromkeys(LAYER_FIELDS, MAX_LAYERS), **dict.fromkeys(LENGTH_FIELDS, MAX_LENGTH)}
     for name, most in {**caps, "num_labels": MAX_LABELS}.items():
-        # Lists are some families' lengths by layer, or height and width.
+        # A list is valid: some families give a length per layer, or height and width.
         if isinstance(fields.get(name), (str, bool, dict)):
-            raise BadSize(f"{name} is {shown(fields[name])} in {where}; it must be a whole number. Correct it.")
+            raise BadSize(f"{name} is {shown(fields[name])} in {location}; it must be a whole number. Correct it.")
         for value in _numbers(fields.get(name)):
             if value > most:
-                raise BadSize(f"{name} is {shown(value)} in {where}; no model has more than {most:,}. Correct it.")
+                raise BadSize(f"{name} is {shown(value)} in {location}; no model has more than {most:,}. Correct it.")
     for value in _numbers(list(fields.values())):
         if value != value or (isinstance(value, int) and abs(value) > MAX_NUMBER):
             raise BadCheckpoint(
-                f"{where} holds the number {shown(value)}, which no field of a model can be. Correct it."
+                f"{location} holds the number {shown(value)}, which no field of a model can be. Correct it."
             )
 
 
 def _is_taken(name: str) -> bool:
-    """Whether a field would stand in the way of what the config class itself needs."""
-    known = getattr(PreTrainedConfig, name, None)
-    computed = isinstance(known, property) and known.fset is None
-    return name.startswith("__") or callable(known) or computed or name in CLASS_FIELDS
+    """Whether a field would overwrite an attribute that the config class itself needs."""
+    attribute = getattr(PreTrainedConfig, name, None)
+    computed = isinstance(attribute, property) and attribute.fset is None
+    return name.startswith("__") or callable(attribute) or computed or name in CLASS_FIELDS
 
 
-def _check_types(where: str, fields: Mapping[str, Any]) -> None:
+def _check_types(location: str, fields: Mapping[str, Any]) -> None:
     for name in ("model_type", "dtype", "torch_dtype", "transformers_version"):
         if fields.get(name) is not None and not isinstance(fields[name], str):
-            raise BadCheckpoint(f"{where}: {name} is {shown(fields[name])}, not a name. Correct it.")
+            raise BadCheckpoint(f"{location}: {name} is {shown(fields[name])}, not a name. Correct it.")
     for name in ("architectures", "configuration_files"):
         value = fields.get(name)
-        if value is not None and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
-            raise BadCheckpoint(f"{where}: {name} is {shown(value)}, not a list of names. Correct it.")
+        if value is not None and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+            raise BadCheckpoint(f"{location}: {name} is {shown(value)}, not a list of names. Correct it.")
     for name in OBJECT_FIELDS:
         if fields.get(name) is not None and not isinstance(fields[name], dict):
-            raise BadCheckpoint(f"{where}: {name} is {shown(fields[name])}, not an object. Correct it.")
+            raise BadCheckpoint(f"{location}: {name} is {shown(fields[name])}, not an object. Correct it.")
     for key in fields.get("id2label") or ():
         if label_number(key) is None:
-            raise BadCheckpoint(f"{where}: id2label has the key {shown(key)}, which is no label's number. Correct it.")
+            raise BadCheckpoint(
+                f"{location}: id2label has the key {shown(key)}, which is no label's number. Correct it."
+            )
     for name in fields.get("configuration_files") or ():
         if not is_plain(name):
-            raise UnsafeCheckpoint(f"{where} names the config {shown(name)}, outside of the model folder. Remove it.")
+            raise UnsafeCheckpoint(
+                f"{location} names the config {shown(name)}, outside of the model folder. Remove it."
+            )
     for name in ("dtype", "torch_dtype"):
         value = fields.get(name)
         if value is not None and not isinstance(getattr(torch, value, None), torch.dtype):
-            raise BadCheckpoint(f"{where}: {name} is {shown(value)}, which is no dtype of torch. Correct it.")
+            raise BadCheckpoint(f"{location}: {name} is {shown(value)}, which is no dtype of torch. Correct it.")
 
 
-def _check_implementations(where: str, fields: Mapping[str, Any]) -> None:
+def _check_implementations(location: str, fields: Mapping[str, Any]) -> None:
     for name in ATTENTION_FIELDS:
         value = fields.get(name)
-        for each in value.values() if isinstance(value, dict) else (value,):
-            if each is not None and (not isinstance(each, str) or "/" in each):
+        for implementation in value.values() if isinstance(value, dict) else (value,):
+            if implementation is not None and (not isinstance(implementation, str) or "/" in implementation):
                 raise UnsafeCheckpoint(
-                    f"{where}: {name} is {shown(each)}: that is code from the hub. Remove it; pass "
+                    f"{location}: {name} is {shown(implementation)}: that is code from the hub. Remove it; pass "
                     "attn_implementation= yourself where you trust it."
                 )
 
 
 def _numbers(value: Any) -> list[float]:
-    """All numbers in a field, nested ones included; truth values are none."""
+    """All numbers in a field, nested ones included, booleans excluded."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return [value]
     members = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
@@ -324,11 +328,11 @@ def _numbers(value: Any) -> list[float]:
 def model_config(
     name: str, keywords: Mapping[str, Any], like: type[PreTrainedConfig] | None = None
 ) -> PreTrainedConfig:
-    """The config of a folder, a JSON file or a hub id; only what it says of a model is ever acted on.
+    """The config of a folder, a JSON file or a hub id, built by transformers after its fields were checked.
 
     Args:
-        keywords: hub keywords. Code from the hub runs only with `trust_remote_code=True` among them, and
-            nobody is asked for it at the terminal.
+        keywords: hub keywords. Code from the hub runs only with `trust_remote_code=True` among them; there is
+            no prompt for it at the terminal.
         like: the class to use where an old config.json does not name its model type.
 
     Raises:
@@ -338,12 +342,12 @@ def model_config(
     """
     path, fields = source_config(name, keywords)
     if not (keywords.get("trust_remote_code") and "auto_map" in fields):
-        _check_type(path, fields, named=like is None)
+        _check_type(path, fields, must_name_type=like is None)
     reader = like if like is not None and "model_type" not in fields else AutoConfig
     try:
         with from_hub(name, keywords.get("revision")):
             config: PreTrainedConfig = reader.from_pretrained(name, **{"trust_remote_code": False, **keywords})
-    except Exception as error:  # config classes compute with their fields, and fail in every way there is
+    except Exception as error:  # config classes compute with their fields, and can raise anything
         if isinstance(error, HubError):
             raise
         reason = clean(str(error)).rstrip(".") or type(error).__name__
@@ -353,31 +357,31 @@ def model_config(
     return config
 
 
-def _check_type(path: Path, fields: Mapping[str, Any], named: bool) -> None:
-    """Refuse configs of which transformers makes nothing, before it advises to install something.
+def _check_type(path: Path, fields: Mapping[str, Any], must_name_type: bool) -> None:
+    """Refuse a config that transformers cannot build; its own error would advise to install something.
 
     Args:
-        named: the config must name its model type itself.
+        must_name_type: whether the config must name its model type itself.
 
     Raises:
         UnsupportedArchitecture: a config of timm, or a model type that this transformers does not have.
         BadCheckpoint: no model type at all.
     """
-    where, supported = shown_path(path), f"Supported are {', '.join(ADAPTERS)}"
+    location, supported = shown_path(path), f"Supported are {', '.join(ADAPTERS)}"
     model_type = fields.get("model_type")
     if "pretrained_cfg" in fields or model_type == "timm_wrapper":
-        what = shown(fields.get("architecture", "a model"))
+        architecture = shown(fields.get("architecture", "a model"))
         raise UnsupportedArchitecture(
-            f"{where} is a config of timm ({what}), whose tensors have other names and shapes. {supported}: use a "
-            "checkpoint in transformers' own format, such as google/vit-base-patch16-224 for a ViT."
+            f"{location} is a config of timm ({architecture}), whose tensors have other names and shapes. {supported}: "
+            "use a checkpoint in transformers' own format, such as google/vit-base-patch16-224 for a ViT."
         )
-    if model_type is None and named:
+    if model_type is None and must_name_type:
         raise BadCheckpoint(
             f"the config of {shown_path(path.parent)} cannot be used: it names no model_type. {supported}: write the "
             f"right one into {path.name}."
         )
     if model_type is not None and model_type not in CONFIG_MAPPING:
         raise UnsupportedArchitecture(
-            f"{where} is of the model type {shown(model_type)}, which transformers {version} does not have."
+            f"{location} is of the model type {shown(model_type)}, which transformers {version} does not have."
             f"{suggest(model_type, ADAPTERS)} {supported}."
         )

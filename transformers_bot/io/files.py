@@ -1,8 +1,8 @@
 """The files of a source: where they lie, which of them transformers loads, how each is opened.
 
-A model folder is data from somewhere else. A link in it can name any file of the machine, a named
-pipe in it can hold a reader for ever, and a name in it can hold terminal commands. Only regular files
-inside of the source's own folder are opened, and what changes while it is read is refused.
+A model folder is untrusted data. A link in it can point to any file of the machine, reading a named pipe can wait
+for ever, and a file name can hold escape codes for the terminal. So only regular files inside of the source's own
+folder are opened, and a file that changes while it is read is refused.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from ..compat import NO_ERROR, NO_MISSING_ENTRY
 from ..errors import BadCheckpoint, BoTError, HubError, UnsafeCheckpoint
 
 LFS_POINTER = b"version https://git-lfs"
-SHOWN = 80  # characters of a foreign name in a message
+SHOWN = 80  # characters of an untrusted name in a message
 LISTED = 50  # names in one message
 # What transformers, or this package, opens in a model folder besides the weights it is asked for.
 READ_SUFFIXES = (".json", ".safetensors", ".bin", ".txt", ".model", ".jinja", ".md")
@@ -45,7 +45,7 @@ KINDS = {
 
 
 def shown(value: object) -> str:
-    """A foreign name or value for a message: as Python writes it, control characters escaped, cut to 80 characters.
+    """An untrusted name or value for a message: as Python writes it, control characters escaped, cut to 80 characters.
 
     >>> shown("h.0.w"), shown([1, 2])
     ("'h.0.w'", '[1, 2]')
@@ -69,16 +69,16 @@ def clean(text: str, most: int = 300) -> str:
     return escaped if len(line) <= most else f"{escaped[:most]}..."
 
 
-def count(number: int, what: str) -> str:
+def count(number: int, noun: str) -> str:
     """
     >>> count(1, "tensor"), count(1200, "tensor")
     ('1 tensor', '1,200 tensors')
     """
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def shown_path(path: str | os.PathLike[str]) -> str:
-    """A path as it is where a terminal can show it, else quoted, escaped and cut.
+    """A path for a message: unchanged if a terminal can show it, else quoted, escaped and cut.
 
     >>> shown_path("my model/config.json")
     'my model/config.json'
@@ -89,8 +89,8 @@ def shown_path(path: str | os.PathLike[str]) -> str:
 
 def listed(names: list[str]) -> str:
     """Names for a message: all of them up to 50, then how many more there are."""
-    more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
-    return ", ".join(shown(name) for name in names[:LISTED]) + more
+    rest = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
+    return ", ".join(shown(name) for name in names[:LISTED]) + rest
 
 
 def is_plain(name: str) -> bool:
@@ -108,7 +108,7 @@ def is_plain(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Folder:
-    """A model folder and the places that its files may really lie in.
+    """A model folder, and the places where its files may be once links are followed.
 
     Attributes:
         path: the folder with config.json.
@@ -126,7 +126,7 @@ class Folder:
         parts = Path(roots[0]).parts
         for place, part in enumerate(parts[1:], 1):
             if part == "snapshots" and parts[place - 1].startswith("models--"):
-                # Not resolved further: where `blobs` is itself a link, what it names is elsewhere.
+                # Not resolved: if `blobs` itself is a link, its target is outside of the cache.
                 roots.append(os.path.join(*parts[:place], "blobs"))
         return cls(path, tuple(roots))
 
@@ -154,16 +154,16 @@ class Folder:
                 "Copy the file into the folder if you trust it."
             )
         try:
-            found = os.stat(path)
+            status = os.stat(path)
         except FileNotFoundError:
-            what = f"is a broken link to {shown(os.readlink(path))}" if path.is_symlink() else "does not exist"
-            raise BadCheckpoint(f"{shown_path(path)} {what}. Download it again.") from None
+            state = f"is a broken link to {shown(os.readlink(path))}" if path.is_symlink() else "does not exist"
+            raise BadCheckpoint(f"{shown_path(path)} {state}. Download it again.") from None
         except OSError as error:
             raise _unreadable(path, error) from None
-        if not stat.S_ISREG(found.st_mode):
-            kind = KINDS.get(stat.S_IFMT(found.st_mode), "a special file")
+        if not stat.S_ISREG(status.st_mode):
+            kind = KINDS.get(stat.S_IFMT(status.st_mode), "a special file")
             raise BadCheckpoint(f"{shown_path(path)} is {kind}, not a file. Remove it and download the file.")
-        return found
+        return status
 
     def check_links(self) -> None:
         """Refuse links out of the folder in every file that a loader might open beside the weights."""
@@ -196,14 +196,14 @@ def opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except OSError as error:
         raise _unreadable(path, error) from None
-    found = os.fstat(handle)
-    if not stat.S_ISREG(found.st_mode):  # asked of the handle: os.fdopen takes no folder
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):  # before os.fdopen, which fails on a folder
         os.close(handle)
-        what = "is a folder, not a file" if stat.S_ISDIR(found.st_mode) else "is not a regular file"
-        raise BadCheckpoint(f"{shown_path(path)} {what}. Download it again.")
+        kind = "is a folder, not a file" if stat.S_ISDIR(status.st_mode) else "is not a regular file"
+        raise BadCheckpoint(f"{shown_path(path)} {kind}. Download it again.")
     with os.fdopen(handle, "rb", buffering=0) as stream:
         try:
-            yield stream, found.st_size
+            yield stream, status.st_size
         except OSError as error:
             raise _unreadable(path, error) from None
 
@@ -213,12 +213,12 @@ def _unreadable(path: Path, error: OSError) -> BadCheckpoint:
     return BadCheckpoint(f"{shown_path(path)} cannot be read: {reason}. Check its permissions and its disk.")
 
 
-# -- whether files are still what they were when they were checked -----------------------------------
+# -- whether files have changed since they were checked ---------- -----------------------------------
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """What changes when a file is replaced, rewritten, cut or grown: its place on the disk, its length, its time."""
+    """Inode, size and time of a file: one of them changes if it is replaced, rewritten, truncated or extended."""
 
     device: int
     inode: int
@@ -226,24 +226,24 @@ class Stamp:
     changed: int  # nanoseconds
 
     @classmethod
-    def of(cls, found: os.stat_result) -> "Stamp":
-        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    def of(cls, status: os.stat_result) -> "Stamp":
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def stamps_of(paths: Iterable[Path]) -> dict[Path, Stamp]:
     """The stamp of each file, links followed.
 
     Raises:
-        BadCheckpoint: one is not there (any more).
+        BadCheckpoint: a file is missing.
     """
     return {path: _stamp(path) for path in paths}
 
 
 def check_unchanged(stamps: Mapping[Path, Stamp]) -> None:
-    """Refuse to go on where a file is not what it was.
+    """Raise if a file has changed since its stamp was taken.
 
     Raises:
-        BadCheckpoint: it names the file.
+        BadCheckpoint: the message names the file.
     """
     for path, stamp in stamps.items():
         if _stamp(path) != stamp:
@@ -272,9 +272,9 @@ LOG_IN = "log in with `hf auth login`, or pass token="
 
 @contextmanager
 def from_hub(name: str, revision: object = None) -> Iterator[None]:
-    """Around whatever fetches files of `name`: what goes wrong there is a `HubError`; a folder's errors pass.
+    """Turn errors of fetching files of `name` from the Hub into a `HubError`; those of a local folder pass unchanged.
 
-    The causes are transformers' and the HTTP client's own frames, which say nothing to a caller.
+    The original error is not chained: its traceback, inside transformers and the HTTP client, does not help a caller.
     """
     try:
         yield
@@ -283,32 +283,32 @@ def from_hub(name: str, revision: object = None) -> Iterator[None]:
     except (OSError, HFValidationError) as error:
         if os.path.exists(name):
             raise
-        raise HubError(_sentence(name, revision, error)) from None
+        raise HubError(_hub_message(name, revision, error)) from None
 
 
-def _sentence(name: str, revision: object, error: Exception) -> str:
+def _hub_message(name: str, revision: object, error: Exception) -> str:
     causes = list(_causes(error))
 
     def is_a(*kinds: type[Exception]) -> bool:
-        return any(isinstance(one, kinds) for one in causes)
+        return any(isinstance(cause, kinds) for cause in causes)
 
-    who = shown(name)
+    source = shown(name)
     if is_a(HFValidationError):
-        return f"{who} is no folder here, and no name that a model on the Hub can have (OWNER/NAME). Correct it."
+        return f"{source} is no folder here, and no name that a model on the Hub can have (OWNER/NAME). Correct it."
     if is_a(GatedRepoError):
         page = f"{constants.ENDPOINT}/{name}"
-        return f"{who} is a gated model of the Hub: ask for access at {page}, then {LOG_IN}."
+        return f"{source} is a gated model of the Hub: ask for access at {page}, then {LOG_IN}."
     if is_a(RevisionNotFoundError):
-        return f"{who} has no revision {shown(revision)} on the Hub: name a branch, tag or commit that it has."
+        return f"{source} has no revision {shown(revision)} on the Hub: name a branch, tag or commit that it has."
     if is_a(RepositoryNotFoundError):
-        return f"{who} is no folder here, and no model of the Hub that you can see. If it is private, {LOG_IN}."
+        return f"{source} is no folder here, and no model of the Hub that you can see. If it is private, {LOG_IN}."
     offline = is_a(OfflineModeIsEnabled) or constants.is_offline_mode()
     if is_a(LocalEntryNotFoundError, OfflineModeIsEnabled):
-        why = "offline mode is on" if offline else "the Hub cannot be reached, or local_files_only=True forbids it"
-        return f"{who} is no folder here and not whole in the Hub's cache, and {why}. Connect, or name a folder."
+        reason = "offline mode is on" if offline else "the Hub cannot be reached, or local_files_only=True forbids it"
+        return f"{source} is no folder here and not whole in the Hub's cache, and {reason}. Connect, or name a folder."
     if is_a(EntryNotFoundError):
-        return f"{who} lacks a file on the Hub: {clean(str(error))}"
-    return f"{who} is no folder here, and fetching it from the Hub failed: {clean(str(error))}"
+        return f"{source} lacks a file on the Hub: {clean(str(error))}"
+    return f"{source} is no folder here, and fetching it from the Hub failed: {clean(str(error))}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -358,12 +358,12 @@ class Choice:
 
 
 def candidates(keywords: Mapping[str, Any], explicit: str | None) -> list[str]:
-    """The names to look for, first come first loaded."""
+    """The file names to look for, in the order in which transformers prefers them."""
     if explicit is not None:
         return [explicit]
-    asked, variant = keywords.get("use_safetensors"), keywords.get("variant")
-    safe = [] if asked is False else [SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME]
-    pickled = [] if asked else [WEIGHTS_NAME, WEIGHTS_INDEX_NAME]
+    use_safetensors, variant = keywords.get("use_safetensors"), keywords.get("variant")
+    safe = [] if use_safetensors is False else [SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME]
+    pickled = [] if use_safetensors else [WEIGHTS_NAME, WEIGHTS_INDEX_NAME]
     return [_with_variant(name, variant) for name in (*safe, *pickled)]
 
 
@@ -413,7 +413,7 @@ def finder(name: str, folder: Folder, keywords: Mapping[str, Any]) -> Callable[[
 
 
 def has_file(name: str, file: str, keywords: Mapping[str, Any]) -> bool:
-    """Whether a source has a file beside its weights; no way to it counts as none."""
+    """Whether a source has a file beside its weights; False also if the Hub cannot be reached."""
     if is_folder(name):
         return os.path.isfile(os.path.join(name, keywords.get("subfolder") or "", file))
     return cached_file(name, file, **hub_keywords(keywords), **NO_ERROR) is not None
@@ -434,11 +434,11 @@ def find_shards(
             raise missing_shards(choice.main, shards, absent)
         return [folder.locate(shard) for shard in shards]
     with from_hub(name, keywords.get("revision")):
-        found = cached_files(name, shards, **hub_keywords(keywords)) or []
-    # cached_files keeps the order it was given; a short answer would pair names with other files.
-    if len(found) != len(shards):
-        raise BadCheckpoint(f"{shown_path(name)}: the hub gave {len(found)} of {len(shards)} shards. Try again.")
-    paths = [Path(path) for path in found]
+        cached = cached_files(name, shards, **hub_keywords(keywords)) or []
+    # cached_files keeps the given order; if files were missing, names would be paired with the wrong ones.
+    if len(cached) != len(shards):
+        raise BadCheckpoint(f"{shown_path(name)}: the hub gave {len(cached)} of {len(shards)} shards. Try again.")
+    paths = [Path(path) for path in cached]
     for path in paths:
         folder.check(path)
     return paths
@@ -454,44 +454,44 @@ def missing_shards(path: Path, shards: list[str], absent: list[str]) -> BadCheck
 
 
 def hub_keywords(keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """Those keywords that say where on the hub a source is; None for `subfolder` is the top."""
-    kept = {key: keywords[key] for key in HUB if key in keywords}
-    if kept.get("subfolder", "") is None:
-        del kept["subfolder"]
-    return kept
+    """The keywords that say where on the hub a source is; `subfolder=None`, the top folder, is left out."""
+    chosen = {key: keywords[key] for key in HUB if key in keywords}
+    if chosen.get("subfolder", "") is None:
+        del chosen["subfolder"]
+    return chosen
 
 
 def no_weights(name: str, folder: Folder, names: list[str], keywords: Mapping[str, Any]) -> Exception:
-    """The error for a source without any file that would be loaded: ours for folders, the hub's for ids."""
+    """The error for a source without weights to load: a `BadCheckpoint`, or the Hub's own for an id."""
     if not is_folder(name):
         try:
             with from_hub(name, keywords.get("revision")):
                 cached_file(name, names[0], **hub_keywords(keywords))
         except HubError as error:
             return error
-    held = folder.names()
-    alien = {kind: file for file in held for end, kind in ALIEN.items() if file.endswith(end)}
-    plain = [file for file in held if file.endswith((SAFE, ".bin", f"{SAFE}.index.json"))]
+    entries = folder.names()
+    alien = {kind: file for file in entries for end, kind in ALIEN.items() if file.endswith(end)}
+    plain = [file for file in entries if file.endswith((SAFE, ".bin", f"{SAFE}.index.json"))]
     if alien:
         kind, file = next(iter(alien.items()))
-        found = f"{shown(file)} are {kind} weights, which cannot be resampled; use a safetensors checkpoint"
+        advice = f"{shown(file)} are {kind} weights, which cannot be resampled; use a safetensors checkpoint"
     elif plain:
-        found = f"there is {listed(plain)}: rename it, or choose it by variant= or use_safetensors="
+        advice = f"there is {listed(plain)}: rename it, or choose it by variant= or use_safetensors="
     else:
-        found = "download it again, or name the folder that holds its weights (subfolder=)"
-    return BadCheckpoint(f"{shown_path(folder.path)} has no weights: {' or '.join(names)} is looked for; {found}.")
+        advice = "download it again, or name the folder that holds its weights (subfolder=)"
+    return BadCheckpoint(f"{shown_path(folder.path)} has no weights: {' or '.join(names)} is looked for; {advice}.")
 
 
 def notes_of(name: str, folder: Folder, choice: Choice, keywords: Mapping[str, Any]) -> tuple[str, ...]:
-    """Which other weights of a folder are not read, as sentences."""
+    """Notes on other weights of a folder, which are not read."""
     if not is_folder(name):
         return ()
     beside = [
-        each
-        for each in candidates({"variant": keywords.get("variant")}, None)
-        if each != choice.main.name and folder.holds(each)
+        filename
+        for filename in candidates({"variant": keywords.get("variant")}, None)
+        if filename != choice.main.name and folder.holds(filename)
     ]
-    return tuple(f"{each} beside {choice.main.name} is not read." for each in beside)
+    return tuple(f"{filename} beside {choice.main.name} is not read." for filename in beside)
 
 
 def _with_variant(name: str, variant: str | None) -> str:

@@ -1,8 +1,8 @@
 """SHA-256 of files, and whether a folder is still what this package wrote.
 
 A fingerprint, kept in the transfer report, is SHA-256 over a file's size and its bytes; of a large file of weights over
-its header and some stretches of every tensor, so that it costs milliseconds whatever the size. Training changes every
-tensor that it trains, and a stretch of each is looked at; one value set by hand in a large tensor can be missed.
+its header and some stretches of every tensor, so that it costs milliseconds whatever the size. Training changes whole
+tensors, so these samples show it; a single value that was edited in a large tensor can be missed.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from .files import Stamp, changed, opened, shown_path
 from .vocabulary import LARGE
 from .weights import MAX_HEADER, read_header
 
-PIECE = 1 << 20  # bytes: read and hashed while a core's cache holds them; hashlib lets other threads run meanwhile
+PIECE = 1 << 20  # bytes read and hashed at a time: they fit a core's cache, and other threads run while hashlib works
 
 
 def sha256(path: Path, stopped: threading.Event | None = None, stamp: Stamp | None = None) -> str:
@@ -31,10 +31,10 @@ def sha256(path: Path, stopped: threading.Event | None = None, stamp: Stamp | No
 
     Args:
         stopped: ends it after the current piece when set.
-        stamp: what the file was when it was checked: the hash is of that file, or there is none.
+        stamp: taken when the file was checked; a file that has changed since is an error.
 
     Raises:
-        BadCheckpoint: the file cannot be read, or is another one than `stamp` says.
+        BadCheckpoint: the file cannot be read, or does not fit `stamp`.
         CancelledError: `stopped` was set before the end.
     """
     digest, piece = hashlib.sha256(), memoryview(bytearray(PIECE))
@@ -65,7 +65,7 @@ class Hashing:
         self._hashes: Future[dict[str, str]] | None = None
 
     def __enter__(self) -> "Hashing":
-        # Where the system gives no further thread, they are hashed when they are asked for.
+        # If the system can start no further thread, `result` computes the hashes itself.
         with contextlib.suppress(RuntimeError):
             self._hashes = self._pool.submit(self._compute, True, self._stopped)
         return self
@@ -77,7 +77,7 @@ class Hashing:
         self._pool.shutdown(cancel_futures=True)
 
     def result(self) -> dict[str, str]:
-        """What `Checkpoint.hashes` gives, when all files are read.
+        """The hashes of `Checkpoint.hashes`, once all files are read.
 
         Raises:
             BadCheckpoint: a file cannot be read, or is not the one that was checked.
@@ -88,7 +88,7 @@ class Hashing:
 # -- fingerprints of what was written ----------------------------------------------------------------
 
 REPORT = "transfer_report.json"
-# Not looked at: the report itself, the card (what people write into it is kept), and what systems leave.
+# Files without a fingerprint: the report itself, the card, which people may edit, and files of git and macOS.
 PASSED = (REPORT, "README.md", ".gitattributes", ".DS_Store")
 WEIGHTS = ".safetensors"
 WHOLE = 1 << 20  # bytes up to which a file is hashed as a whole
@@ -106,8 +106,8 @@ def fingerprints(folder: Path) -> dict[str, str]:
 
 def _names(folder: Path) -> list[str]:
     """The files of a folder that have a fingerprint; a link is one of them, wherever it leads."""
-    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-    return [name for name in sorted(path.relative_to(folder).as_posix() for path in found) if name not in PASSED]
+    paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return [name for name in sorted(path.relative_to(folder).as_posix() for path in paths) if name not in PASSED]
 
 
 def fingerprint(path: Path) -> str:
@@ -123,43 +123,43 @@ def fingerprint(path: Path) -> str:
 
 
 def why_foreign(folder: Path) -> str | None:
-    """Why a folder is not, or no longer, what `resize_checkpoint` wrote; None where it is."""
+    """The reason why a folder is not, or no longer, what `resize_checkpoint` wrote; None if it is."""
     if not (folder / REPORT).is_file():
         return f"it has no {REPORT}"
     try:
-        known = read_json(folder / REPORT).get("written")
-        if not isinstance(known, dict) or not known:
+        recorded = read_json(folder / REPORT).get("written")
+        if not isinstance(recorded, dict) or not recorded:
             return f"its {REPORT} does not say which files were written"
-        return _difference(folder, known)
+        return _difference(folder, recorded)
     except (BoTError, OSError) as error:
         return str(error).rstrip(".")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return "its weights are no safetensors files"
 
 
-def _difference(folder: Path, known: dict[str, Any]) -> str | None:
-    """The first file that is not as it was written; none is opened while names alone tell."""
-    there = _names(folder)
-    for name in sorted({*known} ^ {*there}):
-        return f"{shown_path(name)} {'is gone' if name in known else 'was added'} since"
-    for name in there:
-        if not _may_be_ours(folder / name) or fingerprint(folder / name) != known[name]:
+def _difference(folder: Path, recorded: dict[str, Any]) -> str | None:
+    """The first file that is not as it was written; names are compared before any file is opened."""
+    present = _names(folder)
+    for name in sorted({*recorded} ^ {*present}):
+        return f"{shown_path(name)} {'is gone' if name in recorded else 'was added'} since"
+    for name in present:
+        if not _may_be_ours(folder / name) or fingerprint(folder / name) != recorded[name]:
             return f"{shown_path(name)} was changed since"
     return None
 
 
 def _may_be_ours(path: Path) -> bool:
     """Whether a resize can have written it: no link, no pipe, and nothing large but weights of a sound header."""
-    found = os.lstat(path)
-    if not stat.S_ISREG(found.st_mode):
+    status = os.lstat(path)
+    if not stat.S_ISREG(status.st_mode):
         return False
-    if path.suffix == WEIGHTS and found.st_size > WHOLE:
+    if path.suffix == WEIGHTS and status.st_size > WHOLE:
         read_header(path)
-    return path.suffix == WEIGHTS or found.st_size <= LARGE
+    return path.suffix == WEIGHTS or status.st_size <= LARGE
 
 
 def _spans(stream: BinaryIO) -> Iterator[tuple[int, int]]:
-    """The parts of a file of weights that are looked at: its header, and stretches of every tensor."""
+    """The parts of a file of weights that are hashed: its header, and stretches of every tensor."""
     length = int.from_bytes(stream.read(8), "little")
     header = json.loads(stream.read(min(length, MAX_HEADER)))
     yield 0, 8 + length

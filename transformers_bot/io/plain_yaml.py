@@ -1,8 +1,8 @@
-"""Plain data out of YAML that anybody may have written: the one reader of every card's metadata and every recipe.
+"""Reads plain data from untrusted YAML: the metadata of every card, and every recipe.
 
-PyYAML's safe loader builds it, with a pass over its events before. Why that pass: the safe loader follows anchors,
-aliases and merge keys, with which a few hundred bytes grow to gigabytes or hold themselves; it recurs as deep as the
-text does; and of two values of one name it keeps the last. All that is refused, with the line.
+PyYAML's safe loader builds the data, after a pass over its events. Why that pass is needed: the safe loader follows
+anchors, aliases and merge keys, with which a few hundred bytes can grow to gigabytes or contain themselves; it recurses
+as deep as the text is nested; and of two values with one name it keeps the last. All of that is refused, with its line.
 """
 
 import math
@@ -18,7 +18,7 @@ MAX_DIGITS = 40
 
 
 class NotPlain(ValueError):
-    """Text that is no YAML, or YAML that says more than plain data; the message names the line."""
+    """Text that is not YAML, or YAML beyond plain data; the message names the line."""
 
 
 def read_yaml(text: str, first_line: int = 1, most: int = MAX_CHARACTERS) -> Any:
@@ -57,15 +57,15 @@ def read_yaml(text: str, first_line: int = 1, most: int = MAX_CHARACTERS) -> Any
 
 
 class _Refusal(Exception):
-    """What is no plain data, in words, and the line of the text that it is in, from 0."""
+    """A part of the text that is not plain data: the reason, and its line, from 0."""
 
-    def __init__(self, place: Any, what: str) -> None:
-        super().__init__(what)
-        self.line: int = place.start_mark.line
+    def __init__(self, event: Any, reason: str) -> None:
+        super().__init__(reason)
+        self.line: int = event.start_mark.line
 
 
 def _check(events: Iterator[Any]) -> None:
-    """Refuse what is no plain data, and more of it than is read."""
+    """Refuse anything but plain data, and more of it than the limits allow."""
     documents = values = depth = 0
     for event in events:
         if isinstance(event, yaml.AliasEvent):
@@ -73,7 +73,7 @@ def _check(events: Iterator[Any]) -> None:
         if getattr(event, "anchor", None):
             raise _Refusal(event, f"has an anchor (&{_shown(event.anchor)}), which is not read: write the value itself")
         tag, scalar = getattr(event, "tag", None), isinstance(event, yaml.ScalarEvent)
-        if tag:  # also "!" alone: it says that 12 is a text, and the loader makes a number of it
+        if tag:  # also a bare "!": it marks 12 as text, but the loader would make it a number
             raise _Refusal(event, f"has a type ({_shown(tag)}), which is not read: leave it out")
         if scalar and event.value == "<<" and event.implicit[0] and not event.style:
             raise _Refusal(event, "has a merge key (<<), which is not read: write the fields themselves")
@@ -90,7 +90,7 @@ def _check(events: Iterator[Any]) -> None:
 
 
 def plain_loader(base: Any) -> Any:
-    """A safe loader that refuses a name given twice, and takes for text what only looks like a date or a number."""
+    """A safe loader that refuses duplicate names, and reads as text what only looks like a date or a number."""
 
     class PlainLoader(base):  # type: ignore[misc]
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -99,13 +99,13 @@ def plain_loader(base: Any) -> Any:
                 if not isinstance(key, yaml.ScalarNode):
                     raise _Refusal(key, "has a list or a table as a name")
                 name = self.construct_object(key)
-                if name in names or name != name:  # two NaN are two names
+                if name in names or name != name:  # NaN is not equal to itself, so it would never be a duplicate
                     raise _Refusal(key, f"has the name {_shown(name)} for the second time")
                 names.add(name)
             fields: dict[Any, Any] = super().construct_mapping(node, deep)
             return fields
 
-        def construct_looked_like(self, node: Any) -> Any:
+        def construct_if_valid(self, node: Any) -> Any:
             kind = node.tag.rpartition(":")[2]
             if kind in ("int", "float") and len(node.value) > MAX_DIGITS:
                 raise _Refusal(node, f"has a number of {len(node.value):,} characters")
@@ -113,10 +113,12 @@ def plain_loader(base: Any) -> Any:
                 value = getattr(self, f"construct_yaml_{kind}")(node)
             except (ValueError, OverflowError, LookupError, AttributeError):
                 return node.value  # such as 2024-02-31, or a single =
-            return math.nan if value != value else value  # one object, so that what is read twice is equal
+            return (
+                math.nan if value != value else value
+            )  # always the same object, so that reading a text twice gives equal data
 
     for kind in ("int", "float", "timestamp", "value"):
-        PlainLoader.add_constructor(f"tag:yaml.org,2002:{kind}", PlainLoader.construct_looked_like)
+        PlainLoader.add_constructor(f"tag:yaml.org,2002:{kind}", PlainLoader.construct_if_valid)
     return PlainLoader
 
 

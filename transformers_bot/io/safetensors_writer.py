@@ -43,7 +43,7 @@ PIECE = 16 * 2**20  # bytes of a tensor that are copied at a time, where a copy 
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor to come."""
+    """A tensor that is going to be written."""
 
     name: str
     dtype: torch.dtype
@@ -57,14 +57,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Shard:
-    """A file to come, with its tensors in the order in which they were given."""
+    """A file that is going to be written, with its tensors in the given order."""
 
     file: str
     entries: tuple[Entry, ...]
 
     @cached_property
     def header(self) -> bytes:
-        """The length of the header in 8 bytes, and the header: JSON, filled up with spaces to a multiple of 8."""
+        """The length of the header in 8 bytes, then the header: JSON, padded with spaces to a multiple of 8 bytes."""
         fields: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         start = 0
         for entry in self._stored:
@@ -108,22 +108,24 @@ def lay_out(
         variant: "fp16" gives `model.fp16.safetensors`.
 
     Raises:
-        BadOption: a size or a variant that is none.
-        PlanError: a name that comes twice or that the format keeps for itself, or a dtype that it has not.
+        BadOption: an impossible size or variant.
+        PlanError: a duplicate name, one that the format reserves, or a dtype that it does not have.
     """
     if variant is not None and (not variant or set(variant) & set("/\\{}\0")):
         raise BadOption(f"variant is a part of the files' names, such as 'fp16', got {variant!r}.")
-    named = {entry.name: entry for entry in entries}
-    if len(named) < len(entries) or "__metadata__" in named:
-        twice = sorted(name for name in named if sum(entry.name == name for entry in entries) > 1) or ["__metadata__"]
-        raise PlanError(f"tensor names must be unique, and not '__metadata__': {twice}.")
+    by_name = {entry.name: entry for entry in entries}
+    if len(by_name) < len(entries) or "__metadata__" in by_name:
+        duplicates = sorted(name for name in by_name if sum(entry.name == name for entry in entries) > 1) or [
+            "__metadata__"
+        ]
+        raise PlanError(f"tensor names must be unique, and not '__metadata__': {duplicates}.")
     if unknown := [entry for entry in entries if entry.dtype not in DTYPES]:
         raise PlanError(f"{unknown[0].name} is {unknown[0].dtype}, which cannot be written; these can: {[*DTYPES]}.")
     if isinstance(max_shard_size, (int, float)) and not max_shard_size >= 1:
         raise BadOption(f"max_shard_size is {max_shard_size!r}: it must be at least one byte.")
     try:
         split = split_state_dict_into_shards_factory(
-            named,
+            by_name,
             get_storage_size=lambda entry: entry.bytes,
             # torch gives all tensors without elements the same address, so that transformers takes them for one.
             get_storage_id=lambda entry: entry.name if entry.bytes else 0,
@@ -132,7 +134,9 @@ def lay_out(
         )
     except (TypeError, ValueError, OverflowError) as error:
         raise BadOption(f"max_shard_size {max_shard_size!r}: give bytes, or text such as '2GB' ({error}).") from None
-    return tuple(Shard(file, tuple(named[name] for name in names)) for file, names in split.filename_to_tensors.items())
+    return tuple(
+        Shard(file, tuple(by_name[name] for name in names)) for file, names in split.filename_to_tensors.items()
+    )
 
 
 def total_bytes(shards: Sequence[Shard]) -> int:
@@ -174,7 +178,7 @@ class ShardWriter:
         self.folder, self.shards, self.parameters, self.variant = folder, tuple(shards), parameters, variant
         self._open = {entry.name: (entry, shard) for shard in shards for entry in shard.entries}
         self._put: set[str] = set()
-        self._buffer = torch.empty(PIECE, dtype=torch.uint8)  # one for all: the allocator would keep many
+        self._buffer = torch.empty(PIECE, dtype=torch.uint8)  # one for all tensors: the allocator would keep many
 
     def __enter__(self) -> "ShardWriter":
         for shard in self.shards:
@@ -234,7 +238,7 @@ def _reserve(handle: int, size: int) -> None:
 
 
 def _pieces(tensor: Tensor, buffer: Tensor) -> Iterator[memoryview]:
-    """Yield the bytes of `tensor` in order: where they lie, or copied to `buffer`, until the next are asked for."""
+    """Yield the bytes of `tensor` in order: in place, or copied to `buffer` and then valid until the next piece."""
     size = tensor.numel() * tensor.itemsize
     if size == 0:
         return

@@ -50,7 +50,7 @@ FILES = {
     "HierarchicalTokenPooling": ("config.json", False),
     "LogitScore": ("config.json", False),
 }
-BARE = ("Normalize",)  # what older versions saved without any settings
+BARE = ("Normalize",)  # types that older versions saved without any settings
 KINDS = ("SentenceTransformer", "SparseEncoder", "CrossEncoder", "MultiVectorEncoder")
 
 
@@ -62,7 +62,7 @@ class Module:
         kind: the last part of its type.
         place: its folder, "" for the model's own.
         settings: the fields of its settings, empty where it has none.
-        settings_file: their file in the folder's terms, "" where there is none.
+        settings_file: the name of their file in the folder, "" where there is none.
         weights: where its weights are, None where it has none.
     """
 
@@ -80,8 +80,8 @@ class Folders:
     Attributes:
         name: hub id or folder.
         listed: the entries of modules.json.
-        modules: the same, read.
-        files: name in the result -> where it is: what may be copied as it is.
+        modules: the same modules, read.
+        files: name in the result -> path of a file that may be copied unchanged.
         kind: the library's class that loads the folder.
         settings: the fields of config_sentence_transformers.json.
     """
@@ -121,8 +121,8 @@ def find(name: str, hub: Mapping[str, Any], allow_pickle: bool = False) -> Folde
 
 def folder_class(folder: str | os.PathLike[str]) -> str | None:
     """The library's class that loads a local folder, None where it is a plain model."""
-    found = find(os.fspath(folder), {})
-    return found.kind if found else None
+    folders = find(os.fspath(folder), {})
+    return folders.kind if folders else None
 
 
 def _seeker(name: str, hub: Mapping[str, Any], base: str) -> Callable[[str], Path | None]:
@@ -134,35 +134,35 @@ def _seeker(name: str, hub: Mapping[str, Any], base: str) -> Callable[[str], Pat
     keywords = {key: value for key, value in hub.items() if key not in skipped}
 
     def seek(file: str) -> Path | None:
-        found = cached_file(
+        cached = cached_file(
             name,
             PurePosixPath(base, file).as_posix(),
             **keywords,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
-        return Path(found) if found else None
+        return Path(cached) if cached else None
 
     return seek
 
 
 def _listed(path: Path) -> list[dict[str, Any]]:
-    """The entries of a modules.json, of which every place is a folder below it."""
-    where, entries = shown_path(path), read_value(path, MOST)
+    """The entries of a modules.json; each must lie in a folder below it."""
+    location, entries = shown_path(path), read_value(path, MOST)
     if not isinstance(entries, list) or not 0 < len(entries) <= COUNT:
-        raise BadCheckpoint(f"{where} is no list of 1 to {COUNT} modules. Download it again. {LEAVE}.")
+        raise BadCheckpoint(f"{location} is no list of 1 to {COUNT} modules. Download it again. {LEAVE}.")
     for entry in entries:
         texts = [entry.get(key) for key in ("type", "path")] if isinstance(entry, dict) else [None]
         if not all(isinstance(text, str) for text in texts) or not isinstance(entry.get("name", ""), str):
-            raise BadCheckpoint(f"{where} holds {shown(entry)}, which is no module. Download it again. {LEAVE}.")
+            raise BadCheckpoint(f"{location} holds {shown(entry)}, which is no module. Download it again. {LEAVE}.")
         place = entry["path"].rstrip("/")
         if place and not PLACE.fullmatch(place):
             raise UnsafeCheckpoint(
-                f"{where} has a module in {shown(entry['path'])}; modules lie in folders such as 1_Pooling. {LEAVE}."
+                f"{location} has a module in {shown(entry['path'])}; modules lie in folders such as 1_Pooling. {LEAVE}."
             )
     places = [entry["path"].rstrip("/") for entry in entries]
     if len(set(places)) < len(places):
-        raise BadCheckpoint(f"{where} has two modules in the same folder. Download it again. {LEAVE}.")
+        raise BadCheckpoint(f"{location} has two modules in the same folder. Download it again. {LEAVE}.")
     return entries
 
 
@@ -186,8 +186,8 @@ def _read(
     """The modules of a list with their settings, each file checked by `seek`."""
     kinds = [_kind(entry, name) for entry in listed]
     places = [entry["path"].rstrip("/") for entry in listed]
-    first = [kind for kind in kinds if kind in ("Transformer", "MLMTransformer")]
-    if len(first) != 1 or kinds[0] != first[0]:
+    transformers = [kind for kind in kinds if kind in ("Transformer", "MLMTransformer")]
+    if len(transformers) != 1 or kinds[0] != transformers[0]:
         raise UnsupportedCheckpoint(
             f"{shown_path(name)} begins with a {kinds[0]}, not with its one transformer: {', '.join(kinds)}. {LEAVE}."
         )
@@ -197,19 +197,26 @@ def _read(
             f"pass subfolder={places[0]!r}. {LEAVE}."
         )
     files = {}
-    own = [file for file in BACKBONE if seek(PurePosixPath(backbone, file).as_posix())][:1]
-    for file in own:
-        files[file] = _must(seek(PurePosixPath(backbone, file).as_posix()), name, file)
+    backbone_files = [file for file in BACKBONE if seek(PurePosixPath(backbone, file).as_posix())][:1]
+    for file in backbone_files:
+        files[file] = _required(seek(PurePosixPath(backbone, file).as_posix()), name, file)
     for file in (LIST, SETTINGS):
-        if found := seek(file):
-            files[file] = found
+        if path := seek(file):
+            files[file] = path
     settings = _object(files.get(SETTINGS))
-    modules = [Module(kinds[0], "", _object(files[own[0]]) if own else {}, own[0] if own else "")]
+    modules = [
+        Module(
+            kinds[0],
+            "",
+            _object(files[backbone_files[0]]) if backbone_files else {},
+            backbone_files[0] if backbone_files else "",
+        )
+    ]
     for kind, place in list(zip(kinds, places, strict=True))[1:]:
         module = _module(name, kind, place, seek, allow_pickle)
         modules.append(module)
         if module.settings_file:
-            files[module.settings_file] = _must(seek(module.settings_file), name, module.settings_file)
+            files[module.settings_file] = _required(seek(module.settings_file), name, module.settings_file)
         if module.weights and module.weights.suffix == ".safetensors":
             files[f"{place}/model.safetensors"] = module.weights
     kind = settings.get("model_type", KINDS[0])
@@ -225,7 +232,7 @@ def _module(name: str, kind: str, place: str, seek: Callable[[str], Path | None]
     if weighted:
         weights = seek(f"{place}/model.safetensors")
         if weights is None and kind != "WordWeights":
-            weights = _must(seek(f"{place}/pytorch_model.bin"), name, f"{place}/model.safetensors")
+            weights = _required(seek(f"{place}/pytorch_model.bin"), name, f"{place}/model.safetensors")
             if not allow_pickle:
                 raise UnsafeCheckpoint(
                     f"{shown_path(name)}: the weights of {place} are pickled, and pickle files can run code when they "
@@ -235,7 +242,7 @@ def _module(name: str, kind: str, place: str, seek: Callable[[str], Path | None]
     return Module(kind, place, _object(path), f"{place}/{settings_file}" if path else "", weights)
 
 
-def _must(path: Path | None, name: str, file: str) -> Path:
+def _required(path: Path | None, name: str, file: str) -> Path:
     if path is None:
         raise BadCheckpoint(f"{shown_path(name)} lacks {file}. Use a complete folder. {LEAVE}.")
     return path

@@ -1,7 +1,7 @@
-"""What a folder's tokenizer files say of themselves, read as data: no tokenizer is built.
+"""Reads the number of token ids and the longest text from a folder's tokenizer files, without building a tokenizer.
 
 The Rust library behind tokenizers can panic on a damaged file, or ask for more memory than there is, which ends
-the process. How many token ids there are, and how long a text may be, stands in the files.
+the process.
 
 Why by hand: every reader of these files (tokenizers, sentencepiece, transformers' own classes) builds the tokenizer.
 """
@@ -55,20 +55,20 @@ def read_vocabulary(folder: Path, config: PreTrainedConfig) -> Vocabulary:
         BadCheckpoint: a file that transformers could not make a tokenizer of.
     """
     settings = _object(folder / "tokenizer_config.json")
-    named = _object(folder / "special_tokens_map.json")
+    special = _object(folder / "special_tokens_map.json")
     check_settings(settings)
-    ids, more = _vocabulary(folder)
+    ids, extra = _vocabulary(folder)
     if not ids:
         raise BadCheckpoint("there is no vocabulary among them")
     name = settings.get("tokenizer_class")
     if name and _class(name) is None and not (folder / "tokenizer.json").is_file():
         raise BadCheckpoint(f"tokenizer_class in tokenizer_config.json is {shown(name)}, unknown to this transformers")
-    added = {*more, *_object(folder / "added_tokens.json")}
+    added = {*extra, *_object(folder / "added_tokens.json")}
     added |= {entry["content"] for entry in (settings.get("added_tokens_decoder") or {}).values()}
-    fields = {**_defaults(name, config), **named, **settings}
-    # Whatever ids they are given elsewhere, tokens that the vocabulary lacks get the ones behind it.
-    behind = {*added, *_special(fields)} - ids.keys()
-    return Vocabulary(max(1 + max(ids.values()), len(ids) + len(behind)), fields.get("model_max_length"))
+    fields = {**_defaults(name, config), **special, **settings}
+    # Tokens that the vocabulary lacks get the ids after its last one, whatever ids the files give them.
+    appended = {*added, *_special(fields)} - ids.keys()
+    return Vocabulary(max(1 + max(ids.values()), len(ids) + len(appended)), fields.get("model_max_length"))
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -94,10 +94,10 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         members = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [None]
         if value is not None and not all(map(_text, members)):
             raise _wrong(name, value, "a list of tokens")
-    _check_more(settings)
+    _check_other_settings(settings)
 
 
-def _check_more(settings: Mapping[str, Any]) -> None:
+def _check_other_settings(settings: Mapping[str, Any]) -> None:
     decoder = settings.get("added_tokens_decoder", {})
     for number, entry in decoder.items() if isinstance(decoder, dict) else [("", None)]:
         content = entry.get("content") if isinstance(entry, dict) else None
@@ -109,21 +109,23 @@ def _check_more(settings: Mapping[str, Any]) -> None:
         "model_input_names": (list, "a list of names"),
         "tokenizer_class": (str, "the name of a class"),
     }
-    for name, (kind, meant) in kinds.items():
+    for name, (kind, expected) in kinds.items():
         if settings.get(name) is not None and not isinstance(settings[name], kind):
-            raise _wrong(name, settings[name], meant)
+            raise _wrong(name, settings[name], expected)
     templates = settings.get("chat_template")
-    for one in templates if isinstance(templates, list) else []:
-        if not (isinstance(one, dict) and {"name", "template"} <= one.keys()):
+    for template in templates if isinstance(templates, list) else []:
+        if not (isinstance(template, dict) and {"name", "template"} <= template.keys()):
             raise _wrong("chat_template", templates, "a template, or a list of named ones")
     name = str(settings.get("tokenizer_class") or "")
-    known = _class(name)
-    if name and (not name.endswith(ENDS) or (known and not issubclass(known, PreTrainedTokenizerBase))):
+    tokenizer_class = _class(name)
+    if name and (
+        not name.endswith(ENDS) or (tokenizer_class and not issubclass(tokenizer_class, PreTrainedTokenizerBase))
+    ):
         raise _wrong("tokenizer_class", name, "a tokenizer")
 
 
-def _wrong(name: str, value: object, meant: str) -> BadCheckpoint:
-    return BadCheckpoint(f"{name} in tokenizer_config.json is {shown(value)}, not {meant}")
+def _wrong(name: str, value: object, expected: str) -> BadCheckpoint:
+    return BadCheckpoint(f"{name} in tokenizer_config.json is {shown(value)}, not {expected}")
 
 
 def _object(path: Path, most: int = SMALL, values: int | None = None) -> dict[str, Any]:
@@ -133,7 +135,7 @@ def _object(path: Path, most: int = SMALL, values: int | None = None) -> dict[st
 
 
 def _text(value: object) -> str | None:
-    """The text of a token, which stands there as it is or in an object with its settings."""
+    """The text of a token, given as a string or as an object with settings; None if it is neither."""
     if isinstance(value, dict):
         value = value.get("content") if value.get("__type") == "AddedToken" else None
     return value if isinstance(value, str) else None
@@ -151,28 +153,32 @@ def _special(fields: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _class(name: str) -> type | None:
-    """transformers' own class of a name that a file gives; nothing else is imported."""
-    found = getattr(transformers, name, None) if name.isidentifier() and name.endswith(ENDS) else None
-    return found if isinstance(found, type) else None
+    """transformers' own class of this name; nothing else is imported, because the name comes from a file."""
+    attribute = getattr(transformers, name, None) if name.isidentifier() and name.endswith(ENDS) else None
+    return attribute if isinstance(attribute, type) else None
 
 
 def _defaults(name: str | None, config: PreTrainedConfig) -> dict[str, Any]:
     """The special tokens that the tokenizer's class has where its files name none."""
-    found = _class(name or str(TOKENIZER_MAPPING_NAMES.get(config.model_type) or ""))
-    parameters = inspect.signature(found.__init__).parameters if found else {}  # type: ignore[misc]
-    return {key: one.default for key, one in parameters.items() if key in NAMED and isinstance(one.default, str)}
+    tokenizer_class = _class(name or str(TOKENIZER_MAPPING_NAMES.get(config.model_type) or ""))
+    parameters = inspect.signature(tokenizer_class.__init__).parameters if tokenizer_class else {}  # type: ignore[misc]
+    return {
+        key: parameter.default
+        for key, parameter in parameters.items()
+        if key in NAMED and isinstance(parameter.default, str)
+    }
 
 
 # -- vocabularies ---------------------------------------------------------------------------------
 
 
 def _vocabulary(folder: Path) -> tuple[dict[str, int], set[str]]:
-    """Token -> id of the first vocabulary that transformers would take, and what is added to it."""
+    """Token -> id of the vocabulary that transformers prefers, and the tokens that are added to it."""
     if (folder / "tokenizer.json").is_file():
         return _fast(read_json(folder / "tokenizer.json", LARGE, VALUES))
     if (folder / "vocab.json").is_file():
-        found = read_json(folder / "vocab.json", LARGE, VALUES)
-        return {text: _id(number, "vocab.json") for text, number in found.items()}, set()
+        table = read_json(folder / "vocab.json", LARGE, VALUES)
+        return {text: _id(number, "vocab.json") for text, number in table.items()}, set()
     if (folder / "vocab.txt").is_file():
         lines = _read(folder / "vocab.txt").decode("utf-8", "replace").removesuffix("\n").split("\n")
         return {line: number for number, line in enumerate(lines)}, set()
@@ -196,7 +202,7 @@ def _id(number: object, name: str) -> int:
 
 
 def _fast(fields: Mapping[str, Any]) -> tuple[dict[str, int], set[str]]:
-    """Token -> id of a tokenizer.json, and its added tokens; what the Rust library would not survive is refused."""
+    """Token -> id of a tokenizer.json, and its added tokens; refuses what would crash the Rust library."""
     model = fields.get("model")
     if not isinstance(model, dict):
         raise BadCheckpoint("tokenizer.json holds no model")
@@ -221,19 +227,22 @@ def _added(tokens: object) -> set[str]:
     texts = set()
     for token in tokens if isinstance(tokens, list) else [None]:
         fields = token if isinstance(token, dict) else {}
-        whole = isinstance(fields.get("content"), str) and isinstance(fields.get("id"), int)
-        if not whole or not all(isinstance(fields.get(name), bool) for name in switches):
+        is_complete = isinstance(fields.get("content"), str) and isinstance(fields.get("id"), int)
+        if not is_complete or not all(isinstance(fields.get(name), bool) for name in switches):
             raise BadCheckpoint(f"added_tokens in tokenizer.json holds {shown(token)}, not a token")
         texts.add(str(fields["content"]))
     return texts
 
 
 def _unigram(model: Mapping[str, Any], vocab: list[Any]) -> dict[str, int]:
-    for one in vocab:
+    for entry in vocab:
         if not (
-            isinstance(one, list) and len(one) == 2 and isinstance(one[0], str) and isinstance(one[1], (int, float))
+            isinstance(entry, list)
+            and len(entry) == 2
+            and isinstance(entry[0], str)
+            and isinstance(entry[1], (int, float))
         ):
-            raise BadCheckpoint(f"the vocabulary in tokenizer.json holds {shown(one)}, not a piece and its score")
+            raise BadCheckpoint(f"the vocabulary in tokenizer.json holds {shown(entry)}, not a piece and its score")
     unknown = model.get("unk_id")
     if unknown is not None and (not isinstance(unknown, int) or not 0 <= unknown < len(vocab)):
         raise BadCheckpoint(f"unk_id in tokenizer.json is {shown(unknown)}, beyond its {len(vocab):,} pieces")
@@ -247,27 +256,27 @@ def _check_merges(model: Mapping[str, Any], ids: Mapping[str, int]) -> None:
         raise BadCheckpoint("merges in tokenizer.json is no list")
     if dropout is not None and (not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1):
         raise BadCheckpoint(f"dropout in tokenizer.json is {shown(dropout)}, not a share from 0 to 1")
-    short = len(prefix) if isinstance(prefix, str) else 0
-    for one in merges:
-        parts = one.split(" ") if isinstance(one, str) else one
+    prefix_length = len(prefix) if isinstance(prefix, str) else 0
+    for merge in merges:
+        parts = merge.split(" ") if isinstance(merge, str) else merge
         if not (isinstance(parts, list) and len(parts) == 2 and all(isinstance(part, str) for part in parts)):
-            raise BadCheckpoint(f"merges in tokenizer.json holds {shown(one)}, not two tokens")
-        for part in (*parts, parts[0] + parts[1][short:]):
+            raise BadCheckpoint(f"merges in tokenizer.json holds {shown(merge)}, not two tokens")
+        for part in (*parts, parts[0] + parts[1][prefix_length:]):
             if part not in ids:
                 raise BadCheckpoint(f"merges in tokenizer.json joins {shown(part)}, which is not in its vocabulary")
 
 
 def _check_charsmaps(fields: Mapping[str, Any]) -> None:
-    """Refuse precompiled normalisation tables that say they are longer than they are.
+    """Refuse precompiled normalisation tables whose declared length is beyond their data.
 
-    Their first four bytes are a length, for which the library allocates memory before it looks.
+    Their first four bytes are that length, and the library allocates so much memory before it checks.
     """
     level: list[Any] = [fields.get("normalizer"), fields.get("pre_tokenizer"), fields.get("decoder")]
     while level:
-        for one in level:
-            if isinstance(one, dict) and "precompiled_charsmap" in one:
-                _check_charsmap(one["precompiled_charsmap"])
-        inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))]
+        for node in level:
+            if isinstance(node, dict) and "precompiled_charsmap" in node:
+                _check_charsmap(node["precompiled_charsmap"])
+        inner = [node.values() if isinstance(node, dict) else node for node in level if isinstance(node, (dict, list))]
         level = [member for members in inner for member in members]
 
 
@@ -283,7 +292,7 @@ def _check_charsmap(text: object) -> None:
 
 
 def _pieces(data: bytes, name: str) -> int:
-    """How many pieces a sentencepiece model holds: its fields of number 1, each behind its length."""
+    """The number of pieces in a sentencepiece model: its protobuf fields of number 1."""
     place = count = 0
     while place < len(data):
         key, place = _varint(data, place)
@@ -304,7 +313,7 @@ def _pieces(data: bytes, name: str) -> int:
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:
-    """A number in groups of seven bits, and the place behind it."""
+    """A protobuf number, in groups of seven bits, and the place after it."""
     value = shift = 0
     while place < len(data) and shift < 64:
         value |= (data[place] & 127) << shift

@@ -20,17 +20,18 @@ from ..errors import BadCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
 from .config_files import read_json
 from .files import LFS_POINTER, Stamp, changed, clean, count, is_plain, listed, opened, shown, shown_path
 
-# The library takes up to 100 MB of header and some 900 bytes of memory for each tensor that one names: what is larger
-# than any model's is refused before. The largest published headers have some 100,000 tensors and 10 MB.
+# The library accepts headers of up to 100 MB, and needs some 900 bytes of memory for each tensor in one. So a header
+# that is larger than any model's is refused first. The largest published ones have some 100,000 tensors and 10 MB.
 MAX_HEADER = 32_000_000  # bytes
-MAX_VALUES = 1_000_000  # commas, of which each value costs one: with at most
-TENSOR_VALUES = 16  # of a tensor, and
-OTHER_VALUES = 20_000  # texts of metadata
+# Values are counted by their commas: at most so many in all, so many for each tensor, and so many in the metadata.
+MAX_VALUES = 1_000_000
+TENSOR_VALUES = 16
+OTHER_VALUES = 20_000
 MAX_NAME = 1_024  # characters; the longest names of published models have some 150
 STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"\s*+(:?)')
 NAME = re.compile(rb'("[^"\\]*+(?:\\.[^"\\]*+)*+")\s*+:\s*+\{')
 END = re.compile(rb'"data_offsets"\s*+:\s*+\[\s*+\d++\s*+,\s*+(\d++)')
-# First bytes of what people find in the place of weights.
+# First bytes of other files that are often found in place of weights.
 OTHER_FORMATS = (
     (b"PK\x03\x04", "a zip archive or pickled PyTorch file"),
     (b"\x80", "a pickled file"),
@@ -61,9 +62,9 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     """Name -> tensor of a safetensors file, from its header and its size alone.
 
     The library's reader refuses a header that is no JSON or that contradicts itself: dtypes, shapes and offsets that
-    do not fit together, tensors that overlap, gaps, bytes beyond the end. What it takes, and is refused here: a header
-    that costs gigabytes or minutes, a name that stands there twice, fields that it does not know, endless names. It
-    does not say what a file is instead, nor how much of it is missing: that is looked up here for the message.
+    do not fit together, tensors that overlap, gaps, bytes beyond the end. This function also refuses what the library
+    accepts: a header that costs gigabytes or minutes, duplicate names, unknown fields, endless names. And its messages
+    say what the file is instead, or how much of it is missing.
 
     Example:
         >>> read_header(Path("model.safetensors"))["wte.weight"].shape  # doctest: +SKIP
@@ -81,7 +82,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         text = stream.read(length)
         _check_amount(path, text)
         if Stamp.of(os.fstat(stream.fileno())) != Stamp.of(os.stat(path)):
-            raise changed(path)  # the library would wait for ever for what is a pipe by now
+            raise changed(path)  # if it is a named pipe by now, the library would wait for ever
         try:
             with safe_open(path, "np") as file:
                 slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
@@ -107,33 +108,32 @@ def _check_amount(path: Path, text: bytes) -> None:
         )
 
 
-def _reason(path: Path, text: bytes, held: int, error: SafetensorError) -> str:
-    """Why the library does not take a header: how much of the file is missing, or its own words."""
-    needed = max((int(found[1][:20]) for found in END.finditer(text)), default=held)
-    if "ncomplete" in str(error) and needed > held:
-        return _truncated(path, needed, held, " for its tensors")
-    if "ncomplete" in str(error) and needed < held:
-        return (
-            f"{shown_path(path)} has {held - needed:,} bytes behind its last tensor that belong to no tensor. {AGAIN}"
-        )
-    said = clean(str(error).removeprefix("Error while deserializing header: "))
-    return f"the header of {shown_path(path)} is not what safetensors writes: {said}. {AGAIN}"
+def _reason(path: Path, text: bytes, available: int, error: SafetensorError) -> str:
+    """Why the library refuses a header: how much of the file is missing, or else its own message."""
+    needed = max((int(match[1][:20]) for match in END.finditer(text)), default=available)
+    if "ncomplete" in str(error) and needed > available:
+        return _truncated(path, needed, available, " for its tensors")
+    if "ncomplete" in str(error) and needed < available:
+        rest = available - needed
+        return f"{shown_path(path)} has {rest:,} bytes behind its last tensor that belong to no tensor. {AGAIN}"
+    message = clean(str(error).removeprefix("Error while deserializing header: "))
+    return f"the header of {shown_path(path)} is not what safetensors writes: {message}. {AGAIN}"
 
 
 def _check_names(
     path: Path, text: bytes, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str] | None
 ) -> None:
-    """Refuse what the library takes: it keeps the last of two values of one name, and passes over unknown fields."""
+    """Refuse duplicate names, of which the library keeps the last value, and unknown fields, which it ignores."""
     longest = max(tensors, key=len, default="")
     if len(longest) > MAX_NAME:
         raise BadCheckpoint(
             f"the header of {shown_path(path)} has a tensor name of {len(longest):,} characters, {longest[:40]!r}...; "
             f"{MAX_NAME:,} is the most a name can have. {AGAIN}"
         )
-    named = sum(found[1] == b":" for found in STRING.finditer(text))
-    if named == 4 * len(tensors) + (0 if metadata is None else 1 + len(metadata)):
+    name_count = sum(match[1] == b":" for match in STRING.finditer(text))
+    if name_count == 4 * len(tensors) + (0 if metadata is None else 1 + len(metadata)):
         return  # every tensor's name with its dtype, shape and data_offsets, all of them once
-    name, times = Counter(found[1] for found in NAME.finditer(text)).most_common(1)[0]
+    name, times = Counter(match[1] for match in NAME.finditer(text)).most_common(1)[0]
     if times > 1:
         raise BadCheckpoint(f"the header of {shown_path(path)} names {shown(str(json.loads(name)))} twice. {AGAIN}")
     raise BadCheckpoint(
@@ -143,7 +143,7 @@ def _check_names(
 
 
 def check_content(path: Path, start: bytes, size: int) -> None:
-    """Refuse an empty file and a Git LFS pointer, whatever the format that is expected."""
+    """Refuse an empty file and a Git LFS pointer, whatever format is expected."""
     if not size:
         raise BadCheckpoint(f"{shown_path(path)} is empty (0 bytes). {AGAIN}")
     if start.startswith(LFS_POINTER):
@@ -154,24 +154,24 @@ def check_content(path: Path, start: bytes, size: int) -> None:
 
 
 def _header_length(path: Path, start: bytes, size: int) -> int:
-    what = next((f" ({kind})" for mark, kind in OTHER_FORMATS if start.startswith(mark)), "")
-    alien = f"{shown_path(path)} is not a safetensors file{what} (first bytes {start[:12]!r})"
+    hint = next((f" ({kind})" for mark, kind in OTHER_FORMATS if start.startswith(mark)), "")
+    fault = f"{shown_path(path)} is not a safetensors file{hint} (first bytes {start[:12]!r})"
     if size < 8:
-        raise BadCheckpoint(f"{alien}: it has {size} bytes. {AGAIN}")
+        raise BadCheckpoint(f"{fault}: it has {size} bytes. {AGAIN}")
     length = int.from_bytes(start[:8], "little")
     if length > MAX_HEADER:
         raise BadCheckpoint(
-            f"{alien}: it declares a header of {length:,} bytes, and {MAX_HEADER:,} is the most there can be. {AGAIN}"
+            f"{fault}: it declares a header of {length:,} bytes, and {MAX_HEADER:,} is the most there can be. {AGAIN}"
         )
     if length < 2 or start[8:9] not in (b"{", b""):
-        raise BadCheckpoint(f"{alien}: no header begins after its first 8 bytes. {AGAIN}")
+        raise BadCheckpoint(f"{fault}: no header begins after its first 8 bytes. {AGAIN}")
     if 8 + length > size:
         raise BadCheckpoint(_truncated(path, 8 + length, size, " for the header alone"))
     return length
 
 
-def _truncated(path: Path, needs: int, has: int, what: str = "") -> str:
-    return f"{shown_path(path)} is truncated (needs {needs:,} bytes{what}, has {has:,}). {AGAIN}"
+def _truncated(path: Path, needs: int, has: int, purpose: str = "") -> str:
+    return f"{shown_path(path)} is truncated (needs {needs:,} bytes{purpose}, has {has:,}). {AGAIN}"
 
 
 # -- the index of a sharded checkpoint ---------------------------------------------------------------
@@ -190,23 +190,23 @@ def read_index(path: Path, suffix: str) -> dict[str, str]:
         BadCheckpoint: no index, or one that transformers cannot follow.
     """
     fields = read_json(path)
-    where = fields.get("weight_map")
-    if not isinstance(where, dict):
+    weight_map = fields.get("weight_map")
+    if not isinstance(weight_map, dict):
         raise BadCheckpoint(f"{shown_path(path)} has no 'weight_map' from tensors to files. Download it again.")
-    if not where:
+    if not weight_map:
         raise BadCheckpoint(f"{shown_path(path)} lists no tensors. Download it again.")
     if not isinstance(fields.get("metadata"), dict):
         raise BadCheckpoint(
             f"{shown_path(path)} has no 'metadata' object, which transformers reads. "
             'Add "metadata": {} to it, or download it again.'
         )
-    wrong = [name for name, shard in where.items() if not isinstance(shard, str)]
+    wrong = [name for name, shard in weight_map.items() if not isinstance(shard, str)]
     if wrong:
         raise BadCheckpoint(
-            f"{shown_path(path)} gives tensor {shown(wrong[0])} the file {shown(where[wrong[0]])}, which is no name. "
-            "Download it again."
+            f"{shown_path(path)} gives tensor {shown(wrong[0])} the file {shown(weight_map[wrong[0]])}, which is no "
+            "name. Download it again."
         )
-    for shard in dict.fromkeys(where.values()):
+    for shard in dict.fromkeys(weight_map.values()):
         if not is_plain(shard):
             raise UnsafeCheckpoint(
                 f"{shown_path(path)}: the index names a file outside of the model folder: {shown(shard)}. "
@@ -217,7 +217,7 @@ def read_index(path: Path, suffix: str) -> dict[str, str]:
                 f"{shown_path(path)} names {shown(shard)}, which is no {suffix} file: another format could run code. "
                 "Get the checkpoint from a source you trust."
             )
-    return where
+    return weight_map
 
 
 def check_agreement(path: Path, index: Mapping[str, str], headers: Headers) -> None:
@@ -226,13 +226,13 @@ def check_agreement(path: Path, index: Mapping[str, str], headers: Headers) -> N
     Raises:
         BadCheckpoint: with the names.
     """
-    held = Counter(name for tensors in headers.values() for name in tensors)
-    twice = [name for name, count in held.items() if count > 1]
-    if twice:
-        shards = [shard for shard, tensors in headers.items() if twice[0] in tensors]
+    holders = Counter(name for tensors in headers.values() for name in tensors)
+    duplicates = [name for name, count in holders.items() if count > 1]
+    if duplicates:
+        shards = [shard for shard, tensors in headers.items() if duplicates[0] in tensors]
         raise BadCheckpoint(
-            f"more than one shard of {shown_path(path)} holds {count(len(twice), 'tensor')}: {listed(twice)} (the "
-            f"first is in {listed(shards)}). Which one counts is undefined; save the model again."
+            f"more than one shard of {shown_path(path)} holds {count(len(duplicates), 'tensor')}: {listed(duplicates)} "
+            f"(the first is in {listed(shards)}). Which one counts is undefined; save the model again."
         )
     lacking = [name for name, shard in index.items() if name not in headers[shard]]
     if lacking:
@@ -240,7 +240,7 @@ def check_agreement(path: Path, index: Mapping[str, str], headers: Headers) -> N
             f"{shown_path(path)} lists {count(len(lacking), 'tensor')} that the shards lack: {listed(lacking)} (the "
             f"first should be in {shown(index[lacking[0]])}). Download index and shards again, from one revision."
         )
-    omitted = [name for name in held if name not in index]
+    omitted = [name for name in holders if name not in index]
     if omitted:
         raise BadCheckpoint(
             f"{shown_path(path)} omits {count(len(omitted), 'tensor')} that its shards hold: {listed(omitted)}. "
@@ -276,7 +276,7 @@ def read_pickle(path: Path) -> dict[str, StoredTensor]:
         start = stream.read(128)
     check_content(path, start, size)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except pickle.UnpicklingError:
         if not start.startswith((b"PK", b"\x80")):
             raise BadCheckpoint(
@@ -286,27 +286,27 @@ def read_pickle(path: Path) -> dict[str, StoredTensor]:
             f"{shown_path(path)} holds pickled objects other than tensors; they were not built. Get the weights as "
             "safetensors, from a source you trust."
         ) from None
-    except Exception as error:  # damaged pickles make the unpickler fail in every way there is
+    except Exception as error:  # on a damaged pickle, the unpickler can raise anything
         raise BadCheckpoint(f"{shown_path(path)} cannot be read: {clean(str(error))}. Download it again.") from None
-    return _described(path, found)
+    return _described(path, content)
 
 
-def _described(path: Path, found: Any) -> dict[str, StoredTensor]:
-    named = isinstance(found, dict) and all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in found.items()
+def _described(path: Path, content: Any) -> dict[str, StoredTensor]:
+    is_state_dict = isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in content.items()
     )
-    if not named or not found:
+    if not is_state_dict or not content:
         raise BadCheckpoint(
             f"{shown_path(path)} does not hold tensors by name, as a state dict does. Save the model's state dict, or "
             "use save_pretrained."
         )
     return {
         name: StoredTensor(DTYPES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape), path)
-        for name, tensor in found.items()
+        for name, tensor in content.items()
     }
 
 
-# -- whether weights are numbers, or codes that only mean something with their scales ----------------
+# -- quantised weights: codes that mean nothing without their scales ---------------------------------
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # What a quantiser writes beside, or instead of, a weight: the end of a tensor's name -> the quantiser.
@@ -370,8 +370,8 @@ def check_not_quantised(source: str, config: Mapping[str, Any], tensors: Mapping
 
 def _method(field: Any) -> str:
     """The quantiser's name from config.json, for a message."""
-    named = field.get("quant_method") if isinstance(field, dict) else None
-    return shown(named).strip("'") if named else "method not named"
+    method = field.get("quant_method") if isinstance(field, dict) else None
+    return shown(method).strip("'") if method else "method not named"
 
 
 def _kind_of(name: str, tensor: StoredTensor) -> str:
@@ -380,7 +380,7 @@ def _kind_of(name: str, tensor: StoredTensor) -> str:
         return "fp8"
     if tensor.dtype == "F4" or tensor.dtype.startswith("F6_"):
         return tensor.dtype.lower().replace("f", "fp", 1)
-    # Whole numbers are honest in buffers: position ids, GPT-2's causal mask (1, 1, n, n) as U8 or BOOL.
+    # Integers are normal in buffers: position ids, GPT-2's causal mask (1, 1, n, n) as U8 or BOOL.
     is_mask = len(tensor.shape) == 4 and tensor.shape[2] == tensor.shape[3]
     if tensor.dtype == "I8" or (tensor.dtype == "U8" and not is_mask):
         return "int8"
@@ -389,7 +389,7 @@ def _kind_of(name: str, tensor: StoredTensor) -> str:
     return ""
 
 
-# -- names as wrappers of a model leave them ---------------------------------------------------------
+# -- prefixes that wrappers of a model put before its names ------------------------------------------
 
 # What a wrapper puts before the names of the model inside it -> the wrapper, and where it holds the model.
 WRAPPERS = {
@@ -409,8 +409,8 @@ def wrapper_of(names: Iterable[str]) -> str:
     >>> wrapper_of(["module.wte.weight", "wpe.weight"])
     ''
     """
-    found = {_leading(name) for name in names}
-    return found.pop() if len(found) == 1 else ""
+    wrappers = {_leading(name) for name in names}
+    return wrappers.pop() if len(wrappers) == 1 else ""
 
 
 def renaming(wrapper: str) -> dict[str, str]:
@@ -434,8 +434,8 @@ def wrapper_hint(names: Iterable[str]) -> str:
 
 
 def _leading(name: str) -> str:
-    found = LEADING.match(name)
-    return found.group() if found else ""
+    match = LEADING.match(name)
+    return match.group() if match else ""
 
 
 def _begins(mark: str, name: str) -> bool:
@@ -448,7 +448,7 @@ def _is_within(mark: str, name: str) -> bool:
 
 # -- NaN and infinity, found in one pass without a copy ----------------------------------------------
 
-BLOCK = 1 << 22  # elements looked at together: at most 32 MB of temporaries (float64 of one block)
+BLOCK = 1 << 22  # elements checked together: at most 32 MB of temporaries (float64 of one block)
 ROW = 1 << 10
 HALVES = (torch.bfloat16, torch.float16)  # their norms are summed up in float32 without a copy
 NAMED = 10
@@ -457,27 +457,27 @@ NAMED = 10
 def find_nonfinite(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Name -> index of the first NaN or infinity, for every tensor that holds one.
 
-    A sum, or a norm, is NaN or infinite wherever a term is, and costs a block of memory traffic and nothing
-    else; since honest terms may overflow it too, only suspect blocks are looked at term by term.
+    A sum, or a norm, is NaN or infinite if any term is, and needs one pass over a block without a copy. Since finite
+    terms can overflow it too, a block with such a sum is then checked element by element.
 
     Example:
         >>> find_nonfinite({"a": torch.ones(3), "b": torch.tensor([[0.0, 1.0], [float("inf"), 2.0]])})
         {'b': (1, 0)}
     """
-    looked_at = progress.tracked(tensors.items(), [x.numel() for x in tensors.values()])
-    return {name: place for name, tensor in looked_at if (place := _first(tensor)) is not None}
+    tracked = progress.tracked(tensors.items(), [x.numel() for x in tensors.values()])
+    return {name: place for name, tensor in tracked if (place := _first(tensor)) is not None}
 
 
-def nonfinite_message(found: Mapping[str, tuple[int, ...]]) -> str:
-    """What `find_nonfinite` found, as one clause.
+def nonfinite_message(places: Mapping[str, tuple[int, ...]]) -> str:
+    """The result of `find_nonfinite` as a clause.
 
     >>> nonfinite_message({"h.0.w": (0, 17), "s": ()})
     "2 tensors hold NaN or Inf: 'h.0.w' (first at [0, 17]), 's'"
     """
-    parts = [shown(name) + (f" (first at {list(place)})" if place else "") for name, place in found.items()]
-    more = f" and {len(parts) - NAMED:,} more" if len(parts) > NAMED else ""
+    parts = [shown(name) + (f" (first at {list(place)})" if place else "") for name, place in places.items()]
+    rest = f" and {len(parts) - NAMED:,} more" if len(parts) > NAMED else ""
     count = "1 tensor holds" if len(parts) == 1 else f"{len(parts):,} tensors hold"
-    return f"{count} NaN or Inf: {', '.join(parts[:NAMED])}{more}"
+    return f"{count} NaN or Inf: {', '.join(parts[:NAMED])}{rest}"
 
 
 def _first(tensor: Tensor) -> tuple[int, ...] | None:
@@ -495,7 +495,7 @@ def _first(tensor: Tensor) -> tuple[int, ...] | None:
 
 
 def _total(block: Tensor) -> Tensor:
-    """One number or several that are not finite if any entry is not."""
+    """One or several numbers, of which one is not finite if any entry is not."""
     if block.dtype in HALVES and block.is_contiguous() and block.numel() % ROW == 0:
         norms: Tensor = torch.linalg.vector_norm(block.view(-1, ROW), dim=1)
         return norms
@@ -504,7 +504,7 @@ def _total(block: Tensor) -> Tensor:
 
 
 def _shifted(offset: tuple[int, ...], inside: list[int]) -> tuple[int, ...]:
-    """The index in the tensor of an index in a block: fixed leading indices, then a first row."""
+    """The index in the tensor of an index in a block, which begins at `offset`."""
     if not inside:
         return offset
     return (*offset[:-1], offset[-1] + inside[0], *inside[1:])
