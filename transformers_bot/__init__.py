@@ -59,15 +59,15 @@ else:  # hidden from type checkers, for whom any name would exist
 
     def __getattr__(name: str) -> Any:
         if name in _HOMES:
-            found = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+            value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
         elif name in _MODULES:
-            found = import_module(f".{_MODULES[name]}", __name__)
+            value = import_module(f".{_MODULES[name]}", __name__)
         elif not name.startswith("_") and find_spec(f"{__name__}.{name}"):
-            found = import_module(f".{name}", __name__)
+            value = import_module(f".{name}", __name__)
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        globals()[name] = found  # asked for once
-        return found
+        globals()[name] = value  # the next access finds it without this function
+        return value
 
     def __dir__() -> list[str]:
         return sorted(__all__)

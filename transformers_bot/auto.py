@@ -1,7 +1,7 @@
 """The factories: `BoTModel` and one class per task, in the manner of transformers' Auto classes.
 
-What a call does is in `run/loading.py`, which the first call imports: it needs torch and transformers' models,
-and whoever only imports a factory should not wait for them.
+The work is done in `run/loading.py`, which the first call imports: it needs torch and transformers' models, for
+which the import of a factory alone should not wait.
 """
 
 import gc
@@ -39,21 +39,21 @@ else:
         def __class_getitem__(cls, _model: object) -> type:
             return cls
 
-    Model = Any  # only named in brackets, which nothing looks at
+    Model = Any  # appears only in brackets, which are ignored at run time
 
 
-NEVER = 2**30  # searches of the younger objects before all are searched
+NEVER = 2**30  # threshold of a full garbage collection that no process reaches
 _LOCK = threading.Lock()
 _WITHOUT = 0  # how many calls are inside `no_full_search`
-_BEFORE = (0, 0, 0)  # what was set before the first of them
+_BEFORE = (0, 0, 0)  # the thresholds before the first of them
 
 
 @contextmanager
 def no_full_search() -> Iterator[None]:
-    """No search of all objects for cycles meanwhile, in any thread; young objects are searched as ever.
+    """Switch off full garbage collections meanwhile, in all threads; young objects are collected as usual.
 
-    A full search looks at everything that torch and transformers consist of: .1 to .2 s, three times while
-    a first call imports and builds models. What a resize leaves in cycles holds no weights.
+    A full collection visits every object of torch and transformers: 0.1 to 0.2 s, three times while a first call
+    imports and builds models. The cycles that a resize leaves hold no weights.
     """
     global _WITHOUT, _BEFORE
     with _LOCK:
@@ -66,7 +66,7 @@ def no_full_search() -> Iterator[None]:
     finally:
         with _LOCK:
             _WITHOUT -= 1
-            if not _WITHOUT and gc.get_threshold()[2] == NEVER:  # else somebody has set another one meanwhile
+            if not _WITHOUT and gc.get_threshold()[2] == NEVER:  # else another one was set meanwhile
                 gc.set_threshold(*_BEFORE)
 
 
@@ -74,7 +74,7 @@ class _Auto:
     """A factory's Auto class of transformers, imported when it is asked for."""
 
     def __get__(self, _instance: object, owner: "type[_BaseBoTModel[Any]]") -> Any:
-        import transformers  # half a second that the names alone can do without
+        import transformers  # takes half a second, so not at the top
 
         return getattr(transformers, TASKS[owner.task].auto_class)
 
@@ -194,7 +194,7 @@ class _BaseBoTModel(_Of[Model]):
                 input, "importance" ranks units by what they do.
             output_loading_info: also return transformers' loading info, with `resampled_keys`,
                 `copied_keys` and the `report` of what happened to each tensor.
-            nonfinite: what NaN or infinity in the source's weights is: "error", "warn", or "zero" to go on
+            nonfinite: how to treat NaN or infinity in the source's weights: "error", "warn", or "zero" to go on
                 with zeros in their place.
             allow_pickle: read pytorch_model.bin where there is no safetensors file; always with
                 torch's `weights_only=True`.
@@ -233,7 +233,7 @@ class _BaseBoTModel(_Of[Model]):
             torch_dtype=torch_dtype,
             output_loading_info=output_loading_info,
         )
-        from .console import progress  # needed before the next import, which takes longest
+        from .console import progress  # before the next import, whose time it shows
 
         # Without keywords there is nothing to resize, and transformers shows its own bar.
         with no_full_search(), progress.bar("resizing") if {**kwargs, **ours} else nullcontext():
@@ -418,8 +418,8 @@ class BoTModelForMaskedImageModeling(_BaseBoTModel["PreTrainedModel"]):
 
 # task -> its factory, as the command line and recipes name them
 FACTORIES: dict[str, type[_BaseBoTModel[Any]]] = {
-    one.task: one
-    for one in (
+    factory.task: factory
+    for factory in (
         *(BoTModel, BoTModelForCausalLM, BoTModelForMaskedLM, BoTModelForPreTraining),
         *(BoTModelForNextSentencePrediction, BoTModelForSequenceClassification, BoTModelForTokenClassification),
         *(BoTModelForQuestionAnswering, BoTModelForMultipleChoice),

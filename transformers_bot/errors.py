@@ -93,21 +93,21 @@ def check_writable(values: Mapping[str, object]) -> None:
         raise BadOption(f"{keyword} holds a number of thousands of digits. Choose a smaller one.")
 
 
-def _unwritable(keyword: str, value: object, seen: set[int]) -> str | None:
+def _unwritable(keyword: str, value: object, outer: set[int]) -> str | None:
     """The innermost keyword that holds a number of thousands of digits, None where there is none."""
     if isinstance(value, Rational):
         try:
             str(value)
         except ValueError:
             return keyword
-    if id(value) in seen:
+    if id(value) in outer:
         return None
     if isinstance(value, Mapping):
         inner = [(keyword, name) for name in value]
-        inner += [(name if isinstance(name, str) else keyword, each) for name, each in value.items()]
+        inner += [(name if isinstance(name, str) else keyword, member) for name, member in value.items()]
     elif isinstance(value, (list, tuple, set, frozenset)):
-        inner = [(keyword, each) for each in value]
+        inner = [(keyword, member) for member in value]
     else:
         return None
-    found = (_unwritable(name, each, {*seen, id(value)}) for name, each in inner)
-    return next((name for name in found if name), None)
+    keywords = (_unwritable(name, member, {*outer, id(value)}) for name, member in inner)
+    return next((name for name in keywords if name), None)

@@ -183,11 +183,11 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def _check_names(options: type, names: Iterable[object]) -> None:
-    known = [f.name for f in fields(options)]
+    option_names = [f.name for f in fields(options)]
     for name in names:
-        if name not in known:
-            hint = suggest(name, known)
-            raise BadKeyword(f"{options.__name__} has no option {name!r}; it has {', '.join(known)}.{hint}")
+        if name not in option_names:
+            hint = suggest(name, option_names)
+            raise BadKeyword(f"{options.__name__} has no option {name!r}; it has {', '.join(option_names)}.{hint}")
 
 
 def _is_number(value: object) -> bool:

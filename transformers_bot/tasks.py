@@ -1,4 +1,4 @@
-"""What a model can have a head for: the names of tasks, and where transformers keeps the classes of each.
+"""The tasks that a model can have a head for, and where transformers keeps the classes of each.
 
 Without a task a model keeps the head that its config names.
 """

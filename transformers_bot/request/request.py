@@ -77,7 +77,7 @@ REFUSED = {
 DTYPES = {"fp16": "float16", "f16": "float16", "bf16": "bfloat16"}  # what torch itself has no name for
 DTYPES |= {"fp32": "float32", "f32": "float32", "fp64": "float64", "f64": "float64"}
 
-READY = "ready:"  # before the name of a ready config
+READY = "ready:"  # prefix that marks the name of a ready config
 OPTIONS = tuple(field.name for field in fields(BoTConfig))
 KNOWN = (*HUB, *FILES, *TARGET, *OURS, *IGNORED, *REFUSED)
 
@@ -105,12 +105,12 @@ class Keywords:
 
     @property
     def of_files(self) -> dict[str, Any]:
-        """Where and how the source's files are found; what is for its code alone is left out."""
+        """Where and how the source's files are found, without the keyword that concerns only its code."""
         return {key: value for key, value in {**self.hub, **self.files}.items() if key != "code_revision"}
 
     @property
     def names_target(self) -> bool:
-        """Whether a target is asked for, be it of the source's own size."""
+        """Whether the call names a target, even one of the source's own size."""
         return self.config is not None or bool(self.overrides)
 
 
@@ -126,8 +126,8 @@ def place(path: os.PathLike[str]) -> str:
 
 def init_keywords(model_class: type[PreTrainedModel]) -> frozenset[str]:
     """The keywords of a model's constructor beside its config, such as `add_pooling_layer`."""
-    named = inspect.signature(model_class.__init__).parameters.values()
-    own = {p.name for p in named if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    parameters = inspect.signature(model_class.__init__).parameters.values()
+    own = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     return frozenset(own - {"self", "config"})
 
 
@@ -142,24 +142,24 @@ def picked(keywords: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
 
 
 def check_numbers(keywords: Mapping[str, Any]) -> None:
-    """Refuse numbers that no message could quote, in all that a call says but its data."""
+    """Refuse numbers with too many digits for Python to print, in all keywords but the calibration data."""
     config = keywords.get("config")
     fields = {"config": vars(config)} if isinstance(config, PreTrainedConfig) else {}
     check_writable({name: value for name, value in {**keywords, **fields}.items() if name != "calibration"})
 
 
 def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset()) -> Keywords:
-    """Sort the keywords of a `from_pretrained` call; what nobody knows counts as a config override.
+    """Sort the keywords of a `from_pretrained` call; an unknown keyword counts as a config override.
 
     Args:
         keywords: as the user gave them.
         init: names that the model's constructor takes.
 
     Raises:
-        BadKeyword: a keyword that a resize cannot honour, a config that is none, or overrides
+        BadKeyword: a keyword that a resize cannot honour, a config of a wrong type, or overrides
             beside a config object.
-        BadOption: a number of thousands of digits, a method that is not named by a string, a `nonfinite` that is
-            none of its values, what no branch, folder or variant can be called.
+        BadOption: a number of thousands of digits, a method that is not named by a string, an unknown `nonfinite`,
+            an impossible name of a branch, folder or variant.
     """
     check_numbers(keywords)
     for name, why in REFUSED.items():
@@ -225,20 +225,20 @@ def _check_overrides(overrides: dict[str, Any], beside_config: bool) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """One call, read and checked: source, target and everything said about the way between them.
+    """One call, read and checked: source, target and everything that decides how to get from one to the other.
 
     Attributes:
         name: hub id or folder of the source; empty where a config alone stands for it.
         source: the source's config.
         target: the config that is asked for.
-        adapter: of both; the registry is not asked again.
+        adapter: of both; looked up once.
         sizes: role -> length, in the source and in the target.
-        class_for: the model class that the call wants for a config.
+        class_for: config -> the model class that the call chooses for it.
         model_class: of the target.
         options: of the method.
-        method: as it is before it has seen the source.
+        method: before it has seen the source's weights.
         keywords: the call's keywords, sorted by whom they are for.
-        notes: what is known of the source already, for the plan's warnings.
+        notes: sentences on the source, for the plan's warnings.
     """
 
     name: str
@@ -265,16 +265,16 @@ class Request:
         target: PreTrainedConfig | None = None,
         sizes: tuple[Lengths, Lengths] | None = None,
     ) -> "Request":
-        """Decide all that two configs and the keywords decide, and refuse what they can refuse.
+        """Decide everything that two configs and the keywords decide, and refuse what they show to be impossible.
 
         Args:
-            target: where it is known already, in place of what the keywords ask for.
+            target: if it is known already; otherwise it is made from the keywords.
             sizes: likewise.
 
         Raises:
             BadKeyword, BadOption, BadSize: an override, an option or a size that does not exist or cannot be.
             IncompatibleModels: another model type, or heads that would be cut across.
-            UnsupportedArchitecture: what no rule of the adapter describes.
+            UnsupportedArchitecture: a setting that no rule of the adapter describes.
         """
         options = BoTConfig.from_any(keywords.bot_config)
         method = methods.get(keywords.method, options)
@@ -292,20 +292,20 @@ class Request:
 
     @property
     def subfolder(self) -> str | None:
-        """In which part of the source its files are."""
+        """The folder inside of the source that holds its files."""
         return self.keywords.hub.get("subfolder")
 
     @property
     def calibrated(self) -> bool:
-        """Whether the source is going to be run on a few batches first."""
+        """Whether the source is first run on a few batches."""
         return self.keywords.calibration is not None
 
     def with_source(self, source: PreTrainedConfig, notes: tuple[str, ...]) -> "Request":
-        """The same request, after the source's files have told the class of its weights.
+        """The same request, once the source's files have shown the class of its weights.
 
         Args:
             source: its config, naming that class.
-            notes: what there is to say about it.
+            notes: sentences on how the class was found.
         """
         target = self.target
         if named_class(target) is None:
@@ -339,7 +339,7 @@ def read_source(name: str, kwargs: Mapping[str, Any]) -> tuple[PreTrainedConfig,
 
 
 def read_config(source: str, hub: dict[str, Any], like: type[PreTrainedConfig] | None = None) -> PreTrainedConfig:
-    """The source's own config, through transformers, with errors that name what is wrong.
+    """The source's own config, read by transformers, with errors that say what is wrong.
 
     Args:
         like: the config class to use where an old config.json does not name its model type.
@@ -358,7 +358,7 @@ def named_config(name: str, like: type[PreTrainedConfig] | None = None) -> PreTr
     """A config by path or hub id, or a ready one by its name ("ready:bert-small" where a folder has that name).
 
     Raises:
-        BadOption: a ready config and also a folder; or a name that is nothing at all, with the nearest ready one.
+        BadOption: a name of both a ready config and a folder; or of neither, with the nearest ready config.
         HubError: a hub id that is not there, or cannot be reached.
         What `read_config` raises.
     """
@@ -388,29 +388,29 @@ def target_config(adapter: Adapter, source: PreTrainedConfig, keywords: Keywords
         BadKeyword, BadSize: an override that does not exist or cannot be.
     """
     if keywords.config is None:
-        wanted = rebuild(adapter, source, keywords.overrides)
+        target = rebuild(adapter, source, keywords.overrides)
     elif isinstance(keywords.config, str):
-        wanted = named_config(keywords.config, type(source))
+        target = named_config(keywords.config, type(source))
     else:
-        wanted = copy.deepcopy(keywords.config)
-    check_same_type(source, wanted)
-    forget_pruned(wanted)
-    if named_class(wanted) is None:
-        wanted.architectures = source.architectures
-    return wanted
+        target = copy.deepcopy(keywords.config)
+    check_same_type(source, target)
+    forget_pruned(target)
+    if named_class(target) is None:
+        target.architectures = source.architectures
+    return target
 
 
-def check_same_type(source: PreTrainedConfig, wanted: PreTrainedConfig) -> None:
+def check_same_type(source: PreTrainedConfig, target: PreTrainedConfig) -> None:
     """Refuse to move weights between model types."""
-    if wanted.model_type != source.model_type:
+    if target.model_type != source.model_type:
         raise IncompatibleModels(
-            f"the source is a {source.model_type} model and the target config is {wanted.model_type}: weights move "
+            f"the source is a {source.model_type} model and the target config is {target.model_type}: weights move "
             "only between sizes of one model type. Use a config of the source's type."
         )
 
 
 def _check_heads(adapter: Adapter, before: Lengths, after: Lengths, options: BoTConfig) -> None:
-    """Refuse another number of heads at the same width, unless an option says what becomes of them."""
+    """Refuse another number of heads at the same width, unless an option says how to change them."""
     for unit in cut_across(adapter.roles, before, after) if options.reheads == "error" else ():
         stream = adapter.roles.streams[0]
         raise IncompatibleModels(
@@ -420,15 +420,15 @@ def _check_heads(adapter: Adapter, before: Lengths, after: Lengths, options: BoT
         )
 
 
-def asked_dtype(asked: Any, wanted: PreTrainedConfig) -> torch.dtype | None:
+def asked_dtype(requested: Any, config: PreTrainedConfig) -> torch.dtype | None:
     """The dtype of the result, None for the checkpoint's own."""
-    dtype = wanted.dtype if asked in (None, "auto") else asked
+    dtype = config.dtype if requested in (None, "auto") else requested
     if isinstance(dtype, str):
         name = dtype.lower().removeprefix("torch.")
-        found = getattr(torch, DTYPES.get(name, name), None)
-        dtype = found if isinstance(found, torch.dtype) else dtype
+        attribute = getattr(torch, DTYPES.get(name, name), None)
+        dtype = attribute if isinstance(attribute, torch.dtype) else dtype
     if dtype is None:
         return None
     if not isinstance(dtype, torch.dtype) or dtype not in FLOATS.values():
-        raise BadOption(f"dtype must be float64, float32, bfloat16, float16 or 'auto', got {asked!r}.")
+        raise BadOption(f"dtype must be float64, float32, bfloat16, float16 or 'auto', got {requested!r}.")
     return dtype

@@ -1,8 +1,8 @@
-"""The keywords that calls take beside their own, with types: for editors, type checkers and readers.
+"""The typed keywords that calls accept beside their own: for editors, type checkers and readers.
 
-A keyword that is in none of these is none: a type checker marks it, as `BadKeyword` does when the call runs.
+A keyword that is in none of these classes is an error: type checkers mark it, and the call raises `BadKeyword`.
 Fields of a config whose architecture was registered later (`adapters.register`) are not here; pass them in a
-dict, `config={...}`. Nothing is imported at run time, so that the names of the factories stay quick to import.
+dict, `config={...}`. Nothing is imported at run time, so that importing the factories stays fast.
 """
 
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Batches: TypeAlias = Iterable[Mapping[str, Any]] | None
     DType: TypeAlias = str | torch.dtype | None
 
-    class GenerativeModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # our mypy knows neither
+    class GenerativeModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # transformers is untyped for mypy
         """A model that generates, as type checkers see it."""
 
         # transformers' own is typed so that checkers find it on no model.
@@ -61,7 +61,7 @@ class HubKeywords(TypedDict, total=False):
 
 
 class SourceKeywords(HubKeywords, total=False):
-    """And which of its files are read."""
+    """The same, and which of the source's files are read."""
 
     variant: str | None
     use_safetensors: bool | None
@@ -71,7 +71,7 @@ class SourceKeywords(HubKeywords, total=False):
 
 
 class ConfigFields(TypedDict, total=False):
-    """Fields of the configs of all built-in architectures: what is given replaces the source's value."""
+    """Fields of the configs of all built-in architectures; each replaces the source's value."""
 
     # sizes
     hidden_size: int
@@ -136,20 +136,20 @@ class ConfigFields(TypedDict, total=False):
 
 
 class InitKeywords(TypedDict, total=False):
-    """What constructors of model classes take beside the config."""
+    """Keywords of model constructors beside the config."""
 
     add_pooling_layer: bool
     use_mask_token: bool
 
 
 class FolderKeywords(SourceKeywords, ConfigFields, InitKeywords, total=False):
-    """Of a resize into a folder."""
+    """Keywords of a resize into a folder."""
 
     generation_config: "GenerationConfig | None"
 
 
 class ModelKeywords(FolderKeywords, total=False):
-    """Of a resize into a model: also where it lies and how it computes."""
+    """Keywords of a resize into a model: also where it is placed and how it computes."""
 
     allow_all_kernels: bool
     attn_implementation: str | dict[str, str] | None
@@ -169,7 +169,7 @@ class ModelKeywords(FolderKeywords, total=False):
     use_kernels: bool
 
 
-# What a call means that does not name the keyword, or names it with None.
+# The values of keywords that a call leaves out or gives as None.
 DEFAULTS: dict[str, Any] = {
     "method": "bot",
     "nonfinite": "error",
@@ -182,7 +182,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 def stated(**ours: Any) -> dict[str, Any]:
-    """The keywords that say something: not None, and not what a call without them means anyway.
+    """The keywords that are neither None nor at their default.
 
     >>> stated(method="bot", strict=False, config=None)
     {'strict': False}

@@ -1,8 +1,8 @@
 """Loads a resized model in a job of many processes: one of each node writes it, and all load that.
 
 What is written is an ordinary checkpoint folder, so that slicing (FSDP2, tensor parallel, ZeRO-3) is left to
-transformers, and offloading to accelerate through transformers' `device_map`. A call in one process needs
-this module alone of those that know of processes.
+transformers, and offloading to accelerate through transformers' `device_map`. A call in one process imports
+no other module on processes than this one.
 """
 
 import os
@@ -34,7 +34,7 @@ from .writing import ROOM, layout_of, save_configs, skeleton_of, write_weights
 
 @dataclass(frozen=True)
 class Written:
-    """What the process that resized tells the others beside the files."""
+    """What the process that resized passes to the others beside the files."""
 
     config: PreTrainedConfig
     info: dict[str, Any]
@@ -50,15 +50,15 @@ def is_split(target: Mapping[str, Any]) -> bool:
 def is_shared(model_class: type[PreTrainedModel], target: Mapping[str, Any]) -> bool:
     """Whether one process is to resize for all of its node: with several processes, or ZeRO-3.
 
-    Starts torch.distributed where transformers itself would in a moment: for ZeRO-3, and for
-    `distributed_config` under a launcher. A model that may be offloaded to disk is not shared: it
-    goes on reading its files for as long as it lives.
+    Starts torch.distributed if transformers itself is about to: for ZeRO-3, and for
+    `distributed_config` under a launcher. A model that may be offloaded to disk is not shared, because it
+    reads its files for as long as it lives.
 
     Args:
         target: the keywords with which the result is to be loaded.
 
     Raises:
-        RankError: inside `deepspeed.zero.Init`, which takes every weight away as soon as it is made.
+        RankError: inside `deepspeed.zero.Init`, which partitions every weight as soon as it is made.
     """
     _refuse_zero_init()
     offloads = isinstance(target.get("device_map"), str) or any(target.get(name) is not None for name in OFFLOADING)
@@ -105,17 +105,23 @@ def load_shared(request: Request) -> PreTrainedModel | tuple[PreTrainedModel, di
         attach(model, written.report, push_to_hub, written.files, place)
         return (model, {**info, **written.info}) if keywords.output_loading_info else model
 
-    from .rendezvous import once_per_node  # which one process alone has no use for
+    from .rendezvous import once_per_node  # not needed in one process
 
     local = os.path.join(request.name, request.subfolder or "")
     return once_per_node(_call(request), write, load, source=local, together=is_split(keywords.target))
 
 
 def _call(request: Request) -> list[str]:
-    """All that decides about the weights, as text that is the same in every process."""
-    said = request.keywords
-    chosen = picked(said.hub, ("revision", "subfolder")), said.files, said.init, said.bot_config, said.method
-    rules = said.dtype, said.ignore_mismatched_sizes, said.allow_pickle, said.nonfinite, said.strict
+    """Everything that decides the weights, as text that is the same in every process."""
+    keywords = request.keywords
+    chosen = (
+        picked(keywords.hub, ("revision", "subfolder")),
+        keywords.files,
+        keywords.init,
+        keywords.bot_config,
+        keywords.method,
+    )
+    rules = keywords.dtype, keywords.ignore_mismatched_sizes, keywords.allow_pickle, keywords.nonfinite, keywords.strict
     configs = request.source.to_json_string(), request.target.to_json_string()
     calibrated = str(request.calibrated)
     return [request.model_class.__name__, request.name, *configs, repr(chosen), repr(rules), calibrated]
@@ -123,7 +129,7 @@ def _call(request: Request) -> list[str]:
 
 def _write(folder: Path, request: Request) -> Written:
     """Resize into a plain checkpoint, whose new heads are drawn from the caller's random state."""
-    # Where it is placed and how it is split is for those who load it.
+    # Without the target keywords: placing and splitting happen when the result is loaded.
     resize = open_resize(replace(request, keywords=replace(request.keywords, target={})))
     with progress.part("building the model", progress.finishing_seconds(resize.plan) / 2):
         skeleton = skeleton_of(resize, seed=None)
@@ -146,14 +152,14 @@ def _write(folder: Path, request: Request) -> Written:
 
 
 def _load(folder: Path, written: Written, request: Request) -> tuple[PreTrainedModel, dict[str, Any]]:
-    said = request.keywords
-    keywords = {**said.target, **said.init, "config": written.config, "dtype": written.config.dtype}
+    call = request.keywords
+    keywords = {**call.target, **call.init, "config": written.config, "dtype": written.config.dtype}
     with progress.part("loading what was written"), building(), quiet():
         model, info = request.model_class.from_pretrained(folder, output_loading_info=True, **keywords)
-    lost = set(info["missing_keys"]) - set(getattr(model, "all_tied_weights_keys", None) or {})
-    if lost or info["unexpected_keys"] or info["mismatched_keys"]:
+    missing = set(info["missing_keys"]) - set(getattr(model, "all_tied_weights_keys", None) or {})
+    if missing or info["unexpected_keys"] or info["mismatched_keys"]:
         raise PlanError(
-            f"transformers did not load the resized tensors as they were written: missing {sorted(lost)[:3]}, "
+            f"transformers did not load the resized tensors as they were written: missing {sorted(missing)[:3]}, "
             f"unexpected {sorted(info['unexpected_keys'])[:3]}, mismatched {sorted(info['mismatched_keys'])[:3]}. "
             "Please report this."
         )

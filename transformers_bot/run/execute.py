@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .gpu import LazyTensor
 
 LEFT_OUT = 50  # names of left-out tensors in a record
-RELEASED = 128 << 20  # bytes of results after which freed memory is given back: what is given back is faulted in again
+RELEASED = 128 << 20  # bytes of results after which freed memory is returned; more often costs page faults
 
 
 def run_plan(
@@ -51,16 +51,16 @@ def run_plan(
     Args:
         plan: what to do.
         tensors: source name -> tensor; each is asked for only by the steps that read it.
-        dtype: of the results; integers and copies of the same dtype are handed over as they are.
+        dtype: of the results; integers and copies of the same dtype are passed on unchanged.
         device: where the computation runs and the results lie.
-        watch: measures what is read and made, for the report; it changes no result.
+        watch: measures sources and results for the report; it changes no result.
         before: called before each tensor is read; what it raises ends the run.
 
     Raises:
-        BadWeights: with a watch, a result that is not finite although what it is made of is.
+        BadWeights: with a watch, a result that is not finite although its sources are.
     """
     steps = [step for step in plan.steps if step.recipe is not None]
-    # Made here and not by the first `next`, which may come from another thread.
+    # Made here, not in the generator: its first `next` may come from another thread.
     sizes = [float(progress.numbers_of(plan, step)) for step in steps]
     tracked = progress.tracked(steps, sizes, [f"resizing {step.target}" for step in steps])
     dropped = tuple(plan.dropped)
@@ -77,14 +77,14 @@ def _run_steps(
     before: Callable[[], None] | None,
     dropped: tuple[str, ...],
 ) -> Generator[tuple[str, Tensor], None, None]:
-    kept = Kept()
-    with _on(device, tensors, order) as there:
-        there = watch.reading(there) if watch else there
+    cache = Kept()
+    with _on(device, tensors, order) as placed:
+        placed = watch.reading(placed) if watch else placed
         for step in steps:
             if before is not None:
                 before()
             trace = watch.following(step) if watch else None
-            out = _run_step(step, there, dtype, device, kept, trace)
+            out = _run_step(step, placed, dtype, device, cache, trace)
             if watch:
                 watch.made(step, out)
             yield step.target, out
@@ -95,11 +95,11 @@ def _run_steps(
 
 @contextlib.contextmanager
 def _on(device: torch.device, tensors: Mapping[str, Tensor], order: list[str]) -> Iterator[Mapping[str, Tensor]]:
-    """The same tensors on the device; what is rewritten is sent as it is stored and rewritten there."""
+    """The same tensors on the device; rewritten ones are sent as they are stored, and rewritten there."""
     if device.type != "cuda":
         yield tensors
         return
-    from .gpu import CudaEngine, Prefetched  # streams and threads, which a call for the CPU has no use for
+    from .gpu import CudaEngine, Prefetched  # streams and threads, not needed for the CPU
 
     stored = tensors.stored if isinstance(tensors, Network) else tensors
     with Prefetched(stored, CudaEngine(device), order) as sent:
@@ -110,9 +110,9 @@ def _on(device: torch.device, tensors: Mapping[str, Tensor], order: list[str]) -
 
 
 def _order(steps: list[Step]) -> list[str]:
-    """The names that steps read, in that order."""
-    recipes = ((step, one) for step in steps if step.recipe for one in (step.recipe, *step.recipe.plus))
-    return [step.reads[one] for step, recipe in recipes for one in recipe.reads]
+    """The names of source tensors in the order in which the steps read them."""
+    recipes = ((step, recipe) for step in steps if step.recipe for recipe in (step.recipe, *step.recipe.plus))
+    return [step.reads[name] for step, recipe in recipes for name in recipe.reads]
 
 
 def _run_step(
@@ -120,28 +120,28 @@ def _run_step(
     tensors: Mapping[str, Tensor],
     dtype: torch.dtype,
     device: torch.device,
-    kept: Kept,
+    cache: Kept,
     watch: Watcher | None,
 ) -> Tensor:
     if step.recipe is None:
         raise ValueError(f"{step.target} is {step.action}: there is nothing to compute")
     with torch.no_grad():
-        out = run(step.recipe, lambda one: tensors[step.reads[one]], dtype, device, kept, watch)
+        out = run(step.recipe, lambda name: tensors[step.reads[name]], dtype, device, cache, watch)
     if tuple(out.shape) != step.shape:
         raise RuntimeError(f"{step.target}: planned {step.shape}, computed {tuple(out.shape)}; please report this.")
     return out
 
 
 def apart(results: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """All results; two layers copied from one source tensor must not become one shared parameter."""
-    apart: dict[str, Tensor] = {}
-    given: set[int] = set()
+    """All results by name, where copies of one source tensor do not share memory: they are separate parameters."""
+    state: dict[str, Tensor] = {}
+    addresses: set[int] = set()
     releasing = Releasing(RELEASED)
     for name, tensor in results:
-        apart[name] = tensor.clone() if tensor.data_ptr() in given else tensor
-        given.add(apart[name].data_ptr())
+        state[name] = tensor.clone() if tensor.data_ptr() in addresses else tensor
+        addresses.add(state[name].data_ptr())
         releasing.made(tensor.nbytes)
-    return apart
+    return state
 
 
 def hand_over(
@@ -151,20 +151,20 @@ def hand_over(
 
     Args:
         resized: target name -> tensor, for every step that computes one.
-        gpu: on which the whole target is to lie, where that is so.
+        gpu: the GPU that is to hold the whole target, if any.
     """
     request, opened = resize.request, resize.opened
     keywords = {**request.keywords.target, **request.keywords.init}
-    if getattr(resize.config, "output_attentions", False):  # other implementations do not give them, nor are saved
+    if getattr(resize.config, "output_attentions", False):  # others return none and cannot be saved
         keywords.setdefault("attn_implementation", "eager")
     if request.model_class.can_generate() and "generation_config" not in keywords:
         keywords["generation_config"] = copy.deepcopy(getattr(opened.model, "generation_config", None))
     if gpu is not None:
-        keywords["device_map"] = {"": gpu}  # with its number: "cuda" alone would be another one in another thread
+        keywords["device_map"] = {"": gpu}  # with its number: "cuda" alone depends on the thread
     elif keywords.get("device_map") is not None:
-        # Under its own name too: where a tensor goes to disk, transformers finds those tied to it only so.
+        # Also under its own name: only so does transformers find a tensor that is tied to one on the disk.
         ties = resize.plan.target.ties.items()
-        resized = {**resized, **{name: resized[held] for name, held in ties if held in resized}}
+        resized = {**resized, **{name: resized[holder] for name, holder in ties if holder in resized}}
     with building(), quiet():
         model, info = request.model_class.from_pretrained(
             None, config=resize.config, state_dict=resized, dtype=resize.dtype, output_loading_info=True, **keywords
@@ -176,9 +176,9 @@ def hand_over(
 
 
 def forget_source(model: PreTrainedModel) -> None:
-    """Take away what transformers notes about the files that a model was loaded from."""
-    # The model is stored nowhere yet, and its source is another one: a name would make adapters (PEFT) and
-    # cards say that they belong to that. Without any, transformers notes the string "None".
+    """Remove what transformers has recorded about the files that a model was loaded from."""
+    # The model is not stored yet: with the source's name, adapters (PEFT) and cards would say that they belong to
+    # the source. If it is left alone, transformers sets the string "None".
     model.config.name_or_path = ""
     for part in model.modules():
         if isinstance(part, PreTrainedModel):
@@ -187,7 +187,7 @@ def forget_source(model: PreTrainedModel) -> None:
 
 
 def _check_complete(plan: Plan, info: dict[str, Any]) -> None:
-    """Every parameter came from a step; transformers agrees on which are new."""
+    """Check that every parameter came from a step, and that transformers agrees on which are new."""
     fresh = set(plan.names("fresh"))
     unplanned = set(info["missing_keys"]) - fresh - set(plan.names("tie"))
     if unplanned or info["unexpected_keys"] or info["mismatched_keys"]:
@@ -199,10 +199,10 @@ def _check_complete(plan: Plan, info: dict[str, Any]) -> None:
 
 
 def provenance(resize: Resize) -> dict[str, Any]:
-    """What made this model, in JSON types: it is saved in `config.json` and survives a reload.
+    """The record of how this model was made, in JSON types, which is saved in `config.json`.
 
-    The files' SHA-256 are those that the hub's cache knows; others cost reading the files. A folder is called by its
-    own name (see `provenance.described`).
+    It has the SHA-256 of files in the hub's cache only, because others would have to be read. A folder is called by
+    its own name (see `provenance.described`).
     """
     roles = resize.plan.roles
     shown = (*roles.depths, *roles.streams, *roles.units)

@@ -15,15 +15,15 @@ from .opening import config_sides
 
 def plan_for(class_for: ClassFor, source: Any, config: Any, kwargs: dict[str, Any]) -> Plan:
     """The plan for a target class chosen by `class_for`; see `transformers_bot.plan`."""
-    given = {**kwargs, "config": config}
+    keywords = {**kwargs, "config": config}
     beside: tuple[str, ...] = ()
     if isinstance(source, PreTrainedConfig):
         check_numbers({"config": source})
         name, adapter = "", architectures.get(source.model_type)
     else:
         name = source_name(source)
-        source, adapter = read_source(name, given)
-    request = Request.of(name, source, adapter, sort_keywords(given, init_keywords(class_for(source))), class_for)
+        source, adapter = read_source(name, keywords)
+    request = Request.of(name, source, adapter, sort_keywords(keywords, init_keywords(class_for(source))), class_for)
     if name and class_for is own_class:
         request = with_class(request, fetch=False)
     if name and not request.notes:

@@ -1,11 +1,11 @@
-"""A result that is to lie on one GPU as a whole: which GPU, how sources come there, how transformers takes results.
+"""Results that go to one GPU as a whole: which GPU, how sources are copied there, how transformers takes results.
 
 Why this is not left to libraries:
 
-- transformers first reserves as much device memory as the model needs (`caching_allocator_warmup`) and lets it go
-  again for the parameters to take. Results that were on the device already would lie beside that: twice the model. So
-  each is computed when transformers asks for it, inside what was reserved, and becomes the parameter: the peak is the
-  model and what one tensor needs (`LazyResults`). Read in transformers 5.0 and 5.24.
+- transformers first reserves as much device memory as the model needs (`caching_allocator_warmup`) and frees it again
+  for the parameters. Results that were on the device before would need memory beside that: twice the model. So each is
+  computed when transformers asks for it, in the reserved memory, and becomes the parameter: the peak is the model and
+  the temporaries of one tensor (`LazyResults`). Read in transformers 5.0 and 5.24.
 - A tensor of a mapped file is in pageable memory, from which a GPU copies only while the caller waits. `pin_memory()`
   of every tensor would lock as much memory as the largest needs and keep it in torch's cache, and safetensors reads to
   a device without any overlap. So pieces go through two pinned buffers in turn (`Prefetched`).
@@ -33,8 +33,8 @@ PIECE = 32 << 20  # bytes of each of the two buffers
 def gpu_for(target: Mapping[str, Any], config: PreTrainedConfig) -> torch.device | None:
     """The GPU that `device_map` names for the whole model, with its number; None where it names none that is here.
 
-    Then, and where the model is split or quantised, it is computed on the CPU, and placing it (or refusing
-    to) is transformers' business.
+    If None, also for a split or quantised model, results are computed on the CPU, and transformers places the
+    model or refuses to.
 
     Args:
         target: the keywords with which the result is to be loaded.
@@ -48,7 +48,7 @@ def gpu_for(target: Mapping[str, Any], config: PreTrainedConfig) -> torch.device
 
 
 def _number(device_map: Any) -> int | None:
-    """Of the one GPU that a `device_map` names, as transformers understands it."""
+    """The number of the one GPU that a `device_map` names, as transformers understands it."""
     if device_map == "cuda":
         return int(os.environ.get("LOCAL_RANK", "0"))
     if isinstance(device_map, dict):
@@ -74,11 +74,11 @@ def _number_of(device: Any) -> int | None:
 class LazyResults:
     """Results that are computed as they are asked for, from any thread: one at a time, always in their own order.
 
-    What comes before the one that is asked for waits on the device, where it has to lie in the end anyway.
+    Results before the requested one are kept on the device, where they are needed in the end.
 
     Args:
         results: (name, tensor), computed by `next`.
-        device: where; its stream of this moment is the one that they are computed on.
+        device: where they are computed, on the stream that is current now.
     """
 
     def __init__(self, results: Generator[tuple[str, Tensor], None, None], device: torch.device) -> None:
@@ -111,12 +111,14 @@ class LazyResults:
     ) -> None:
         with self._lock, _on_stream(self._stream):
             if error is None:
-                self._waiting.update(self._results)  # nothing is left, but only its end completes a progress bar
+                self._waiting.update(
+                    self._results
+                )  # none is left, but the generator must end to complete a progress bar
             self._results.close()
             self._waiting.clear()
 
     def _advance(self, name: str) -> None:
-        if self._error is not None:  # all who wait learn the reason
+        if self._error is not None:  # every waiting thread gets the reason
             raise self._error
         try:
             result = next(self._results, None)
@@ -135,8 +137,8 @@ class LazyTensor:
         self._results, self._name = results, name
 
     def __getitem__(self, index: Any) -> Tensor:
-        whole = self._results.take(self._name)
-        return whole if index is ... else whole[index]
+        tensor = self._results.take(self._name)
+        return tensor if index is ... else tensor[index]
 
 
 def _on_stream(stream: "torch.cuda.Stream | None") -> contextlib.AbstractContextManager[object]:
@@ -147,7 +149,7 @@ def _on_stream(stream: "torch.cuda.Stream | None") -> contextlib.AbstractContext
 
 
 class Engine(Protocol):
-    """What copies to a device by itself."""
+    """A device that copies without the CPU."""
 
     def buffer(self, size: int) -> Tensor:
         """`size` bytes that the device can read."""
@@ -156,7 +158,7 @@ class Engine(Protocol):
         """Memory on the device for a tensor of this shape and dtype."""
 
     def start(self, staged: Tensor, into: Tensor) -> Callable[[], None]:
-        """Start copying; what is returned waits until `staged` may be changed."""
+        """Start copying; return a function that waits until `staged` may be changed."""
 
     def same_queue(self) -> contextlib.AbstractContextManager[object]:
         """Inside, another thread's copies join those that the thread which made this engine queues."""
@@ -265,4 +267,4 @@ def _pieces(x: Tensor, entries: int) -> tuple[Tensor, ...]:
 
 
 def _nothing() -> None:
-    """No copy has to be waited for."""
+    """There is no copy to wait for."""

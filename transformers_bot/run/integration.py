@@ -109,11 +109,11 @@ def integration(bot_config: "Options" = None, method: str = "bot") -> Iterator[N
         >>> with integration({"wavelet": "haar"}):
         ...     model = AutoModelForCausalLM.from_pretrained("gpt2", config=small)  # doctest: +SKIP
 
-    A thread that is started inside has no part in it, except by `asyncio.to_thread`, which hands the context
-    over; use `enable()` for a pool of threads.
+    A thread that is started inside is not affected, except by `asyncio.to_thread`, which passes the context on;
+    use `enable()` for a pool of threads.
 
     Args:
-        bot_config: a `BoTConfig` or dict for every model resized in the block; blocks nest, the inner one counts.
+        bot_config: a `BoTConfig` or dict for every model resized in the block; blocks nest, and the inner one decides.
         method: the resizing method.
     """
     options = _checked(bot_config, method)
@@ -123,8 +123,8 @@ def integration(bot_config: "Options" = None, method: str = "bot") -> Iterator[N
     try:
         yield
     finally:
-        options.is_on = False  # wherever else this context was copied to
-        _BLOCKS.set(tuple(one for one in _BLOCKS.get() if one.is_on))  # blocks can be left in any order
+        options.is_on = False  # also in contexts that were copied from this one
+        _BLOCKS.set(tuple(block for block in _BLOCKS.get() if block.is_on))  # blocks can be left in any order
         with _LOCK:
             _take_back()
 
@@ -154,7 +154,7 @@ def _take_back() -> None:
 
 def _current() -> _Options | None:
     """The options that hold for a call of this thread; None where it is transformers' own."""
-    return next((one for one in reversed(_BLOCKS.get()) if one.is_on), _enabled)
+    return next((block for block in reversed(_BLOCKS.get()) if block.is_on), _enabled)
 
 
 def _resizing(original: Any) -> Any:
@@ -184,7 +184,7 @@ def _fetch(name: Any, kwargs: dict[str, Any]) -> None:
     """Bring a hub id's files into the cache, so that other threads need not wait for that to build their models."""
     if os.path.isdir(name) or any(kwargs.get(key) is not None for key in ("state_dict", "gguf_file")):
         return
-    with contextlib.suppress(Exception):  # the original method tells what is wrong with its source
+    with contextlib.suppress(Exception):  # the original method reports what is wrong with its source
         check_files(os.fspath(name), picked(kwargs, (*HUB, *FILES)), allow_pickle=True, resampled=False)
 
 
@@ -204,7 +204,7 @@ def _request_if_resized(
         source = read_config(os.fspath(name), picked(kwargs, HUB), cls.config_class)
         before = role_sizes(adapter, source, "source")
     except (BoTError, OSError):
-        return None  # the original method tells what is wrong with its source
+        return None  # the original method reports what is wrong with its source
     if source.model_type != adapter.model_type:
         return None
     target = target_config(adapter, source, sort_keywords({"config": config} if config is not None else fields))
@@ -214,19 +214,19 @@ def _request_if_resized(
     if not _needs_resize(cls, source, target):
         logger.info("%s has every tensor in the sizes that are asked for: it is loaded by transformers alone", name)
         return None
-    given = {**_without_adapter(kwargs), "method": options.method, "bot_config": options.bot_config}
-    keywords, sizes = sort_keywords(given, init), (before, after)
+    arguments = {**_without_adapter(kwargs), "method": options.method, "bot_config": options.bot_config}
+    keywords, sizes = sort_keywords(arguments, init), (before, after)
     return Request.of(os.fspath(name), source, adapter, keywords, lambda _: cls, target=target, sizes=sizes)
 
 
-def _needs_resize(cls: type[PreTrainedModel], source: PreTrainedConfig, wanted: PreTrainedConfig) -> bool:
-    """Whether transformers finds a tensor of another size, or none, where the source's sizes would give one."""
+def _needs_resize(cls: type[PreTrainedModel], source: PreTrainedConfig, target: PreTrainedConfig) -> bool:
+    """Whether a tensor of the target is missing, or has another size, in a model of the source's sizes."""
     with quiet():
         try:
-            held, asked = predict(cls, source).shapes, predict(cls, wanted).shapes
+            stored, expected = predict(cls, source).shapes, predict(cls, target).shapes
         except BoTError:
-            return True  # said better where it is resized
-    return any(held.get(name) != shape for name, shape in asked.items())
+            return True  # the resize gives the better message
+    return any(stored.get(name) != shape for name, shape in expected.items())
 
 
 def _without_adapter(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def _resized(factory: Factory, name: str, kwargs: dict[str, Any]) -> Any:
     with progress.part("reading the configs", progress.READING_SECONDS):
         source, adapter = read_source(name, kwargs)
         keywords = sort_keywords(kwargs, init_keywords(factory.class_for(source)))
-    anew = keywords.method == methods.Scratch.name  # the source's weights are not wanted at any size
+    anew = keywords.method == methods.Scratch.name  # the source's weights are not used at any size
     if not (keywords.names_target or anew):
         return load_unchanged(factory, name, **kwargs)
     request = Request.of(name, source, adapter, keywords, factory.class_for)
@@ -59,15 +59,15 @@ def _resized(factory: Factory, name: str, kwargs: dict[str, Any]) -> Any:
 def _as_large(factory: Factory, request: Request, kwargs: dict[str, Any]) -> Any:
     """The model of a target that has the source's sizes: transformers loads it into the target's config."""
     source, target, keywords = request.source, request.target, request.keywords
-    if source.num_labels != target.num_labels:  # a head of another size is refused here as elsewhere
+    if source.num_labels != target.num_labels:  # another number of labels is refused as in a resize
         check_request(request)
     logger.info("source and target have the same sizes: nothing to resample")
     for sentence in field_warnings(request.adapter, source, target):
         logger.warning(sentence)
-    kept = {key: value for key, value in kwargs.items() if key not in keywords.overrides}
-    given = {**kept, "config": target, "output_loading_info": True}
-    model, info = load_unchanged(factory, request.name, **given)
-    if not keywords.target:  # what is placed, split or quantised by now is transformers' business
+    remaining = {key: value for key, value in kwargs.items() if key not in keywords.overrides}
+    arguments = {**remaining, "config": target, "output_loading_info": True}
+    model, info = load_unchanged(factory, request.name, **arguments)
+    if not keywords.target:  # a placed, split or quantised model is not checked here
         opened = Source(model, frozenset(info["missing_keys"]), tuple(info["unexpected_keys"]))
         for sentence in refuse_unsound(request, opened):
             logger.warning(sentence)
@@ -102,7 +102,7 @@ def _built(resize: Resize, watch: Watch) -> tuple[PreTrainedModel, dict[str, Any
     """The target as transformers builds it around the results, on the CPU or as they arrive on one GPU."""
     plan, target, unchanged = resize.plan, resize.request.keywords.target, resize.checkpoint.check_unchanged
     if target.get("device_map") is not None:
-        from .gpu import LazyResults, gpu_for  # streams and threads, which a call for the CPU has no use for
+        from .gpu import LazyResults, gpu_for  # streams and threads, not needed for the CPU
 
         gpu = gpu_for(target, resize.config)
         if gpu is not None:

@@ -68,18 +68,18 @@ class Resize:
 def open_resize(request: Request) -> Resize:
     """Check the source's files, open them and plan the resize.
 
-    What configs can refuse is refused before any file is fetched, what file headers can before any
-    weight is read.
+    What the configs show to be impossible is refused before any file is fetched, and what the headers of files
+    show before any weight is read.
 
     Raises:
         BadCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint: files that cannot or must not be read.
         BadWeights: NaN or infinity in the source, unless `nonfinite` says otherwise.
-        TooLittleMemory: not even one tensor could be made.
+        TooLittleMemory: the largest tensor alone does not fit.
         What `make_plan` raises.
     """
     reuse()
     name, keywords = request.name, request.keywords
-    # Files that are here are looked at before the tensors of two configs, which can be many where one is damaged.
+    # Local files are checked first: a damaged config can describe so many tensors that listing them takes long.
     here = any(Path(name, request.subfolder or "").glob("*.safetensors"))
     with progress.part("checking the source", progress.CHECKING_SECONDS) as checking:
         checkpoint = _checked(request) if here else None
@@ -94,25 +94,25 @@ def open_resize(request: Request) -> Resize:
             request.model_class, name, without_crossing(request.source), keywords.of_files, checkpoint, keywords.init
         )
     with progress.part("looking for NaN and infinity", progress.LOOKING_SECONDS):
-        gaps, odd = _refuse_gaps(request, opened), _refuse_nonfinite(opened, keywords)
-    spoiled = bool(odd) and keywords.nonfinite == "warn" and not request.calibrated
-    config, plan, tensors, method, task = _plan_opened(request, opened, expected, spoiled)
+        gaps, nonfinite = _refuse_gaps(request, opened), _refuse_nonfinite(opened, keywords)
+    undirected = bool(nonfinite) and keywords.nonfinite == "warn" and not request.calibrated
+    config, plan, tensors, method, task = _plan_opened(request, opened, expected, undirected)
     _check_room(((step.target, step.shape) for step in plan.steps if step.action == "resample"), plan.dtypes[1])
     progress.expects(progress.resizing_seconds(plan) + progress.finishing_seconds(plan))
     _refuse_low_share(request, paired, plan)
-    config, coded = _without_code(config)
+    config, code_notes = _without_code(config)
     notes = (*request.notes, *_about_generation(request, {**keywords.of_files, **as_checked(checkpoint)}))
-    said = (*notes, *plan.warnings, *checkpoint.notes, *gaps, *odd, *coded)
-    plan = replace(plan, warnings=without_places(said, name))
+    warnings = (*notes, *plan.warnings, *checkpoint.notes, *gaps, *nonfinite, *code_notes)
+    plan = replace(plan, warnings=without_places(warnings, name))
     logger.info("%s", plan)  # rendered only where it is shown
     return Resize(request, checkpoint, opened, config, plan, tensors, method, task)
 
 
 def check_request(request: Request) -> tuple[Side, Pairing]:
-    """Refuse what two configs can refuse, before any file is fetched: the source is taken to hold what its class does.
+    """Refuse what the two configs show to be impossible, as if the source held every tensor of its class.
 
     Returns:
-        The target as configs alone make it, and which of its tensors the source has a counterpart of.
+        The target by the configs alone, and the tensors of it that have a counterpart in the source.
 
     Raises:
         What `pair` raises.
@@ -121,37 +121,37 @@ def check_request(request: Request) -> tuple[Side, Pairing]:
     paired = pair(
         request.adapter, source, target, request.method, request.keywords.ignore_mismatched_sizes, request.calibrated
     )
-    other = (name for name in paired.counterparts if paired.shapes_before[name] != target.inventory.shapes[name])
-    _check_room(((name, target.inventory.shapes[name]) for name in other), target.dtype)
+    resized = (name for name in paired.counterparts if paired.shapes_before[name] != target.inventory.shapes[name])
+    _check_room(((name, target.inventory.shapes[name]) for name in resized), target.dtype)
     return target, paired
 
 
 def config_sides(
     request: Request, source_class: type[PreTrainedModel], beside: tuple[str, ...] = ()
 ) -> tuple[Side, Side]:
-    """Both ends of a resize as their configs tell them, without any checkpoint.
+    """Source and target of a resize by their configs alone, without any checkpoint.
 
     Args:
-        source_class: of the weights.
-        beside: names of further tensors that the source is known to hold.
+        source_class: the class of the source's weights.
+        beside: names of further tensors in the source's files.
     """
-    source_config, wanted, keywords = request.source, request.target, request.keywords
+    source_config, target_config, keywords = request.source, request.target, request.keywords
     before, after = request.sizes
     stored = asked_dtype(None, source_config) or torch.float32
-    dtype = asked_dtype(keywords.dtype, wanted) or stored
+    dtype = asked_dtype(keywords.dtype, target_config) or stored
     alone = without_crossing(source_config)
     with quiet():
-        held = predict(source_class, alone)
-        whole = held if alone is source_config else predict(source_class, source_config)
-        crossed = tuple(name for name in whole.shapes if name not in held.shapes)
-        source = Side(alone, before, held, stored, extra=(*crossed, *beside))
-        target = Side(wanted, after, predict(request.model_class, wanted, keywords.init), dtype)
+        inventory = predict(source_class, alone)
+        full = inventory if alone is source_config else predict(source_class, source_config)
+        crossed = tuple(name for name in full.shapes if name not in inventory.shapes)
+        source = Side(alone, before, inventory, stored, extra=(*crossed, *beside))
+        target = Side(target_config, after, predict(request.model_class, target_config, keywords.init), dtype)
     return source, target
 
 
-def _check_room(made: Iterable[tuple[str, tuple[int, ...]]], dtype: torch.dtype) -> None:
-    """Refuse a resize of which not even one tensor could be made."""
-    name, shape = max(made, key=lambda tensor: math.prod(tensor[1]), default=("", ()))
+def _check_room(tensors: Iterable[tuple[str, tuple[int, ...]]], dtype: torch.dtype) -> None:
+    """Refuse a resize whose largest tensor alone does not fit into memory."""
+    name, shape = max(tensors, key=lambda tensor: math.prod(tensor[1]), default=("", ()))
     if name:
         check_room(
             math.prod(shape) * dtype.itemsize,
@@ -161,7 +161,7 @@ def _check_room(made: Iterable[tuple[str, tuple[int, ...]]], dtype: torch.dtype)
 
 
 def _checked(request: Request) -> Checkpoint:
-    """The source's files, and that they hold about as much as its config says; a folder's cost no download."""
+    """The source's files, checked; refused if they hold far less than the config describes."""
     checkpoint = check_files(request.name, request.keywords.of_files, allow_pickle=request.keywords.allow_pickle)
     with quiet():
         own = predict(own_class(request.source), request.source)
@@ -170,7 +170,7 @@ def _checked(request: Request) -> Checkpoint:
 
 
 def _of_likely_class(request: Request, checkpoint: Checkpoint | None) -> Request:
-    """The request with a source that names the class of its weights, where its files can tell it."""
+    """The request with a source that names the class of its weights, if its files show it."""
     if checkpoint is None or named_class(request.source) is not None:
         return request
     likely = with_likely_class(request.adapter, request.source, checkpoint, request.model_class)
@@ -188,7 +188,7 @@ def open_checked(
     """Open the very files that were checked into a class; see `open_source`.
 
     Args:
-        where: hub and file keywords with which the files were found.
+        where: the hub and file keywords that the files were found with.
         init: keywords of the class's constructor.
     """
     return open_source(model_class, name, config, {**where, **(init or {}), **as_checked(checkpoint)}, checkpoint)
@@ -196,15 +196,15 @@ def open_checked(
 
 def _without_code(config: PreTrainedConfig) -> tuple[PreTrainedConfig, list[str]]:
     """The config without the fields that name code files of the source, which are never copied; and what they name."""
-    named = {name: value for name in CODE_FIELDS if (value := getattr(config, name, None)) is not None}
-    if not named:
+    code_fields = {name: value for name in CODE_FIELDS if (value := getattr(config, name, None)) is not None}
+    if not code_fields:
         return config, []
     config = copy.deepcopy(config)
-    for name in named:
+    for name in code_fields:
         delattr(config, name)
     return config, [
         f"{name} in the config names code of the source ({code_of(value)}), which is not copied: it is left out"
-        for name, value in named.items()
+        for name, value in code_fields.items()
     ]
 
 
@@ -214,23 +214,23 @@ def as_checked(checkpoint: Checkpoint) -> dict[str, object]:
     pinned: dict[str, object] = {"use_safetensors": safe} if safe else {"use_safetensors": False, "weights_only": True}
     if not checkpoint.revision:
         return pinned
-    # Nothing is left to fetch: a thread that builds a model keeps others from doing so.
+    # All files are here: a download while the model is built would keep other threads from building theirs.
     return {**pinned, "revision": checkpoint.revision, "local_files_only": True, "force_download": False}
 
 
 def refuse_unsound(request: Request, opened: Source) -> list[str]:
-    """What an opened source lacks, has too much of, or holds instead of numbers: errors, or sentences."""
+    """Check an opened source for missing, unknown and non-finite tensors: raise, or return warnings."""
     return [*_refuse_gaps(request, opened), *_refuse_nonfinite(opened, request.keywords)]
 
 
 def _refuse_gaps(request: Request, opened: Source) -> list[str]:
-    """Tensors that should be there and are not, or that nobody knows: errors, or sentences where not strict."""
+    """Check for missing and unknown tensors: raise if strict, else return warnings."""
     name, adapter, config = request.name, request.adapter, request.source
     refused = refused_tensors(adapter, opened.unexpected)
     if refused:
-        what = next(iter(refused.values()))
+        kind = next(iter(refused.values()))
         raise UnsupportedArchitecture(
-            f"{name} holds {len(refused)} tensors that are {what}: {_listed(list(refused))}. transformers no longer "
+            f"{name} holds {len(refused)} tensors that are {kind}: {_listed(list(refused))}. transformers no longer "
             "computes them, and without them the model is another one. Use another checkpoint."
         )
     inside, head = lost_tensors(config, opened)
@@ -241,37 +241,37 @@ def _refuse_gaps(request: Request, opened: Source) -> list[str]:
             f"{name} lacks {len(inside)} tensors of its own architecture {architecture}: {_listed(inside)}. "
             f"Nothing can stand in for them: use a complete checkpoint.{wrapper_hint(opened.unexpected)}"
         )
-    found = []
+    faults = []
     if head:
         text = f"{name} lacks {len(head)} tensors of the head of its own architecture {architecture}: {_listed(head)}"
-        found.append((text, "Use a complete checkpoint, or pass strict=False to initialise them anew."))
+        faults.append((text, "Use a complete checkpoint, or pass strict=False to initialise them anew."))
     if foreign:
         text = f"{name} holds {len(foreign)} tensors that no {config.model_type} model has: {_listed(foreign)}"
-        found.append((text, f"Pass strict=False to leave them out.{wrapper_hint(foreign)}"))
-    if found and request.keywords.strict:
-        raise BadCheckpoint(". ".join(found[0]))
-    return [text for text, _ in found]
+        faults.append((text, f"Pass strict=False to leave them out.{wrapper_hint(foreign)}"))
+    if faults and request.keywords.strict:
+        raise BadCheckpoint(". ".join(faults[0]))
+    return [text for text, _ in faults]
 
 
 def _refuse_nonfinite(opened: Source, keywords: Keywords) -> list[str]:
-    """NaN and infinity in the source: an error, a sentence, or zeros in their place."""
-    held = ((n, x) for n, x in opened.model.state_dict().items() if n not in opened.missing)
-    found = find_nonfinite({n: x for n, x in held if x.is_floating_point() and not x.is_meta})
-    if not found:
+    """Check for NaN and infinity: raise, return a warning, or replace them by zeros, as `nonfinite` says."""
+    read = ((n, x) for n, x in opened.model.state_dict().items() if n not in opened.missing)
+    places = find_nonfinite({n: x for n, x in read if x.is_floating_point() and not x.is_meta})
+    if not places:
         return []
-    message = nonfinite_message(found)
+    message = nonfinite_message(places)
     if keywords.nonfinite == "error":
         raise BadWeights(f"{message}. Use a sound checkpoint, or pass nonfinite='zero' (or 'warn') to go on.")
     if keywords.nonfinite == "warn":
         return [f"{message}; shrinking neither turns the stream nor orders units by weights that are no numbers"]
-    for name in found:
+    for name in places:
         stored = opened.model.get_parameter_or_buffer(name)
         stored.data = torch.nan_to_num(stored.data, nan=0.0, posinf=0.0, neginf=0.0)
     return [f"{message}; they were set to zero"]
 
 
 def _about_generation(request: Request, where: Mapping[str, Any]) -> list[str]:
-    """A sentence where the source has settings for generating and the target does not generate."""
+    """A warning if the source has generation settings and the target cannot generate."""
     name, model_class = request.name, request.model_class
     if model_class.can_generate() or not (is_folder(name) or own_class(request.source).can_generate()):
         return []
@@ -281,17 +281,17 @@ def _about_generation(request: Request, where: Mapping[str, Any]) -> list[str]:
 
 
 def _refuse_low_share(request: Request, paired: Pairing, plan: Plan) -> None:
-    """What the configs promise to inherit is inherited; a checkpoint that gives less lacks something."""
+    """Raise if the target inherits less than the configs promise: then the checkpoint lacks tensors."""
     absent = [step for step in plan.steps if step.action == "fresh" and step.reason == ABSENT]
-    lost = [step for step in absent if step.target in paired.counterparts]
-    if lost:  # seldom: what is optional takes two more models of no weights to know
+    missing = [step for step in absent if step.target in paired.counterparts]
+    if missing:  # only if needed: finding the optional tensors builds two more empty models
         optional = optional_tensors(request.source)
-        lost = [step for step in lost if plan.target.canonical(step.target) not in optional]
-    if lost and request.keywords.strict:
-        promised = plan.inherited + sum(step.parameters for step in lost) / max(1, plan.parameters)
+        missing = [step for step in missing if plan.target.canonical(step.target) not in optional]
+    if missing and request.keywords.strict:
+        promised = plan.inherited + sum(step.parameters for step in missing) / max(1, plan.parameters)
         raise BadCheckpoint(
             f"only {100 * plan.inherited:.1f} % of the target's parameters would come from {request.name}, its config "
-            f"promises {100 * promised:.1f} %: {_listed([step.target for step in lost])} would be initialised anew. "
+            f"promises {100 * promised:.1f} %: {_listed([step.target for step in missing])} would be initialised anew. "
             "Use a complete checkpoint, or pass strict=False."
         )
 
@@ -302,16 +302,16 @@ def _listed(names: list[str]) -> str:
 
 
 def _plan_opened(
-    request: Request, opened: Source, target: Side, spoiled: bool = False
+    request: Request, opened: Source, target: Side, undirected: bool = False
 ) -> tuple[PreTrainedConfig, Plan, Mapping[str, torch.Tensor], Method, Task]:
-    """The config that fits the checkpoint's ties, the plan for the tensors it holds, those tensors, method and task."""
-    if spoiled:  # no basis and no order can be found among NaN
+    """The config with the checkpoint's ties, the plan for its tensors, these tensors, the method and its task."""
+    if undirected:  # NaN allow neither a basis nor an order
         request = _undirected(request)
     adapter, prefix = request.adapter, f"{request.model_class.base_model_prefix}."
     stored = stored_dtype(opened.model)
     extra = tuple(name for name in opened.unexpected if not adapter.is_buffer(name.removeprefix(prefix)))
-    held = inventory_of(opened.model)
-    source = Side(opened.model.config, request.sizes[0], held, stored, opened.missing, extra)
+    inventory = inventory_of(opened.model)
+    source = Side(opened.model.config, request.sizes[0], inventory, stored, opened.missing, extra)
     target = replace(target, dtype=asked_dtype(request.keywords.dtype, target.config) or stored)
     with quiet():
         target = _settle_ties(request, source, target)
@@ -320,15 +320,15 @@ def _plan_opened(
     preparing = progress.preparing_seconds(task, network, request.keywords.calibration)
     progress.expects(preparing + progress.after_plan_seconds(network))
     with progress.part("looking at the weights", preparing):
-        method, prepared, told = _prepared(task, network, opened, request)
-    wanted = _with_method_fields(task, method, source, target)
+        method, prepared, notes = _prepared(task, network, opened, request)
+    config = _with_method_fields(task, method, source, target)
     renew = request.keywords.ignore_mismatched_sizes
     plan = make_plan(adapter, source, target, method, renew, request.calibrated)
-    return wanted, replace(plan, warnings=(*plan.warnings, *told)), prepared, method, task
+    return config, replace(plan, warnings=(*plan.warnings, *notes)), prepared, method, task
 
 
 def _undirected(request: Request) -> Request:
-    """The same request to a method that looks at no weight: the stream is not turned and units keep their order."""
+    """The same request with options that read no weights: the stream is not turned and units keep their order."""
     options = replace(request.options, basis="plain", order="kept")
     return replace(request, options=options, method=methods.get(request.keywords.method, options))
 
@@ -336,18 +336,18 @@ def _undirected(request: Request) -> Request:
 def _prepared(
     task: Task, network: Network, opened: Source, request: Request
 ) -> tuple[Method, Mapping[str, torch.Tensor], list[str]]:
-    """The method once it has seen the source, the tensors to read, and what there is to say.
+    """The method once it has seen the source, the tensors to read, and warnings.
 
-    Where products of weights are beyond float32, everything is computed in float64. What is beyond that too
-    decides nothing: the stream is not turned and units keep their order.
+    If products of weights overflow float32, everything is computed in float64. If they overflow that too, the
+    stream is not turned and units keep their order.
 
     Raises:
-        BadWeights: such weights where the method, an option or calibration asks for what they cannot tell.
+        BadWeights: such weights, if the method, an option or calibration needs their products.
     """
     method, options = request.method, request.options
     method.check(task)
-    asked = request.calibrated or options.basis == "principal" or options.order not in ("auto", "kept")
-    edits = network.over(network.stored)  # preparing notes edits in the one that it is given
+    is_explicit = request.calibrated or options.basis == "principal" or options.order not in ("auto", "kept")
+    edits = network.over(network.stored)  # a copy, because preparing records its edits in it
     try:
         return *method.prepare(task, Opened(edits, opened.model, request.keywords.calibration)), []
     except OutOfRange as error:
@@ -358,14 +358,14 @@ def _prepared(
         wide = Network(network.adapter, network.sizes, network.stored, network.places, network.tied, wide=True)
         return *method.prepare(task, Opened(wide, opened.model)), []
     except OutOfRange:
-        if asked or method.name != "bot":
+        if is_explicit or method.name != "bot":
             raise BadWeights(_out_of_range(reason)) from None
-    told = f"{_out_of_range(reason)} The stream is not turned and units keep their order, as with basis='plain'."
-    return *_undirected(request).method.prepare(task, Opened(network, opened.model)), [told]
+    note = f"{_out_of_range(reason)} The stream is not turned and units keep their order, as with basis='plain'."
+    return *_undirected(request).method.prepare(task, Opened(network, opened.model)), [note]
 
 
-def _out_of_range(what: str) -> str:
-    return f"the weights are too large, or too small, to compute with: {what} is not finite. Scale or mend them."
+def _out_of_range(product: str) -> str:
+    return f"the weights are too large, or too small, to compute with: {product} is not finite. Scale or mend them."
 
 
 def network_of(adapter: Adapter, source: Side, tensors: Mapping[str, torch.Tensor], tied: Side | None) -> Network:
@@ -376,51 +376,51 @@ def network_of(adapter: Adapter, source: Side, tensors: Mapping[str, torch.Tenso
         if name not in source.absent
     }
     pairs = tied.inventory.ties.items() if tied else ()
-    shared = {tied.inventory.canonical(name) for pair in pairs for name in pair} if tied else set()
-    held = frozenset(name for name in places if source.inventory.canonical(name) in shared)
+    tied_names = {tied.inventory.canonical(name) for pair in pairs for name in pair} if tied else set()
+    held = frozenset(name for name in places if source.inventory.canonical(name) in tied_names)
     return Network(adapter, source.sizes, tensors, places, held)
 
 
 def _with_method_fields(task: Task, method: Method, source: Side, target: Side) -> PreTrainedConfig:
-    """The target config with the fields that the method's formula sets."""
-    chosen = method.config_fields(task, source.config)
-    if not chosen:
+    """The target config with the fields that the method sets."""
+    method_fields = method.config_fields(task, source.config)
+    if not method_fields:
         return target.config
-    wanted = copy.deepcopy(target.config)
-    for name, value in chosen.items():
-        setattr(wanted, name, value)
-    return wanted
+    config = copy.deepcopy(target.config)
+    for name, value in method_fields.items():
+        setattr(config, name, value)
+    return config
 
 
 def _settle_ties(request: Request, source: Side, target: Side) -> Side:
-    """An output embedding that the checkpoint holds apart, although its config ties it, stays apart."""
+    """Untie the target's output embedding if the checkpoint holds its own, although the config ties it."""
     if not getattr(source.config, "tie_word_embeddings", False) or source.held.isdisjoint(target.inventory.ties):
         return target
-    wanted = copy.deepcopy(target.config)
-    wanted.tie_word_embeddings = False
-    return replace(target, config=wanted, inventory=predict(request.model_class, wanted, request.keywords.init))
+    config = copy.deepcopy(target.config)
+    config.tie_word_embeddings = False
+    return replace(target, config=config, inventory=predict(request.model_class, config, request.keywords.init))
 
 
-# -- what a checkpoint lacks of its own architecture, and what it holds beyond any of its family ------
+# -- tensors that a checkpoint lacks of its own architecture, or that no model of its family has ------
 
 
 def lost_tensors(config: PreTrainedConfig, opened: Source) -> tuple[list[str], list[str]]:
     """Tensors that the source's own architecture has, the opened class wants, and the files do not hold.
 
-    A head of another class than the source's own is no loss: it is new in the target. Nor is a pooler,
-    which checkpoints often leave out.
+    A head of another class than the source's own does not count, because it is new in the target. Nor does a
+    pooler, which checkpoints often leave out.
 
     Returns:
-        Those of the base model, and those of its head.
+        The names in the base model, and those in its head.
     """
     if not opened.missing:
         return [], []
     present = _names(own_class(config), config) - optional_tensors(config)
     here = inventory_of(opened.model)
-    lost = [name for name in here.shapes if name in opened.missing and here.canonical(name) in present]
+    absent = [name for name in here.shapes if name in opened.missing and here.canonical(name) in present]
     base = _names(class_in_mapping("MODEL_MAPPING", config, "the source"), config)
-    inside = [name for name in lost if here.canonical(name) in base]
-    return inside, [name for name in lost if name not in inside]
+    inside = [name for name in absent if here.canonical(name) in base]
+    return inside, [name for name in absent if name not in inside]
 
 
 def optional_tensors(config: PreTrainedConfig) -> set[str]:
@@ -440,9 +440,9 @@ def foreign_tensors(adapter: Adapter, opened: Source) -> list[str]:
 
 
 def refused_tensors(adapter: Adapter, names: Iterable[str]) -> dict[str, str]:
-    """Tensors without which a checkpoint computes another function, and what they are."""
+    """Name -> kind of the tensors without which the model computes another function."""
     patterns = adapter.foreign.items()
-    return {name: what for name in names for pattern, what in patterns if re.search(rf"(^|\.){pattern}$", name)}
+    return {name: kind for name in names for pattern, kind in patterns if re.search(rf"(^|\.){pattern}$", name)}
 
 
 def _names(
@@ -455,7 +455,7 @@ def _names(
 
 
 def _is_known(adapter: Adapter, name: str, layers: Mapping[str, int]) -> bool:
-    """Whether a rule names it, for one of the config's layers or outside of them, or it is one of those left out."""
+    """Whether a rule names the tensor, outside of layers or in one of the config's, or the adapter leaves it out."""
     if adapter.is_left_out(name):
         return True
     try:

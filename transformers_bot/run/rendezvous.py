@@ -1,4 +1,4 @@
-"""One process of each node does the work, the others take what it made, and all learn how it went.
+"""One process of each node does the work; the others take its result, or its error.
 
 All of it goes through the key-value store that torch.distributed runs on. accelerate has a ready way for the plain
 case, `PartialState().local_main_process_first()`, and torch has barriers; this module stays for what they cannot do
@@ -112,10 +112,10 @@ class Outcome:
     """What one process made for its node.
 
     Attributes:
-        folder: where it is.
+        folder: the temporary folder that holds it.
         result: what `make` returned.
         generator: the state of the random generator afterwards.
-        error: why there is nothing.
+        error: what was raised instead.
     """
 
     folder: Path
@@ -132,7 +132,7 @@ class Rendezvous:
         key: begins the names that all processes of the call share.
         node: begins those that the node's processes share.
         together: whether every rank takes part.
-        generator: the state of the random generator that the first process came with.
+        generator: the state of the first process's random generator on arrival.
     """
 
     store: "Store"
@@ -142,7 +142,7 @@ class Rendezvous:
     generator: torch.Tensor
 
     def arrive(self) -> int:
-        """The place of this process, from 1, among those of its node that ask; the first makes it for the others."""
+        """The number of this process, from 1, among the callers of its node; number 1 does the work for the others."""
         arrival = self.store.add(f"{self.node}/asked", 1)
         _put(self.store, f"{self.node}/pid/{arrival}", os.getpid())
         return arrival
@@ -158,7 +158,7 @@ class Rendezvous:
         """What another process makes for this node; raises its error.
 
         Raises:
-            RankError: that process has ended without a word.
+            RankError: that process has ended without a result or an error.
         """
         maker: int = _get(self.store, f"{self.node}/pid/1")
         key = f"{self.node}/outcome"
@@ -194,7 +194,7 @@ class Rendezvous:
                 )
 
     def fail(self, error: BaseException) -> None:
-        """Let all other ranks raise this error, where they wait for this one."""
+        """Make all other ranks that wait for this one raise this error."""
         if self.together:
             _first(self.store, f"{self.key}/error", _portable(error))
 
@@ -205,7 +205,7 @@ class Rendezvous:
     def is_last_to_load(self, arrival: int) -> bool:
         """Note that the process of this arrival has loaded; whether all of its node have."""
         self.store.set(f"{self.node}/loaded/{arrival}", "")
-        # Where no launcher tells, all ranks count: a folder is then kept until its process ends, never removed early.
+        # Without a launcher's number, all ranks are counted: then the folder is kept until its process ends.
         local: int = get_int_from_env(LOCAL_SIZES, dist.get_world_size())
         return self.store.add(f"{self.node}/loaded", 1) == local
 
@@ -225,19 +225,19 @@ class Rendezvous:
 
 
 def join(call: Sequence[str], source: str, together: bool) -> Rendezvous:
-    """Come to a call; see `once_per_node` for the arguments.
+    """Join the other processes of a call; see `once_per_node` for the arguments.
 
     Raises:
         RankError: another rank came with another `call` (`together`).
     """
     store = default_store()
-    asked = _digest(call)
-    # All ranks come to every call of this kind, so these are counted; others are known by what they ask for.
-    kind = "together" if together else _digest([asked, *_state_of(source)])
+    digest = _digest(call)
+    # All ranks make every call of this kind, so these are numbered; other calls are identified by their arguments.
+    kind = "together" if together else _digest([digest, *_state_of(source)])
     key = f"transformers_bot/{kind}/{next(_calls.setdefault(kind, itertools.count()))}"
-    first, rank, generator = _first(store, key, (asked, dist.get_rank(), torch.get_rng_state()))
+    first, rank, generator = _first(store, key, (digest, dist.get_rank(), torch.get_rng_state()))
     rendezvous = Rendezvous(store, key, f"{key}/{_node()}", together, generator)
-    if first != asked:
+    if first != digest:
         error = RankError(
             f"rank {dist.get_rank()} asks for another model than rank {rank}, but a model that is split over "
             "ranks is loaded by all of them together. Make the same call on every rank."
@@ -248,7 +248,7 @@ def join(call: Sequence[str], source: str, together: bool) -> Rendezvous:
 
 
 def _make(rendezvous: Rendezvous, make: Callable[[Path], Any]) -> Outcome:
-    """Make it for this node, and tell the node's other processes how that went."""
+    """Do the work for this node, and publish the result or the error to its other processes."""
     holder = None
     try:
         holder = Path(tempfile.mkdtemp(prefix="transformers-bot-"))
@@ -284,7 +284,7 @@ def _pauses() -> Iterator[None]:
 
 
 def _first(store: "Store", key: str, value: Any) -> Any:
-    """What whichever process comes first puts there."""
+    """The value of the process that comes first."""
     if store.add(f"{key}/first", 1) == 1:
         _put(store, key, value)
     return _get(store, key)
@@ -295,7 +295,7 @@ def _put(store: "Store", key: str, value: Any) -> None:
 
 
 def _get(store: "Store", key: str) -> Any:
-    """Waits for it. Only this job's own processes write here, as for torch.distributed's object collectives."""
+    """The value of a key, once it is there. Only processes of this job write to the store."""
     return pickle.loads(store.get(key))
 
 
@@ -303,7 +303,7 @@ def _portable(error: BaseException) -> BaseException:
     """The error as other processes can raise it: same kind and message where it survives pickling."""
     rank = dist.get_rank()
     if isinstance(error, Exception):
-        with contextlib.suppress(Exception):  # whatever a class of unknown make does when it is pickled
+        with contextlib.suppress(Exception):  # pickling an unknown class can raise anything
             copy: Exception = pickle.loads(pickle.dumps(error))
             if type(copy) is type(error) and str(copy) == str(error):
                 copy.add_note(f"(raised by rank {rank}, which resized for this node)")
@@ -312,11 +312,11 @@ def _portable(error: BaseException) -> BaseException:
 
 
 def _node() -> str:
-    """Equal in processes that share a temporary folder and see each other's process numbers."""
-    where = os.stat(tempfile.gettempdir())
+    """A key that is equal in processes that share a temporary folder and see each other's process numbers."""
+    status = os.stat(tempfile.gettempdir())
     space = "/proc/self/ns/pid"  # Linux: containers with one host name may have process numbers of their own
     numbers = os.readlink(space) if os.path.exists(space) else ""
-    return _digest([socket.gethostname(), f"{where.st_dev} {where.st_ino}", numbers])
+    return _digest([socket.gethostname(), f"{status.st_dev} {status.st_ino}", numbers])
 
 
 def _state_of(source: str) -> list[str]:

@@ -1,7 +1,7 @@
 """The modules of a sentence-transformers folder at a resized model's width.
 
-What flows from one module to the next is followed by name and by width: the stream of the model, copies of it side by
-side (two ways of pooling), or entries of a module's own, which no resize touches.
+The data between modules is followed by name and by width: the stream of the model, copies of it side by side (two ways
+of pooling), or entries of a module's own, which no resize changes.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,7 +33,7 @@ TASKED = {"Transformer": "feature-extraction", "MLMTransformer": "fill-mask"}  #
 
 @dataclass(frozen=True)
 class Part:
-    """Some entries of what flows: of the stream where `role` says which, else a module's own."""
+    """A range of entries between modules: of the stream if `role` names it, else a module's own."""
 
     role: str
     source: int
@@ -48,7 +48,7 @@ class Carried:
     """What is written beside the resized model.
 
     Attributes:
-        files: name in the result -> the file to copy, or what gives its bytes.
+        files: name in the result -> the file to copy, or a function that returns its bytes.
         kind: the library's class that loads the folder.
         warnings: sentences that a user should read.
     """
@@ -59,8 +59,8 @@ class Carried:
 
     @property
     def size(self) -> int:
-        """Bytes of what is copied; what is made is no larger than the same times the growth of the width."""
-        return sum(one.stat().st_size for one in self.files.values() if isinstance(one, Path))
+        """Bytes of the files that are copied."""
+        return sum(content.stat().st_size for content in self.files.values() if isinstance(content, Path))
 
     def write(self, folder: Path) -> None:
         """Write all of it below `folder`."""
@@ -70,7 +70,7 @@ class Carried:
             place.write_bytes(content.read_bytes() if isinstance(content, Path) else content())
 
 
-def carry_modules(found: Folders, resize: Resize) -> Carried:
+def carry_modules(folders: Folders, resize: Resize) -> Carried:
     """The modules of a source at the width of the resized model.
 
     Raises:
@@ -78,15 +78,15 @@ def carry_modules(found: Folders, resize: Resize) -> Carried:
         BadCheckpoint: settings and weights that do not belong together.
         BadWeights: a module's weights that are no numbers, unless `nonfinite` says otherwise.
     """
-    return _Walk(found, resize).carried()
+    return _Walk(folders, resize).carried()
 
 
 class _Walk:
-    """From the first module to the last, with what flows between them."""
+    """Goes from the first module to the last, and follows the data between them."""
 
-    def __init__(self, found: Folders, resize: Resize) -> None:
-        self.found, self.resize = found, resize
-        self.made = Carried(dict(found.files), found.kind)
+    def __init__(self, folders: Folders, resize: Resize) -> None:
+        self.folders, self.resize = folders, resize
+        self.result = Carried(dict(folders.files), folders.kind)
         before, after = resize.plan.source_sizes, resize.plan.target_sizes
         (self.width,) = resize.request.adapter.roles.streams
         tail = resize.request.adapter.roles.followers(self.width)[-1] if resize.request.adapter.readout else self.width
@@ -96,12 +96,12 @@ class _Walk:
         self.normalised = False
 
     def carried(self) -> Carried:
-        for module in self.found.modules:
+        for module in self.folders.modules:
             if module.kind in STEPS:
                 STEPS[module.kind](self, module)
         self._list()
         self._advise()
-        return self.made
+        return self.result
 
     # -- modules, one by one ------------------------------------------------------------
 
@@ -120,23 +120,23 @@ class _Walk:
         changed = self._limit(settings)
         if changed:
             name = module.settings_file or "sentence_bert_config.json"
-            self.made.files[name] = lambda: as_json(settings)
+            self.result.files[name] = lambda: as_json(settings)
 
     def _pooling(self, module: Module) -> None:
         flow = self._flow(module, TOKENS)
         settings = dict(module.settings)
-        named = [name for name in WIDTHS if name in settings]
-        if not named:
+        fields = [name for name in WIDTHS if name in settings]
+        if not fields:
             raise BadCheckpoint(
-                f"{module.settings_file} of {self.found.name} says no {WIDTHS[0]}. Correct it. {LEAVE}."
+                f"{module.settings_file} of {self.folders.name} says no {WIDTHS[0]}. Correct it. {LEAVE}."
             )
-        for name in named:
+        for name in fields:
             self._check_width(module, name, flow)
         modes = settings.get("pooling_mode")
         count = len(modes) if isinstance(modes, list) else 1
         if modes is None:
             count = max(1, sum(settings.get(f"pooling_mode_{mode}") is True for mode in MODES))
-        self._settle(module, settings, dict.fromkeys(named, _target(flow)))
+        self._settle(module, settings, dict.fromkeys(fields, _target(flow)))
         self.flows[WHOLE] = flow * count
 
     def _normalize(self, module: Module) -> None:
@@ -167,7 +167,7 @@ class _Walk:
         if self._streams(flow) and self.resize.plan.method.get("basis") == "principal":
             raise self._refusal(module, "normalises units, of which a turned stream has none")
         shapes = dict.fromkeys(("norm.weight", "norm.bias"), (_source(flow),))
-        # It takes the scale out of the stream, which goes on as one of unit gain.
+        # The norm removes the scale of the stream: after it, the stream has unit gain.
         flow = tuple(replace(part, role=self.width) if part.role else part for part in flow)
         self._reads(module, flow, shapes, dict.fromkeys(shapes, 0), reads=False)
         self._settle(module, dict(module.settings), {"dimension": _target(flow)})
@@ -180,22 +180,22 @@ class _Walk:
         flow = self._flow(module, TOKENS)
         if self._streams(flow) and self.resize.request.adapter.readout:
             raise self._refusal(module, "mixes the stream of this model's layers with what its last norm makes of it")
-        settings, named = dict(module.settings), [name for name in WIDTHS if name in module.settings]
-        for name in named:
+        settings, fields = dict(module.settings), [name for name in WIDTHS if name in module.settings]
+        for name in fields:
             self._check_width(module, name, flow)
-        self._settle(module, settings, dict.fromkeys(named, _target(flow)))
+        self._settle(module, settings, dict.fromkeys(fields, _target(flow)))
 
     def _cnn(self, module: Module) -> None:
         flow, settings = self._flow(module, TOKENS), dict(module.settings)
-        named = [f"in_{name}" for name in WIDTHS if f"in_{name}" in settings] or [f"in_{WIDTHS[0]}"]
-        for name in named:
+        fields = [f"in_{name}" for name in WIDTHS if f"in_{name}" in settings] or [f"in_{WIDTHS[0]}"]
+        for name in fields:
             self._check_width(module, name, flow)
         width, lengths = whole_number(module.settings_file, settings, "out_channels"), settings.get("kernel_sizes")
         if not isinstance(lengths, list) or not all(isinstance(length, int) for length in lengths):
             raise BadCheckpoint(f"kernel_sizes in {module.settings_file} is {shown(lengths)}, no list. {LEAVE}.")
         readers = {f"convs.{i}.weight": (width, _source(flow), length) for i, length in enumerate(lengths)}
         self._reads(module, flow, readers, dict.fromkeys(readers, 1), whole=False)
-        self._settle(module, settings, dict.fromkeys(named, _target(flow)))
+        self._settle(module, settings, dict.fromkeys(fields, _target(flow)))
         self.flows[TOKENS] = (Part("", width * len(lengths), width * len(lengths)),)
 
     def _auto_encoder(self, module: Module) -> None:
@@ -207,7 +207,7 @@ class _Walk:
     def _flow(self, module: Module, name: str) -> Flow:
         if name not in self.flows:
             raise BadCheckpoint(
-                f"{LIST} of {self.found.name}: {module.kind} in {module.place} reads {shown(name)}, which no module "
+                f"{LIST} of {self.folders.name}: {module.kind} in {module.place} reads {shown(name)}, which no module "
                 f"before it gives. {LEAVE}."
             )
         return self.flows[name]
@@ -218,7 +218,7 @@ class _Walk:
     def _refusal(self, module: Module, why: str) -> UnsupportedCheckpoint:
         before, after = (side[self.width] for side in (self.resize.plan.source_sizes, self.resize.plan.target_sizes))
         return UnsupportedCheckpoint(
-            f"the module {module.kind} in {module.place or 'the folder'} of {self.found.name} cannot be carried from "
+            f"the module {module.kind} in {module.place or 'the folder'} of {self.folders.name} cannot be carried from "
             f"width {before} to {after}: it {why}. {LEAVE}, or keep the width."
         )
 
@@ -226,14 +226,14 @@ class _Walk:
         width = whole_number(module.settings_file, module.settings, name)
         if width != _source(flow):
             raise BadCheckpoint(
-                f"{name} in {module.settings_file} of {self.found.name} is {width}, but the module is given "
+                f"{name} in {module.settings_file} of {self.folders.name} is {width}, but the module is given "
                 f"{_source(flow)} entries. Correct it. {LEAVE}."
             )
 
     def _settle(self, module: Module, settings: dict[str, Any], widths: Mapping[str, int]) -> None:
-        """Note the settings with these widths, where they are others."""
+        """Put the settings with these widths into the result, if they change."""
         if any(settings.get(name) != width for name, width in widths.items()):
-            self.made.files[module.settings_file] = lambda: as_json({**settings, **widths})
+            self.result.files[module.settings_file] = lambda: as_json({**settings, **widths})
 
     def _reads(
         self,
@@ -245,38 +245,38 @@ class _Walk:
         reads: bool = True,
         whole: bool = True,
     ) -> None:
-        """Check a module's weights and note them at the target's width.
+        """Check a module's weights, and put them into the result at the target's width.
 
         Args:
             shapes: name -> shape of the tensors that must be there.
-            axes: name -> the axis along which a tensor reads, or holds, what flows.
-            reads: whether they read; a norm holds entries instead.
-            whole: whether there are no other tensors.
+            axes: name -> the axis of a tensor that belongs to the data.
+            reads: whether the tensors read the data; those of a norm have its entries instead.
+            whole: whether other tensors are an error.
         """
         path = module.weights
         if path is None:
             return
-        held = (read_header if path.suffix == ".safetensors" else read_pickle)(path)
-        off = [name for name, shape in shapes.items() if name not in held or held[name].shape != shape]
-        if off or (whole and len(held) > len(shapes)):
-            given = {name: held[name].shape for name in sorted(held)[:4]}
+        stored = (read_header if path.suffix == ".safetensors" else read_pickle)(path)
+        wrong = [name for name, shape in shapes.items() if name not in stored or stored[name].shape != shape]
+        if wrong or (whole and len(stored) > len(shapes)):
+            shapes_in_file = {name: stored[name].shape for name in sorted(stored)[:4]}
             raise BadCheckpoint(
-                f"the weights of {module.kind} in {module.place} of {self.found.name} do not belong to its settings: "
-                f"{off or 'others'} of {shown(given)}. Use a complete folder. {LEAVE}."
+                f"the weights of {module.kind} in {module.place} of {self.folders.name} do not belong to its settings: "
+                f"{wrong or 'others'} of {shown(shapes_in_file)}. Use a complete folder. {LEAVE}."
             )
         if self._streams(flow):
             rules = {name: _rule(name, shapes[name], axes[name], flow, reads) for name in axes}
             for rule in rules.values():
                 self._recipe(module, rule)
-            self.made.files[f"{module.place}/model.safetensors"] = lambda: self._weights(module, flow, rules)
+            self.result.files[f"{module.place}/model.safetensors"] = lambda: self._weights(module, flow, rules)
         elif path.suffix != ".safetensors":
-            self.made.files[f"{module.place}/model.safetensors"] = lambda: self._weights(module, flow, {})
+            self.result.files[f"{module.place}/model.safetensors"] = lambda: self._weights(module, flow, {})
 
     def _recipe(self, module: Module, rule: Rule) -> Any:
-        found = self.resize.method.recipe(self.resize.task, rule, None, f"{module.place}/{rule.names}")
-        if isinstance(found, Fresh):
-            raise self._refusal(module, f"would be drawn anew by this method ({found.reason})")
-        return found
+        recipe = self.resize.method.recipe(self.resize.task, rule, None, f"{module.place}/{rule.names}")
+        if isinstance(recipe, Fresh):
+            raise self._refusal(module, f"would be drawn anew by this method ({recipe.reason})")
+        return recipe
 
     def _weights(self, module: Module, flow: Flow, rules: Mapping[str, Rule]) -> bytes:
         tensors = {}
@@ -293,12 +293,14 @@ class _Walk:
         return safetensors.torch.save(tensors, {"format": "pt"})
 
     def _moved(self, x: Tensor, dim: int, flow: Flow) -> Tensor:
-        """A tensor in the order of units that the source was given before it was resized."""
+        """A tensor with its units in the order that the source's were brought into before the resize."""
         network = self.resize.tensors
         if not isinstance(network, Network):
             return x
         maps = [network.moved(part.role, None) if part.role else identity(part.source) for part in flow]
-        return apply_axis(x, dim, tuple((one,) for one in maps), compute=torch.promote_types(x.dtype, torch.float32))
+        return apply_axis(
+            x, dim, tuple((axis_map,) for axis_map in maps), compute=torch.promote_types(x.dtype, torch.float32)
+        )
 
     def _sound(self, module: Module, name: str, x: Tensor) -> Tensor:
         nonfinite = self.resize.request.keywords.nonfinite
@@ -306,7 +308,7 @@ class _Walk:
             return x
         if nonfinite == "error":
             raise BadWeights(
-                f"{name} of {module.kind} in {module.place} of {self.found.name} holds NaN or infinity. Use a sound "
+                f"{name} of {module.kind} in {module.place} of {self.folders.name} holds NaN or infinity. Use a sound "
                 f"checkpoint, or pass nonfinite='zero' (or 'warn') to go on."
             )
         return torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
@@ -314,14 +316,14 @@ class _Walk:
     def _refuse_overrides(self, module: Module) -> None:
         """Refuse settings that would build another model than the resized one, or load code."""
         for name in ("model_args", "model_kwargs", "config_args", "config_kwargs"):
-            given = module.settings.get(name) or {}
-            if not isinstance(given, dict):
-                raise BadCheckpoint(f"{name} in {module.settings_file} is {shown(given)}, no table. {LEAVE}.")
-            for key, value in given.items():
+            overrides = module.settings.get(name) or {}
+            if not isinstance(overrides, dict):
+                raise BadCheckpoint(f"{name} in {module.settings_file} is {shown(overrides)}, no table. {LEAVE}.")
+            for key, value in overrides.items():
                 sized = name.startswith("config") and getattr(self.resize.config, key, value) != value
                 if sized or (key == "attn_implementation" and "/" in str(value)):
                     raise UnsupportedCheckpoint(
-                        f"{name} in {module.settings_file} of {self.found.name} sets {shown(key)} to {shown(value)}, "
+                        f"{name} in {module.settings_file} of {self.folders.name} sets {shown(key)} to {shown(value)}, "
                         f"which the resized model has not. Remove it. {LEAVE}."
                     )
 
@@ -334,7 +336,7 @@ class _Walk:
             raise self._refusal(module, "loses its last norm, which is folded into the head; pass task='base'")
 
     def _limit(self, settings: dict[str, Any]) -> bool:
-        """Bring the longest text down to the target's positions; whether anything changed."""
+        """Limit the longest text to the target's positions; return whether anything changed."""
         plan = self.resize.plan
         before, most = (
             next((sizes[role] for role in plan.roles.of("place")), None)
@@ -352,40 +354,42 @@ class _Walk:
             value = table[name]
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise BadCheckpoint(
-                    f"{name} of {self.found.name} is {shown(value)}, not a length. Correct it. {LEAVE}."
+                    f"{name} of {self.folders.name} is {shown(value)}, not a length. Correct it. {LEAVE}."
                 )
             if value > most:
                 table[name], changed = most, True
-                self.made.warnings.append(f"{name} {value} became {most}: the model has no more positions")
+                self.result.warnings.append(f"{name} {value} became {most}: the model has no more positions")
         if not places and before is not None and before > most:
             settings["max_seq_length"], changed = most, True
-            self.made.warnings.append(f"max_seq_length is {most} now: the model has no more positions")
+            self.result.warnings.append(f"max_seq_length is {most} now: the model has no more positions")
         return changed
 
     def _list(self) -> None:
-        """modules.json, with the transformer in the folder itself, where it now lies."""
-        if self.found.listed[0]["path"]:
-            listed = [{**self.found.listed[0], "path": ""}, *self.found.listed[1:]]
-            self.made.files[LIST] = lambda: as_json(listed)
+        """Write modules.json with the transformer in the folder itself, where the result has it."""
+        if self.folders.listed[0]["path"]:
+            listed = [{**self.folders.listed[0], "path": ""}, *self.folders.listed[1:]]
+            self.result.files[LIST] = lambda: as_json(listed)
 
     def _advise(self) -> None:
-        """What changes although everything was carried."""
+        """Warn of effects of the new width on embeddings and scores."""
         flow = self.flows.get(WHOLE, ())
-        if not self._streams(flow) or self.found.kind != "SentenceTransformer":
+        if not self._streams(flow) or self.folders.kind != "SentenceTransformer":
             return
         part = next(part for part in flow if part.role)
         ratio = part.target / part.source
-        measure = self.found.settings.get("similarity_fn_name") or "cosine"
+        measure = self.folders.settings.get("similarity_fn_name") or "cosine"
         if measure != "cosine" and not self.normalised:
-            self.made.warnings.append(f"scores of {shown(measure)} change their scale: embeddings have another length")
+            self.result.warnings.append(
+                f"scores of {shown(measure)} change their scale: embeddings have another length"
+            )
         if ratio > 1 and part.target % part.source:
-            self.made.warnings.append(
+            self.result.warnings.append(
                 f"embeddings grow {ratio:.3g}-fold, so some of their entries stand in them more often than others, and "
                 "similarities change; whole multiples of the width keep them"
             )
-        if self.found.settings.get("truncate_dim") is not None:
-            self.made.warnings.append(
-                f"truncate_dim {shown(self.found.settings['truncate_dim'])} cuts embeddings of {_source(flow)} "
+        if self.folders.settings.get("truncate_dim") is not None:
+            self.result.warnings.append(
+                f"truncate_dim {shown(self.folders.settings['truncate_dim'])} cuts embeddings of {_source(flow)} "
                 f"entries; the first ones of {_target(flow)} do not hold the same"
             )
 
@@ -403,19 +407,19 @@ def _loaded(path: Path | None) -> dict[str, Tensor]:
         return {}
     if path.suffix == ".safetensors":
         return safetensors.torch.load_file(path)
-    found: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    return found
+    tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return tensors
 
 
 def _rule(name: str, shape: tuple[int, ...], dim: int, flow: Flow, reads: bool) -> Rule:
-    """The rule of a module's tensor: along `dim` it reads, or holds, what flows; its other axes stay."""
+    """The rule of a module's tensor: its axis `dim` belongs to the data, its other axes are fixed."""
     stream = Axis(tuple((Factor(p.role, None if p.role else p.source, reads),) for p in flow))
-    other = [Axis(((Factor("", length, False),),)) for length in shape]
-    axes = (*other[:dim], stream, *other[dim + 1 :])
+    fixed = [Axis(((Factor("", length, False),),)) for length in shape]
+    axes = (*fixed[:dim], stream, *fixed[dim + 1 :])
     return Rule(name, name, axes, adds=False, maps=reads)
 
 
-# Modules that are not here neither hold a width nor change what flows.
+# Modules that are not listed neither depend on a width nor change the data.
 STEPS: dict[str, Callable[[_Walk, Module], None]] = {
     "Transformer": _Walk._transformer,
     "MLMTransformer": _Walk._transformer,

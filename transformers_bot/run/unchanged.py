@@ -1,4 +1,4 @@
-"""A model at its source's own sizes: transformers loads it, and its files are checked as those of a resize are."""
+"""A model at its source's own sizes: loaded by transformers, after the same checks of its files as for a resize."""
 
 import os
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from .opening import open_checked
 
 
 class Factory(Protocol):
-    """What is used of a factory's class."""
+    """The part of a factory's class that is used here."""
 
     auto_class: Any
 
@@ -29,20 +29,20 @@ def load_unchanged(factory: Factory, name: str | os.PathLike[str], *model_args: 
     if kwargs.get("calibration") is not None:
         raise BadOption("calibration= is for shrinking, but the sizes are the source's own. Leave it out.")
     if any(kwargs.get(key) is not None for key in ("state_dict", "gguf_file")):
-        kept = {k: v for k, v in kwargs.items() if k not in ONLY_RESIZING}
-        progress.withdraw()  # transformers shows its own
+        arguments = {k: v for k, v in kwargs.items() if k not in ONLY_RESIZING}
+        progress.withdraw()  # transformers shows its own bar
         with building():
-            return factory.auto_class.from_pretrained(name, *model_args, **kept)
-    given, pickled = picked(kwargs, (*HUB, *FILES)), bool(kwargs.get("allow_pickle"))
-    checkpoint = check_files(source_name(name), given, allow_pickle=pickled, resampled=False)
-    kept = {k: v for k, v in kwargs.items() if k not in ONLY_RESIZING}
-    wrapped = bool(checkpoint.wrapper) and kept.get("key_mapping") is None
+            return factory.auto_class.from_pretrained(name, *model_args, **arguments)
+    source_keywords, pickled = picked(kwargs, (*HUB, *FILES)), bool(kwargs.get("allow_pickle"))
+    checkpoint = check_files(source_name(name), source_keywords, allow_pickle=pickled, resampled=False)
+    arguments = {k: v for k, v in kwargs.items() if k not in ONLY_RESIZING}
+    wrapped = bool(checkpoint.wrapper) and arguments.get("key_mapping") is None
     if wrapped:
-        kept["key_mapping"] = renaming(checkpoint.wrapper)
-    progress.withdraw()  # transformers shows its own
+        arguments["key_mapping"] = renaming(checkpoint.wrapper)
+    progress.withdraw()  # transformers shows its own bar
     try:
         with building(), checkpoint.reading():
-            loaded = factory.auto_class.from_pretrained(name, *model_args, **kept)
+            loaded = factory.auto_class.from_pretrained(name, *model_args, **arguments)
     except (BoTError, OSError):
         raise
     except Exception:
@@ -56,12 +56,12 @@ def load_unchanged(factory: Factory, name: str | os.PathLike[str], *model_args: 
 
 
 def _config_fault(factory: Factory, name: str, kwargs: dict[str, Any]) -> BoTError | None:
-    """What is wrong with the config or its weights, looked for where transformers could not load them."""
+    """The fault of the config or weights behind a failed load, as an error of ours; None if there is none."""
     if kwargs.get("trust_remote_code"):
         return None
-    hub, asked = picked(kwargs, HUB), kwargs.get("config")
+    hub, requested = picked(kwargs, HUB), kwargs.get("config")
     try:
-        config = asked if isinstance(asked, PreTrainedConfig) else read_config(name, hub)
+        config = requested if isinstance(requested, PreTrainedConfig) else read_config(name, hub)
         model_class = factory.class_for(config)
         adapter = architectures.ADAPTERS.get(config.model_type)
         if adapter is not None:
@@ -69,12 +69,14 @@ def _config_fault(factory: Factory, name: str, kwargs: dict[str, Any]) -> BoTErr
         with quiet():
             predict(model_class, config, picked(kwargs, init_keywords(model_class)))
         if adapter is not None:
-            where = {key: value for key, value in picked(kwargs, (*HUB, *FILES)).items() if key != "code_revision"}
+            source_keywords = {
+                key: value for key, value in picked(kwargs, (*HUB, *FILES)).items() if key != "code_revision"
+            }
             pickled = bool(kwargs.get("allow_pickle"))
-            checkpoint = check_files(name, where, allow_pickle=pickled, resampled=False)
-            open_checked(model_class, name, config, where, checkpoint)
+            checkpoint = check_files(name, source_keywords, allow_pickle=pickled, resampled=False)
+            open_checked(model_class, name, config, source_keywords, checkpoint)
     except BoTError as error:
         return error
-    except Exception:  # as the call itself: what it said is told
+    except Exception:  # not ours to explain: the error of the load itself is raised
         return None
     return None

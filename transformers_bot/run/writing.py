@@ -1,4 +1,4 @@
-"""The tensors of a target, one by one, and the files that they go into: no model is ever held."""
+"""Writes the tensors of a target into files one by one, without ever holding a whole model."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ from .execute import hand_over, run_plan
 from .opening import Resize
 
 ROOM = 4 * 2**20  # bytes on the disk beside the weights: configs, report, card
-RELEASED = 32 << 20  # bytes of results after which freed memory is given back, at most
+RELEASED = 32 << 20  # most bytes of results after which freed memory is returned
 WORKSPACE = 64 * 2**20  # bytes of memory beside the tensors: the plan, filters, buffers of libraries
 
 
@@ -35,7 +35,7 @@ def layout_of(
 def write_weights(
     folder: Path, resize: Resize, skeleton: PreTrainedModel, stored: dict[str, str], shards: tuple[Shard, ...]
 ) -> Watch:
-    """Run the plan into the files of a layout in `folder`; what was measured on the way."""
+    """Run the plan into the files of a layout in `folder`; return the measurements."""
     watch = Watch(resize.plan, resize.request.adapter)
     writing = ShardWriter(folder, shards, parameters=skeleton.num_parameters())
     with progress.part("resizing and writing", progress.resizing_seconds(resize.plan)), writing as writer:
@@ -48,8 +48,8 @@ def write_tensors(
     folder: Path, skeleton: PreTrainedModel, tensors: Mapping[str, Tensor], shards: tuple[Shard, ...]
 ) -> None:
     with ShardWriter(folder, shards, parameters=skeleton.num_parameters()) as writer:
-        for kept, tensor in tensors.items():
-            writer.put(kept, tensor)
+        for name, tensor in tensors.items():
+            writer.put(name, tensor)
 
 
 def save_configs(folder: Path, skeleton: PreTrainedModel) -> None:
@@ -61,13 +61,13 @@ def save_configs(folder: Path, skeleton: PreTrainedModel) -> None:
 
 def tensors_of(resize: Resize, skeleton: PreTrainedModel, watch: Watch | None = None) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the target's files: resampled ones as they are made, new ones from the skeleton."""
-    # What glibc keeps counts against `memory_bound`, which is small where every tensor is.
+    # Memory that glibc keeps counts against `memory_bound`, which is small if all tensors are small.
     releasing = Releasing(min(RELEASED, _largest(resize.plan)))
     unchanged = resize.checkpoint.check_unchanged
-    for made in run_plan(resize.plan, resize.tensors, resize.dtype, watch=watch, before=unchanged):
-        size = made[1].nbytes
-        yield made
-        del made
+    for result in run_plan(resize.plan, resize.tensors, resize.dtype, watch=watch, before=unchanged):
+        size = result[1].nbytes
+        yield result
+        del result
         releasing.made(size)
     state = skeleton.state_dict()
     yield from ((name, state[name]) for name in resize.plan.names("fresh"))
@@ -76,8 +76,8 @@ def tensors_of(resize: Resize, skeleton: PreTrainedModel, watch: Watch | None = 
 def skeleton_of(resize: Resize, seed: int | None) -> PreTrainedModel:
     """The target without its weights: transformers builds it around one-element views of their shapes.
 
-    New heads are real, drawn by transformers' rules: from `seed`, and the caller's random state stays, or
-    for None from that state.
+    New heads have real weights, drawn by transformers' rules: from `seed`, which leaves the caller's random state
+    alone, or from that state if it is None.
     """
     blank = {
         step.target: torch.zeros((), dtype=resize.dtype).expand(step.shape)
@@ -104,24 +104,26 @@ def memory_bound(plan: Plan, workspace: int = WORKSPACE) -> int:
 
 
 def _largest(plan: Plan) -> int:
-    """The elements of the largest tensor of both sides."""
+    """The number of elements of the largest tensor in source or target."""
     return max(math.prod(shape) for shape in (*plan.source.shapes.values(), *plan.target.shapes.values()))
 
 
 def _stored_names(resize: Resize, skeleton: PreTrainedModel) -> dict[str, str]:
-    """The target's tensors but tied ones -> their names in files, in the order of `save_pretrained`.
+    """Target tensor (without tied ones) -> its name in the files, in the order of `save_pretrained`.
 
     transformers keeps the names of older versions in files (ViT, DeiT).
     """
     state = skeleton.state_dict()
-    held = {step.target: state[step.target] for step in resize.plan.steps if step.action != "tie"}
-    owner = {tensor.data_ptr(): name for name, tensor in held.items()}
-    stored = {owner.get(tensor.data_ptr()): name for name, tensor in revert_weight_conversion(skeleton, held).items()}
-    if set(stored) != set(held):
+    tensors = {step.target: state[step.target] for step in resize.plan.steps if step.action != "tie"}
+    owner = {tensor.data_ptr(): name for name, tensor in tensors.items()}
+    stored = {
+        owner.get(tensor.data_ptr()): name for name, tensor in revert_weight_conversion(skeleton, tensors).items()
+    }
+    if set(stored) != set(tensors):
         raise PlanError("transformers stores this model's tensors in another form than it loads them.")
-    return {str(name): kept for name, kept in stored.items()}
+    return {str(name): stored_name for name, stored_name in stored.items()}
 
 
 def _entries(resize: Resize, stored: dict[str, str]) -> list[Entry]:
     shapes = {step.target: step.shape for step in resize.plan.steps}
-    return [Entry(kept, resize.dtype, shapes[name]) for name, kept in stored.items()]
+    return [Entry(stored_name, resize.dtype, shapes[name]) for name, stored_name in stored.items()]
