@@ -1,11 +1,11 @@
-"""`BoTConfig`: every choice of the BoT method in one object."""
+"""What a method lets its user choose: `BoTConfig` for BoT and its rivals, `Options` for a method of your own."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import wraps
 from numbers import Integral
-from typing import Any
+from typing import Any, ClassVar
 
 from .console.tables import html_table, page
 from .errors import BadKeyword, BadOption, check_writable, suggest
@@ -22,6 +22,66 @@ CHOICES = {
     "basis": ("auto", "plain", "principal"),
     "order": ("auto", "kept", "similar", "strongest"),
 }
+
+
+def option(default: Any, meaning: str, choices: tuple[Any, ...] = ()) -> Any:
+    """A field of a method's `Options`: its default, what it means, and the values it may have if they can be listed.
+
+    The command line shows the meaning as the help of an option of the same name.
+    """
+    return field(default=default, metadata={"meaning": meaning, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a method of your own asks its user: a frozen dataclass with a field for every option.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Blended(Options):
+        ...     share: float = option(0.5, "how much of the neighbour is blended in, from 0 to 1")
+        >>> Blended.from_any({"share": 0.25})
+        Blended(share=0.25)
+
+    What every method has an answer to is here without being an option: new text positions start over, image
+    grids are interpolated, heads are never cut across, new heads are drawn with seed 0. A field of the same
+    name makes it an option.
+
+    Raises:
+        BadOption: a value that is none of a field's choices.
+        BadKeyword: an option that does not exist.
+    """
+
+    positions: ClassVar[Any] = "crop"
+    grids: ClassVar[Any] = "bicubic"
+    reheads: ClassVar[Any] = "error"
+    seed: ClassVar[Any] = 0
+
+    def __post_init__(self) -> None:
+        check_writable(self.to_dict())
+        for option_field in fields(self):
+            choices = option_field.metadata.get("choices")
+            if choices:
+                _check_choice(option_field.name, getattr(self, option_field.name), choices)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def from_any(cls, value: "Options | BoTConfig | Mapping[str, Any] | None") -> "Options":
+        """Read `bot_config=`: None, an object of this class, or a dict of its fields."""
+        if value is None or value == BoTConfig():
+            return cls()
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, Mapping):
+            raise BadOption(f"bot_config must be {cls.__name__} or a dict of its fields, got {type(value).__name__}.")
+        check_writable({"bot_config": value})
+        _check_names(cls, value)
+        return cls(**value)
+
+
 MAX_SEED = 2**64 - 1  # what torch's generators take
 WAVELET_ROLES = ("default", "hidden", "ffn", "heads", "head_dim", "layer")
 
@@ -186,8 +246,8 @@ def _check_names(options: type, names: Iterable[object]) -> None:
     option_names = [f.name for f in fields(options)]
     for name in names:
         if name not in option_names:
-            hint = suggest(name, option_names)
-            raise BadKeyword(f"{options.__name__} has no option {name!r}; it has {', '.join(option_names)}.{hint}")
+            takes = f"it has {', '.join(option_names)}" if option_names else "it has none"
+            raise BadKeyword(f"{options.__name__} has no option {name!r}; {takes}.{suggest(name, option_names)}")
 
 
 def _is_number(value: object) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 from .. import errors
 from ..version import __version__
 from . import adapters, demo, inspect, methods, plan, resize, suggest, verify
+from .options import load_methods
 from .parser import USAGE, Parser
 from .terminal import complain, drop_output
 
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None, chosen: argparse.Namespace) -> int:
+    load_methods(list(sys.argv[1:] if arguments is None else arguments))
     build_parser().parse_args(arguments, chosen)
     run: Callable[[argparse.Namespace], int] = chosen.run
     with _bars_only_in_a_terminal():

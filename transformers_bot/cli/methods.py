@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from ..console.tables import table
-from .options import BOT_OPTIONS
+from .options import BOT_OPTIONS, add_method_file, meaning_of
 from .terminal import fill, option, say, width
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def add(commands: Any) -> None:
         "second: --method tile+stack.",
         epilog="examples:\n  transformers-bot methods\n  transformers-bot methods lemon",
     )
+    add_method_file(parser)
     parser.add_argument("name", metavar="NAME", nargs="?", help="the method to explain")
     parser.add_argument("--json", action="store_true", help="print everything as JSON on standard output")
     parser.set_defaults(run=run)
@@ -105,7 +106,8 @@ def about(name: str) -> About:
     from ..methods import METHODS
 
     made: Any = METHODS[name]
-    text = inspect.getdoc(sys.modules[made.__module__]) or ""
+    module = sys.modules.get(made.__module__)
+    text = inspect.getdoc(module if module is not None and module.__name__ != "__main__" else made) or ""
     paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
     source = next((part.removeprefix("Source: ") for part in paragraphs if part.startswith("Source: ")), "")
     plain = re.split(r"(?<=[.])\s", ADVICE[name])[0] if name in ADVICE else paragraphs[0].partition(": ")[2]
@@ -117,13 +119,12 @@ def about(name: str) -> About:
 def _directions(name: str) -> tuple[str, ...]:
     """The directions whose example task the method's own check accepts, of one known architecture at least."""
     from ..architectures import ADAPTERS
-    from ..methods import METHODS, Task
-    from ..options import BoTConfig
+    from ..methods import Task, get, options_of
 
     def accepts(adapter: "Adapter", sizes: tuple[int, int]) -> bool:
         task = Task(adapter, _lengths(adapter.roles, *BASE), _lengths(adapter.roles, *sizes), True)
         try:
-            METHODS[name](BoTConfig()).check(task)
+            get(name, options_of(name, None)).check(task)
         except errors.BadOption:
             return False
         return True
@@ -161,5 +162,5 @@ def _explained(one: About, columns: int) -> str:
         return "\n".join([*lines, "It has no options."])
     lines.append("Options:")
     for name in one.options:
-        lines.append(fill(f"{option(name):<15} {BOT_OPTIONS[name]}", columns, "  ", " " * 18))
+        lines.append(fill(f"{option(name):<15} {meaning_of(name)}", columns, "  ", " " * 18))
     return "\n".join(lines)

@@ -1,10 +1,13 @@
 """Options that several commands share, recipes, and what both say together: the source, the target, the method."""
 
 import argparse
+import dataclasses
 import json
 import os
 import re
+import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -205,15 +208,69 @@ def fit_of(chosen: argparse.Namespace, written: dict[str, Any]) -> dict[str, Any
     return {**written, **given}
 
 
+def own_options() -> dict[str, Any]:
+    """The options of methods that were registered in this process, by name."""
+    methods = sys.modules.get("transformers_bot.methods")
+    if methods is None:
+        return {}
+    classes = [getattr(method, "options_class", None) for method in methods.METHODS.values()]
+    return {field.name: field for own in classes if own is not None for field in dataclasses.fields(own)}
+
+
+def meaning_of(name: str) -> str:
+    """What an option of a method is for, and its default where it is a registered method's own."""
+    if name in BOT_OPTIONS:
+        return BOT_OPTIONS[name]
+    field = own_options()[name]
+    choices = field.metadata.get("choices")
+    listed = f"; one of {', '.join(map(str, choices))}" if choices else ""
+    return f"{field.metadata.get('meaning', name)}{listed} (default: {field.default})"
+
+
+def load_methods(arguments: list[str]) -> None:
+    """Register the methods of the files behind `--method-file`, before the options of the command are known.
+
+    Raises:
+        BadOption: a file that defines no method.
+    """
+    files = [after for word, after in pairwise([*arguments, ""]) if word == "--method-file"]
+    files += [word.partition("=")[2] for word in arguments if word.startswith("--method-file=")]
+    if files:
+        from .. import methods
+
+        for file in files:
+            methods.load(file)
+
+
+def add_method_file(parser: Any) -> None:
+    """The file of a method that is not built in."""
+    parser.add_argument(
+        "--method-file", metavar="FILE", action="append", help="a Python file with a method of your own; it is run"
+    )
+
+
 def add_method(parser: Any) -> None:
-    """The method and the options of BoTConfig."""
+    """The method, the options of BoTConfig, and those of methods that were registered."""
     group = parser.add_argument_group(
         "the method", "The defaults are good; `transformers-bot methods` explains others."
     )
     group.add_argument("--method", metavar="NAME", help="bot (default), weight_selection, fpi, tile+stack, ...")
-    for name, text in BOT_OPTIONS.items():
-        metavar = METAVARS.get(name, "CHOICE")
-        group.add_argument(f"--{name.replace('_', '-')}", type=TYPES.get(name, str), metavar=metavar, help=text)
+    add_method_file(group)
+    for name in dict.fromkeys([*BOT_OPTIONS, *own_options()]):
+        text = meaning_of(name)
+        metavar = METAVARS.get(name, "CHOICE" if name in BOT_OPTIONS else "VALUE")
+        read = TYPES.get(name) or _reader(own_options().get(name))
+        group.add_argument(f"--{name.replace('_', '-')}", type=read, metavar=metavar, help=text)
+
+
+def _reader(option: Any) -> Callable[[str], Any]:
+    """What reads an option of a registered method: a value of the type of its default."""
+    default = getattr(option, "default", "")
+    if isinstance(default, bool):
+        return lambda text: text.lower() in ("true", "yes", "1")
+    if isinstance(default, (int, float)):
+        return number(type(default), "it is a whole number" if isinstance(default, int) else "it is a number")
+    return str
 
 
 def settings(chosen: argparse.Namespace) -> dict[str, Any]:
@@ -264,7 +321,8 @@ def planner(task: str | None) -> Any:
 
 
 def _bot_options(chosen: argparse.Namespace) -> dict[str, Any]:
-    given = {name: getattr(chosen, name) for name in BOT_OPTIONS if getattr(chosen, name) is not None}
+    names = dict.fromkeys([*BOT_OPTIONS, *own_options()])
+    given = {name: getattr(chosen, name) for name in names if getattr(chosen, name, None) is not None}
     if "=" in given.get("wavelet", ""):
         given["wavelet"] = dict(_pair(part, "--wavelet") for part in given["wavelet"].split(","))
     return given

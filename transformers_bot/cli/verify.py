@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from .options import add_adapter, read_adapters
+from .options import add_adapter, add_method_file, read_adapters
 from .terminal import fill, say, shown, width
 
 DIFFERS = 1
@@ -29,6 +29,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--allow-pickle", action="store_true", help="read .bin files, where it was made of such")
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+    add_method_file(parser)
     add_adapter(parser)
     parser.set_defaults(run=run)
 

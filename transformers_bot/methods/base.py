@@ -7,7 +7,7 @@ fused q|k|v, tied readouts, positions and the plan's words are the same for all.
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -20,7 +20,7 @@ from ..architectures.sizes import cut_across
 from ..errors import BadOption
 from ..ops.axis_map import AxisMap, identity
 from ..ops.recipe import Read, Recipe, Segment, is_identity
-from ..options import BoTConfig
+from ..options import Options
 from ..rewrite import Opened
 from . import maps
 from .maps import Depth, Pair, grid, interpolation, periodic
@@ -148,7 +148,8 @@ class Linear(AsStored):
 
     Attributes:
         name: of the method, as in `method=`.
-        option_names: the fields of `BoTConfig` that it looks at.
+        options_class: its own options, a dataclass made of `Options`; None for a method that takes those of BoT.
+        option_names: the fields that it looks at: all of its own, or of `BoTConfig` those that are named.
         flat_heads: heads x head_dim is one axis (the formula knows no heads).
         keeps_scores: a change of head_dim is balanced on queries and keys, so that scores stay.
         combines: the widths or the depth can be had alone, for `Combined`.
@@ -156,13 +157,18 @@ class Linear(AsStored):
     """
 
     name: str
+    options_class: ClassVar[type[Options] | None] = None
     option_names: ClassVar[tuple[str, ...]] = ("positions", "grids")
     flat_heads: bool = False
     keeps_scores: bool = False
     combines: bool = True
     depth_of: "Linear | None" = None
 
-    def __init__(self, options: BoTConfig) -> None:
+    def __init_subclass__(cls) -> None:
+        if cls.options_class is not None:
+            cls.option_names = tuple(field.name for field in fields(cls.options_class))
+
+    def __init__(self, options: Any) -> None:
         self.options = options
 
     # -- what a method says ---------------------------------------------------------------------

@@ -91,6 +91,7 @@ class BoT(Linear):
         prepared: what a source has shown, None before one was seen.
     """
 
+    options: BoTConfig
     name = "bot"
     option_names = tuple(BoTConfig().to_dict())
     combines = False  # widths and depth are filtered together

@@ -276,7 +276,7 @@ class Request:
             IncompatibleModels: another model type, or heads that would be cut across.
             UnsupportedArchitecture: a setting that no rule of the adapter describes.
         """
-        options = BoTConfig.from_any(keywords.bot_config)
+        options = methods.options_of(keywords.method, keywords.bot_config)
         method = methods.get(keywords.method, options)
         target = target_config(adapter, source, keywords) if target is None else target
         before, after = sizes or (role_sizes(adapter, source, "source"), role_sizes(adapter, target, "target"))

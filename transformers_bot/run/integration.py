@@ -131,7 +131,7 @@ def integration(bot_config: "Options" = None, method: str = "bot") -> Iterator[N
 
 def _checked(bot_config: Any, method: str) -> _Options:
     keywords = sort_keywords({"method": method, "bot_config": bot_config})
-    options = BoTConfig.from_any(bot_config)
+    options = methods.options_of(keywords.method, bot_config)
     methods.get(keywords.method, options)
     return _Options(keywords.method, options)
 

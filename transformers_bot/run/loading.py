@@ -13,7 +13,6 @@ from ..errors import BadKeyword
 from ..hub.provenance import Place, attach
 from ..hub.push import push_to_hub
 from ..io.checkpoint import Source, say_left_behind
-from ..options import BoTConfig
 from ..report.measure import Watch
 from ..report.rows import make_report
 from ..request.request import (
@@ -38,7 +37,7 @@ def load(factory: Factory, name: str | os.PathLike[str], model_args: tuple[Any, 
     check_numbers(kwargs)
     as_it_is = kwargs.get("config") is None and not overrides_of(kwargs)
     if as_it_is and kwargs.get("method") != methods.Scratch.name:
-        BoTConfig.from_any(kwargs.get("bot_config"))
+        methods.options_of(kwargs.get("method") or "bot", kwargs.get("bot_config"))
         return load_unchanged(factory, name, *model_args, **kwargs)
     if model_args:
         raise BadKeyword("a resize takes keywords only: pass the target as config=.")

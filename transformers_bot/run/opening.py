@@ -27,6 +27,7 @@ from ..io.companions import code_of
 from ..io.files import has_file, is_folder
 from ..io.weights import find_nonfinite, nonfinite_message, wrapper_hint
 from ..methods import Method, Task
+from ..options import BoTConfig
 from ..planning.planner import ABSENT, Pairing, Plan, Side, make_plan, pair, task_of
 from ..request.request import Keywords, Request, asked_dtype, init_keywords
 from ..request.source_class import with_likely_class
@@ -329,6 +330,8 @@ def _plan_opened(
 
 def _undirected(request: Request) -> Request:
     """The same request with options that read no weights: the stream is not turned and units keep their order."""
+    if not isinstance(request.options, BoTConfig):
+        return request
     options = replace(request.options, basis="plain", order="kept")
     return replace(request, options=options, method=methods.get(request.keywords.method, options))
 
@@ -346,7 +349,8 @@ def _prepared(
     """
     method, options = request.method, request.options
     method.check(task)
-    is_explicit = request.calibrated or options.basis == "principal" or options.order not in ("auto", "kept")
+    basis, order = getattr(options, "basis", "auto"), getattr(options, "order", "auto")
+    is_explicit = request.calibrated or basis == "principal" or order not in ("auto", "kept")
     edits = network.over(network.stored)  # a copy, because preparing records its edits in it
     try:
         return *method.prepare(task, Opened(edits, opened.model, request.keywords.calibration)), []
