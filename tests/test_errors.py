@@ -120,7 +120,7 @@ MODELS = {
         BERT,
         load(BoTModelForImageClassification, num_hidden_layers=4),
         UnsupportedArchitecture,
-        "BertConfig",
+        "no head of bert models for BoTModelForImageClassification.* Use BoTModel",
     ),
     "layer's number matters": (
         ("gpt2", "GPT2LMHeadModel", {"scale_attn_by_inverse_layer_idx": True}),

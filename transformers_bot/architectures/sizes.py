@@ -19,7 +19,6 @@ from transformers import PreTrainedConfig
 
 from ..console.text import brief
 from ..errors import BadKeyword, BadOption, BadSize, UnsupportedArchitecture, suggest
-from ..request.signatures import OURS
 from . import Adapter
 from .axes import Sizes
 from .roles import FIXED, Roles
@@ -202,17 +201,22 @@ def role_sizes(adapter: Adapter, config: PreTrainedConfig, which: str) -> dict[s
     return {role: _length(adapter, role, config, which) for role in adapter.roles}
 
 
-def rebuild(adapter: Adapter, config: PreTrainedConfig, overrides: dict[str, Any]) -> PreTrainedConfig:
+def rebuild(
+    adapter: Adapter, config: PreTrainedConfig, overrides: dict[str, Any], beside: tuple[str, ...] = ()
+) -> PreTrainedConfig:
     """A new config with `overrides`, in which fields derived from others follow them.
 
     A field counts as derived while it has the value its rule gives (BERT's `intermediate_size` of
     4 * hidden_size); patching a config in place would leave it stale.
 
+    Args:
+        beside: names that a call takes beside fields, to be suggested for a field that does not exist.
+
     Raises:
         BadKeyword: an override that the config does not have, with the nearest field.
     """
     known = config.to_dict()
-    chosen = _by_field(adapter, config, known, overrides)
+    chosen = _by_field(adapter, config, known, overrides, beside)
     check_overrides(chosen)
     for name, value in chosen.items():
         if name in size_fields(adapter) or name == "num_labels":
@@ -321,7 +325,11 @@ def size_fields(adapter: Adapter) -> dict[str, str]:
 
 
 def _by_field(
-    adapter: Adapter, config: PreTrainedConfig, known: dict[str, Any], overrides: dict[str, Any]
+    adapter: Adapter,
+    config: PreTrainedConfig,
+    known: dict[str, Any],
+    overrides: dict[str, Any],
+    beside: tuple[str, ...],
 ) -> dict[str, Any]:
     """Overrides under the config's own field names, whole numbers of any library as int."""
     aliases = {"torch_dtype": "dtype", **getattr(config, "attribute_map", {})}  # its older name
@@ -330,7 +338,7 @@ def _by_field(
         named = name in known or name in aliases or name in adapter.only or name == "pruned_heads"
         is_field = named or (hasattr(config, name) and not callable(getattr(config, name)))
         if not is_field or name in ("model_type", "transformers_version"):
-            hint = suggest(name, [*known, *aliases, *OURS]) if not is_field else " It cannot be changed."
+            hint = suggest(name, [*known, *aliases, *beside]) if not is_field else " It cannot be changed."
             raise BadKeyword(f"{type(config).__name__} has no field {name!r} to set.{hint}")
         field_name = aliases.get(name, name)
         if field_name in chosen:

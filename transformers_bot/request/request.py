@@ -388,7 +388,7 @@ def target_config(adapter: Adapter, source: PreTrainedConfig, keywords: Keywords
         BadKeyword, BadSize: an override that does not exist or cannot be.
     """
     if keywords.config is None:
-        target = rebuild(adapter, source, keywords.overrides)
+        target = rebuild(adapter, source, keywords.overrides, OURS)
     elif isinstance(keywords.config, str):
         target = named_config(keywords.config, type(source))
     else:
