@@ -14,6 +14,7 @@ import tasks
 import torch
 import train
 from suite import Method, Run, budget_from, source_key
+from task import Task, need, on
 from transformers import AutoConfig
 
 import transformers_bot
@@ -44,7 +45,7 @@ class Places:
 def source_folder(spec: dict[str, Any], places: Places) -> Path:
     """The folder of a source; a trained one must have been made by `train_source`."""
     if "data" in spec:
-        return tasks.need(places.data / spec["data"])
+        return need(places.data / spec["data"])
     if "demo" in spec:
         return fetch_model()
     folder = _cached(spec, places)
@@ -85,7 +86,7 @@ def plan(run: Run, places: Places) -> Plan:
     )
 
 
-def target(run: Run, task: tasks.Task, places: Places) -> tuple[Any, float]:
+def target(run: Run, task: Task, places: Places) -> tuple[Any, float]:
     """The model of a run before training, on the device, and the FLOPs that calibrating or fitting it took.
 
     Raises:
@@ -106,12 +107,12 @@ def target(run: Run, task: tasks.Task, places: Places) -> tuple[Any, float]:
     if run.method.fit is None:
         return model, spent
     steps, rate = int(run.method.fit["steps"]), float(run.method.fit["rate"])
-    batches = (tasks.on(batch, torch.device(places.device)) for batch in task.batches(run.seed, run.budget.batch))
+    batches = (on(batch, torch.device(places.device)) for batch in task.batches(run.seed, run.budget.batch))
     fitted = transformers_bot.fit(model, batches, steps=steps, lr=rate, seed=run.seed)
     return fitted.to(places.device), spent + float(fitted.config.transformers_bot["fit"]["flops"])
 
 
-def _calibration(run: Run, task: tasks.Task) -> list[dict[str, Any]]:
+def _calibration(run: Run, task: Task) -> list[dict[str, Any]]:
     """The first training batches without labels, which the source's own head may not fit."""
     drawn = itertools.islice(task.batches(run.seed, run.budget.batch), run.method.calibration)
     batches = [{name: tensor for name, tensor in batch.items() if name != "labels"} for batch in drawn]
@@ -120,7 +121,7 @@ def _calibration(run: Run, task: tasks.Task) -> list[dict[str, Any]]:
     return batches
 
 
-def teacher(run: Run, task: tasks.Task, places: Places) -> Any:
+def teacher(run: Run, task: Task, places: Places) -> Any:
     """The source itself with its own head, frozen; None for methods without a teacher."""
     if run.method.teacher is None:
         return None

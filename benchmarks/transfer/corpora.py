@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tasks import need
+from task import need
 from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer
 
 HELD_OUT = 0.02  # share of the documents

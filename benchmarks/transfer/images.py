@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tasks import Batch, Task, device_of, need, ridge
+from task import Batch, Task, device_of, need, ridge
 from torch import Tensor
 
 # per channel mean and standard deviation that ViT and DeiT checkpoints are trained with (ImageNet's)

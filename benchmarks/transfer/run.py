@@ -28,7 +28,7 @@ import transformers
 from building import Places
 from huggingface_hub import constants
 from store import FAILED, Store
-from tasks import MissingData
+from task import MissingData
 from tiny import at_tiny_sizes
 
 import transformers_bot

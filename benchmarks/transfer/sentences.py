@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from scipy.stats import spearmanr
-from tasks import Batch, Task, device_of, need, on, ridge
+from task import Batch, Task, device_of, need, on, ridge
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput

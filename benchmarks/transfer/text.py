@@ -9,7 +9,7 @@ from typing import Any
 import corpora
 import numpy as np
 import torch
-from tasks import Batch, Task, device_of, need, on
+from task import Batch, Task, device_of, need, on
 from torch import Tensor
 
 IGNORED = -100  # label of a position without a loss

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from suite import Budget
-from tasks import Batch, Task, device_of, on
+from task import Batch, Task, device_of, on
 from torch import Tensor
 
 from transformers_bot.learned.flops import forward_flops, training_flops

@@ -4,19 +4,20 @@ import math
 import re
 import textwrap
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 from ..console.tables import ending, html_table, lines, page, some, table
 from ..console.text import cut, printable, size, wrapped
 from ..console.text import shape as shape_of
 
-if TYPE_CHECKING:
-    from .planner import Plan, Step
+# What is printed is handed over by the class that is printed, which imports this module: no import goes back to it.
+Plan: TypeAlias = Any
+Step: TypeAlias = Any
 
 Shape = tuple[int, ...]
 
 
-def render(plan: "Plan", width: int | None = None) -> str:
+def render(plan: Plan, width: int | None = None) -> str:
     """A table: sizes, one row per stack of layers, totals, warnings.
 
     Args:
@@ -36,7 +37,7 @@ def render(plan: "Plan", width: int | None = None) -> str:
     return "\n".join([head, next(sizes_and_totals), "", *lines, "", next(sizes_and_totals), *told])
 
 
-def sizes_of(plan: "Plan", changed: bool = False) -> list[str]:
+def sizes_of(plan: Plan, changed: bool = False) -> list[str]:
     """Every role with its length on both sides; with `changed`, those that differ."""
     return [
         f"{role} {before} -> {plan.target_sizes[role]}" if before != plan.target_sizes[role] else f"{role} {before}"
@@ -45,12 +46,12 @@ def sizes_of(plan: "Plan", changed: bool = False) -> list[str]:
     ]
 
 
-def rows_of(plan: "Plan") -> "list[Row]":
+def rows_of(plan: Plan) -> "list[Row]":
     """Tensors with their layers merged, then what is dropped."""
     return [_printable(row) for row in (*_rows(plan), *_dropped_rows(plan))]
 
 
-def as_dict(plan: "Plan") -> dict[str, Any]:
+def as_dict(plan: Plan) -> dict[str, Any]:
     return {
         "source": {"model_class": plan.source.model_class, "sizes": _known(plan.source_sizes)},
         "target": {"model_class": plan.target.model_class, "sizes": _known(plan.target_sizes)},
@@ -131,7 +132,7 @@ def _stem(name: str) -> tuple[str, str]:
     return (found[1], "  " + found[2]) if found else ("", name)
 
 
-def _rows(plan: "Plan") -> list[Row]:
+def _rows(plan: Plan) -> list[Row]:
     """One row per stack of layers; weight and bias share a row where all else is the same."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for step in plan.steps:
@@ -147,7 +148,7 @@ def _rows(plan: "Plan") -> list[Row]:
     return rows
 
 
-def _dropped_rows(plan: "Plan") -> list[Row]:
+def _dropped_rows(plan: Plan) -> list[Row]:
     """Dropped layers in one row each reason, other dropped tensors by name."""
     groups: dict[tuple[str, str], list[str]] = {}
     for name, reason in plan.dropped.items():
@@ -162,7 +163,7 @@ def _dropped_rows(plan: "Plan") -> list[Row]:
     return rows
 
 
-def totals(plan: "Plan") -> list[str]:
+def totals(plan: Plan) -> list[str]:
     """Parameters and bytes of both sides, and what of the source is in the target."""
     return [
         f"parameters {_source_parameters(plan):,} -> {plan.parameters:,}",
@@ -171,7 +172,7 @@ def totals(plan: "Plan") -> list[str]:
     ]
 
 
-def _inherited(plan: "Plan") -> str:
+def _inherited(plan: Plan) -> str:
     """What of the source is in the target; that all of a smaller one comes from it would say nothing."""
     if plan.method.get("fitted") is False:
         return f"nothing is learned yet: method {plan.method['method']} is to be fitted"
@@ -180,7 +181,7 @@ def _inherited(plan: "Plan") -> str:
     return f"inherited {100 * plan.inherited:.1f} % of the target"
 
 
-def parameters_kept(plan: "Plan") -> float:
+def parameters_kept(plan: Plan) -> float:
     """The share of the source's parameters that the target still has: what is new beside them does not count."""
     made = [step for step in plan.steps if step.action in ("copy", "resample")]
     before = Counter(_pattern(plan.source.canonical(name)) for name in plan.source.shapes)
@@ -208,19 +209,19 @@ def common_numbers(before: Shape | None, after: Shape, layers: tuple[int, int]) 
     return both * min(1.0, layers[0] / max(1, layers[1])) if layers[0] else float(both)
 
 
-def _source_parameters(plan: "Plan") -> int:
+def _source_parameters(plan: Plan) -> int:
     return sum(math.prod(shape) for name, shape in plan.source.shapes.items() if name not in plan.source.ties)
 
 
-def _source_bytes(plan: "Plan") -> int:
-    return _source_parameters(plan) * plan.dtypes[0].itemsize
+def _source_bytes(plan: Plan) -> int:
+    return int(_source_parameters(plan) * plan.dtypes[0].itemsize)
 
 
-def _target_bytes(plan: "Plan") -> int:
-    return plan.parameters * plan.dtypes[1].itemsize
+def _target_bytes(plan: Plan) -> int:
+    return int(plan.parameters * plan.dtypes[1].itemsize)
 
 
-def _step_dict(step: "Step") -> dict[str, Any]:
+def _step_dict(step: Step) -> dict[str, Any]:
     layers = [] if step.recipe is None else [[r.layer, r.weight] for r in step.recipe.reads if r.layer is not None]
     return {
         "target": step.target,
@@ -237,7 +238,7 @@ def _known(sizes: dict[str, int | None]) -> dict[str, int]:
     return {role: length for role, length in sizes.items() if length is not None}
 
 
-def plan_lines(plan: "Plan") -> str:
+def plan_lines(plan: Plan) -> str:
     """The repr of a plan."""
     actions = {"copy": "copied", "resample": "resampled", "fresh": "initialised anew", "tie": "tied"}
     counts = [f"{len(plan.names(one))} {word}" for one, word in actions.items() if plan.names(one)]
@@ -251,7 +252,7 @@ def plan_lines(plan: "Plan") -> str:
     )
 
 
-def plan_page(plan: "Plan") -> str:
+def plan_page(plan: Plan) -> str:
     """A plan as HTML: sizes, one row per stack of layers, totals, warnings."""
     head = f"{plan.source.model_class} → {plan.target.model_class}, method {plan.method.get('method')}"
     return page(

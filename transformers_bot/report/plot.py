@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -14,7 +14,9 @@ from ..console.text import cut, printable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .report import Report, Tensor
+# What is printed is handed over by the class that is printed, which imports this module: no import goes back to it.
+Report: TypeAlias = Any
+Tensor: TypeAlias = Any
 
 ONCE = "-"  # the column of tensors outside of the layers
 ROW, COLUMN = 0.19, 0.24  # inches of a cell
@@ -23,7 +25,7 @@ NAME = 60  # characters of a row's label
 UNKNOWN = 0.85  # grey of what was not measured
 
 
-def plot(report: "Report", path: Path | None) -> "Path | Figure":
+def plot(report: Report, path: Path | None) -> "Path | Figure":
     """Two heat maps with a row per kind of tensor and a column per layer: the figure, or the file it is written to."""
     kinds, columns = _grid(report.tensors)
     height, width = len(kinds), len(columns)
@@ -63,7 +65,7 @@ def _place(name: str) -> tuple[str, str]:
 
 
 def _values(
-    report: "Report", kinds: list[str], columns: list[str], value: "Callable[[Tensor], float | None]"
+    report: Report, kinds: list[str], columns: list[str], value: "Callable[[Tensor], float | None]"
 ) -> np.ndarray:
     """(kind, column): NaN where nothing was measured, infinity where there is no tensor."""
     found = np.full((len(kinds), len(columns)), np.inf)
@@ -75,7 +77,7 @@ def _values(
     return found
 
 
-def _log_ratio(one: "Tensor") -> float | None:
+def _log_ratio(one: Tensor) -> float | None:
     return math.log2(one.std_after / one.std_before) if one.std_before and one.std_after else None
 
 

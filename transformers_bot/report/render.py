@@ -2,8 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from textwrap import wrap
-from typing import TYPE_CHECKING
+from typing import Any, TypeAlias
 
+import transformers
+
+from ..architectures import ADAPTERS
+from ..architectures.roles import Roles
 from ..console.tables import ending, html_table, lines, markdown_table, page, some, table
 from ..console.text import (
     NONE,
@@ -21,10 +25,12 @@ from ..console.text import (
     wrapped,
 )
 from ..planning.render import merge_layers
-from .report import known_roles
 
-if TYPE_CHECKING:
-    from .report import Report, Role, Stack, Tensor
+# What is printed is handed over by the class that is printed, which imports this module: no import goes back to it.
+Report: TypeAlias = Any
+Role: TypeAlias = Any
+Stack: TypeAlias = Any
+Tensor: TypeAlias = Any
 
 WIDTH = 80
 SHORT_NAME = 16  # characters of a role or action in a terminal
@@ -41,7 +47,7 @@ MEANING = (
 )
 
 
-def terminal(report: "Report") -> str:
+def terminal(report: Report) -> str:
     """At most 80 columns: sizes, what each role kept, tensors with their layers merged, warnings."""
     before, after = report.classes
     head = f"{before} -> {after}, method {_method(report)}"
@@ -57,7 +63,7 @@ def terminal(report: "Report") -> str:
     return "\n".join(lines)
 
 
-def summary(report: "Report") -> str:
+def summary(report: Report) -> str:
     """Markdown for a model card: sizes, inherited share, one table of roles, warnings."""
     told = (", ".join(sizes_of(report)), *totals(report), *depth_of(report), *losses_of(report))
     lines = [f"- {_arrows(literal(text))}" for text in told]
@@ -68,7 +74,7 @@ def summary(report: "Report") -> str:
     return "\n".join(lines)
 
 
-def markdown(report: "Report") -> str:
+def markdown(report: Report) -> str:
     """The whole report: the summary, every tensor, what was dropped, the method and the source."""
     before, after = report.classes
     lines = [f"# Transfer report: {named(before)} to {named(after)}", "", summary(report), "", "## Tensors", ""]
@@ -95,22 +101,29 @@ def _arrows(text: str) -> str:
     return text.replace("-\\>", "→")
 
 
-def _method(report: "Report") -> str:
+def _method(report: Report) -> str:
     return str(report.method.get("method", NONE))
 
 
-def sizes_of(report: "Report") -> list[str]:
+def sizes_of(report: Report) -> list[str]:
     """Every role with its length on both sides."""
     return [f"{role} {a}" if a == b else f"{role} {a} -> {b}" for role, (a, b) in _told_sizes(report).items()]
 
 
-def _told_sizes(report: "Report") -> dict[str, tuple[int, int]]:
+def _told_sizes(report: Report) -> dict[str, tuple[int, int]]:
     """The sizes of the roles that do not only repeat another one's."""
     echoes = known_roles(report).echoes
     return {role: pair for role, pair in report.sizes.items() if role not in echoes}
 
 
-def totals(report: "Report") -> list[str]:
+def known_roles(report: Report) -> Roles:
+    """The roles of the architecture that a report is of; none where this process does not know it."""
+    model_class = getattr(transformers, report.classes[0], None)
+    adapter = ADAPTERS.get(getattr(getattr(model_class, "config_class", None), "model_type", ""))
+    return adapter.roles if adapter else Roles()
+
+
+def totals(report: Report) -> list[str]:
     """Parameters and bytes of both sides, what of the source is in the result, and how many tensors became what."""
     counts = {"copy": "copied", "resample": "resampled", "fresh": "initialised anew", "tie": "tied"}
     actions = [one.action for one in report.tensors]
@@ -124,7 +137,7 @@ def totals(report: "Report") -> list[str]:
     ]
 
 
-def _inherited(report: "Report") -> str:
+def _inherited(report: Report) -> str:
     """What of the source is in the result; that all of a smaller model comes from it would say nothing."""
     if report.method.get("fitted") is False:
         return f"nothing is learned yet: method {_method(report)} is to be fitted"
@@ -138,7 +151,7 @@ def _inherited(report: "Report") -> str:
     )
 
 
-def depth_of(report: "Report") -> list[str]:
+def depth_of(report: Report) -> list[str]:
     """One sentence for all stacks that are made of the same layers."""
     groups: dict[str, list[str]] = {}
     for one in report.stacks:
@@ -148,13 +161,13 @@ def depth_of(report: "Report") -> list[str]:
     return [f"layers: {one} ({len(names)} stacks, such as {printable(names[0])})" for one, names in groups.items()]
 
 
-def _left_out(one: "Stack") -> str:
+def _left_out(one: Stack) -> str:
     used = one.source_layers - len(one.left_out)
     what = f"{one.target_layers} made of {used} of {one.source_layers}"
     return f"{what}, left out: {', '.join(map(str, one.left_out))}" if one.left_out else what
 
 
-def losses_of(report: "Report") -> list[str]:
+def losses_of(report: Report) -> list[str]:
     """What did not come from the source, and what of the source went nowhere."""
     fresh = [one.name for one in report.tensors if one.action == "fresh"]
     told = [f"initialised anew: {_few(fresh)}"] if fresh else []
@@ -164,7 +177,7 @@ def losses_of(report: "Report") -> list[str]:
     return told + ([f"source tensors that nothing is made of: {_few(dropped)}"] if dropped else [])
 
 
-def warnings_of(report: "Report") -> list[str]:
+def warnings_of(report: Report) -> list[str]:
     """The warnings, each of a length that can be shown."""
     return [cut(printable(text), SENTENCE) for text in report.warnings]
 
@@ -183,7 +196,7 @@ def _few(names: list[str]) -> str:
 # -- rows ---------------------------------------------------------------------------------------
 
 
-def role_row(one: "Role") -> tuple[str, ...]:
+def role_row(one: Role) -> tuple[str, ...]:
     """The cells under `ROLE_HEAD`."""
     lengths = str(one.before), str(one.after), str(one.tensors)
     return (
@@ -195,7 +208,7 @@ def role_row(one: "Role") -> tuple[str, ...]:
     )
 
 
-def _tensor_row(one: "Tensor") -> tuple[str, ...]:
+def _tensor_row(one: Tensor) -> tuple[str, ...]:
     by_role = ", ".join(f"{role.role} {role.side} {percent(role.energy_kept)}" for role in one.roles)
     return (
         one.name,
@@ -213,7 +226,7 @@ def _tensor_row(one: "Tensor") -> tuple[str, ...]:
     )
 
 
-def stack_rows(report: "Report") -> list[tuple[str, ...]]:
+def stack_rows(report: Report) -> list[tuple[str, ...]]:
     """A head, and one row per stack of layers, its name as `h.{0...11}.attn`."""
     rows: list[tuple[str, ...]] = [("tensor", "action", "shape", "gain", "kept", "std")]
     for name, members in _merged(report):
@@ -230,7 +243,7 @@ def stack_rows(report: "Report") -> list[tuple[str, ...]]:
     return rows
 
 
-def _tensor_table(report: "Report") -> list[str]:
+def _tensor_table(report: Report) -> list[str]:
     """One row per stack of layers, under a row with what its names begin with."""
     head, *stacks = stack_rows(report)
     rows, last = [head], ""
@@ -243,7 +256,7 @@ def _tensor_table(report: "Report") -> list[str]:
     return table(rows, WIDTH, right=(3, 4, 5))
 
 
-def _merged(report: "Report") -> Iterator[tuple[str, list["Tensor"]]]:
+def _merged(report: Report) -> Iterator[tuple[str, list[Tensor]]]:
     """Tensors that differ in their layer alone, in the target's order."""
     groups: dict[tuple[str, tuple[int, ...]], list[str]] = {}
     for one in report.tensors:
@@ -256,11 +269,11 @@ def _merged(report: "Report") -> Iterator[tuple[str, list["Tensor"]]]:
             yield name, [rows[member] for member in members]
 
 
-def _spread(one: "Tensor") -> float | None:
+def _spread(one: Tensor) -> float | None:
     return one.std_after / one.std_before if one.std_before and one.std_after is not None else None
 
 
-def report_lines(report: "Report") -> str:
+def report_lines(report: Report) -> str:
     """The repr of a report."""
     changed = [f"{role} {a} -> {b}" for role, (a, b) in _told_sizes(report).items() if a != b]
     return lines(
@@ -270,7 +283,7 @@ def report_lines(report: "Report") -> str:
     )
 
 
-def report_page(report: "Report") -> str:
+def report_page(report: Report) -> str:
     """A report as HTML: what the printed one says, without the widths of a terminal."""
     roles = [html_table([ROLE_HEAD, *map(role_row, report.roles)], right=range(2, 7))] if report.roles else []
     return page(

@@ -8,10 +8,6 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints, overload
 
-import transformers
-
-from ..architectures import ADAPTERS
-from ..architectures.roles import Roles
 from ..errors import BadCheckpoint
 from ..io.config_files import read_json
 from ..io.files import shown_path
@@ -196,6 +192,8 @@ class Report:
     @property
     def shrinks(self) -> bool:
         """Whether layers or units get fewer: the result has lost a part, and must be trained."""
+        from .render import known_roles
+
         roles = known_roles(self).resized or self.sizes
         return any(self.sizes[role][1] < self.sizes[role][0] for role in roles if role in self.sizes)
 
@@ -249,13 +247,6 @@ class Report:
         from .plot import plot
 
         return plot(self, None if path is None else Path(path))
-
-
-def known_roles(report: Report) -> Roles:
-    """The roles of the architecture that a report is of; none where this process does not know it."""
-    model_class = getattr(transformers, report.classes[0], None)
-    adapter = ADAPTERS.get(getattr(getattr(model_class, "config_class", None), "model_type", ""))
-    return adapter.roles if adapter else Roles()
 
 
 def _numberless(name: str) -> str:
