@@ -154,7 +154,7 @@ def test_white_space_at_line_ends_is_no_edit():
 )
 def test_metadata_that_cannot_be_read_is_an_error_and_nothing_is_lost(header, line):
     named = "is not a table" if line is None else f"line {line}"
-    with pytest.raises(SaveError, match=rf"README.md.*{named}.*Mend it there first; nothing was changed"):
+    with pytest.raises(SaveError, match=rf"README.md.*{named}.*Correct it there first; nothing was changed"):
         update_card(f"---\n{header}\n---\n\nText\n", FRESH)
 
 

@@ -175,7 +175,7 @@ SIZES = {  # settings, fields of the target, what is said
     ),
     "not cropped": ({"size": 16, "crop_size": 12, "do_center_crop": False}, {"image_size": 16}, []),
     "not resized": ({"size": 12, "do_resize": False}, {"image_size": 16}, []),
-    "no size": ({"size": {"height": "x", "width": 12}}, {"image_size": 16}, ["no size of an image"]),
+    "no size": ({"size": {"height": "x", "width": 12}}, {"image_size": 16}, ["not an image size"]),
     "no list": ({"image_mean": "x"}, {}, ["not a list of numbers"]),
     "grey": ({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}, {"num_channels": 1}, ["image_mean", "image_std"]),
     "made colourful": ({"do_convert_rgb": True}, {"num_channels": 1}, ["converts images to 3 channels"]),

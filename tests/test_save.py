@@ -204,7 +204,7 @@ class TestPlacesRefused:
 class TestSpace:
     def test_too_little(self, tmp_path, monkeypatch):
         monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**12, 0, 2_100_000_000))
-        message = rf"needs 13\.4 GB in {tmp_path}, 2\.1 GB free\."
+        message = rf"needs 13\.4 GB in {tmp_path}, 2\.1 GB are free\."
         with pytest.raises(SaveError, match=message):
             save_number(tmp_path / "a" / "out", 1, needs=13_400_000_000)
         assert list(tmp_path.iterdir()) == []

@@ -67,7 +67,7 @@ def test_a_killed_process_holds_no_lock_and_what_it_left_is_named(ask, tmp_path,
     assert read_save(tmp_path / "out") == 8
     assert read_save(staging) == 7  # named, not deleted
     (warning,) = [record.getMessage() for record in caplog.records]
-    assert warning.startswith(f"{staging} (100.0 KB) was left by a run that was killed. It is not used by anything")
+    assert warning.startswith(f"{staging} (100.0 KB) was left by a run that was killed. It is not used any more")
     assert not (tmp_path / ".out.bot-lock").exists()
 
 
@@ -83,7 +83,7 @@ def test_a_file_over_the_limit_leaves_the_old_folder(ask, tmp_path, writer):
         write_save(folder, 3)
     message = ask("limited", tmp_path, writer)
     assert message.startswith(f"Cannot write {tmp_path}/out: a file is larger than the limit (ulimit -f)")
-    assert f" of 4.0 MB were written or reserved in {tmp_path}. What stood there is as it was." in message
+    assert f" of 4.0 MB were written or reserved in {tmp_path}. Whatever was there is unchanged." in message
     assert ("160.0 KB of" in message) == (writer == "plain")
     assert read_save(tmp_path / "out") == 3
     assert left_over(tmp_path / "out") == []

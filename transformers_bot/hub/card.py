@@ -360,12 +360,12 @@ def read_metadata(header: str | None, before: str = "---\n") -> dict[str, Any]:
     except NotPlain as error:
         raise SaveError(
             f"the metadata of the model card (README.md, between the lines ---) cannot be read as plain YAML: {error}. "
-            "Mend it there first; nothing was changed."
+            "Correct it there first; nothing was changed."
         ) from None
     if data is not None and not isinstance(data, dict):
         raise SaveError(
             "the metadata of the model card (README.md, between the lines ---) is not a table of fields such as "
-            "'license: mit'. Mend it there first; nothing was changed."
+            "'license: mit'. Correct it there first; nothing was changed."
         )
     return data or {}
 
@@ -437,7 +437,7 @@ def _united(theirs: Any, ours: Any) -> Any:
 
 
 def _with_value(text: str, name: str, value: Any, newline: str) -> str:
-    """The metadata's text with another value of one field: new list items go after the last one, as it is written."""
+    """The metadata's text with another value of one field; new list items follow the last one."""
     root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
     node = [value_node for key, value_node in root.value if key.value == name][-1]
     if isinstance(node, yaml.SequenceNode) and not node.flow_style and node.value:

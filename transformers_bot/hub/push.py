@@ -42,7 +42,7 @@ Result = TypeVar("Result")
 
 SCRATCH = "transformers-bot-push-"  # then the process, then random letters
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try
-# Busy or broken for the moment; 412: somebody else has committed since the card was read.
+# Statuses of a busy or broken server; 412: there is a newer commit than the one whose card was read.
 TEMPORARY = (408, 412, 429, 500, 502, 503, 504)
 # What a plain `from_pretrained` would load; files of an earlier push could be taken for the new weights.
 WEIGHTS = r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
@@ -124,7 +124,7 @@ def _scratch() -> Iterator[str]:
     """
     for leftover in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
         owner = re.fullmatch(rf"{SCRATCH}(\d+)-\w+", leftover.name)
-        with contextlib.suppress(OSError):  # somebody else has removed it, or owns it
+        with contextlib.suppress(OSError):  # another process has removed it, or another user owns it
             if owner and leftover.lstat().st_uid == os.getuid() and not _is_running(int(owner[1])):
                 shutil.rmtree(leftover)
     with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-") as folder:
@@ -327,11 +327,11 @@ def report_of(model: PreTrainedModel, provenance: Mapping[str, Any], token: bool
     try:
         report = Report.load(os.path.dirname(path))
     except BadCheckpoint as error:
-        logger.warning("the card goes without a report: %s", error)
+        logger.warning("the model card is written without a report: %s", error)
         return None
     sizes = {role: after for role, (_, after) in report.sizes.items()}
     if any(sizes.get(role, length) != length for role, length in provenance["target_sizes"].items()):
-        logger.warning("the card goes without a report: %s in %s is of a model of other sizes", REPORT_FILE, place)
+        logger.warning("the model card is written without a report: %s in %s is of other sizes", REPORT_FILE, place)
         return None
     return report
 

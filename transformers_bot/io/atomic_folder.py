@@ -109,7 +109,7 @@ def whole_folder(
             done = f"{_size(_weigh(staging))} of {_size(needs)}" if needs else _size(_weigh(staging))
             raise SaveError(
                 f"Cannot write {target}: {FAILURES[code]}; {done} were written or reserved in {target.parent}."
-                " What stood there is as it was. Free some space, or choose another folder."
+                " Whatever was there is unchanged. Free some space, or choose another folder."
             ) from None
         finally:
             remove(staging)  # the unfinished result if the block failed; the old folder if it was exchanged
@@ -150,7 +150,9 @@ def _resolve(out: str | os.PathLike[str]) -> Path:
         raise SaveError(f"{text!r} is no name of a folder. Give the folder to write to.")
     path = Path(text)
     if path.is_symlink() and not path.exists():
-        raise SaveError(f"{path} is a link to {os.readlink(path)}, which does not exist. Remove the link or make that.")
+        raise SaveError(
+            f"{path} is a link to {os.readlink(path)}, which does not exist. Remove the link, or make its target."
+        )
     target = Path(os.path.realpath(path))
     if os.path.ismount(target):
         raise SaveError(f"{target} is a whole filesystem, which cannot be replaced. Choose a folder in it.")
@@ -183,7 +185,7 @@ def _check_replaceable(
     if why := foreign(target) if foreign else None:
         raise SaveError(
             f"{target} holds a model that was not written by a resize, or that was trained or changed since ({why})."
-            " Choose another folder. If that model may be lost for ever, pass overwrite='foreign'."
+            " Choose another folder. To delete that model for good, pass overwrite='foreign'."
         )
     if not overwrite:
         raise SaveError(
@@ -226,7 +228,10 @@ def _check_space(target: Path, needs: int) -> None:
     place = next(parent for parent in target.parents if parent.exists())
     free = shutil.disk_usage(place).free
     if needs > free:
-        raise SaveError(f"needs {_size(needs)} in {place}, {_size(free)} free. Free some, or choose another place.")
+        raise SaveError(
+            f"the result needs {_size(needs)} in {place}, {_size(free)} are free. Free some space, or choose another"
+            " folder."
+        )
 
 
 @contextmanager
@@ -308,13 +313,13 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
 
 
 def _warn_of_leftovers(target: Path) -> None:
-    """Warn of what killed runs left: with the lock held, nobody is writing to it."""
+    """Warn of folders that killed runs left: since we hold the lock, no other run is writing to them."""
     leftover = re.compile(rf"\.{re.escape(target.name)}\.bot-\d+-[0-9a-f]{{8}}(\.old)?")
     for path in sorted(path for path in target.parent.iterdir() if leftover.fullmatch(path.name)):
         if path.suffix == ".old" and not target.exists():
             advice = f"holds what stood at {target} before: rename it to {target.name} to have it back"
         else:
-            advice = "is not used by anything: delete it when you have looked at it"
+            advice = "is not used any more: look at it, then delete it"
         logger.warning(f"{path} ({_size(_weigh(path))}) was left by a run that was killed. It {advice}.")
 
 

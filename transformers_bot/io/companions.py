@@ -100,7 +100,7 @@ def copy(file: Path, to: Path, most: int) -> None:
 
 
 def code_of(auto_map: object) -> str:
-    """The classes of an `auto_map`, in words."""
+    """The classes of an `auto_map`, for a message."""
     classes = auto_map.values() if isinstance(auto_map, dict) else [auto_map]
     return ", ".join(shown(name) for name in classes)
 
@@ -151,7 +151,7 @@ def _check_tokenizer(folder: Path, config: PreTrainedConfig, positions: int | No
     if rows is not None and vocabulary.entries > rows:
         raise IncompatibleModels(
             f"the source's tokenizer has {vocabulary.entries} entries, the model {rows} embeddings: some token ids "
-            "would be out of range. Mend the source with resize_token_embeddings, or pass tokenizer=False."
+            "would be out of range. Correct the source with resize_token_embeddings, or pass tokenizer=False."
         )
     if positions is not None and vocabulary.longest is not None and positions < vocabulary.longest < 10**6:
         limit = vocabulary.longest
@@ -199,7 +199,7 @@ def _check_size(name: str, settings: Mapping[str, Any], config: PreTrainedConfig
         return []
     size, edge = _size_of(value)
     if size is None:
-        return [f"{field} in {name} is {shown(value)}, which is no size of an image: the processor cannot be loaded"]
+        return [f"{field} in {name} is {shown(value)}, which is not an image size: the processor cannot be loaded"]
     if size == expected:
         return []
     images = f"images whose {edge} is {size[0]}" if edge else f"images of {_size_text(size)}"

@@ -265,7 +265,7 @@ def check_config(fields: Mapping[str, Any], path: str | os.PathLike[str] = CONFI
     for value in _numbers(list(fields.values())):
         if value != value or (isinstance(value, int) and abs(value) > MAX_NUMBER):
             raise BadCheckpoint(
-                f"{location} holds the number {shown(value)}, which no field of a model can be. Correct it."
+                f"{location} holds the number {shown(value)}, which no field of a model can hold. Correct it."
             )
 
 

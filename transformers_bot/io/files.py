@@ -251,7 +251,7 @@ def check_unchanged(stamps: Mapping[Path, Stamp]) -> None:
 
 
 def changed(path: Path) -> BadCheckpoint:
-    """The error for a file that somebody else has changed."""
+    """The error for a file that another program has changed."""
     return BadCheckpoint(
         f"{shown_path(path)} was changed or replaced while it was read. Wait until nothing writes to it any more, then "
         "run it again."
@@ -476,7 +476,7 @@ def no_weights(name: str, folder: Folder, names: list[str], keywords: Mapping[st
         kind, file = next(iter(alien.items()))
         advice = f"{shown(file)} are {kind} weights, which cannot be resampled; use a safetensors checkpoint"
     elif plain:
-        advice = f"there is {listed(plain)}: rename it, or choose it by variant= or use_safetensors="
+        advice = f"there is {listed(plain)}: rename it, or choose it with variant= or use_safetensors="
     else:
         advice = "download it again, or name the folder that holds its weights (subfolder=)"
     return BadCheckpoint(f"{shown_path(folder.path)} has no weights: {' or '.join(names)} is looked for; {advice}.")

@@ -204,7 +204,7 @@ def read_index(path: Path, suffix: str) -> dict[str, str]:
     if wrong:
         raise BadCheckpoint(
             f"{shown_path(path)} gives tensor {shown(wrong[0])} the file {shown(weight_map[wrong[0]])}, which is no "
-            "name. Download it again."
+            "file name. Download it again."
         )
     for shard in dict.fromkeys(weight_map.values()):
         if not is_plain(shard):

@@ -210,7 +210,7 @@ def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset()) 
 def _check_overrides(overrides: dict[str, Any], beside_config: bool) -> None:
     nameless = [name for name in overrides if not isinstance(name, str)]
     if nameless:
-        raise BadKeyword(f"the fields of a config have names that are text, not {nameless[0]!r}.")
+        raise BadKeyword(f"the names of config fields must be strings, got {nameless[0]!r}.")
     option = next((name for name in overrides if name in OPTIONS), None)
     if option:
         raise BadKeyword(f"{option} is an option of the method: pass it as bot_config={{{option!r}: ...}}.")

@@ -47,8 +47,8 @@ class Resize:
         config: of the target, with the fields that the checkpoint and the method decide.
         plan: every tensor exactly once.
         tensors: source name -> tensor, rewritten where the method does so.
-        method: as it is after it has seen the source.
-        task: what it is asked to do.
+        method: after it has seen the source's weights.
+        task: what the method has to do.
     """
 
     request: Request
@@ -264,7 +264,7 @@ def _refuse_nonfinite(opened: Source, keywords: Keywords) -> list[str]:
     if keywords.nonfinite == "error":
         raise BadWeights(f"{message}. Use a sound checkpoint, or pass nonfinite='zero' (or 'warn') to go on.")
     if keywords.nonfinite == "warn":
-        return [f"{message}; shrinking neither turns the stream nor orders units by weights that are no numbers"]
+        return [f"{message}; because of them, shrinking does not turn the stream and keeps the order of units"]
     for name in places:
         stored = opened.model.get_parameter_or_buffer(name)
         stored.data = torch.nan_to_num(stored.data, nan=0.0, posinf=0.0, neginf=0.0)
@@ -369,7 +369,7 @@ def _prepared(
 
 
 def _out_of_range(product: str) -> str:
-    return f"the weights are too large, or too small, to compute with: {product} is not finite. Scale or mend them."
+    return f"the weights are too large, or too small, to compute with: {product} is not finite. Scale or correct them."
 
 
 def network_of(adapter: Adapter, source: Side, tensors: Mapping[str, torch.Tensor], tied: Side | None) -> Network:

@@ -128,7 +128,7 @@ class _Walk:
         fields = [name for name in WIDTHS if name in settings]
         if not fields:
             raise BadCheckpoint(
-                f"{module.settings_file} of {self.folders.name} says no {WIDTHS[0]}. Correct it. {LEAVE}."
+                f"{module.settings_file} of {self.folders.name} has no {WIDTHS[0]}. Correct it. {LEAVE}."
             )
         for name in fields:
             self._check_width(module, name, flow)
@@ -156,7 +156,7 @@ class _Walk:
         shapes |= {"linear.bias": (width,)} if settings.get("bias", True) else {}
         if settings.get("use_residual") is True:
             if width == _source(flow) and self._streams(flow):
-                raise self._refusal(module, "adds its input, at the model's width, to what it makes of it")
+                raise self._refusal(module, "adds its input, at the model's width, to its output")
             shapes |= {"residual.weight": (width, _source(flow))} if width != _source(flow) else {}
         self._reads(module, flow, shapes, {name: 1 for name in shapes if name != "linear.bias"})
         self._settle(module, settings, {"in_features": _target(flow)})
@@ -165,7 +165,7 @@ class _Walk:
         flow = self._flow(module, WHOLE)
         self._check_width(module, "dimension", flow)
         if self._streams(flow) and self.resize.plan.method.get("basis") == "principal":
-            raise self._refusal(module, "normalises units, of which a turned stream has none")
+            raise self._refusal(module, "normalises single units, which a turned stream does not have")
         shapes = dict.fromkeys(("norm.weight", "norm.bias"), (_source(flow),))
         # The norm removes the scale of the stream: after it, the stream has unit gain.
         flow = tuple(replace(part, role=self.width) if part.role else part for part in flow)
@@ -179,7 +179,7 @@ class _Walk:
             raise self._refusal(module, "has a weight for every layer, and their number changes")
         flow = self._flow(module, TOKENS)
         if self._streams(flow) and self.resize.request.adapter.readout:
-            raise self._refusal(module, "mixes the stream of this model's layers with what its last norm makes of it")
+            raise self._refusal(module, "mixes the stream before and after the last norm of this model")
         settings, fields = dict(module.settings), [name for name in WIDTHS if name in module.settings]
         for name in fields:
             self._check_width(module, name, flow)
@@ -200,7 +200,7 @@ class _Walk:
 
     def _auto_encoder(self, module: Module) -> None:
         if self._streams(self._flow(module, WHOLE)):
-            raise self._refusal(module, "takes its input apart and puts it together again at the model's width")
+            raise self._refusal(module, "encodes its input and decodes it again at the model's width")
 
     # -- what they share ----------------------------------------------------------------------------
 
@@ -324,7 +324,7 @@ class _Walk:
                 if sized or (key == "attn_implementation" and "/" in str(value)):
                     raise UnsupportedCheckpoint(
                         f"{name} in {module.settings_file} of {self.folders.name} sets {shown(key)} to {shown(value)}, "
-                        f"which the resized model has not. Remove it. {LEAVE}."
+                        f"which the resized model does not have. Remove it. {LEAVE}."
                     )
 
     def _refuse_folded(self, module: Module) -> None:
@@ -380,17 +380,17 @@ class _Walk:
         measure = self.folders.settings.get("similarity_fn_name") or "cosine"
         if measure != "cosine" and not self.normalised:
             self.result.warnings.append(
-                f"scores of {shown(measure)} change their scale: embeddings have another length"
+                f"scores of {shown(measure)} change their scale, because the norm of embeddings changes"
             )
         if ratio > 1 and part.target % part.source:
             self.result.warnings.append(
-                f"embeddings grow {ratio:.3g}-fold, so some of their entries stand in them more often than others, and "
-                "similarities change; whole multiples of the width keep them"
+                f"embeddings grow {ratio:.3g}-fold, so some of their entries are repeated more often than others, and "
+                "similarities change; a whole multiple of the width keeps them"
             )
         if self.folders.settings.get("truncate_dim") is not None:
             self.result.warnings.append(
                 f"truncate_dim {shown(self.folders.settings['truncate_dim'])} cuts embeddings of {_source(flow)} "
-                f"entries; the first ones of {_target(flow)} do not hold the same"
+                f"entries; the first ones of the new {_target(flow)} do not hold the same information"
             )
 
 
