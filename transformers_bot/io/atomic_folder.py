@@ -90,9 +90,7 @@ def whole_folder(
         staging = target.with_name(f".{target.name}.bot-{os.getpid()}-{secrets.token_hex(4)}")
         try:
             with _as_save_error(f"write to {target}", FAILURES):
-                _check_replaceable(
-                    target, overwrite, keep
-                )  # again: another process may have written it before we held the lock
+                _check_replaceable(target, overwrite, keep)  # again: it may have changed before we held the lock
                 _warn_of_leftovers(target)
                 staging.mkdir()
             yield staging
@@ -428,11 +426,8 @@ def _exchange(first: Path, second: Path) -> bool:
     if sys.platform == "darwin":
         call, arguments = getattr(libc, "renamex_np", None), (*names, 2)  # RENAME_SWAP
     else:
-        at_fdcwd = -100  # AT_FDCWD
-        call, arguments = (
-            getattr(libc, "renameat2", None),
-            (at_fdcwd, names[0], at_fdcwd, names[1], 2),
-        )  # RENAME_EXCHANGE
+        here = -100  # AT_FDCWD
+        call, arguments = getattr(libc, "renameat2", None), (here, names[0], here, names[1], 2)  # RENAME_EXCHANGE
     if call is None:
         return False
     if call(*arguments) == 0:

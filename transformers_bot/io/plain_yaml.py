@@ -113,9 +113,8 @@ def plain_loader(base: Any) -> Any:
                 value = getattr(self, f"construct_yaml_{kind}")(node)
             except (ValueError, OverflowError, LookupError, AttributeError):
                 return node.value  # such as 2024-02-31, or a single =
-            return (
-                math.nan if value != value else value
-            )  # always the same object, so that reading a text twice gives equal data
+            # NaN is always the same object, so that reading a text twice gives equal data.
+            return math.nan if value != value else value
 
     for kind in ("int", "float", "timestamp", "value"):
         PlainLoader.add_constructor(f"tag:yaml.org,2002:{kind}", PlainLoader.construct_if_valid)

@@ -111,9 +111,7 @@ class LazyResults:
     ) -> None:
         with self._lock, _on_stream(self._stream):
             if error is None:
-                self._waiting.update(
-                    self._results
-                )  # none is left, but the generator must end to complete a progress bar
+                self._waiting.update(self._results)  # none is left, but its end completes a progress bar
             self._results.close()
             self._waiting.clear()
 

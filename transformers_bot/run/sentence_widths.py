@@ -59,7 +59,7 @@ class Carried:
 
     @property
     def size(self) -> int:
-        """Bytes of the files that are copied."""
+        """Bytes of the copied files; the generated ones have at most as many, times the growth of the width."""
         return sum(content.stat().st_size for content in self.files.values() if isinstance(content, Path))
 
     def write(self, folder: Path) -> None:
