@@ -98,7 +98,7 @@ ENTRIES = {
     "plan of a class": lambda source, _: BoTModelForCausalLM.plan(source[0], **GROWN),
     "resize_checkpoint": lambda source, place: transformers_bot.resize_checkpoint(source[0], place / "out", **GROWN),
     "resize_checkpoint, fitted": lambda source, place: transformers_bot.resize_checkpoint(
-        source[0], place / "out", **GROWN, method="ligo", calibration=[source[2]], fit={"steps": 2}
+        source[0], place / "out", **GROWN, method="ligo", fit={"batches": [source[2]], "steps": 2}
     ),
     "integration": integrated,
     "suggest": lambda source, _: transformers_bot.suggest(source[0], ratio=0.5),

@@ -13,6 +13,8 @@ from saving import driver, left_over, read_save, write_save
 from transformers_bot import SaveError
 from transformers_bot.io.atomic_folder import whole_folder
 
+pytestmark = pytest.mark.slow
+
 KILLS = int(os.environ.get("TRANSFORMERS_BOT_KILLS", "60"))
 
 
@@ -22,7 +24,6 @@ def ask():
         yield ask
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "aside"])
 def test_a_killed_save_leaves_a_whole_folder(ask, tmp_path, exchange):
     count = KILLS if exchange else KILLS // 3
@@ -76,7 +77,6 @@ def test_ctrl_c_leaves_nothing(ask, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("writer", ["plain", "safetensors", "shards"])
 def test_a_file_over_the_limit_leaves_the_old_folder(ask, tmp_path, writer):
     with whole_folder(tmp_path / "out") as folder:

@@ -88,6 +88,7 @@ def clean(place: Path) -> None:
         subprocess.run(["rm", "-rf", str(left)], check=True)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(place):
     clean(place)
     whole = [contents(place / f"wanted-{name}") for name in ("small", "large")]
