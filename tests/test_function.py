@@ -40,12 +40,14 @@ def test_growing_width_keeps_the_outputs(saved, family, head, sizes, detail):
     assert_same_outputs(outputs(target, built.inputs), expected_outputs(built, ratio))
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_the_default_options_grow_width_without_a_change(saved, family, head):
     built, target = grow(saved, family, head, WIDTHS["heads added"])
     assert_same_outputs(outputs(target, built.inputs), expected_outputs(built, 2))
 
 
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize("detail", ["auto", "zero"])
 @pytest.mark.parametrize("sizes", WIDTHS.values(), ids=WIDTHS)
 def test_gpt2_body_keeps_its_stream(saved, sizes, detail):
@@ -60,7 +62,7 @@ def test_gpt2_body_keeps_its_stream(saved, sizes, detail):
         torch.testing.assert_close(stream, reference.repeat_interleave(ratio, -1), rtol=0, atol=1e-9)
 
 
-@pytest.mark.covering
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize("sizes", WIDTHS.values(), ids=WIDTHS)
 @pytest.mark.parametrize(
     ("family", "head"),
@@ -79,6 +81,7 @@ def test_untied_output_embeddings_keep_the_outputs(saved, family, head, sizes):
     assert_same_outputs(outputs(target, built.inputs), expected_outputs(built, sizes["hidden"] // 12))
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("flags", [{"scale_attn_weights": False}, {"scale_attn_by_inverse_layer_idx": True}], ids=str)
 @pytest.mark.parametrize("sizes", WIDTHS.values(), ids=WIDTHS)
 def test_scores_scaled_in_other_ways_keep_the_outputs(saved, sizes, flags):
@@ -103,7 +106,7 @@ def test_identity_blocks_keep_the_outputs_of_prenorm_models(saved, family, head,
     assert_same_outputs(outputs(target, built.inputs), expected_outputs(built, 2 if width else 1))
 
 
-@pytest.mark.covering
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize("heads", ["whole", "flat", "filter"])
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_head_dim_grows_under_every_treatment_of_heads(saved, family, head, heads):

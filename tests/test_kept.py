@@ -29,6 +29,7 @@ def test_layers_that_are_left_out_are_counted_as_lost(tmp_path):
     assert report.parameters_kept == pytest.approx(report.parameters[1] / report.parameters[0])
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("family", ["bert", "gpt2", "vit"])
 def test_growing_says_what_is_inherited(saved, tmp_path, family):
     source, built = saved(family, {"bert": "BertForMaskedLM", "gpt2": "GPT2LMHeadModel"}.get(family, "ViTModel"))
@@ -58,6 +59,7 @@ WIDER = {"hidden": 24, "heads": 6, "ffn": 48}
 NARROWER = {"hidden": 6, "heads": 3, "ffn": 10}
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize(
     ("mixed", "lost"),
     [({"layer": 1, **WIDER}, {"layer": 1}), ({"layer": 6, **NARROWER}, NARROWER)],

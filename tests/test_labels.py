@@ -78,7 +78,7 @@ def by_command(folder, asked, sizes, out):
     return transformers.AutoConfig.from_pretrained(out / "made")
 
 
-@pytest.mark.covering("asked sizes", "call sizes")
+@pytest.mark.covering(few=6)
 @pytest.mark.parametrize("call", [by_keywords, by_config, by_plan_of_files, by_integration, by_command])
 @pytest.mark.parametrize("sizes", [{}, GROWN], ids=["own size", "grown"])
 @pytest.mark.parametrize("asked", CALLS.values(), ids=CALLS)
@@ -88,6 +88,7 @@ def test_names_are_those_of_plain_transformers(source, tmp_path, asked, sizes, c
     assert names(call(source, asked, sizes, tmp_path)) == plain(source, asked)
 
 
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize("sizes", [{}, GROWN], ids=["own size", "grown"])
 @pytest.mark.parametrize("asked", MORE.values(), ids=MORE)
 def test_a_head_of_another_count_has_the_names_asked_for(source, asked, sizes):

@@ -68,7 +68,7 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.covering(few=3)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(("family", "head", "change"), LAYOUTS.values(), ids=LAYOUTS)
 def test_old_layouts_give_the_same_result_and_save_todays_names(saved, tmp_path, family, head, change):
     folder, built = saved(family, head)

@@ -58,7 +58,7 @@ def trained(tmp_path_factory):
     return save(model, tmp_path_factory.mktemp("trained")), model.config, batches[:40], batches[40:60]
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "rank"), [("ligo", None), ("mango", None), ("mango", 2)])
 def test_fit_lowers_the_loss_of_held_out_text(trained, method, rank):
     folder, config, seen, held_out = trained

@@ -104,6 +104,7 @@ def test_the_options_in_the_provenance_make_the_same_model_again(saved, tmp_path
     assert bytes_of(shrink(saved, family, options=stored["options"]), tmp_path / "third") == bytes_first
 
 
+@pytest.mark.covering(few=2)
 @each_family
 def test_the_plan_says_which_tensors_are_in_the_principal_basis(saved, family):
     head = HEAD[family]

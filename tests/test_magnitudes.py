@@ -47,7 +47,7 @@ def numbers(value):
     return [value] if isinstance(value, float) else []
 
 
-@pytest.mark.covering(few=3)
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("what", FILLS)
 @pytest.mark.parametrize(("dtype", "family", "head"), [(d, *s) for d, s in zip(DTYPES, SOURCES, strict=True)], ids=str)
 def test_any_magnitude_ends_in_numbers_or_in_an_error_of_ours(tmp_path, dtype, family, head, what):

@@ -119,7 +119,7 @@ def test_low_band_and_details_share_the_energy_as_pywavelets_has_it(wavelet):
     assert checked == 4 * 5  # queries, values and three outputs of four layers
 
 
-@pytest.mark.covering
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("options", [{}, {"gain": "raw"}, {"gain": "raw", "wavelet": "bior2.2"}, {"wavelet": "db3"}])
 @pytest.mark.parametrize("change", [CHANGES["double"], {"layer": 7, "hidden": 30, "heads": 5, "ffn": 57}])
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)

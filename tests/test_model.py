@@ -66,7 +66,7 @@ REQUESTS = {
 }
 
 
-@pytest.mark.covering
+@pytest.mark.covering("family", "request_of")
 @pytest.mark.parametrize("request_of", REQUESTS.values(), ids=REQUESTS)
 @pytest.mark.parametrize(("family", "head"), WITH_FACTORY)
 def test_same_size_is_automodel_bit_for_bit(saved, family, head, request_of):
@@ -100,7 +100,7 @@ def warned(caplog, monkeypatch):
     return caplog
 
 
-@pytest.mark.covering("family")
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize(("family", "head"), ALL_HEADS)
 def test_saved_and_reloaded_by_plain_transformers_without_a_word(saved, tmp_path, warned, family, head):
     folder, built = saved(family, head)
@@ -185,7 +185,7 @@ def test_a_dtype_among_the_fields_is_that_of_the_result(saved, name):
         BoTModelForMaskedLM.from_pretrained(folder, config={**wanted, name: "bfloat99"})
 
 
-@pytest.mark.covering
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 @pytest.mark.parametrize("kind", ["sharded", "variant", "subfolder", "local", "device_map", "bin"])
 def test_every_way_to_store_gives_the_same_result(saved, tmp_path, family, head, kind):

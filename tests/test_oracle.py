@@ -103,6 +103,7 @@ def test_growing_is_idwtn_with_empty_details(saved, family, level, wavelet):
     assert_stacks(target, built.model, family, lambda x: empty_details(x, wavelet, level))
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("heads", [1, 4, 8])
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_flat_heads_do_not_depend_on_the_head_counts(saved, family, heads):

@@ -180,6 +180,7 @@ LISTS = {
 }
 
 
+@pytest.mark.covering(few=5)
 @pytest.mark.parametrize(("method", "layers"), LISTS, ids=str)
 @pytest.mark.parametrize(("family", "head", "stem"), [(*BERT, "bert.encoder.layer."), (*GPT2, "transformer.h.")])
 def test_layers_are_copies_of_these(saved, family, head, stem, method, layers):

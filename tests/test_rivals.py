@@ -63,7 +63,7 @@ def epsilon(family: str) -> dict[str, float]:
 # -- what is kept -----------------------------------------------------------------------------------
 
 
-@pytest.mark.covering("family method", "sizes method")
+@pytest.mark.covering(few=6)
 @pytest.mark.parametrize("method", ["tile", "fpi", "lemon"])
 @pytest.mark.parametrize("sizes", WIDTHS.values(), ids=WIDTHS)
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
@@ -84,7 +84,7 @@ def test_every_head_class_keeps_its_outputs(saved, family, head, method):
     assert_same_outputs(logits(target, built.inputs), logits(built.model, built.inputs))
 
 
-@pytest.mark.covering
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("method", ["tile", "fpi", "lemon"])
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_float32_keeps_the_logits_to_1e_4(saved, family, head, method):
@@ -103,7 +103,7 @@ LEMONS = {
 }
 
 
-@pytest.mark.covering("family sizes", "head")
+@pytest.mark.covering(few=4)
 @pytest.mark.parametrize("sizes", LEMONS.values(), ids=LEMONS)
 @pytest.mark.parametrize(
     ("family", "head", "changes"),
