@@ -21,7 +21,7 @@ ONLY_FROM_PYTHON = {
     "resize takes keywords only": "positional arguments",
     "config is taken by keyword only": "positional arguments",
     "the source must be a hub id or a folder, got": "a model object",
-    "must be a BoTConfig or a dict": "another object",
+    "or a dict of its fields, got": "another object",
     "BoTConfig has no option": "options of the command line are fields of it; a recipe's table is checked below",
     "config must be a config object": "another object",
     "beside config= only": "--set goes over --config",
