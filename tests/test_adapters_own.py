@@ -8,12 +8,28 @@ from pathlib import Path
 import pytest
 import torch
 from families import CONFIGS, FAMILIES
-from transformers import BertConfig, DistilBertConfig, DistilBertForMaskedLM
+from transformers import BertConfig, DistilBertConfig, DistilBertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
-from transformers_bot import BadOption, BoTModelForMaskedLM, UnsupportedArchitecture, adapters, cli, plan
+from transformers_bot import (
+    BadOption,
+    BoTConfig,
+    BoTModelForMaskedLM,
+    IncompatibleModels,
+    UnsupportedArchitecture,
+    adapters,
+    cli,
+    methods,
+    plan,
+)
 from transformers_bot.adapters import Norm, Role, Roles
 from transformers_bot.architectures.axes import parse_rules
+from transformers_bot.architectures.inventory import predict
+from transformers_bot.architectures.sizes import rebuild, role_sizes
 from transformers_bot.errors import PlanError
+from transformers_bot.methods import Task
+from transformers_bot.methods.prepare import basis_of
+from transformers_bot.ops.recipe import run
+from transformers_bot.planning.planner import Side, make_plan
 from transformers_bot.tools.conformance import check as checking
 from transformers_bot.tools.conformance.check import check
 
@@ -259,3 +275,58 @@ def test_a_file_that_is_no_adapter(tmp_path, text, error, message):
         adapters.load(path)
     with pytest.raises(BadOption, match=r"there is no adapter file '.*none\.py'"):
         adapters.load(tmp_path / "none.py")
+
+
+def wider(adapter, tied: bool = True):
+    """The steps of GPT-2's adapter with these facts, at twice the width."""
+    before = GPT2Config(n_embd=12, n_head=3, n_layer=2, vocab_size=60, tie_word_embeddings=tied)
+    after = rebuild(adapter, before, {"n_embd": 2 * before.n_embd, "n_head": 2 * before.n_head})
+    one, other = (
+        Side(config, role_sizes(adapter, config, "source"), predict(GPT2LMHeadModel, config), torch.float32)
+        for config in (before, after)
+    )
+    made = make_plan(adapter, one, other, methods.get("bot", BoTConfig(detail="zero")))
+    return {step.target.removeprefix("transformer."): step for step in made.steps}
+
+
+def run_on(step, *tensors) -> torch.Tensor:
+    found = iter(tensors)
+    return run(step.recipe, lambda _: next(found), torch.float64, torch.device("cpu"))
+
+
+def test_factors_of_the_forward_pass_are_made_up_for():
+    adapter = dataclasses.replace(adapters.get("gpt2"), gains={"wte": lambda config: config.n_embd**0.5})
+    steps, plain = wider(adapter), wider(adapters.get("gpt2"))
+    table, norm = torch.randn(60, 12, dtype=torch.float64), torch.randn(12, dtype=torch.float64)
+    torch.testing.assert_close(run_on(steps["wte.weight"], table), run_on(plain["wte.weight"], table) / 2**0.5)
+    torch.testing.assert_close(run_on(steps["ln_f.weight"], norm), run_on(plain["ln_f.weight"], norm) * 2**0.5)
+    untied = wider(adapter, tied=False)
+    torch.testing.assert_close(run_on(untied["ln_f.weight"], norm), norm.repeat_interleave(2))
+
+
+def test_a_norm_of_one_more_than_its_weight_is_mapped_as_such():
+    adapter = adapters.get("gpt2")
+    norms = tuple(dataclasses.replace(norm, gain="1+w") for norm in adapter.norms)
+    steps = wider(dataclasses.replace(adapter, norms=norms))
+    weight = torch.randn(12, dtype=torch.float64)
+    torch.testing.assert_close(run_on(steps["h.0.ln_1.weight"], weight), weight.repeat_interleave(2))
+    # Half of the gain, which is 1 + w, in front of a tied output embedding that reads two copies.
+    torch.testing.assert_close(run_on(steps["ln_f.weight"], weight), (weight.repeat_interleave(2) + 1) / 2 - 1)
+
+
+def test_what_the_maps_cannot_say_yet_is_refused_by_name():
+    adapter = adapters.get("gpt2")
+    rotary = dataclasses.replace(adapter.roles["score"], kind="frequency", follows="")
+    changed = dataclasses.replace(adapter, roles=adapter.roles.with_(rotary))
+    before = GPT2Config(n_embd=12, n_head=3, n_layer=2)
+    sides = [
+        Side(config, role_sizes(changed, config, "source"), predict(GPT2LMHeadModel, config), torch.float32)
+        for config in (before, rebuild(adapter, before, {"n_embd": 24}))
+    ]
+    with pytest.raises(IncompatibleModels, match=r"rotary pairs stand for frequencies.* Keep score"):
+        make_plan(changed, *sides, methods.get("bot", BoTConfig()))
+    rms = dataclasses.replace(adapter, norms=tuple(dataclasses.replace(norm, kind="rms") for norm in adapter.norms))
+    task = Task(rms, {"hidden": 12}, {"hidden": 6}, True)
+    with pytest.raises(BadOption, match="norms of gpt2 leave the mean where it is"):
+        basis_of(BoTConfig(basis="principal"), task, ["haar"])
+    assert basis_of(BoTConfig(), task, ["haar"]) == "plain"

@@ -17,7 +17,7 @@ from ..architectures import Adapter
 from ..architectures.axes import At, Factor, Rule
 from ..architectures.roles import Roles
 from ..architectures.sizes import cut_across
-from ..errors import BadOption
+from ..errors import BadOption, IncompatibleModels
 from ..ops.axis_map import AxisMap, identity
 from ..ops.recipe import Read, Recipe, Segment, is_identity
 from ..options import Options
@@ -249,6 +249,11 @@ class Linear(AsStored):
             return self.positions(source, target)
         if task.roles.kind(role) == "grid":
             return grid(source, target, self.options.grids)
+        if task.roles.kind(role) == "frequency":
+            raise IncompatibleModels(
+                f"{role} goes from {source} to {target}: rotary pairs stand for frequencies, which are never mixed, "
+                f"and no rule says yet which ones stay. Keep {task.roles[role].field} at the source's value."
+            )
         network_wide = task.roles.is_network_wide(role)
         pair = self.pair(task, task.roles.leader(role), source, target, None if network_wide else at)
         return pair.swapped() if is_tied_readout(task, role) else pair

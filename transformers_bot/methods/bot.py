@@ -78,7 +78,7 @@ def paper_wavelet(task: Task) -> str:
 # Haar copies, so growth keeps every checkpoint's function whatever its norm weights, which longer
 # filters only nearly do. Noise of one standard deviation parts the twins that copies are, which
 # nothing else would: within a few dozen steps none at all ends a little lower, fourfold ends higher.
-# Figures: benchmarks/results/transfer-md, against other methods transfer-cpu.md.
+# Figures: benchmarks/results/transfer-levers.md, against other methods transfer-cpu.md.
 CONSISTENT_WAVELET = "haar"
 CONSISTENT_DETAIL_SCALE = 1.0
 
@@ -253,7 +253,7 @@ class BoT(Linear):
         """The rule asked for, or the default of the direction and gain."""
         source, target = task.lengths(stack)
         rule = self.options.depth
-        if rule == "auto":  # picked layers beat averaged ones (results/transfer-md)
+        if rule == "auto":  # picked layers beat averaged ones (results/transfer-levers.md)
             shrinking = "strongest" if task.calibrated and task.adapter.norm == "post" else "even"
             rule = "wavelet" if self.raw else "identity" if target > source else shrinking
         if target != source:

@@ -98,6 +98,7 @@ def basis_of(options: BoTConfig, task: Task, wavelets: Sequence[str]) -> str:
     reasons = {
         "gain='raw' is the paper as written": options.gain == "raw",
         f"{task.adapter.model_type} is post-norm: use order='similar'": task.adapter.norm != "pre",
+        f"norms of {task.adapter.model_type} leave the mean where it is": _has_rms(task),
         f"{' and '.join(task.roles.streams)} does not shrink": not shrinking_streams(task),
         f"wavelet {skew} is not orthogonal": bool(skew),
     }
@@ -105,6 +106,11 @@ def basis_of(options: BoTConfig, task: Task, wavelets: Sequence[str]) -> str:
     if options.basis == "principal" and against:
         raise BadOption(f"basis='principal' cannot be used here: {against}. Leave it at 'auto'.")
     return "plain" if options.basis == "plain" or against else "principal"
+
+
+def _has_rms(task: Task) -> bool:
+    """Whether a norm takes no mean away: the principal basis here rests on it."""
+    return any(norm.kind == "rms" for norm in task.adapter.norms)
 
 
 def ordered(options: BoTConfig, task: Task, shrink: Shrink) -> list[str]:

@@ -134,6 +134,8 @@ class Recipe:
         note: in words, for the plan.
         plus: recipes whose results are added, for methods that mix layers unit by unit.
         match: the result is shifted and scaled to the mean and spread that these tensors have together.
+        shift: what is added to a tensor before it is mapped and taken away again: 1 for a norm that multiplies by
+            one more than its weight.
         mates: rows of weights on `match`, one for each tensor of the result's own stack: the shift and
             scale are then those of that stack; empty: the result's own.
     """
@@ -146,6 +148,7 @@ class Recipe:
     plus: "tuple[Recipe, ...]" = ()
     match: tuple[Read, ...] = ()
     mates: tuple[tuple[float, ...], ...] = ()
+    shift: float = 0.0
 
     @property
     def needs(self) -> tuple[Read, ...]:
@@ -210,11 +213,13 @@ def run(
         signal = undo_norm(*(x.to(_computed(x.dtype, dtype)) for x in inputs))[recipe.undo]
     else:
         signal = _weighted_sum(recipe, inputs, dtype)
+    if recipe.shift:
+        signal = signal.to(_computed(signal.dtype, dtype)) + recipe.shift * sum(read.weight for read in recipe.reads)
     if watch:
         watch.summed(signal)
     compute = _computed(signal.dtype, dtype)
-    # What goes on, or is measured (norm weights that are alike are rounded alike), is not rounded yet.
-    goes_on = recipe.detail or recipe.plus or recipe.match or watch
+    # Round only at the end: what is measured or added to is kept as it was computed.
+    goes_on = recipe.detail or recipe.plus or recipe.match or recipe.shift or watch
     out = apply(signal, recipe.maps, watch, compute, compute if goes_on else dtype, kept.scratch)
     for other in recipe.plus:
         out = out + run(other, read, out.dtype, device, kept)
@@ -228,6 +233,8 @@ def run(
     if recipe.match:
         own = _mates_moments(recipe, read, out, kept) if recipe.mates else moments([out])
         out = matched(out, own, _stack_moments(recipe.match, read, kept))
+    if recipe.shift:
+        out = out - recipe.shift
     return out.to(dtype).contiguous()
 
 

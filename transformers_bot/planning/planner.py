@@ -10,7 +10,7 @@ and a source tensor that no target reads is dropped, with the reason.
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -384,6 +384,7 @@ def _step(name: str, task: Task, target: Side, method: Method, paired: Pairing) 
     recipe = method.recipe(task, rule, layer, template)
     if isinstance(recipe, Fresh):
         return Step(name, "fresh", shape, reason=recipe.reason)
+    recipe = _compensated(task, rule, template, recipe)
     stacks = paired.stacks
     missing = [read for read in recipe.needs if read.layer not in stacks.get(read.name, {})]
     if missing:
@@ -391,6 +392,25 @@ def _step(name: str, task: Task, target: Side, method: Method, paired: Pairing) 
     reads = {read: stacks[read.name][read.layer] for read in recipe.needs}
     action = "copy" if recipe.is_copy else "resample"
     return Step(name, action, shape, reads, before, recipe, recipe.note)
+
+
+def _compensated(task: Task, rule: Rule, name: str, recipe: Recipe) -> Recipe:
+    """The recipe with what makes up for factors of the forward pass that depend on a size (see `Adapter.gains`).
+
+    A table whose rows the model multiplies by g takes 1 / g. Where the same table is the output embedding, which
+    nothing multiplies, the norm in front of it takes g. A norm that multiplies by 1 + w is mapped as 1 + w.
+    """
+    roles, norms, stem = task.roles, task.adapter.norm_names, name.rpartition(".")[0]
+    modules = {module: gain for module, gain in task.gains.items() if module not in roles}
+    gain = 1 / modules.get(stem, 1.0)
+    stream = rule.roles[0] if rule.roles else ""
+    if task.tied and stem in norms and stream and roles.is_network_wide(stream) and roles.leader(stream) != stream:
+        gain *= math.prod(gain for module, gain in modules.items() if module not in norms)
+    if stem in norms and norms[stem].gain == "1+w" and name.endswith(".weight"):
+        recipe = replace(recipe, shift=1.0)
+    if gain == 1.0:
+        return recipe
+    return replace(recipe, reads=tuple(replace(read, weight=read.weight * gain) for read in recipe.reads))
 
 
 def _clash(rule: Rule, task: Task, source_shape: tuple[int, ...], shape: tuple[int, ...]) -> str | None:
