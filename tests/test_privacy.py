@@ -47,6 +47,7 @@ def told(folder: Path) -> list[str]:
     return [f"{path.name}: {word}" for path in files for word in SECRETS if word.encode() in path.read_bytes()]
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("form", ["absolute", "relative", "dotted", "linked", "here"])
 def test_a_folder_is_called_by_its_own_name(source, target, tmp_path, form, monkeypatch):
     out = tmp_path / "out"
@@ -148,6 +149,7 @@ def test_a_recipe_asks_where_its_local_source_is(source, tmp_path, monkeypatch, 
     assert (again / "model.safetensors").read_bytes() == (tmp_path / "out/model.safetensors").read_bytes()
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("way", ["resize", "command line", "memory"])
 def test_a_path_is_recorded_on_request_and_dropped_on_push(source, tmp_path, way):
     out = tmp_path / "out"

@@ -183,6 +183,7 @@ def test_a_call_that_resizes_nothing_leaves_none_behind(bars, source):
     assert (ours.closed, ours.leave) == (1, False)
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("name", progress.RANKS)
 def test_only_the_first_process_of_a_job_shows_one(bars, source, monkeypatch, name):
     monkeypatch.setenv(name, "1")

@@ -203,6 +203,7 @@ def scaled(x: torch.Tensor, dim: int, factor: float) -> torch.Tensor:
     return torch.cat([x.narrow(dim, 0, 10), factor * x.narrow(dim, 10, 10)], dim)
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_units_that_others_tell_are_dropped_without_loss(tmp_path, monkeypatch, family):
     monkeypatch.setattr(readers, "RIDGE", 1e-10)
@@ -312,6 +313,7 @@ def test_the_order_of_a_sources_units_does_not_matter(tmp_path, family, order):
     assert_same_outputs(*found, 1e-8)
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_layers_that_do_most_are_kept(tmp_path, family):
     head = HEAD[family]

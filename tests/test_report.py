@@ -122,6 +122,7 @@ def test_a_plan_that_has_not_run_has_no_report():
 # -- plain data ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_json_brings_the_same_report_back(reports, tmp_path):
     for number, report in enumerate([*reports.values(), hostile(reports["gpt2 half"])]):
         assert Report.from_dict(report.to_dict()) == report

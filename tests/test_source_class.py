@@ -81,6 +81,7 @@ def architecture(folder: Path) -> str:
 # -- told by its tensors --------------------------------------------------------------------------
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("number", range(4))
 def test_every_class_is_told_by_its_tensors(tmp_path, number):
     """All 29 classes, each with one way not to be named."""
@@ -98,6 +99,7 @@ def test_every_class_is_told_by_its_tensors(tmp_path, number):
         assert f"those of {name}" in plan.warnings[0]
 
 
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize("unnamed", UNNAMED)
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_language_model_keeps_its_head_and_its_generation_config(tmp_path, unnamed, tied):
@@ -115,6 +117,7 @@ def test_a_language_model_keeps_its_head_and_its_generation_config(tmp_path, unn
     assert checked.equal, checked
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(("head", "family"), [("BertForMaskedLM", "Bert"), ("ViTForImageClassification", "ViT")])
 def test_every_entry_tells_the_same_class(tmp_path, capsys, head, family):
     folder = str(saved(tmp_path / "source", getattr(transformers, head)(config_of(family))))
@@ -242,6 +245,7 @@ def test_a_head_that_is_left_out_is_in_the_plan_the_report_and_the_log(tmp_path,
     assert checked.equal, checked
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize(
     ("written", "named", "lost"),
     [
@@ -292,6 +296,7 @@ def test_half_a_head_is_no_class(tmp_path):
 # -- wrapped names --------------------------------------------------------------------------------
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize(
     ("wrapper", "named"),
     [

@@ -36,7 +36,7 @@ def plain_fields(folder: Path) -> dict:
     return {key: value for key, value in fields.items() if key not in OURS}
 
 
-@pytest.mark.covering("family dtype", "sizes dtype")
+@pytest.mark.covering(few=4)
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
 @pytest.mark.parametrize("sizes", [SMALLER, LARGER], ids=["shrink", "grow"])
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
@@ -234,6 +234,7 @@ print(peak - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux' /proc to see anonymous memory")
 @pytest.mark.parametrize("sizes", [{"n_embd": 128, "n_head": 4}, {"n_embd": 512, "n_head": 16}], ids=["shrink", "grow"])
 def test_memory_is_bounded_by_the_largest_tensor_whatever_the_depth(tmp_path, sizes):
