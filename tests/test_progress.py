@@ -1,5 +1,6 @@
 """One bar for a call: from its first moment to its end, forward only, and without any effect on results."""
 
+import contextlib
 import gc
 import io
 import threading
@@ -9,6 +10,7 @@ import torch
 from families import resized_config
 from learned import grow, labelled
 from safetensors.torch import load_file
+from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
@@ -243,7 +245,7 @@ def test_a_refused_call_leaves_no_bar_on_the_screen(bars, source):
 class Screen(io.StringIO):
     """A standard error that takes some lines and then no more."""
 
-    def __init__(self, takes: int, error: Exception) -> None:
+    def __init__(self, takes: int, error: BaseException) -> None:
         super().__init__()
         self._left, self._error = takes, error
 
@@ -254,22 +256,61 @@ class Screen(io.StringIO):
         return super().write(text)
 
 
+def draws_elsewhere() -> bool:
+    """Whether another thread can draw a bar of tqdm: it waits for their lock for some seconds, not for ever."""
+    drawing = threading.Thread(target=lambda: tqdm(total=1, file=io.StringIO()).close(), daemon=True)
+    drawing.start()
+    drawing.join(20)
+    return not drawing.is_alive()
+
+
+def shown_on(screen: Screen, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setattr(logging, "_tqdm_active", True)
+    for name in progress.RANKS:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("takes", range(12))
+@pytest.mark.parametrize("error", [OSError, ValueError, KeyboardInterrupt, MemoryError, RuntimeError])
+def test_a_bar_that_breaks_while_it_is_drawn_keeps_no_other_thread_waiting(monkeypatch, takes, error):
+    """tqdm itself would keep its lock then."""
+    with monkeypatch.context() as here:
+        shown_on(Screen(takes, error("broken")), here)
+        with contextlib.suppress(KeyboardInterrupt, MemoryError, RuntimeError), progress.bar("all"):
+            logger.warning("in between")
+            with progress.part("one"):
+                pass
+    assert draws_elsewhere()
+
+
+def test_a_lock_that_the_caller_holds_stays_held(monkeypatch):
+    with tqdm.get_lock(), monkeypatch.context() as here:
+        shown_on(Screen(0, OSError("broken")), here)
+        with progress.bar("all"):
+            pass
+        assert all(progress._is_held(lock) for lock in tqdm.get_lock().locks)
+        for lock in tqdm.get_lock().locks:
+            while progress._is_held(lock):
+                lock.release()
+        tqdm.get_lock().acquire()
+    assert draws_elsewhere()
+
+
 @pytest.mark.covering(few=1)
 @pytest.mark.parametrize("takes", [0, 3])
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), BrokenPipeError(32, "Broken pipe"), ValueError("not open")]
 )
 def test_a_screen_that_takes_no_more_ends_the_bar_alone(source, monkeypatch, capsys, takes, error):
-    monkeypatch.setattr(logging, "_tqdm_active", True)
-    for name in progress.RANKS:
-        monkeypatch.delenv(name, raising=False)
     screen = Screen(takes, error)
     with monkeypatch.context() as here:
-        here.setattr("sys.stderr", screen)
+        shown_on(screen, here)
         model = bot.BoTModelForCausalLM.from_pretrained(source, **SMALL)
         gc.collect()  # no bar is drawn once more
     assert model.config.n_layer == SMALL["n_layer"]
     assert "resizing" in screen.getvalue() or takes == 0
+    assert draws_elsewhere()
     assert "Exception ignored" not in screen.getvalue() + capsys.readouterr().err
 
 

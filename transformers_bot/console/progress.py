@@ -101,7 +101,8 @@ class _Line:
     @contextmanager
     def _drawing(self) -> Iterator[None]:
         try:
-            yield
+            with _unlocking():
+                yield
         except UNDRAWN:
             self._open = False
             self._shown.disable = True  # or it would be drawn once more when it is collected
@@ -174,9 +175,11 @@ def bar(words: str) -> Iterator[None]:
     finally:
         _HERE.reset(token)
         if line:
-            if whole:
-                line.to(1.0, "done", now=True)
-            line.close(leave=whole)
+            try:
+                if whole:
+                    line.to(1.0, "done", now=True)
+            finally:
+                line.close(leave=whole)
 
 
 @contextmanager
@@ -254,9 +257,32 @@ def _opened(words: str) -> _Line | None:
     # An overall rate tells the time left better than the last moments; every update may be shown.
     look: dict[str, Any] = {"bar_format": FORMAT, "smoothing": 0, "miniters": 0, "dynamic_ncols": True}
     try:
-        return _Line(library.tqdm(total=WHOLE, desc=_fitted(words), **look))
+        with _unlocking():
+            return _Line(library.tqdm(total=WHOLE, desc=_fitted(words), **look))
     except UNDRAWN:
         return None
+
+
+@contextmanager
+def _unlocking() -> Iterator[None]:
+    """Inside, bars are drawn: tqdm keeps its lock when that raises, and bars of other threads would wait for ever."""
+    from tqdm.auto import tqdm  # whose bars transformers' are
+
+    lock = tqdm.get_lock()
+    free = [one for one in getattr(lock, "locks", [lock]) if not _is_held(one)]
+    try:
+        yield
+    except BaseException:  # an interrupt, too
+        for one in reversed(free):
+            while _is_held(one):
+                one.release()
+        raise
+
+
+def _is_held(lock: Any) -> bool:
+    """Whether this thread holds a lock that can be taken more than once, of threading or multiprocessing."""
+    asked = getattr(lock, "_is_owned", None) or getattr(getattr(lock, "_semlock", None), "_is_mine", None)
+    return asked is not None and bool(asked())
 
 
 def _is_shown() -> bool:
