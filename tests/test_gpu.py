@@ -10,7 +10,7 @@ from families import resize, resized_config
 from transformers import GPT2Config
 
 import transformers_bot
-from transformers_bot.run import loading
+from transformers_bot.run import gpu, loading
 from transformers_bot.run.execute import run_plan
 from transformers_bot.run.gpu import LazyResults, Prefetched, StagingBuffers, gpu_for
 
@@ -86,7 +86,7 @@ def cpu_as_gpu(monkeypatch):
             made[name] = tensor.data_ptr()
             yield name, tensor
 
-    monkeypatch.setattr(loading, "_gpu_of", lambda *_: torch.device("cpu"))
+    monkeypatch.setattr(gpu, "gpu_for", lambda *_: torch.device("cpu"))
     monkeypatch.setattr(loading, "run_plan", run)
     return made
 
@@ -96,13 +96,11 @@ def cpu_as_gpu(monkeypatch):
 def test_what_arrives_late_is_the_same_model_without_a_copy(saved, cpu_as_gpu, family, head, layers):
     folder, built = saved(family, head)
     wanted = resized_config(built.config, **{**SMALLER, "layer": layers})
-    late = resize(folder, wanted, head, dtype=torch.float64)
+    late = resize(folder, wanted, head, dtype=torch.float64, device_map="cpu")
     assert len(cpu_as_gpu) > 10
     state = late.state_dict()
     assert {state[name].data_ptr() for name in cpu_as_gpu} == set(cpu_as_gpu.values())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading, "_gpu_of", lambda *_: None)
-        expected = resize(folder, wanted, head, dtype=torch.float64)
+    expected = resize(folder, wanted, head, dtype=torch.float64)
     torch.testing.assert_close(dict(state), dict(expected.state_dict()), rtol=0, atol=0)
 
 
@@ -112,10 +110,10 @@ def test_an_error_reaches_the_caller_as_it_is(saved, monkeypatch):
         raise transformers_bot.BadWeights("overflow in layer 0")
 
     folder, built = saved("gpt2", "GPT2LMHeadModel")
-    monkeypatch.setattr(loading, "_gpu_of", lambda *_: torch.device("cpu"))
+    monkeypatch.setattr(gpu, "gpu_for", lambda *_: torch.device("cpu"))
     monkeypatch.setattr(loading, "run_plan", fail)
     with pytest.raises(transformers_bot.BadWeights, match="overflow in layer 0"):
-        resize(folder, resized_config(built.config, **SMALLER), "GPT2LMHeadModel")
+        resize(folder, resized_config(built.config, **SMALLER), "GPT2LMHeadModel", device_map="cpu")
 
 
 def test_results_come_in_any_order_and_once():

@@ -16,7 +16,7 @@ from families import (
     resized_config,
     tiny_config,
 )
-from networks import network_for
+from networks import at, network_for
 from test_plan import assert_total
 
 from transformers_bot import BadOption, BoTConfig, methods, plan
@@ -77,12 +77,12 @@ def _indexed(segment, scores, layer, sizes):
     """The kept places of one segment by plain loops; heads of 4 keep 3 entries each."""
     roles = [factor.role for factor in segment]
     if "heads" in roles:
-        entries = scores[roles[1], layer]
-        return (gather([h * 4 + i for h in best(scores["heads", layer], 2) for i in best(entries[h], 3)], 12),)
+        entries = scores[roles[1], at(layer)]
+        return (gather([h * 4 + i for h in best(scores["heads", at(layer)], 2) for i in best(entries[h], 3)], 12),)
     if roles in (["hidden"], ["readout"]):
         return (gather(best(scores["hidden", None], 6), 12),)
     if roles == ["ffn"]:
-        return (gather(best(scores["ffn", layer], 9), 20),)
+        return (gather(best(scores["ffn", at(layer)], 9), 20),)
     lengths = [factor.size or sizes[factor.role] or 4 for factor in segment]  # 4 labels
     return tuple(AxisMap(length, length) for length in lengths)
 
@@ -94,14 +94,14 @@ def test_weights_score_by_norms_of_what_writes_and_reads():
     layer = "bert.encoder.layer.1."
     rows = {part: state[layer + part + ".weight"] for part in ("intermediate.dense", "output.dense")}
     first = torch.cat([rows["intermediate.dense"], state[layer + "intermediate.dense.bias"][:, None]], 1).norm(dim=1)
-    torch.testing.assert_close(scores["ffn", 1], first * rows["output.dense"].norm(dim=0))
+    torch.testing.assert_close(scores["ffn", at(1)], first * rows["output.dense"].norm(dim=0))
     attention = layer + "attention."
     value = torch.cat([state[attention + "self.value.weight"], state[attention + "self.value.bias"][:, None]], 1)
     entries = value.norm(dim=1) * state[attention + "output.dense.weight"].norm(dim=0)
-    torch.testing.assert_close(scores["head_dim", 1], entries.reshape(3, 4))
-    torch.testing.assert_close(scores["heads", 1], entries.reshape(3, 4).square().sum(1).sqrt())
+    torch.testing.assert_close(scores["head_dim", at(1)], entries.reshape(3, 4))
+    torch.testing.assert_close(scores["heads", at(1)], entries.reshape(3, 4).square().sum(1).sqrt())
     biases = sum(state[layer + part + "output.dense.bias"].square().sum() for part in ("", "attention."))
-    whole = (entries.square().sum() + scores["ffn", 1].square().sum() + biases).sqrt()
+    whole = (entries.square().sum() + scores["ffn", at(1)].square().sum() + biases).sqrt()
     torch.testing.assert_close(scores["layer", None][1], whole)
 
 
@@ -112,8 +112,8 @@ def test_folded_norms_count_in_prenorm_models():
     weight = block.mlp.c_fc.weight * block.ln_2.weight[:, None]
     bias = block.mlp.c_fc.bias + block.ln_2.bias @ block.mlp.c_fc.weight
     expected = (weight.square().sum(0) + bias.square()).sqrt() * block.mlp.c_proj.weight.norm(dim=1)
-    torch.testing.assert_close(scores["ffn", 0], expected.detach())
-    blocks = [torch.cat([scores["ffn", i], scores["head_dim", i].flatten()]).square().sum() for i in range(2)]
+    torch.testing.assert_close(scores["ffn", at(0)], expected.detach())
+    blocks = [torch.cat([scores["ffn", at(i)], scores["head_dim", at(i)].flatten()]).square().sum() for i in range(2)]
     blocks = [
         found + block.mlp.c_proj.bias.square().sum() + block.attn.c_proj.bias.square().sum()
         for found, block in zip(blocks, built.model.transformer.h, strict=True)
@@ -158,7 +158,7 @@ def test_activations_score_by_their_magnitude(family, head):
     mask = built.inputs["attention_mask"]
     hidden = sum(_level(output.abs(), mask) for _, output in seen["norms"])
     torch.testing.assert_close(scores["hidden", None], hidden)
-    torch.testing.assert_close(scores["ffn", 1], _level(seen["act"][0][1].abs(), mask))
+    torch.testing.assert_close(scores["ffn", at(1)], _level(seen["act"][0][1].abs(), mask))
     start, end = seen["block"][0]
     change = 1 - torch.nn.functional.cosine_similarity(start, end, dim=-1)
     means = [change[i, : int(mask[i].sum())].mean() for i in range(2)]
@@ -166,11 +166,11 @@ def test_activations_score_by_their_magnitude(family, head):
     queries, keys = (seen[name][0][1] for name in ("query", "key"))
     queries, keys = (queries, keys) if family == "bert" else (queries[..., :12], keys[..., 12:24])
     entries = _level(queries.abs(), mask) * _level(keys.abs(), mask)
-    torch.testing.assert_close(scores["score", 1], entries.reshape(3, 4))
+    torch.testing.assert_close(scores["score", at(1)], entries.reshape(3, 4))
     if family == "bert":  # what GPT-2's module gives has gone through its output matrix
         heads = seen["attention"][0][1].reshape(2, 7, 3, 4)
-        torch.testing.assert_close(scores["heads", 1], _level(heads.norm(dim=-1), mask))
-        torch.testing.assert_close(scores["head_dim", 1], _level(heads.flatten(2).abs(), mask).reshape(3, 4))
+        torch.testing.assert_close(scores["heads", at(1)], _level(heads.norm(dim=-1), mask))
+        torch.testing.assert_close(scores["head_dim", at(1)], _level(heads.flatten(2).abs(), mask).reshape(3, 4))
 
 
 # -- masks, seeds, words ------------------------------------------------------------------------------------

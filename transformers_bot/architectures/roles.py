@@ -14,6 +14,7 @@ A method never asks for a role by its name. It asks for the kind:
     identity    entries of their own: vocabulary, labels, channels      nothing
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -49,14 +50,14 @@ class Role:
 
     name: str
     kind: Kind
-    size: "str | int | Callable[[Any], int] | None" = None
+    size: "str | int | Callable[[Any], int] | None" = dataclasses.field(default=None, compare=False)
     field: str = ""
     follows: str = ""
     within: str = ""
     lists: tuple[str, ...] = ()
     noun: str = ""
     remedy: str = ""
-    empty: Callable[[Any], str] | None = None
+    empty: Callable[[Any], str] | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not self.field:
