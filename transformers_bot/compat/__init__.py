@@ -184,10 +184,8 @@ def _initialises(func: Callable[..., Any]) -> bool:
 # Keywords of `transformers.utils.cached_file`: return None, not an error, for a file that is missing; with NO_ERROR,
 # also for one that cannot be accessed or downloaded.
 NO_MISSING_ENTRY = {"_raise_exceptions_for_missing_entries": False}
-NO_ERROR = NO_MISSING_ENTRY | {
-    "_raise_exceptions_for_gated_repo": False,
-    "_raise_exceptions_for_connection_errors": False,
-}
+NO_CONNECTION = {"_raise_exceptions_for_connection_errors": False}
+NO_ERROR = NO_MISSING_ENTRY | NO_CONNECTION | {"_raise_exceptions_for_gated_repo": False}
 
 
 def use_eager_attention(config: "PreTrainedConfig") -> None:

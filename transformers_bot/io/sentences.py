@@ -15,6 +15,7 @@ from typing import Any
 
 from transformers.utils import cached_file
 
+from ..compat import NO_CONNECTION, NO_MISSING_ENTRY
 from ..errors import BadCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
 from .config_files import read_json, read_value
 from .files import Folder, clean, shown, shown_path
@@ -138,8 +139,8 @@ def _seeker(name: str, hub: Mapping[str, Any], base: str) -> Callable[[str], Pat
             name,
             PurePosixPath(base, file).as_posix(),
             **keywords,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
+            **NO_MISSING_ENTRY,
+            **NO_CONNECTION,
         )
         return Path(cached) if cached else None
 
