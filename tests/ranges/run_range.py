@@ -2,8 +2,11 @@
 
     python tests/ranges/run_range.py lowest --python python3.11
     python tests/ranges/run_range.py newest --python python3.13
+    python tests/ranges/run_range.py lowest tests             # all but those that need several processes or minutes
 
-torch 2.4.0 comes with CUDA libraries of some 3 GB. The last line says what was run and how it ended.
+torch 2.4.0 comes with CUDA libraries of some 3 GB. Further arguments are pytest's. What was run, with which versions
+and how it ended, is noted in `results.json` beside this file, where a run replaces that of the same end and Python;
+`tests/test_ranges.py` holds pyproject.toml to it.
 """
 
 import argparse
@@ -12,11 +15,17 @@ import os
 import subprocess
 import sys
 import tempfile
+import xml.etree.ElementTree as ElementTree
+from datetime import UTC, datetime
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+RESULTS = HERE / "results.json"
 ENDS = {"lowest": HERE / "lowest.txt", "newest": ROOT / "constraints.txt"}
+# Every way through transformers, torch and accelerate: plans, resizing in memory and into files, GPUs' code on the CPU,
+# many threads, the patched classes, tables. The other tests are of our own arithmetic and sentences.
+CORE = ("plan", "gpu", "memory", "room", "threads", "integration", "model", "streaming", "report")
 # What needs several processes or minutes, or measures time, and has no other code of ours than the rest.
 LEFT_OUT = ("ranks", "faults/test_fuzz.py", "test_save_processes.py")
 LEFT_OUT_KINDS = ("test_examples_*.py",)
@@ -29,7 +38,7 @@ NOT_AT = {
     )
 }
 SHOWN = ("torch", "transformers", "accelerate", "safetensors", "pywavelets", "huggingface_hub", "tokenizers")
-SHOWN += ("numpy", "psutil")
+SHOWN += ("rich", "numpy", "psutil")
 TELL = """
 import json, platform, sys
 from importlib.metadata import version
@@ -59,11 +68,36 @@ def run(end: str, python: str, environment: Path, more: list[str]) -> int:
     left_out = [tests / name for name in LEFT_OUT] + [path for kind in LEFT_OUT_KINDS for path in tests.glob(kind)]
     ignored = [f"--ignore={path}" for path in left_out]
     ignored += [f"--deselect=tests/{name}" for name in NOT_AT.get(end, ())]
-    command = [inside, "-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts=", "-q", *ignored, tests, *more]
-    ended = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
-    versions = ", ".join(f"{name} {version}" for name, version in json.loads(told).items())
-    print(f"{end}: {versions}: {'passed' if ended == 0 else f'failed, pytest returned {ended}'}")
+    with tempfile.TemporaryDirectory() as folder:
+        counts = Path(folder) / "counts.xml"
+        command = [inside, "-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts=", "-q", f"--junit-xml={counts}"]
+        named = any(not word.startswith("-") for word in more)
+        core = [*(tests / f"test_{name}.py" for name in CORE), "-m", "not slow"]
+        command += [*ignored, *(() if named else core), *more]
+        ended = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
+        result = {"end": end, **json.loads(told), **counted(counts), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+    note(result | {"selected": " ".join(more) or "core"})
+    print(json.dumps(result))
     return ended
+
+
+def counted(counts: Path) -> dict[str, int]:
+    """How many tests passed, failed and were skipped, from pytest's JUnit file."""
+    suite = ElementTree.parse(counts).getroot().find("testsuite")
+    assert suite is not None
+    total, skipped, *bad = (int(suite.attrib[name]) for name in ("tests", "skipped", "failures", "errors"))
+    return {"passed": total - skipped - sum(bad), "failed": sum(bad), "skipped": skipped}
+
+
+def note(result: dict[str, object]) -> None:
+    """Put a result in the place of the one of the same end and minor version of Python."""
+
+    def which(row: dict[str, object]) -> tuple[object, list[str]]:
+        return row["end"], str(row["python"]).split(".")[:2]
+
+    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    rows = [row for row in rows if which(row) != which(result)] + [result]
+    RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
 
 
 if __name__ == "__main__":
