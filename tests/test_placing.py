@@ -197,3 +197,41 @@ def test_a_folder_moved_aside_by_a_killed_run_is_named(tmp_path, caplog):
     assert warning.startswith(f"{aside} (60.0 KB) was left by a run that was killed. It holds what stood at")
     assert warning.endswith("before: rename it to out to have it back.")
     assert read_save(aside) == 1
+
+
+def test_a_folder_that_another_process_exchanges_meanwhile_is_looked_at_again(old, tmp_path):
+    save_number(tmp_path / "other", 2)
+    looked = []
+
+    def foreign(target: Path) -> str | None:
+        looked.append(target)
+        if len(looked) == 1:  # files of the old folder and of the new one, as one look would see them
+            os.rename(old, tmp_path / "aside")
+            os.rename(tmp_path / "other", old)
+            return "model.safetensors is gone since"
+        return None
+
+    with whole_folder(old, overwrite=True, foreign=foreign) as folder:
+        write_save(folder, 3)
+    assert len(looked) == 2
+    assert read_save(old) == 3
+
+
+def test_a_folder_that_others_go_on_exchanging_is_left_to_them(old, tmp_path):
+    def foreign(_: Path) -> str | None:
+        os.rename(old, tmp_path / "aside")
+        shutil.copytree(tmp_path / "aside", old)
+        shutil.rmtree(tmp_path / "aside")
+        return "model.safetensors is gone since"
+
+    with (
+        pytest.raises(SaveError, match="Another process is writing"),
+        whole_folder(old, overwrite=True, foreign=foreign),
+    ):
+        pytest.fail("nothing may be written")
+    assert read_save(old) == 1
+    with (
+        pytest.raises(SaveError, match="trained or changed since"),
+        whole_folder(old, overwrite=True, foreign=lambda _: "it was trained"),
+    ):
+        pytest.fail("nothing may be written")

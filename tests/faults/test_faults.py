@@ -127,10 +127,10 @@ def test_the_watchers_see(sources, tmp_path):
 
     (tmp_path / "x").write_text("x")
     with watched() as seen:
-        kept = bytearray(b"x") * 50_000_000  # written to: pages that nobody touches take no memory
+        kept = bytearray(b"x") * 400_000_000  # far more than a kernel takes back of what lay idle before
         (tmp_path / "x").read_text()
     assert seen.outside(sources["single"]) == [os.path.realpath(tmp_path / "x")]
-    assert 40 < seen.megabytes < 60
-    assert len(kept) == 50_000_000
+    assert 300 < seen.megabytes < 420
+    assert len(kept) == 400_000_000
     with pytest.raises(AssertionError), nothing_opens(sources["single"]):
         safe_open(sources["single"] / "model.safetensors", framework="pt")

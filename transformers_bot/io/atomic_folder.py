@@ -44,6 +44,7 @@ Foreign = Callable[[Path], str | None]
 WRITING = 0.1  # rough seconds to sync the files to the disk
 MODULE = "[0-9]*_[A-Z]*"  # a folder of one of its modules: 1_Pooling
 IN_MODULE = ("*config.json", "model.safetensors", "pytorch_model.bin")
+LOOKS = 5  # at a folder that other processes go on exchanging
 
 
 @contextmanager
@@ -78,7 +79,8 @@ def whole_folder(
             and weights, and with nothing in it that is no part of one. An empty folder is always replaced.
         needs: bytes that must be free.
         keep: paths that must not lie in the replaced folder: the source's files.
-        foreign: returns why a saved model must not be replaced, None if it may be; called once.
+        foreign: returns why a saved model must not be replaced, None if it may be; called again only if another
+            process exchanges the folder meanwhile.
 
     Raises:
         SaveError: `out` cannot or must not be written, another process is writing to it, or the disk is full or
@@ -162,7 +164,31 @@ def _resolve(out: str | os.PathLike[str]) -> Path:
 def _check_replaceable(
     target: Path, overwrite: bool, keep: Sequence[Path] = (), foreign: Foreign | None = None
 ) -> None:
-    """Raise where something stands at `target` that must not be replaced."""
+    """Raise where something stands at `target` that must not be replaced.
+
+    Another process may exchange the folder while it is looked at, so that files of both seem to be in one. What was
+    seen then says nothing: look again.
+    """
+    for _ in range(LOOKS):
+        before = _identity(target)
+        try:
+            return _refuse_irreplaceable(target, overwrite, keep, foreign)
+        except (SaveError, FileNotFoundError):
+            if _identity(target) == before:
+                raise
+    raise SaveError(f"Another process is writing to {target}. Wait for it, or choose another folder.")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which folder stands there, None where there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _refuse_irreplaceable(target: Path, overwrite: bool, keep: Sequence[Path], foreign: Foreign | None) -> None:
     if not target.exists():
         return
     if not target.is_dir():
