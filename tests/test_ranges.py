@@ -18,7 +18,7 @@ def numbers(version: str) -> list[int]:
 @pytest.mark.parametrize("result", RESULTS, ids=lambda result: f"{result['end']} {result['python']}")
 def test_what_was_run_has_passed(result):
     assert result["failed"] == 0
-    assert result["passed"] > 500
+    assert result["passed"] > 300
 
 
 def test_the_lowest_allowed_versions_were_run():
