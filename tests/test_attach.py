@@ -139,6 +139,7 @@ def test_data_parallel_training_keeps_the_method(model, tmp_path):
     assert pushed(wrapped.module, "me/it").args[0] is model
 
 
+@pytest.mark.slow
 def test_casting_and_exporting_work_as_before(model):
     inputs = torch.tensor([[1, 2, 3]])
     expected = outputs(model, {"input_ids": inputs})["logits"]

@@ -322,6 +322,7 @@ def test_the_command_line_fits_and_says_so(gpt2, text, tmp_path, call, method):
     assert model.config.transformers_bot["fitted"]
 
 
+@pytest.mark.slow
 def test_fitting_with_files_is_fitting_with_their_batches(gpt2, text, tmp_path):
     big = {"n_layer": 4}
     batches = read_batches(gpt2, text, labels=True, tokens=10**6)

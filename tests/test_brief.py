@@ -206,6 +206,7 @@ def test_ipython_shows_text_and_a_page(results, kind):
     assert data["text/html"] == results[kind]._repr_html_()
 
 
+@pytest.mark.slow
 def test_ipython_shows_a_figure(results):
     formatter = pytest.importorskip("IPython.core.formatters").DisplayFormatter()
     pytest.importorskip("matplotlib")

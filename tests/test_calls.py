@@ -24,6 +24,7 @@ def test_constructor_keywords_reach_the_model(saved):
     assert grown.config.hidden_size == 24
 
 
+@pytest.mark.slow
 def test_the_integration_takes_every_form_of_call(saved):
     folder, _ = saved("bert", "BertModel")
     with transformers_bot.integration():
@@ -37,6 +38,7 @@ def test_the_integration_takes_every_form_of_call(saved):
     assert grown.config.hidden_size == 24
 
 
+@pytest.mark.slow
 def test_an_old_config_without_its_model_type(saved, tmp_path):
     folder, built = saved("bert", "BertForMaskedLM")
     for file in Path(folder).iterdir():

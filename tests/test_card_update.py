@@ -169,6 +169,7 @@ LINES = st.lists(st.one_of(TEXT, st.sampled_from([BEGIN, EDITED, "---", "```", *
 FIELDS = st.dictionaries(st.sampled_from(["tags", "license", "base_model", "x"]), TEXT)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.one_of(st.none(), FIELDS), LINES)
 def test_any_text_survives_and_a_second_update_changes_nothing(fields, lines):

@@ -67,6 +67,7 @@ def test_dtype_and_shards_reach_the_files(call, source, tmp_path):
     assert len(list((tmp_path / "small").glob("*.safetensors"))) > 1
 
 
+@pytest.mark.slow
 def test_an_existing_folder_is_replaced_only_on_request(call, source, tmp_path):
     out = tmp_path / "small"
     assert call("resize", source, out, *SET)[0] == 0
@@ -86,6 +87,7 @@ def test_a_task_gives_another_head(call, source, tmp_path):
     assert "AutoModelForTokenClassification.from_pretrained" in printed
 
 
+@pytest.mark.slow
 def test_a_recipe_does_the_same_and_says_itself_where_to_write(call, source, tmp_path):
     call("resize", source, tmp_path / "typed", *SET, "--depth", "first")
     settings = {"source": source, "out": str(tmp_path / "written"), "config": SMALL, "bot_config": {"depth": "first"}}
@@ -115,6 +117,7 @@ def test_weights_that_are_not_finite_are_an_error_or_a_choice(call, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"), reason="pickled weights need torch 2.6"
 )
@@ -149,6 +152,7 @@ def test_verify_says_equal_or_what_differs(call, source, tmp_path):
     assert (told["equal"], len(told["differing"])) == (False, 1)
 
 
+@pytest.mark.slow
 def test_verify_finds_a_source_that_has_moved(call, tmp_path):
     source = Path(save(build("bert", "BertForMaskedLM", dtype=torch.float32).model, tmp_path / "here"))
     call("resize", source, tmp_path / "small", *SET)

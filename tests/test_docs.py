@@ -117,6 +117,7 @@ def test_figures_of_the_methods_page():
     assert set(rows) <= set(report)
 
 
+@pytest.mark.slow
 def test_the_chart_is_drawn_from_the_results(tmp_path):
     """Other versions of matplotlib may write the same picture in other bytes."""
     matplotlib = pytest.importorskip("matplotlib", reason="the chart needs matplotlib")

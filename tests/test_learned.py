@@ -75,6 +75,7 @@ def test_fit_lowers_the_loss_of_held_out_text(trained, method, rank):
     assert facts.get("rank") == (rank or 1 if method == "mango" else None)
 
 
+@pytest.mark.slow
 def test_a_seed_decides_noise_and_dropout(trained):
     folder, config, seen, _ = trained
 

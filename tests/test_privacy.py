@@ -228,6 +228,7 @@ def test_a_folder_within_a_source_is_the_source(source, tmp_path):
     assert verify(tmp_path / "out", source=source).equal
 
 
+@pytest.mark.slow
 def test_one_folder_within_a_source_is_told_unless_it_is_a_users(source, tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "HOMES", ("homes",))
     found = provenance.described(str(tmp_path / "homes"), "alice_realname", None)
@@ -273,6 +274,7 @@ def test_a_source_does_not_open_other_folders(source, tmp_path, kind):
     assert not [word for word in ("victim", "secret") if word in text]
 
 
+@pytest.mark.slow
 def test_a_claim_of_origin_is_told_as_one_and_goes_through_a_chain(source, tmp_path):
     claiming(source, {"source": "org/claimed", "revision": COMMIT, "method": "bot"})
     before = source

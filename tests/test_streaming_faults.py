@@ -110,6 +110,7 @@ def test_killed_at_random_moments(place):
     clean(place)
 
 
+@pytest.mark.slow
 def test_two_processes_on_one_target(place):
     clean(place)
     rivals = [start(place) for _ in range(2)]
@@ -127,6 +128,7 @@ def test_two_processes_on_one_target(place):
     clean(place)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_old_folder(place):
     clean(place)
     transformers_bot.resize_checkpoint(place / "source", place / "out", place / "small")

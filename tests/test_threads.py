@@ -102,6 +102,7 @@ def calls(saved, tmp_path_factory):
     }
 
 
+@pytest.mark.slow
 def test_eight_threads_get_what_one_gets_and_leave_nothing_behind(calls):
     expected = {name: call() for name, call in calls.items()}
     names = list(calls) * 3

@@ -120,7 +120,7 @@ def test_a_fact_of_a_wrong_type_is_named(places, check, turn):
             )
 
 
-@pytest.mark.covering(few=4)
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("key", CONFIG)
 def test_every_field_of_the_config_is_compared(places, check, key):
     def fields_of(value):
