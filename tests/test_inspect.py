@@ -153,7 +153,7 @@ def test_shares_of_noise_are_near_one_half(tmp_path):
 
 SAMPLED = """
 import sys, threading, time
-from transformers_bot.inspecting import inspect
+from transformers_bot.tools.inspecting import inspect
 
 def anonymous():
     return int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1])

@@ -180,7 +180,7 @@ class TestPieces:
         script = """if True:
             import re, sys, torch
             from pathlib import Path
-            from transformers_bot.shards import Entry, ShardWriter, lay_out
+            from transformers_bot.io.safetensors_writer import Entry, ShardWriter, lay_out
             torch.set_num_threads(1)
             def peak(): return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1000
             tensor = torch.ones(10_000, 10_000, dtype=torch.bfloat16)
