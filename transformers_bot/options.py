@@ -75,11 +75,7 @@ class Options:
             return cls()
         if isinstance(value, cls):
             return value
-        if not isinstance(value, Mapping):
-            raise BadOption(f"bot_config must be {cls.__name__} or a dict of its fields, got {type(value).__name__}.")
-        check_writable({"bot_config": value})
-        _check_names(cls, value)
-        return cls(**value)
+        return cls(**_checked_fields(cls, cls.__name__, value))
 
 
 MAX_SEED = 2**64 - 1  # what torch's generators take
@@ -216,11 +212,7 @@ class BoTConfig:
             return cls()
         if isinstance(value, cls):
             return value
-        if not isinstance(value, Mapping):
-            raise BadOption(f"bot_config must be a BoTConfig or a dict of its fields, got {type(value).__name__}.")
-        check_writable({"bot_config": value})
-        _check_names(cls, value)
-        return cls(**value)
+        return cls(**_checked_fields(cls, "a BoTConfig", value))
 
 
 _dataclass_init = BoTConfig.__init__
@@ -234,6 +226,15 @@ def _checked_init(self: BoTConfig, *args: Any, **kwargs: Any) -> None:
 
 # An unknown option is answered with the nearest one; editors and type checkers go on seeing the dataclass's fields.
 BoTConfig.__init__ = _checked_init  # type: ignore[method-assign]
+
+
+def _checked_fields(options: type, called: str, value: object) -> Mapping[str, Any]:
+    """The fields of a dict that is given as `bot_config=`, all of them options of that class."""
+    if not isinstance(value, Mapping):
+        raise BadOption(f"bot_config must be {called} or a dict of its fields, got {type(value).__name__}.")
+    check_writable({"bot_config": value})
+    _check_names(options, value)
+    return value
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

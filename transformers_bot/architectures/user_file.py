@@ -1,12 +1,33 @@
-"""Adapters out of a user's file."""
+"""A user's Python file is run, and the adapters in it."""
 
 import os
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 from ..errors import BadOption, BoTError
 from .adapter import Adapter
+
+
+def names_of(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
+    """The names that a Python file leaves. This runs the file.
+
+    Args:
+        what: it is to define, for the message.
+
+    Raises:
+        BadOption: no such file, or one that fails; an error of this package keeps its kind and gets the file's name.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise BadOption(f"there is no {what} file {os.fspath(path)!r}.")
+    try:
+        return runpy.run_path(str(file))
+    except BoTError as error:
+        raise type(error)(f"{file.name}: {error}") from error
+    except Exception as error:
+        raise BadOption(f"{file.name} cannot be run: {type(error).__name__}: {error}") from error
 
 
 def load(path: str | os.PathLike[str]) -> list[Adapter]:
@@ -16,19 +37,12 @@ def load(path: str | os.PathLike[str]) -> list[Adapter]:
         BadOption: no such file, a file that fails, or one that leaves no `Adapter` in its names.
         PlanError: a rule that cannot be read.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise BadOption(f"there is no adapter file {os.fspath(path)!r}.")
-    try:
-        names = runpy.run_path(str(file))
-    except BoTError as error:
-        raise type(error)(f"{file.name}: {error}") from error
-    except Exception as error:
-        raise BadOption(f"{file.name} cannot be run: {type(error).__name__}: {error}") from error
+    names = names_of(path, "adapter")
     # What it imported from here is not its own.
     ours = [module for name, module in sys.modules.items() if name.startswith(f"{__package__}.")]
     imported = {id(value) for module in ours for value in vars(module).values()}
     found = [value for value in names.values() if isinstance(value, Adapter) and id(value) not in imported]
     if not found:
-        raise BadOption(f"{file.name} defines no adapter: a name in it must be a transformers_bot.adapters.Adapter.")
+        name = Path(path).name
+        raise BadOption(f"{name} defines no adapter: a name in it must be a transformers_bot.adapters.Adapter.")
     return list({id(adapter): adapter for adapter in found}.values())

@@ -5,13 +5,13 @@
 
 import os
 import re
-import runpy
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadOption, BoTError, suggest
+from ..architectures.user_file import names_of
+from ..errors import BadOption, suggest
 from ..ops.axis_map import AxisMap, gather
 from ..options import BoTConfig, Options, option
 from .aki import AKI
@@ -79,18 +79,10 @@ def load(path: str | os.PathLike[str]) -> list[type[Linear]]:
     Raises:
         BadOption: no such file, a file that fails, or one that defines no method.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise BadOption(f"there is no method file {os.fspath(path)!r}.")
-    try:
-        names = runpy.run_path(str(file))
-    except BoTError as error:
-        raise type(error)(f"{file.name}: {error}") from error
-    except Exception as error:
-        raise BadOption(f"{file.name} cannot be run: {type(error).__name__}: {error}") from error
+    names = names_of(path, "method")
     own = [v for v in names.values() if isinstance(v, type) and issubclass(v, Linear) and v.__module__ == "<run_path>"]
     if not own:
-        raise BadOption(f"{file.name} defines no method: a class in it must be a subclass of methods.Linear.")
+        raise BadOption(f"{Path(path).name} defines no method: a class in it must be a subclass of methods.Linear.")
     for method in own:
         method.__doc__ = names.get("__doc__") or method.__doc__  # what `transformers-bot methods` shows
     return [register(method) for method in dict.fromkeys(own)]

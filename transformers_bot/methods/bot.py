@@ -103,6 +103,14 @@ class BoT(Linear):
         """The paper as written, rather than what keeps the function."""
         return self.options.gain == "raw"
 
+    def _with_maps(self, as_written: bool) -> "BoT":
+        """The method with the paper's maps, or with those that keep the function; itself where it has them."""
+        if self.as_written == as_written:
+            return self
+        other = copy.copy(self)
+        other.as_written = as_written
+        return other
+
     def check(self, task: Task) -> None:
         """Refuse a depth rule of the other direction, a basis or an order that cannot be had."""
         ordered(self.options, task, self._shrink(task))
@@ -142,9 +150,7 @@ class BoT(Linear):
 
     def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe:
         if self.raw and rule.layered and rule.maps and not self.as_written:  # one of the paper's four modules
-            written = copy.copy(self)
-            written.as_written = True
-            return written.recipe(task, rule, layer, name)
+            return self._with_maps(as_written=True).recipe(task, rule, layer, name)
         axis_maps = tuple(tuple(self.segment(task, segment, None) for segment in axis.segments) for axis in rule.axes)
         depth = self.layers(task, rule.depth) if rule.layered else None
         reads, undo, over_layers = reads_of(task, depth, rule, layer, name)
@@ -299,11 +305,7 @@ class BoT(Linear):
 
     def _makes_twins(self, task: Task, role: str) -> bool:
         """Whether a role grows by copies, in the maps that keep the function."""
-        plain = self
-        if self.as_written:
-            plain = copy.copy(self)
-            plain.as_written = False
-        return plain.axis_pair(task, role, *task.lengths(role), None).makes_twins
+        return self._with_maps(as_written=False).axis_pair(task, role, *task.lengths(role), None).makes_twins
 
     def _reads_twins(self, task: Task, rule: Rule) -> bool:
         """Whether a tensor reads units that are copies: its noise is what parts them in training."""
@@ -312,10 +314,7 @@ class BoT(Linear):
 
     def _pairs(self, task: Task, segment: tuple[Factor, ...]) -> tuple[Pair, ...]:
         """The dual pairs of a segment's factors, or the one of flat heads."""
-        plain = self
-        if self.as_written:
-            plain = copy.copy(self)
-            plain.as_written = False
+        plain = self._with_maps(as_written=False)
         if plain.is_flat(task, segment):
             return (plain._flat_pair(task, segment),)
         return tuple(plain._factor_pair(task, factor) for factor in segment)

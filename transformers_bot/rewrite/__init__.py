@@ -24,7 +24,7 @@ from ..console import progress
 from ..ops.axis_map import gather
 from ..ops.blocks import aligned, mirrored
 from .moments import Moments, See, Seen, measured
-from .network import KeptLayers, Network, NormPlace, OutOfRange, Place, behind, fold_norms, is_counted, norms
+from .network import KeptLayers, Network, NormPlace, OutOfRange, Place, behind, fold_norms, is_kept, norms
 from .order import add_grams, matching_order, merge_shapes, similar_order, strength, strongest_first
 from .principal import basis, estimated, kept_shares
 from .readers import MapsOf, match_norm_scale, refit_readers
@@ -74,7 +74,7 @@ def to_principal_basis(
     """
     network = opened.network
     every = norms(network, stream)
-    counted = [is_counted(place, kept_layers) for place in every]
+    counted = [is_kept(place, kept_layers) for place in every]
     kept, shares = _principal(opened, stream, every, counted, low_pass)
     weights = {place: _weight(network, place) for place in every}
     seen = [] if opened.seen is None else list(zip(every, _seen(network, opened.seen, every), strict=True))

@@ -305,8 +305,8 @@ class Network(Mapping[str, Tensor]):
         return actual if known is None else known
 
 
-def is_kept(place: Place, kept: KeptLayers | None) -> bool:
-    """Whether a tensor belongs to a layer that is read, or to none."""
+def is_kept(place: "Place | NormPlace", kept: KeptLayers | None) -> bool:
+    """Whether a tensor or norm belongs to a layer that is read, or to none."""
     return kept is None or place.at is None or place.at[0] not in kept or place.at[1] in kept[place.at[0]]
 
 
@@ -396,11 +396,6 @@ def _depth(norm: Norm) -> str:
 def stream_of(network: Network, name: str) -> str:
     """The residual stream that a norm is on."""
     return network.roles.leader(network.places[name].rule.roles[0])
-
-
-def is_counted(place: NormPlace, kept: KeptLayers | None) -> bool:
-    """Whether a norm belongs to a layer that is read, or to none."""
-    return kept is None or place.at is None or place.at[0] not in kept or place.at[1] in kept[place.at[0]]
 
 
 def is_foldable(network: Network, place: NormPlace) -> bool:
