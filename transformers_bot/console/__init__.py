@@ -1,1 +1,1 @@
-"""What is said to whoever calls: log messages, one progress bar, text and tables of results."""
+"""Output for the caller: log messages, the progress bar, texts, tables and pictures."""

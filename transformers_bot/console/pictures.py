@@ -1,4 +1,4 @@
-"""Matplotlib's part of every picture: figures that notebooks show and files keep, without pyplot and a screen."""
+"""Figures of matplotlib for notebooks and files, made without pyplot, so that no screen is needed."""
 
 import io
 from functools import partial
@@ -14,7 +14,7 @@ DPI = 100  # of a figure in a notebook
 
 
 def picture(width: float, height: float) -> "Figure":
-    """An empty figure, in inches. Pyplot knows nothing of it, so nothing has to be closed; a notebook shows it.
+    """An empty figure of this size in inches. A notebook shows it; pyplot does not hold it, so it need not be closed.
 
     Raises:
         BadOption: matplotlib is not installed.
@@ -24,14 +24,14 @@ def picture(width: float, height: float) -> "Figure":
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise BadOption('a picture needs matplotlib: pip install "transformers-bot[plot]".') from None
-    made = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(made)
-    made._repr_png_ = partial(_png, made)  # type: ignore[attr-defined]  # what notebooks ask for
-    return made
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]  # the method that notebooks call
+    return figure
 
 
 def save(figure: "Figure", path: Path, dpi: int) -> Path:
-    """Write a figure to a file, whose ending says its format; without one it gets `.png`.
+    """Write a figure to a file in the format of its ending; a path without ending gets `.png`.
 
     Raises:
         BadOption: an ending that matplotlib does not write.
@@ -39,12 +39,12 @@ def save(figure: "Figure", path: Path, dpi: int) -> Path:
     path = path if path.suffix else path.with_name(f"{path.name}.png")
     endings = sorted(figure.canvas.get_supported_filetypes())
     if path.suffix.removeprefix(".").lower() not in endings:
-        raise BadOption(f"{path.name} must end in one of {', '.join('.' + one for one in endings)}.")
+        raise BadOption(f"{path.name} must end in one of {', '.join('.' + ending for ending in endings)}.")
     figure.savefig(path, dpi=dpi)
     return path
 
 
 def _png(figure: "Figure") -> bytes:
-    made = io.BytesIO()
-    figure.savefig(made, dpi=DPI, format="png")
-    return made.getvalue()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=DPI, format="png")
+    return buffer.getvalue()

@@ -1,18 +1,18 @@
-"""What a call shows while it runs: one bar from its first second to its last, and messages beside it.
+"""The progress bar of a call and its log messages.
 
-A call opens the bar (`bar`); the code below it divides it into parts of rough weights (`part`) and moves
-through them (`at`, `tracked`), without knowing whose they are; outside of a bar all of it does nothing. The
-bar belongs to the context that has opened it: other threads and calls have their own. It is shown where
-transformers shows its bars, by the first process of a job alone.
+A call opens one bar (`bar`). The functions that it calls divide the bar into parts with rough weights (`part`) and
+move through them (`at`, `tracked`); they need not know which call opened it. Without a bar all of this does nothing.
+The bar belongs to the context that has opened it: other threads and calls have their own. It is shown if
+transformers shows its bars, and only by the first process of a job.
 
-The bar is transformers' own tqdm, not one of rich: `disable_progress_bar()`, `set_tqdm_hook()` and the bars
-of notebooks hold for it that way, and a stream that takes no more ends the bar and not the call.
+The bar is transformers' own tqdm, not one of rich, so that `disable_progress_bar()`, `set_tqdm_hook()` and the bars
+of notebooks work for it. If its stream fails, only the bar ends, not the call.
 
-Messages go to the logger `transformers_bot`, which hands them to the handlers of the logger `transformers`, so
-that `transformers.logging.set_verbosity`, `TRANSFORMERS_VERBOSITY`, `add_handler`, `disable_default_handler` and
-`enable_propagation` hold for them, too.
+Messages go to the logger `transformers_bot`, which passes them to the handlers of the logger `transformers`. So
+`transformers.logging.set_verbosity`, `TRANSFORMERS_VERBOSITY`, `add_handler`, `disable_default_handler` and
+`enable_propagation` apply to them, too.
 
-Nothing of torch and transformers is imported before it is needed: the command line shows its bar while they load.
+torch and transformers are imported only where they are needed: the command line shows its bar while they load.
 """
 
 import copy
@@ -28,19 +28,23 @@ from typing import Any, Protocol, TypeVar
 T = TypeVar("T")
 
 PACKAGE = __name__.partition(".")[0]
-LIBRARY = "transformers"  # whose loggers and bars are followed
+LIBRARY = "transformers"  # whose settings of messages and bars apply
 WHOLE = 100.0  # what the bar counts to: per cent
-WIDTH = 44  # columns of the words, so that the bar beside them keeps its length
+WIDTH = 44  # columns of the label, always the same, so that the bar beside it keeps its length
 FORMAT = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining} {desc}"
-RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")  # how launchers tell a process its number
-UNKNOWN = 30.0  # seconds that a call takes, before anybody has estimated them
+RANKS = (
+    "RANK",
+    "OMPI_COMM_WORLD_RANK",
+    "PMI_RANK",
+)  # environment variables in which launchers give a process its number
+UNKNOWN = 30.0  # seconds assumed for a call until it has estimated them (`expects`)
 LIBRARIES = 4.0  # rough seconds to import torch and transformers
-UNDRAWN = (OSError, ValueError)  # what writing to a stream raises that is full, closed or gone
-MORE = 0.5  # of what is left goes to a part that nobody has foretold
+UNDRAWN = (OSError, ValueError)  # errors of writing to a stream that is full or closed
+UNPLANNED = 0.5  # share of the rest of the bar for a part that `expects` did not count
 
 
 class _Shown(Protocol):
-    """What is used of a tqdm bar."""
+    """The part of tqdm's interface that is used."""
 
     leave: bool
     disable: bool
@@ -53,31 +57,30 @@ class _Shown(Protocol):
 
 
 class _Line:
-    """The bar as it stands; it never goes back.
+    """The bar on the screen; it never goes back.
 
-    What it is drawn on may be full, closed or gone, as a file or a pipe can be: then there is no bar any
-    more, and the call goes on.
+    If its stream cannot be written to, such as a full disk or a closed pipe, the bar ends and the call goes on.
     """
 
     def __init__(self, shown: _Shown) -> None:
-        self._shown, self._told, self._words, self._open = shown, 0.0, "", True
+        self._shown, self._position, self._label, self._open = shown, 0.0, "", True
 
-    def to(self, at: float, words: str, now: bool = False) -> None:
-        """Move to a share of the whole; `now` shows it at once, else not more often than one can read."""
+    def to(self, at: float, label: str, now: bool = False) -> None:
+        """Move to a share of the whole; `now` draws at once, otherwise tqdm limits how often it draws."""
         if not self._open:
             return
-        step = max(0.0, WHOLE * at - self._told)
-        self._told += step  # as the bar adds them up, so that rounding takes it no further than the whole
+        step = max(0.0, WHOLE * at - self._position)
+        self._position += step  # summed as tqdm sums, so that rounding cannot pass the whole
         with self._drawing():
-            if words != self._words:
-                self._words = words
-                self._shown.set_description_str(_fitted(words), refresh=False)
+            if label != self._label:
+                self._label = label
+                self._shown.set_description_str(_fitted(label), refresh=False)
             self._shown.update(step)
             if now:
                 self._shown.refresh()
 
     def close(self, leave: bool) -> None:
-        """Take the bar off the screen, or leave it there as it stands."""
+        """End the bar: remove it from the screen, or leave it there."""
         if not self._open:
             return
         self._open = False
@@ -87,7 +90,7 @@ class _Line:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Inside, the line is free for other text."""
+        """Hide the bar inside, so that other text can be written."""
         if self._open:
             with self._drawing():
                 self._shown.clear()
@@ -105,34 +108,34 @@ class _Line:
                 yield
         except UNDRAWN:
             self._open = False
-            self._shown.disable = True  # or it would be drawn once more when it is collected
+            self._shown.disable = True  # otherwise it is drawn again when it is garbage collected
 
 
 class Span:
-    """A piece of a bar for one thing that is done: it is moved through, or divided into parts."""
+    """An interval of a bar that belongs to one task: move through it, or divide it into parts."""
 
-    def __init__(self, line: _Line | None, start: float = 0.0, end: float = 1.0, words: str = "") -> None:
-        self.line, self.words = line, words
+    def __init__(self, line: _Line | None, start: float = 0.0, end: float = 1.0, label: str = "") -> None:
+        self.line, self.label = line, label
         self._start, self._end, self._left = start, end, 1.0
 
     def expects(self, weight: float) -> None:
-        """What all parts to come weigh together."""
+        """Set the total weight of all parts that follow."""
         self._left = max(weight, 0.0)
 
-    def at(self, share: float, words: str = "") -> None:
-        """Say how much of it is done."""
+    def at(self, share: float, label: str = "") -> None:
+        """Move to a share of the interval."""
         if self.line:
-            self.line.to(self._place(share), words or self.words)
+            self.line.to(self._place(share), label or self.label)
 
-    def taken(self, words: str, weight: float) -> "Span":
-        """The next part."""
-        foretold = 0 < weight <= self._left * (1 + 1e-9)
-        end = self._place(weight / self._left if foretold else MORE if weight > 0 else 0.0)
-        made = Span(self.line, self._start, end, words or self.words)
-        self._start, self._left = end, self._left - weight if foretold else self._left
+    def take(self, label: str, weight: float) -> "Span":
+        """Take the next part."""
+        is_expected = 0 < weight <= self._left * (1 + 1e-9)
+        end = self._place(weight / self._left if is_expected else UNPLANNED if weight > 0 else 0.0)
+        span = Span(self.line, self._start, end, label or self.label)
+        self._start, self._left = end, self._left - weight if is_expected else self._left
         if self.line:
-            self.line.to(made._start, made.words, now=bool(words))
-        return made
+            self.line.to(span._start, span.label, now=bool(label))
+        return span
 
     def _place(self, share: float) -> float:
         return self._start + (self._end - self._start) * min(max(share, 0.0), 1.0)
@@ -142,13 +145,13 @@ _HERE: ContextVar[Span | None] = ContextVar("progress", default=None)
 
 
 def here() -> Span:
-    """The piece that belongs to what is being done; one that shows nothing where there is no bar."""
+    """The interval of the current task; without a bar, one that draws nothing."""
     return _HERE.get() or Span(None)
 
 
 @contextmanager
-def bar(words: str) -> Iterator[None]:
-    """A bar for what happens inside, complete when it ends well; within another one nothing of its own.
+def bar(label: str) -> Iterator[None]:
+    """Show a bar while the block runs; it is complete if the block succeeds. Inside another bar, show no second one.
 
     Example:
         with bar("resizing"):
@@ -162,35 +165,35 @@ def bar(words: str) -> Iterator[None]:
     if _HERE.get() is not None:
         yield
         return
-    line = _opened(words) if _is_shown() else None
-    span = Span(line, words=words)
+    line = _open_line(label) if _is_shown() else None
+    span = Span(line, label=label)
     span.expects(UNKNOWN)
     token = _HERE.set(span)
-    whole = False
+    succeeded = False
     try:
         if line:
-            line.to(0.0, words, now=True)
+            line.to(0.0, label, now=True)
         yield
-        whole = True
+        succeeded = True
     finally:
         _HERE.reset(token)
         if line:
             try:
-                if whole:
+                if succeeded:
                     line.to(1.0, "done", now=True)
             finally:
-                line.close(leave=whole)
+                line.close(leave=succeeded)
 
 
 @contextmanager
-def part(words: str, weight: float = 1.0) -> Iterator[Span]:
-    """The next part of what is being done.
+def part(label: str, weight: float = 1.0) -> Iterator[Span]:
+    """Begin the next part of the current task.
 
     Args:
-        words: what it is; nothing for the words of the whole.
-        weight: rough seconds, or whatever else the whole `expects` is in.
+        label: what is done in it; if empty, the label of the whole stays.
+        weight: rough seconds, or another unit if `expects` uses it too.
     """
-    span = here().taken(words, weight)
+    span = here().take(label, weight)
     token = _HERE.set(span)
     try:
         yield span
@@ -201,7 +204,7 @@ def part(words: str, weight: float = 1.0) -> Iterator[Span]:
 
 @contextmanager
 def loading(module: str) -> Iterator[None]:
-    """The part in which a module of ours is imported, if it was not before, and torch and transformers with it."""
+    """A part for importing a module of this package, and torch and transformers with it; none if it is imported."""
     if f"{PACKAGE}.{module}" in sys.modules:
         yield
         return
@@ -210,31 +213,31 @@ def loading(module: str) -> Iterator[None]:
 
 
 def expects(weight: float) -> None:
-    """Say what the parts to come weigh together."""
+    """Set the total weight of all parts that follow in the current task."""
     here().expects(weight)
 
 
-def tracked(items: Iterable[T], weights: Sequence[float], words: Sequence[str] = ()) -> Iterator[T]:
-    """The items, while the bar moves through its present piece, whichever thread asks for them.
+def tracked(items: Iterable[T], weights: Sequence[float], labels: Sequence[str] = ()) -> Iterator[T]:
+    """Yield the items and move through the current interval, even if another thread iterates.
 
     Args:
-        weights: of each item.
-        words: what is being done with each.
+        weights: one per item.
+        labels: one per item.
     """
-    return _moving(here(), items, weights, words)
+    return _moving(here(), items, weights, labels)
 
 
-def _moving(span: Span, items: Iterable[T], weights: Sequence[float], words: Sequence[str]) -> Iterator[T]:
+def _moving(span: Span, items: Iterable[T], weights: Sequence[float], labels: Sequence[str]) -> Iterator[T]:
     total, done = sum(weights) or 1.0, 0.0
     for number, item in enumerate(items):
-        span.at(done / total, words[number] if words else "")
+        span.at(done / total, labels[number] if labels else "")
         yield item
         done += weights[number]
     span.at(1.0)
 
 
 def withdraw() -> None:
-    """Take the bar away: what follows shows its own."""
+    """End the bar: what follows shows bars of its own."""
     line = here().line
     if line:
         line.close(leave=False)
@@ -242,7 +245,7 @@ def withdraw() -> None:
 
 @contextmanager
 def aside() -> Iterator[None]:
-    """Inside, other text may be written where the bar stands."""
+    """Hide the bar inside, so that other text can be written in its place."""
     line = here().line
     if line is None:
         yield
@@ -251,78 +254,80 @@ def aside() -> Iterator[None]:
         yield
 
 
-def _opened(words: str) -> _Line | None:
-    from transformers.utils import logging as library  # a second that a program which shows no bar can do without
+def _open_line(label: str) -> _Line | None:
+    from transformers.utils import (
+        logging as library,
+    )  # imported late: it takes a second, which a program without a bar need not spend
 
-    # An overall rate tells the time left better than the last moments; every update may be shown.
-    look: dict[str, Any] = {"bar_format": FORMAT, "smoothing": 0, "miniters": 0, "dynamic_ncols": True}
+    # Without smoothing: the mean rate estimates the time left better than the latest one. Every update may be drawn.
+    settings: dict[str, Any] = {"bar_format": FORMAT, "smoothing": 0, "miniters": 0, "dynamic_ncols": True}
     try:
         with _unlocking():
-            return _Line(library.tqdm(total=WHOLE, desc=_fitted(words), **look))
+            return _Line(library.tqdm(total=WHOLE, desc=_fitted(label), **settings))
     except UNDRAWN:
         return None
 
 
 @contextmanager
 def _unlocking() -> Iterator[None]:
-    """Inside, bars are drawn: tqdm keeps its lock when that raises, and bars of other threads would wait for ever."""
-    from tqdm.auto import tqdm  # whose bars transformers' are
+    """Release tqdm's lock if drawing raises: tqdm keeps it then, and bars of other threads would wait for ever."""
+    from tqdm.auto import tqdm  # the class of transformers' bars
 
     lock = tqdm.get_lock()
-    free = [one for one in getattr(lock, "locks", [lock]) if not _is_held(one)]
+    free = [part for part in getattr(lock, "locks", [lock]) if not _is_held(part)]
     try:
         yield
-    except BaseException:  # an interrupt, too
-        for one in reversed(free):
-            while _is_held(one):
-                one.release()
+    except BaseException:  # including an interrupt
+        for part in reversed(free):
+            while _is_held(part):
+                part.release()
         raise
 
 
 def _is_held(lock: Any) -> bool:
-    """Whether this thread holds a lock that can be taken more than once, of threading or multiprocessing."""
-    asked = getattr(lock, "_is_owned", None) or getattr(getattr(lock, "_semlock", None), "_is_mine", None)
-    return asked is not None and bool(asked())
+    """Whether this thread holds a re-entrant lock of threading or multiprocessing."""
+    is_owned = getattr(lock, "_is_owned", None) or getattr(getattr(lock, "_semlock", None), "_is_mine", None)
+    return is_owned is not None and bool(is_owned())
 
 
 def _is_shown() -> bool:
-    """Whether this is the first process of its job, and transformers shows bars."""
-    from transformers.utils import logging as library  # as above
+    """Whether transformers shows bars and this is the first process of its job."""
+    from transformers.utils import logging as library  # late, as above
 
     return library.is_progress_bar_enabled() and _rank() == "0"
 
 
 def _rank() -> str:
-    dist = sys.modules.get("torch.distributed")  # as above
+    dist = sys.modules.get("torch.distributed")  # without importing torch
     if dist is not None and dist.is_available() and dist.is_initialized():
         return str(dist.get_rank())
     return next((os.environ[name] for name in RANKS if name in os.environ), "0")
 
 
-def _fitted(words: str) -> str:
-    """Words in as many columns as all others: of a long name the end tells most."""
-    if len(words) <= WIDTH:
-        return words.ljust(WIDTH)
-    head, space, name = words.partition(" ")
+def _fitted(label: str) -> str:
+    """The label padded or cut to `WIDTH` columns; of a long name the end stays, which tells most."""
+    if len(label) <= WIDTH:
+        return label.ljust(WIDTH)
+    head, space, name = label.partition(" ")
     return f"{head}{space}...{name[len(head) + len(space) + 3 - WIDTH :]}"
 
 
-# -- rough seconds on one core: they divide the bar and decide nothing else -----------------------
+# -- rough seconds on one core: they only divide the bar -----------------------
 
-READING_SECONDS, CHECKING_SECONDS, OPENING_SECONDS, LOOKING_SECONDS = 0.3, 0.4, 1.0, 0.2  # of a source of usual size
-DATA_SECONDS = 1.0  # to make batches of files
-UNSEEN_SECONDS = 0.1  # of what this module knows nothing about
-RATE = 2e10  # multiply-adds in float32; in float64 half as many
+READING_SECONDS, CHECKING_SECONDS, OPENING_SECONDS, LOOKING_SECONDS = 0.3, 0.4, 1.0, 0.2  # for a source of usual size
+DATA_SECONDS = 1.0  # to read files into batches
+UNSEEN_SECONDS = 0.1  # for work that is not estimated
+RATE = 2e10  # multiply-adds per second in float32; in float64 half as many
 COPYING = 150  # multiply-adds that take as long as moving one number through memory and measuring it
-BYTES = 1e9  # written or copied
-TOKENS = 4096  # of calibration batches that nobody can count before they are run
-LEARNT = 1024  # tokens of a batch that an operator learns from
+BYTES = 1e9  # written or copied per second
+TOKENS = 4096  # assumed for calibration batches that cannot be counted without running them
+LEARNT = 1024  # tokens in a batch that an operator learns from
 
 Lengths = Mapping[str, int | None]
 
 
 class Roles(Protocol):
-    """What is used of an architecture's roles."""
+    """The part of an architecture's roles that is used here."""
 
     @property
     def streams(self) -> tuple[str, ...]: ...
@@ -332,7 +337,7 @@ class Roles(Protocol):
 
 
 class Task(Protocol):
-    """What is used of a method's task."""
+    """The part of a method's task that is used here."""
 
     @property
     def roles(self) -> Roles: ...
@@ -342,7 +347,7 @@ class Task(Protocol):
 
 
 class Network(Protocol):
-    """What is used of an opened source."""
+    """The part of an opened source that is used here."""
 
     @property
     def roles(self) -> Roles: ...
@@ -357,7 +362,7 @@ class Network(Protocol):
 
 
 class Plan(Protocol):
-    """What is used of a plan; a step has a recipe, parameters, and names that it reads."""
+    """The part of a plan that is used here; a step has a recipe, parameters and the names that it reads."""
 
     @property
     def roles(self) -> Roles: ...
@@ -372,7 +377,7 @@ class Plan(Protocol):
 
 
 def preparing_seconds(task: Task, network: Network, calibration: Iterable[Mapping[str, Any]] | None) -> float:
-    """What a method does to an opened source before the plan."""
+    """Seconds to rewrite an opened source before the plan is made."""
     if calibration is None:
         ordering = sum(ordering_seconds(network, role) for role in _shrunk(task))
         turning = sum(basis_seconds(task, network, stream) for stream in task.roles.streams)
@@ -382,13 +387,13 @@ def preparing_seconds(task: Task, network: Network, calibration: Iterable[Mappin
 
 
 def ordering_seconds(network: Network, role: str) -> float:
-    """Inner products of all units of a role, half of which are computed."""
+    """Inner products of all pairs of units of a role; symmetry saves half of them."""
     products = sum(network.numel(name) for name, place in network.having(role) if place.rule.maps)
     return products * (network.sizes[role] or 0) / 2 / RATE
 
 
 def basis_seconds(task: Task, network: Network, stream: str) -> float:
-    """Moments of a stream after every block, their eigenvectors, and what is kept of the moments."""
+    """Moments of a stream after every block, their eigenvectors, and the moments in the smaller basis."""
     if stream not in _shrunk(task):
         return 0.0
     width = network.sizes[stream] or 0
@@ -396,19 +401,19 @@ def basis_seconds(task: Task, network: Network, stream: str) -> float:
 
 
 def calibrating_seconds(network: Network, batches: Iterable[Mapping[str, Any]]) -> float:
-    """Running the source, and in float64 the products of all that its matrices read."""
+    """Running the source, and the second moments of the inputs of its matrices, in float64."""
     moments = sum(2 * width**2 for width in _read_widths(network))
     return _tokens(batches) * (_matrices(network) + moments) / RATE
 
 
 def fitting_seconds(task: Task, network: Network) -> float:
-    """In float64: moments in the order of the units, and a least-squares fit, for every matrix."""
+    """For every matrix, in float64: reordering the moments, and a least-squares fit."""
     ratio = min((task.ratio(role) for role in _shrunk(task)), default=0)
     return sum(2 * (2 + 1.5 * ratio) * width**3 for width in _read_widths(network)) / RATE if ratio else 0.0
 
 
 def after_plan_seconds(network: Network) -> float:
-    """All that comes after the plan, where nothing is known of the target yet."""
+    """All that follows the plan, estimated before the target is known."""
     width = _width(network.roles, network.sizes)
     return sum(network.numel(name) for name in network.places) * (COPYING + width / 2) / RATE + UNSEEN_SECONDS
 
@@ -416,18 +421,21 @@ def after_plan_seconds(network: Network) -> float:
 def resizing_seconds(plan: Plan) -> float:
     """All steps of a plan."""
     before, after = (_width(plan.roles, sizes) for sizes in (plan.source_sizes, plan.target_sizes))
-    each = COPYING + (after if after < before else 0)
-    return sum(numbers_of(plan, step) for step in plan.steps if step.recipe is not None) * each / RATE + UNSEEN_SECONDS
+    operations = COPYING + (after if after < before else 0)
+    return (
+        sum(numbers_of(plan, step) for step in plan.steps if step.recipe is not None) * operations / RATE
+        + UNSEEN_SECONDS
+    )
 
 
 def numbers_of(plan: Plan, step: Any) -> int:
-    """How many numbers a step reads and makes."""
+    """How many entries a step reads and writes."""
     read = sum(math.prod(plan.source.shapes.get(name, ())) for name in set(step.reads.values()))
     return int(step.parameters + read)
 
 
 def learning_seconds(plan: Plan, steps: int) -> float:
-    """An operator's fit: in every step it makes the target's matrices, and the target runs, forward and backward."""
+    """Fitting an operator: every step computes the target's matrices and runs the target forward and backward."""
     widths = sum(_width(plan.roles, sizes) for sizes in (plan.source_sizes, plan.target_sizes))
     return steps * _parameters(plan) * 3 * (LEARNT + widths) / RATE + UNSEEN_SECONDS
 
@@ -438,13 +446,13 @@ def finishing_seconds(plan: Plan) -> float:
 
 
 def _shrunk(task: Task) -> list[str]:
-    """The roles whose units become fewer."""
+    """The widths that get smaller."""
     widths = (*task.roles.streams, *task.roles.units)
     return [role for role in widths if task.target.get(role) and task.ratio(role) < 1]
 
 
 def _width(roles: Roles, sizes: Lengths) -> int:
-    """Of the widest residual stream."""
+    """The width of the widest residual stream."""
     return max((sizes[stream] or 0 for stream in roles.streams), default=0)
 
 
@@ -457,14 +465,14 @@ def _matrices(network: Network) -> int:
 
 
 def _read_widths(network: Network) -> list[int]:
-    """Of everything that is linear: how many units it reads."""
+    """The input width of every linear module."""
     roles, sizes = network.roles, network.sizes
     units = [sizes[unit] or 0 for unit in roles.units if not roles.is_whole(unit)]
     return [*[_width(roles, sizes)] * 3, *units[:1]] * len(network.everywhere)
 
 
 def _tokens(batches: Iterable[Mapping[str, Any]]) -> int:
-    """How many tokens a list of batches has; of what cannot be counted without running it, some thousand."""
+    """How many tokens a list of batches has; for iterables that cannot be counted, a guess."""
     if not isinstance(batches, (list, tuple)):
         return TOKENS
     tokens: list[Any] = [batch.get("input_ids") for batch in batches if isinstance(batch, Mapping)]
@@ -475,46 +483,46 @@ def _tokens(batches: Iterable[Mapping[str, Any]]) -> int:
 
 
 def _follows(record: logging.LogRecord) -> bool:
-    """Whether transformers would show a message of its own of this level."""
-    from transformers.utils import logging as library  # as above
+    """Whether transformers shows its own messages of this level."""
+    from transformers.utils import logging as library  # late, as above
 
-    library.get_verbosity()  # sets up their logger, if nobody has yet
+    library.get_verbosity()  # sets up transformers' logger if it is not yet
     return logging.getLogger(LIBRARY).isEnabledFor(record.levelno)
 
 
 class _WithTransformers(logging.Handler):
-    """Hands every record on to the handlers that transformers' messages reach; no handler gets it twice."""
+    """Passes every record to the handlers that transformers' messages reach, once to each."""
 
     def handle(self, record: logging.LogRecord) -> bool:
-        theirs, root = logging.getLogger(LIBRARY), logging.getLogger()
-        reached = [*theirs.handlers, *(root.handlers if theirs.propagate and not logger.propagate else ())]
-        for handler in dict.fromkeys(reached):
+        library, root = logging.getLogger(LIBRARY), logging.getLogger()
+        handlers = [*library.handlers, *(root.handlers if library.propagate and not logger.propagate else ())]
+        for handler in dict.fromkeys(handlers):
             if record.levelno >= handler.level and handler not in logger.handlers:
                 with aside():
-                    _named(handler).handle(record)
+                    _with_our_name(handler).handle(record)
         return True
 
 
-def _named(handler: logging.Handler) -> logging.Handler:
-    """The handler that prints transformers' messages, with our name in front of the message instead of theirs.
+def _with_our_name(handler: logging.Handler) -> logging.Handler:
+    """Transformers' default handler, with our name in front of the message instead of transformers'.
 
-    One whose format has the logger's name, or that somebody has added, is taken as it is.
+    A handler that the user has added, or whose format has the logger's name, is used as it is.
     """
-    from transformers.utils import logging as library  # as above
+    from transformers.utils import logging as library  # late, as above
 
     format_: str = getattr(handler.formatter, "_fmt", None) or "%(message)s"
     default: logging.Handler | None = getattr(library, "_default_handler", None)
     if handler is not default or "%(name)" in format_:
         return handler
     ours = format_.replace(f"[{LIBRARY}] ", "").replace("%(message)s", f"[{PACKAGE}] %(message)s")
-    named = copy.copy(handler)  # the same stream, lock and filters
-    named.setFormatter(logging.Formatter(ours, getattr(handler.formatter, "datefmt", None)))
-    return named
+    renamed = copy.copy(handler)  # the same stream, lock and filters
+    renamed.setFormatter(logging.Formatter(ours, getattr(handler.formatter, "datefmt", None)))
+    return renamed
 
 
 @contextmanager
 def diverted(handler: logging.Handler) -> Iterator[None]:
-    """Inside, our messages go to this handler alone."""
+    """Send our messages to this handler only, inside the block."""
     before = list(logger.handlers)
     logger.handlers[:] = [handler]
     try:
@@ -525,7 +533,7 @@ def diverted(handler: logging.Handler) -> Iterator[None]:
 
 logger = logging.getLogger(PACKAGE)
 if not any(isinstance(handler, _WithTransformers) for handler in logger.handlers):
-    logger.setLevel(logging.DEBUG)  # how much is shown is transformers' setting:
+    logger.setLevel(logging.DEBUG)  # transformers' verbosity decides what is shown:
     logger.addFilter(_follows)
     logger.propagate = False
     logger.addHandler(_WithTransformers())

@@ -1,8 +1,7 @@
-"""Results as tables: in columns for a terminal or a file, in markdown, and in HTML as the last line of a cell.
+"""Tables as text for a terminal or a file, as Markdown, and as HTML for notebooks.
 
-Whatever a checkpoint calls its tensors, nothing of it is markup or steers a terminal. What stands in the lines
-and tables of a result is said where the result is made. `rich` lays the columns out; it is told to write plain
-text, whatever it is printed to, so that a file never holds escape codes.
+Names of tensors come from checkpoints: they are escaped, so that they cannot act as markup or control a terminal.
+`rich` lays out the columns. It always writes plain text, so that a file never holds escape codes.
 """
 
 import html
@@ -13,14 +12,14 @@ from typing import Any
 from .text import SENTENCE, cut, printable
 
 WIDTH = 110  # columns of a line of text
-WIDEST = 2000  # columns of a table that is as wide as it gets
-NAMES = 6  # the most that is listed of sizes that change
+WIDEST = 2000  # columns of a table without a given width
+NAMES = 6  # the most changed sizes that are listed
 Row = Sequence[str]
-RULE = "    \n    \n----\n    \n    \n    \n    \n    \n"  # rich's lines of a box: only the one under the head
+RULE = "    \n    \n----\n    \n    \n    \n    \n    \n"  # rich's box with only the line under the head
 
 
 def table(rows: Sequence[Row], width: int | None = None, right: Iterable[int] = ()) -> list[str]:
-    """The lines of a table, the first row its head; what does not fit goes on in the next line, and nothing is lost.
+    """The lines of a table whose first row is the head; a long cell continues on the next line, nothing is cut.
 
     Example:
         >>> print(*table([("name", "count"), ("wte", "7")], right=(1,)), sep="\\n")
@@ -29,18 +28,18 @@ def table(rows: Sequence[Row], width: int | None = None, right: Iterable[int] = 
         wte       7
 
     Args:
-        width: columns to fit it in, if need be by folding the widest; None for as many as it takes.
+        width: columns to fit it in, if needed by folding the widest cells; None for no limit.
         right: numbers of the columns that are aligned to the right.
     """
-    from rich.box import Box  # a tenth of a second that a call which prints no table can do without
+    from rich.box import Box  # imported late: rich takes a tenth of a second
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     flush, (head, *body) = set(right), rows
     laid_out = Table(box=Box(RULE, ascii=True), show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for place, name in enumerate(head):
-        justify: Any = "right" if place in flush else "left"
+    for column, name in enumerate(head):
+        justify: Any = "right" if column in flush else "left"
         laid_out.add_column(Text(name), justify=justify, overflow="fold", header_style="none")
     for row in body:
         laid_out.add_row(*(Text(printable(cell)) for cell in row))
@@ -51,43 +50,43 @@ def table(rows: Sequence[Row], width: int | None = None, right: Iterable[int] = 
 
 
 def markdown_table(rows: Sequence[Row], right: Iterable[int] = ()) -> list[str]:
-    """The lines of a table in markdown; cells must be markdown already."""
+    """The lines of a Markdown table; the cells must be Markdown already."""
     flush = set(right)
-    rule = ("---:" if place in flush else "---" for place in range(len(rows[0])))
+    rule = ("---:" if column in flush else "---" for column in range(len(rows[0])))
     return ["| " + " | ".join(row) + " |" for row in (rows[0], tuple(rule), *rows[1:])]
 
 
 def lines(*parts: str) -> str:
-    """Parts of a repr, a line each."""
+    """A repr with one line per part; empty parts are left out."""
     return "<" + "\n ".join(cut(printable(part), 2 * WIDTH) for part in parts if part) + ">"
 
 
 def some(changes: Sequence[str]) -> str:
-    """The first few changes of sizes, and how many more there are."""
+    """The first few changed sizes, and the number of the others."""
     shown = ", ".join(changes[:NAMES]) or "the same sizes"
     return shown if len(changes) <= NAMES else f"{shown} and {len(changes) - NAMES} more"
 
 
 def ending(warnings: Sequence[str], where: str) -> str:
-    """The last line of a repr: how many warnings there are, and where to find more."""
+    """The last line of a repr: the number of warnings, and where to find more."""
     count = len(warnings)
     return f"{count} warning{'s' * (count > 1)}; {where}" if warnings else where
 
 
-def page(head: str, told: Iterable[str], tables: Iterable[str], warnings: Iterable[str] = ()) -> str:
-    """HTML: a heading, sentences, tables, warnings."""
-    parts = [f"<p><b>{_escaped(head)}</b></p>", *(f"<p>{_escaped(line)}</p>" for line in told if line), *tables]
+def page(title: str, sentences: Iterable[str], tables: Iterable[str], warnings: Iterable[str] = ()) -> str:
+    """HTML of a title, sentences, tables and warnings."""
+    parts = [f"<p><b>{_escaped(title)}</b></p>", *(f"<p>{_escaped(line)}</p>" for line in sentences if line), *tables]
     parts += [f"<p><b>Warning:</b> {_escaped(line)}</p>" for line in warnings]
     return f"<div>{''.join(parts)}</div>"
 
 
 def html_table(rows: Sequence[Row], right: Iterable[int] = ()) -> str:
-    """The first row is the head; columns in `right` end flush."""
+    """HTML of a table whose first row is the head; the columns in `right` are aligned to the right."""
     flush = set(right)
     head, *body = rows
 
     def line(cells: Row, tag: str) -> str:
-        sides = ("right" if place in flush else "left" for place in range(len(cells)))
+        sides = ("right" if column in flush else "left" for column in range(len(cells)))
         return "".join(
             f'<{tag} style="text-align: {side}">{_escaped(cell)}</{tag}>'
             for cell, side in zip(cells, sides, strict=True)

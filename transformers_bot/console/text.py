@@ -1,4 +1,4 @@
-"""Names and figures as text, whatever a checkpoint calls its tensors; and amounts out of text, as people write them."""
+"""Names and figures as safe text, and numbers read from text such as 60M or 200MB."""
 
 import math
 import re
@@ -15,27 +15,27 @@ NONE = "-"
 
 
 def printable(name: str) -> str:
-    r"""The name with everything escaped that does not show as itself in one cell.
+    r"""The name with every character escaped that does not fill exactly one column of a terminal.
 
     >>> print(printable("a\nb\x1b[31m"))
     a\nb\x1b[31m
     """
-    return "".join(one if _shows(one) else one.encode("unicode_escape").decode() for one in name)
+    return "".join(c if _fills_one_column(c) else c.encode("unicode_escape").decode() for c in name)
 
 
 def visible(text: str) -> str:
-    r"""The text of any language as it is, with everything escaped that would not be seen or steers a terminal.
+    r"""Text of any language, with every character escaped that is invisible or controls a terminal.
 
-    For a sentence; `printable` is for columns, where a sign must have the width of one.
+    For sentences; `printable` is for tables, where every character must be one column wide.
 
     >>> print(visible("猫\x1b[31m"))
     猫\x1b[31m
     """
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def brief(text: str, most: int = 300) -> str:
-    r"""Foreign text for a message of ours: on one line, escaped, cut, without a full stop at its end.
+    r"""Text of another library, for a message of ours: on one line, escaped, cut, without its last full stop.
 
     >>> print(brief("wrong\n value \x1b[31m."))
     wrong value \x1b[31m
@@ -45,7 +45,7 @@ def brief(text: str, most: int = 300) -> str:
 
 
 def cut(name: str, width: int) -> str:
-    """The name in at most `width` characters: what it begins with and, rather, what it ends with.
+    """The name in at most `width` characters: a bit of its beginning and more of its end.
 
     >>> cut("encoder.attention.weight", 16)
     'enco...on.weight'
@@ -57,21 +57,21 @@ def cut(name: str, width: int) -> str:
 
 
 def literal(text: str) -> str:
-    r"""Text for markdown that reads as it is: no emphasis, cell, link, tag or mention.
+    r"""Text escaped for Markdown, so that nothing in it is emphasis, a cell, a link, a tag or a mention.
 
     >>> print(literal("h.{0}.c_fc|<b>"))
     h.{0}.c\_fc\|\<b\>
     """
-    return SPECIAL.sub(lambda found: f"\\{found[0]}", printable(text))
+    return SPECIAL.sub(lambda match: f"\\{match[0]}", printable(text))
 
 
 def named(name: str) -> str:
-    """A name for a cell of markdown, cut where it is very long."""
+    """A name for a cell of a Markdown table, cut if it is very long."""
     return literal(cut(printable(name), LONGEST))
 
 
 def percent(share: float | None) -> str:
-    """`41.3 %`; a share that only rounds to all or nothing is not shown as such."""
+    """A share as `41.3 %`; only exactly 0 and 1 are shown as 0.0 % and 100.0 %."""
     if share is None:
         return NONE
     shown = f"{100 * share:.1f}"
@@ -81,8 +81,8 @@ def percent(share: float | None) -> str:
 
 
 def percents(shares: Iterable[float | None]) -> str:
-    """The range of several shares, in whole percents."""
-    known = [100 * one for one in shares if one is not None]
+    """The range of several shares, in whole per cent."""
+    known = [100 * share for share in shares if share is not None]
     if not known:
         return NONE
     low, high = f"{min(known):.0f}", f"{max(known):.0f}"
@@ -95,7 +95,7 @@ def figure(value: float | None, digits: int = 3) -> str:
 
 def figures(values: Iterable[float | None]) -> str:
     """The range of several figures."""
-    known = [one for one in values if one is not None]
+    known = [value for value in values if value is not None]
     if not known:
         return NONE
     low, high = f"{min(known):.2f}", f"{max(known):.2f}"
@@ -125,12 +125,12 @@ def wrapped(items: Iterable[str], width: int, between: str = "   ") -> list[str]
     return [*lines, line] if line else lines
 
 
-def _shows(one: str) -> bool:
-    wide = unicodedata.east_asian_width(one) in "WF"
-    return one.isprintable() and not wide and not unicodedata.combining(one)
+def _fills_one_column(character: str) -> bool:
+    is_wide = unicodedata.east_asian_width(character) in "WF"
+    return character.isprintable() and not is_wide and not unicodedata.combining(character)
 
 
-# -- amounts with a unit: 60M parameters, 200MB -----------------------------------------------------
+# -- numbers with a unit: 60M parameters, 200MB -----------------------------------------------------
 
 NUMBERS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
@@ -138,7 +138,7 @@ BYTES |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
 
 def read_number(value: Any) -> float:
-    """A count out of a number or text.
+    """A count from a number or text.
 
     >>> read_number("60M"), read_number("1.5B")
     (60000000.0, 1500000000.0)
@@ -147,7 +147,7 @@ def read_number(value: Any) -> float:
 
 
 def read_bytes(value: Any) -> float:
-    """Bytes out of a number or text.
+    """Bytes from a number or text.
 
     >>> read_bytes("200MB"), read_bytes("1 GiB")
     (200000000.0, 1073741824.0)
@@ -156,35 +156,35 @@ def read_bytes(value: Any) -> float:
 
 
 def read_share(value: Any) -> float:
-    """A share out of a number or text.
+    """A share from a number or text.
 
     >>> read_share("50%"), read_share("1/2"), read_share(0.5)
     (0.5, 0.5, 0.5)
     """
     text = _text(value, "a ratio").strip().replace(",", ".")
-    found = re.fullmatch(r"(\d*\.?\d+(?:e[+-]?\d+)?|\d+\.)\s*(%|/\s*\d*\.?\d+)?", text, re.IGNORECASE)
+    match = re.fullmatch(r"(\d*\.?\d+(?:e[+-]?\d+)?|\d+\.)\s*(%|/\s*\d*\.?\d+)?", text, re.IGNORECASE)
     share = 0.0
-    if found and not isinstance(value, bool):
-        below = 100.0 if found[2] == "%" else float((found[2] or "/1")[1:])
-        share = float(found[1]) / below if below else 0.0
+    if match and not isinstance(value, bool):
+        divisor = 100.0 if match[2] == "%" else float((match[2] or "/1")[1:])
+        share = float(match[1]) / divisor if divisor else 0.0
     if not 0 < share < math.inf:
         raise BadOption(f"ratio must be a number above 0, got {value!r}. Write it as 0.5, 50% or 1/2.")
     return share
 
 
-def _read(value: Any, units: dict[str, int], what: str) -> float:
-    text = _text(value, what).strip().replace("_", "").replace(",", "")
-    found = re.fullmatch(r"(\d+(?:\.\d*)?(?:e\d+)?)\s*([a-z]*)", text.lower())
-    if isinstance(value, bool) or not found or found[2] not in units:
-        raise BadOption(f"{value!r} is not {what}.")
-    number = float(found[1]) * units[found[2]]
+def _read(value: Any, units: dict[str, int], kind: str) -> float:
+    text = _text(value, kind).strip().replace("_", "").replace(",", "")
+    match = re.fullmatch(r"(\d+(?:\.\d*)?(?:e\d+)?)\s*([a-z]*)", text.lower())
+    if isinstance(value, bool) or not match or match[2] not in units:
+        raise BadOption(f"{value!r} is not {kind}.")
+    number = float(match[1]) * units[match[2]]
     if not 1 <= number < math.inf:
-        raise BadOption(f"{value!r} is not {what}: it must be at least 1.")
+        raise BadOption(f"{value!r} is not {kind}: it must be at least 1.")
     return number
 
 
-def _text(value: Any, what: str) -> str:
+def _text(value: Any, kind: str) -> str:
     try:
         return str(value)
-    except ValueError:  # Python refuses to write so many digits
-        raise BadOption(f"a number of thousands of digits is not {what}.") from None
+    except ValueError:  # Python does not write so many digits
+        raise BadOption(f"a number of thousands of digits is not {kind}.") from None

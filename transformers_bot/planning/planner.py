@@ -31,31 +31,31 @@ from ..ops.recipe import Read, Recipe
 def general_warnings(
     adapter: Adapter, configs: tuple[Any, Any], sizes: tuple[Sizes, Sizes], renewed: Sequence[str], model_class: str
 ) -> list[str]:
-    """Sentences about (source, target) configs and sizes, newly initialised tensors and the target's class."""
-    found = []
-    # transformers says so when it builds the model, which is muted here.
+    """Warnings about the (source, target) configs and sizes, newly initialised tensors and the target's class."""
+    warnings = []
+    # transformers warns of it when it builds the model, but its messages are off at that point.
     flag = adapter.causal_flag
     if flag and not getattr(configs[1], flag) and model_class in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
-        found.append(f"{model_class} sees the words that come next: to generate text, pass {flag}=True")
-    found += field_warnings(adapter, *configs)
-    if _numbers_lag(*configs):
-        found.append("label2id does not fit id2label: it is kept as it is. Give both where one changes")
+        warnings.append(f"{model_class} sees the words that come next: to generate text, pass {flag}=True")
+    warnings += field_warnings(adapter, *configs)
+    if _labels_disagree(*configs):
+        warnings.append("label2id does not fit id2label: it is kept as it is. Give both where one changes")
     if renewed:
         shown = ", ".join(renewed[:4]) + (", ..." if len(renewed) > 4 else "")
-        what = "1 tensor is" if len(renewed) == 1 else f"{len(renewed)} tensors are"
-        found.append(f"{what} newly initialised, train the model before use: {shown}")
+        subject = "1 tensor is" if len(renewed) == 1 else f"{len(renewed)} tensors are"
+        warnings.append(f"{subject} newly initialised, train the model before use: {shown}")
     if smaller := smaller_roles(adapter.roles, sizes):
-        lost = " and ".join(smaller)
-        found.append(f"shrinking {lost} loses part of the source's function: train the model before use")
+        roles = " and ".join(smaller)
+        warnings.append(f"shrinking {roles} loses part of the source's function: train the model before use")
     for place in adapter.roles.of("place"):
         if _change(sizes, place) > 0:
             grown = f"{sizes[0][place]} -> {sizes[1][place]}"
-            found.append(f"text positions {grown}: the new ones have never been trained")
-    return found
+            warnings.append(f"text positions {grown}: the new ones have never been trained")
+    return warnings
 
 
 def smaller_roles(roles: Roles, sizes: tuple[Sizes, Sizes]) -> list[str]:
-    """The roles of which the target has fewer than the source."""
+    """The roles whose length is smaller in the target than in the source."""
     return [role for role in roles.resized if _change(sizes, role) < 0]
 
 
@@ -64,14 +64,14 @@ def _change(sizes: tuple[Sizes, Sizes], role: str) -> int:
     return after - before
 
 
-def _numbers_lag(source: Any, target: Any) -> bool:
-    """Whether the target's labels have new names, but not their way back."""
+def _labels_disagree(source: Any, target: Any) -> bool:
+    """Whether the target has new label names (id2label), but label2id does not match them."""
     names, numbers = target.id2label, target.label2id
     changed = names is not None and (names, numbers) != (source.id2label, source.label2id)
     return changed and numbers is not None and numbers != {name: number for number, name in names.items()}
 
 
-MAX_READS = 1 << 20  # tensors that are read for all steps together; each takes some 200 bytes of a plan
+MAX_READS = 1 << 20  # the most reads in a plan; each needs about 200 bytes
 RENEWED = "its place in the target is initialised anew"
 FOREIGN = "not part of "
 ABSENT = "the source has no such tensor"
@@ -153,7 +153,7 @@ class Plan:
         return render(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything the printed plan says, for machines (JSON types only)."""
+        """All that the printed plan shows, as JSON types."""
         from .render import as_dict
 
         return as_dict(self)
@@ -183,19 +183,28 @@ class Plan:
 
     @property
     def shrinks(self) -> bool:
-        """Whether layers or units get fewer: the result has lost a part, and must be trained."""
+        """Whether some role gets shorter: the result has lost a part of the source and must be trained."""
         return bool(smaller_roles(self.roles, (self.source_sizes, self.target_sizes)))
 
     @property
     def inherited(self) -> float:
         """The share of the target's parameters that comes from the source."""
-        taken = sum(step.parameters for step in self.steps if step.action in ("copy", "resample"))
-        return taken / max(1, self.parameters)
+        inherited = sum(step.parameters for step in self.steps if step.action in ("copy", "resample"))
+        return inherited / max(1, self.parameters)
 
 
 @dataclass(frozen=True)
 class Side:
-    """One end of the resize: sizes, tensors, and which of them the checkpoint does not hold."""
+    """The source or the target of a resize.
+
+    Attributes:
+        config: of the model.
+        sizes: role -> length.
+        inventory: the tensors of its class.
+        dtype: of its weights.
+        absent: tensors of the inventory that the checkpoint does not hold.
+        extra: tensors that the checkpoint holds beside the inventory.
+    """
 
     config: Any
     sizes: dict[str, int | None]
@@ -206,21 +215,22 @@ class Side:
 
     @property
     def held(self) -> set[str]:
-        """Tensors that the checkpoint holds under their own name, not as another one's tie."""
+        """Tensors that the checkpoint holds and that are not tied to another one."""
         return set(self.inventory.shapes) - set(self.inventory.ties) - self.absent
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """Which tensors of the target the source has a counterpart of, before any recipe is made.
+    """Which source tensors belong to each target tensor, before any recipe is made.
 
     Attributes:
         source_rules: source name -> its rule and layer.
         rules: target name -> its rule and layer.
         templates: target name -> its name with the layer left open.
         stacks: template -> layer -> the source's tensor.
-        shapes_before: name of a tensor with a counterpart -> the shape of the source's tensors of its rule.
-        clashes: names among those -> the fixed role in which both sides differ; they are initialised anew.
+        shapes_before: target tensor with a counterpart -> the shape of its source tensors.
+        clashes: target tensor with a counterpart -> the fixed role whose length differs; such a tensor is
+            initialised anew.
     """
 
     source_rules: dict[str, tuple[Rule, int | None]]
@@ -232,14 +242,14 @@ class Pairing:
 
     @property
     def counterparts(self) -> list[str]:
-        """Tensors that the source's can be made into."""
+        """Target tensors that can be made of source tensors."""
         return [name for name in self.shapes_before if name not in self.clashes]
 
 
 def pair(
     adapter: Adapter, source: Side, target: Side, method: Method, renew: bool = False, calibrated: bool = False
 ) -> Pairing:
-    """Find the source's tensors for every tensor of the target, and refuse what can be refused without a recipe.
+    """Find the source tensors of every target tensor; raise what needs no recipe to be seen.
 
     Args, Raises: as `make_plan`.
     """
@@ -253,20 +263,23 @@ def pair(
     for name, (rule, layer) in source_rules.items():
         if name not in source.absent:
             stacks.setdefault(rule.template(source.inventory.canonical(name)), {})[layer] = name
-    before: dict[str, tuple[int, ...]] = {}
+    source_shapes: dict[str, tuple[int, ...]] = {}
     clashes: dict[str, str] = {}
     for name, (rule, _) in rules.items():
         available = stacks.get(templates[name])
         if not available or name in target.inventory.ties:
             continue
-        before[name], shape = source.inventory.shapes[next(iter(available.values()))], target.inventory.shapes[name]
-        clash = _clash(rule, task, before[name], shape)
+        source_shapes[name], shape = (
+            source.inventory.shapes[next(iter(available.values()))],
+            target.inventory.shapes[name],
+        )
+        clash = _clash(rule, task, source_shapes[name], shape)
         if clash and not renew:
             configs = source.config, target.config
-            raise IncompatibleModels(_clash_message(adapter, clash, name, before[name], shape, configs))
+            raise IncompatibleModels(_clash_message(adapter, clash, name, source_shapes[name], shape, configs))
         if clash:
             clashes[name] = clash
-    return Pairing(source_rules, rules, templates, stacks, before, clashes)
+    return Pairing(source_rules, rules, templates, stacks, source_shapes, clashes)
 
 
 def make_plan(
@@ -277,20 +290,20 @@ def make_plan(
     Args:
         renew: tensors whose fixed axes (vocabulary, labels, ...) differ are initialised anew
             instead of being an error (transformers' `ignore_mismatched_sizes=True`).
-        calibrated: the source is going to be run on a few batches first.
+        calibrated: the source will be run on a few batches first.
 
     Raises:
         IncompatibleModels: a fixed axis differs and `renew` is off.
         PlanError: a tensor without a rule.
     """
     try:
-        return _made_plan(adapter, source, target, method, renew, calibrated)
+        return _plan(adapter, source, target, method, renew, calibrated)
     finally:
         forget_large(*_mapped_lengths(adapter, source, target))
 
 
 def _mapped_lengths(adapter: Adapter, source: Side, target: Side) -> tuple[list[int], list[int]]:
-    """Of both sides, the counts of layers, and the lengths of all other roles that maps are made for."""
+    """The lengths that maps are made for, on both sides: the counts of layers, then those of all other roles."""
     resampled = adapter.roles.of("stream", "unit", "entry", "frequency", "place", "grid")
     layers, entries = (
         [side.sizes[role] or 0 for side in (source, target) for role in roles]
@@ -299,22 +312,22 @@ def _mapped_lengths(adapter: Adapter, source: Side, target: Side) -> tuple[list[
     return layers, entries
 
 
-def _made_plan(adapter: Adapter, source: Side, target: Side, method: Method, renew: bool, calibrated: bool) -> Plan:
+def _plan(adapter: Adapter, source: Side, target: Side, method: Method, renew: bool, calibrated: bool) -> Plan:
     task = task_of(adapter, source, target, calibrated)
-    paired = pair(adapter, source, target, method, renew, calibrated)
-    steps = list(_steps(task, target, method, paired))
+    pairing = pair(adapter, source, target, method, renew, calibrated)
+    steps = list(_steps(task, target, method, pairing))
     renewed = [step.target for step in steps if step.action == "fresh"]
-    fresh = {paired.templates[name] for name in renewed}
+    fresh = {pairing.templates[name] for name in renewed}
     sizes = source.sizes, target.sizes
     advice = general_warnings(adapter, (source.config, target.config), sizes, renewed, target.inventory.model_class)
     crossed = crossing(adapter, source.extra)
     if crossed:
-        what = (
+        subject = (
             "1 tensor of cross attention is" if len(crossed) == 1 else f"{len(crossed)} tensors of cross attention are"
         )
-        advice.append(f"{what} left out, the decoder no longer reads another model: {crossed[0]}, ...")
-    read = {used for step in steps for used in step.reads.values()}
-    dropped = _dropped(source, target, paired.source_rules, read, set(paired.templates.values()), fresh)
+        advice.append(f"{subject} left out, the decoder no longer reads another model: {crossed[0]}, ...")
+    read = {name for step in steps for name in step.reads.values()}
+    dropped = _dropped(source, target, pairing.source_rules, read, set(pairing.templates.values()), fresh)
     return Plan(
         source.inventory,
         target.inventory,
@@ -332,11 +345,11 @@ def _made_plan(adapter: Adapter, source: Side, target: Side, method: Method, ren
 def _check_ties(source: Side, target: Side) -> None:
     if getattr(source.config, "tie_word_embeddings", False):
         return
-    lost = sorted(source.held.intersection(target.inventory.ties))
-    if lost:
+    untied = sorted(source.held.intersection(target.inventory.ties))
+    if untied:
         raise IncompatibleModels(
-            f"the source has a {lost[0]} of its own, which the target config ties to "
-            f"{target.inventory.ties[lost[0]]}: it would be lost. Set tie_word_embeddings=False in the target config."
+            f"the source has a {untied[0]} of its own, which the target config ties to "
+            f"{target.inventory.ties[untied[0]]}: it would be lost. Set tie_word_embeddings=False in the target config."
         )
 
 
@@ -351,41 +364,41 @@ def task_of(adapter: Adapter, source: Side, target: Side, calibrated: bool = Fal
     return Task(adapter, source.sizes, target.sizes, tied, gains, calibrated)
 
 
-def _steps(task: Task, target: Side, method: Method, paired: Pairing) -> Iterator[Step]:
+def _steps(task: Task, target: Side, method: Method, pairing: Pairing) -> Iterator[Step]:
     """A step for every tensor of the target.
 
     Raises:
-        BadSize: so many layers mixed with so many others that the plan itself would take gigabytes.
+        BadSize: the plan has more than `MAX_READS` reads, so that it alone would take gigabytes.
     """
     reads = 0
-    for name in paired.rules:
-        step = _step(name, task, target, method, paired)
+    for name in pairing.rules:
+        step = _step(name, task, target, method, pairing)
         reads += len(step.reads)
         if reads > MAX_READS:
-            before, after = task.lengths(paired.rules[name][0].depth or task.roles.depths[0])
+            before, after = task.lengths(pairing.rules[name][0].depth or task.roles.depths[0])
             raise BadSize(
-                f"from {before} to {after} layers this method makes one tensor of as many as {len(step.reads)}: over "
-                f"{MAX_READS:,} times a tensor would be read, the most that is planned for. Choose fewer layers, or a "
-                "rule for depth that mixes fewer of them."
+                f"from {before} to {after} layers this method makes one tensor of as many as {len(step.reads)}: "
+                f"a plan holds at most {MAX_READS:,} reads of tensors. Choose fewer layers, or a rule for depth that "
+                "mixes fewer of them."
             )
         yield step
 
 
-def _step(name: str, task: Task, target: Side, method: Method, paired: Pairing) -> Step:
-    shape, (rule, layer), template = target.inventory.shapes[name], paired.rules[name], paired.templates[name]
+def _step(name: str, task: Task, target: Side, method: Method, pairing: Pairing) -> Step:
+    shape, (rule, layer), template = target.inventory.shapes[name], pairing.rules[name], pairing.templates[name]
     if name in target.inventory.ties:
         return Step(name, "tie", shape, reason=f"tied to {target.inventory.ties[name]}")
-    before = paired.shapes_before.get(name)
+    before = pairing.shapes_before.get(name)
     if before is None:
         return Step(name, "fresh", shape, reason=ABSENT)
-    if name in paired.clashes:
-        reason = f"{paired.clashes[name]} differs: {before} -> {shape}"
+    if name in pairing.clashes:
+        reason = f"{pairing.clashes[name]} differs: {before} -> {shape}"
         return Step(name, "fresh", shape, source_shape=before, reason=reason)
     recipe = method.recipe(task, rule, layer, template)
     if isinstance(recipe, Fresh):
         return Step(name, "fresh", shape, reason=recipe.reason)
     recipe = _compensated(task, rule, template, recipe)
-    stacks = paired.stacks
+    stacks = pairing.stacks
     missing = [read for read in recipe.needs if read.layer not in stacks.get(read.name, {})]
     if missing:
         raise PlanError(f"target tensor {name!r} needs {missing[0]} of the source, which does not have it.")
@@ -395,7 +408,7 @@ def _step(name: str, task: Task, target: Side, method: Method, paired: Pairing) 
 
 
 def _compensated(task: Task, rule: Rule, name: str, recipe: Recipe) -> Recipe:
-    """The recipe with what makes up for factors of the forward pass that depend on a size (see `Adapter.gains`).
+    """The recipe, corrected for the factors of the forward pass that depend on a size (see `Adapter.gains`).
 
     A table whose rows the model multiplies by g takes 1 / g. Where the same table is the output embedding, which
     nothing multiplies, the norm in front of it takes g. A norm that multiplies by 1 + w is mapped as 1 + w.
@@ -420,8 +433,8 @@ def _clash(rule: Rule, task: Task, source_shape: tuple[int, ...], shape: tuple[i
             for factor in segment:
                 if not factor.role or task.roles.kind(factor.role) not in FIXED:
                     continue
-                known = task.source[factor.role]
-                differs = before != after if known is None else known != task.target[factor.role]
+                source_length = task.source[factor.role]
+                differs = before != after if source_length is None else source_length != task.target[factor.role]
                 if differs:
                     return factor.role
     return None
@@ -436,25 +449,25 @@ def _clash_message(
     configs: tuple[Any, Any],
 ) -> str:
     differs = f"{name} is {source} in the source and {target} in the target config: "
-    told = adapter.clash(role, name, *configs) if adapter.clash else None
-    if told:
-        return differs + told
-    known = adapter.roles[role]
+    advice = adapter.clash(role, name, *configs) if adapter.clash else None
+    if advice:
+        return differs + advice
+    known_role = adapter.roles[role]
     return (
-        f"{differs}{role} entries have an identity of their own and are never resampled. Set {known.field} to the "
+        f"{differs}{role} entries have an identity of their own and are never resampled. Set {known_role.field} to the "
         "source's value, or pass ignore_mismatched_sizes=True to initialise such tensors anew."
-        f"{known.remedy and ' '}{known.remedy}"
+        f"{known_role.remedy and ' '}{known_role.remedy}"
     )
 
 
-def _about_left_out(dropped: dict[str, str], told: Collection[str], target: Side) -> list[str]:
-    """A sentence on the source's tensors that the target's class has no place for, but those told otherwise."""
-    names = [name for name, reason in dropped.items() if reason.startswith(FOREIGN) and name not in told]
+def _about_left_out(dropped: dict[str, str], mentioned: Collection[str], target: Side) -> list[str]:
+    """A warning about source tensors that the target's class has no place for, except those that have one already."""
+    names = [name for name, reason in dropped.items() if reason.startswith(FOREIGN) and name not in mentioned]
     if not names:
         return []
-    what = "1 tensor of the source is" if len(names) == 1 else f"{len(names)} tensors of the source are"
+    count = "1 tensor of the source is" if len(names) == 1 else f"{len(names)} tensors of the source are"
     shown = ", ".join(printable(name)[:100] for name in names[:4]) + (", ..." if len(names) > 4 else "")
-    return [f"{what} left out, because {target.inventory.model_class} has no place for such: {shown}"]
+    return [f"{count} left out, because {target.inventory.model_class} has no place for such: {shown}"]
 
 
 def _dropped(
@@ -462,7 +475,7 @@ def _dropped(
     target: Side,
     source_rules: dict[str, tuple[Rule, int | None]],
     read: set[str],
-    made: set[str],
+    made_templates: set[str],
     fresh: set[str],
 ) -> dict[str, str]:
     foreign = FOREIGN + target.inventory.model_class
@@ -472,6 +485,6 @@ def _dropped(
         if name in read or name not in held:
             continue
         template = rule.template(source.inventory.canonical(name))
-        kept = "no target tensor is made of it" if template in made else foreign
-        dropped[name] = RENEWED if template in fresh else kept
+        reason = "no target tensor is made of it" if template in made_templates else foreign
+        dropped[name] = RENEWED if template in fresh else reason
     return dropped

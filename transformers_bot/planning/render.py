@@ -1,4 +1,4 @@
-"""How a plan is printed, and its form for machines: layers merged, sizes and bytes in words."""
+"""A plan as text, HTML and JSON types, the tensors of all layers in one row."""
 
 import math
 import re
@@ -10,7 +10,7 @@ from ..console.tables import ending, html_table, lines, page, some, table
 from ..console.text import cut, printable, size, wrapped
 from ..console.text import shape as shape_of
 
-# What is printed is handed over by the class that is printed, which imports this module: no import goes back to it.
+# The class of a plan imports this module, so this module does not import the class.
 Plan: TypeAlias = Any
 Step: TypeAlias = Any
 
@@ -21,24 +21,24 @@ def render(plan: Plan, width: int | None = None) -> str:
     """A table: sizes, one row per stack of layers, totals, warnings.
 
     Args:
-        width: columns to fit it in, at least 60; None for one row per tensor, of any length.
+        width: columns to fit it in, at least 60; None for rows of any length.
     """
     sizes, rows = sizes_of(plan), rows_of(plan)
     lines = table([HEADING, *rows])
     if width is not None and max(map(len, lines)) > width:
         lines = _narrow(rows, width)
-    head = f"{plan.source.model_class} -> {plan.target.model_class}, method {plan.method['method']}"
+    title = f"{plan.source.model_class} -> {plan.target.model_class}, method {plan.method['method']}"
     if width is not None:
-        head = textwrap.fill(head, width, subsequent_indent="  ")
+        title = textwrap.fill(title, width, subsequent_indent="  ")
     sizes_and_totals = ("\n".join(wrapped(items, min(110, width or 110))) for items in (sizes, totals(plan)))
-    told = [f"warning: {printable(text)}" for text in plan.warnings]
+    notes = [f"warning: {printable(text)}" for text in plan.warnings]
     if width is not None:
-        told = [textwrap.fill(text, width, subsequent_indent="  ") for text in told]
-    return "\n".join([head, next(sizes_and_totals), "", *lines, "", next(sizes_and_totals), *told])
+        notes = [textwrap.fill(text, width, subsequent_indent="  ") for text in notes]
+    return "\n".join([title, next(sizes_and_totals), "", *lines, "", next(sizes_and_totals), *notes])
 
 
 def sizes_of(plan: Plan, changed: bool = False) -> list[str]:
-    """Every role with its length on both sides; with `changed`, those that differ."""
+    """Every role with its length on both sides; with `changed`, only the roles whose length differs."""
     return [
         f"{role} {before} -> {plan.target_sizes[role]}" if before != plan.target_sizes[role] else f"{role} {before}"
         for role, before in plan.source_sizes.items()
@@ -47,7 +47,7 @@ def sizes_of(plan: Plan, changed: bool = False) -> list[str]:
 
 
 def rows_of(plan: Plan) -> "list[Row]":
-    """Tensors with their layers merged, then what is dropped."""
+    """A row for every stack of layers, then the dropped tensors."""
     return [_printable(row) for row in (*_rows(plan), *_dropped_rows(plan))]
 
 
@@ -84,7 +84,7 @@ def _pattern(name: str) -> str:
 def _merged(pattern: str, members: list[str]) -> str:
     if "#" not in pattern:
         return pattern
-    numbers = sorted({int(found[1]) for name in members if (found := re.search(r"\.(\d+)\.", name))})
+    numbers = sorted({int(match[1]) for name in members if (match := re.search(r"\.(\d+)\.", name))})
     if len(numbers) == 1:
         return pattern.replace("#", str(numbers[0]))
     if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
@@ -102,38 +102,38 @@ HEADING: Row = ("action", "tensor", "source", "target", "how")
 
 
 def _printable(row: Row) -> Row:
-    """A checkpoint may call its tensors anything: nothing in a name steers the terminal, and it has an end."""
+    """The row with names escaped and cut: a checkpoint can name its tensors anything, even terminal commands."""
     action, name, source, target, how = row
     return action, cut(printable(name), LONGEST), source, target, printable(how)
 
 
 def _narrow(rows: list[Row], width: int) -> list[str]:
-    """The table for few columns: layers under a heading of their own, `how` as a number that is explained below."""
+    """The table for few columns: a heading for each stack of layers, and `how` as the number of a note below."""
     notes = {how: str(number) for number, how in enumerate(dict.fromkeys(row[4] for row in rows if row[4]), 1)}
     cells: list[Row] = [HEADING]
     last = ""
     for action, name, source, target, how in rows:
-        stem, rest = _stem(name)
+        stem, indented = _stem(name)
         if stem and stem != last:
             cells.append(("", stem, "", "", ""))
         last = stem
-        cells.append((action, rest, source, target, notes.get(how, "")))
-    told = [textwrap.fill(f"{n:>3}  {how}", width, subsequent_indent=" " * 5) for how, n in notes.items()]
-    return [*table(cells, width, right=(4,)), "", "how", *"\n".join(told).splitlines()]
+        cells.append((action, indented, source, target, notes.get(how, "")))
+    explanations = [textwrap.fill(f"{n:>3}  {how}", width, subsequent_indent=" " * 5) for how, n in notes.items()]
+    return [*table(cells, width, right=(4,)), "", "how", *"\n".join(explanations).splitlines()]
 
 
 def _stem(name: str) -> tuple[str, str]:
-    """A name of several layers in two: the part up to the layers, and the indented rest.
+    """Split the name of a stack of layers: the part up to the layers, and the indented rest.
 
     >>> _stem("h.{0...5}.attn.weight"), _stem("wte.weight")
     (('h.{0...5}.', '  attn.weight'), ('', 'wte.weight'))
     """
-    found = re.match(r"(.*?\.\{\d[^}]*\}\.)(?!\*$)(.+)", name)
-    return (found[1], "  " + found[2]) if found else ("", name)
+    match = re.match(r"(.*?\.\{\d[^}]*\}\.)(?!\*$)(.+)", name)
+    return (match[1], "  " + match[2]) if match else ("", name)
 
 
 def _rows(plan: Plan) -> list[Row]:
-    """One row per stack of layers; weight and bias share a row where all else is the same."""
+    """One row per stack of layers; weight and bias share a row if action, shapes and reason are the same."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for step in plan.steps:
         stem, _, ending = _pattern(step.target).rpartition(".")
@@ -149,7 +149,7 @@ def _rows(plan: Plan) -> list[Row]:
 
 
 def _dropped_rows(plan: Plan) -> list[Row]:
-    """Dropped layers in one row each reason, other dropped tensors by name."""
+    """Dropped layers in one row per reason, other dropped tensors by name."""
     groups: dict[tuple[str, str], list[str]] = {}
     for name, reason in plan.dropped.items():
         pattern = _pattern(name)
@@ -164,7 +164,7 @@ def _dropped_rows(plan: Plan) -> list[Row]:
 
 
 def totals(plan: Plan) -> list[str]:
-    """Parameters and bytes of both sides, and what of the source is in the target."""
+    """Parameters and bytes of both sides, and how much of the source is in the target."""
     return [
         f"parameters {_source_parameters(plan):,} -> {plan.parameters:,}",
         f"bytes {size(_source_bytes(plan))} -> {size(_target_bytes(plan))}",
@@ -173,40 +173,43 @@ def totals(plan: Plan) -> list[str]:
 
 
 def _inherited(plan: Plan) -> str:
-    """What of the source is in the target; that all of a smaller one comes from it would say nothing."""
+    """How much of the source is in the target.
+
+    For a smaller target this is a share of the source: all of the target comes from it, which would say nothing.
+    """
     if plan.method.get("fitted") is False:
-        return f"nothing is learned yet: method {plan.method['method']} is to be fitted"
+        return f"nothing is learned yet: method {plan.method['method']} must be fitted"
     if plan.shrinks:
         return f"keeps {100 * parameters_kept(plan):.1f} % of the source's parameters, must be trained"
     return f"inherited {100 * plan.inherited:.1f} % of the target"
 
 
 def parameters_kept(plan: Plan) -> float:
-    """The share of the source's parameters that the target still has: what is new beside them does not count."""
-    made = [step for step in plan.steps if step.action in ("copy", "resample")]
+    """The share of the source's parameters that the target still has; new parameters do not count."""
+    inherited = [step for step in plan.steps if step.action in ("copy", "resample")]
     before = Counter(_pattern(plan.source.canonical(name)) for name in plan.source.shapes)
-    patterns = [_pattern(plan.target.canonical(step.target)) for step in made]
+    patterns = [_pattern(plan.target.canonical(step.target)) for step in inherited]
     after = Counter(patterns)
     common = (
         common_numbers(step.source_shape, step.shape, (before[pattern], after[pattern]))
-        for step, pattern in zip(made, patterns, strict=True)
+        for step, pattern in zip(inherited, patterns, strict=True)
     )
     return min(1.0, sum(common) / max(1, _source_parameters(plan)))
 
 
 def common_numbers(before: Shape | None, after: Shape, layers: tuple[int, int]) -> float:
-    """How many numbers of the source a tensor of the target has: on every axis the shorter length.
+    """How many entries of the source a target tensor can hold: the shorter length on every axis.
 
     >>> common_numbers((4, 4), (2, 8), (6, 12))
     4.0
 
     Args:
         before, after: shapes in the source and in the target.
-        layers: of the stack, on both sides; of layers that are there twice one counts.
+        layers: of the stack, on both sides; a layer that is repeated counts once.
     """
-    alike = before is not None and len(before) == len(after)
-    both = math.prod(map(min, before, after)) if before is not None and alike else math.prod(after)
-    return both * min(1.0, layers[0] / max(1, layers[1])) if layers[0] else float(both)
+    same_rank = before is not None and len(before) == len(after)
+    common = math.prod(map(min, before, after)) if before is not None and same_rank else math.prod(after)
+    return common * min(1.0, layers[0] / max(1, layers[1])) if layers[0] else float(common)
 
 
 def _source_parameters(plan: Plan) -> int:
@@ -241,7 +244,7 @@ def _known(sizes: dict[str, int | None]) -> dict[str, int]:
 def plan_lines(plan: Plan) -> str:
     """The repr of a plan."""
     actions = {"copy": "copied", "resample": "resampled", "fresh": "initialised anew", "tie": "tied"}
-    counts = [f"{len(plan.names(one))} {word}" for one, word in actions.items() if plan.names(one)]
+    counts = [f"{len(plan.names(action))} {verb}" for action, verb in actions.items() if plan.names(action)]
     counts += [f"{len(plan.dropped)} of the source dropped"] if plan.dropped else []
     classes, method = (plan.source.model_class, plan.target.model_class), str(plan.method.get("method"))
     return lines(
@@ -254,9 +257,9 @@ def plan_lines(plan: Plan) -> str:
 
 def plan_page(plan: Plan) -> str:
     """A plan as HTML: sizes, one row per stack of layers, totals, warnings."""
-    head = f"{plan.source.model_class} → {plan.target.model_class}, method {plan.method.get('method')}"
+    title = f"{plan.source.model_class} → {plan.target.model_class}, method {plan.method.get('method')}"
     return page(
-        head,
+        title,
         [", ".join(sizes_of(plan)), "; ".join(totals(plan))],
         [html_table([HEADING, *rows_of(plan)])],
         plan.warnings,
