@@ -1,1 +1,1 @@
-"""What a resize did to every tensor: measured while it runs, kept as data, shown."""
+"""What a resize did to every tensor: measured while it runs, kept as data, shown as text and figures."""

@@ -1,9 +1,9 @@
-"""Measures what a plan reads and makes while it runs, in one pass over each tensor.
+"""Measures the tensors that a plan reads and makes while it runs, in one pass over each tensor.
 
-The energy kept of a tensor is the share of its sum of squares that lies in what the maps see (see
-`energy`): over depth, then along one axis after the other in the order in which `recipe.apply` maps
-them. Each role's share is of what those before it have kept, so that along one segment their
-product is the tensor's; segments (a fused q|k|v) add their energies up.
+The energy kept of a tensor is the share of its sum of squares in the row space of the maps (see `ops.energy`): first
+over depth, then along one axis after the other, in the order in which `recipe.apply` maps them. The share of a role
+is of the energy that the maps before it have kept. So in one segment the product of these shares is the share of the
+tensor; the energies of several segments (a fused q|k|v) are added up.
 """
 
 import math
@@ -29,13 +29,13 @@ class Along:
     """What the maps of one role did in one tensor, over all of its segments.
 
     Attributes:
-        role: of the axis; "heads x head_dim" where a method has them as one.
-        reads: the tensor reads this axis, it does not write it.
+        role: of the axis; "heads x head_dim" if the method maps both as one.
+        reads: whether the tensor reads this axis; otherwise it writes it.
         before, after: lengths.
         squares: the sum of the squares of the maps' entries.
         smaller: the shorter length; an orthonormal map's squares add up to it.
-        arrived, kept: energy before and after; None where it was not measured.
-        over_layers: the map is not of an axis but over the depth.
+        arrived, kept: energy before and after the map; None if it was not measured.
+        over_layers: whether this is the sum over layers, not a map of an axis.
     """
 
     role: str
@@ -61,18 +61,18 @@ class Trace:
         self._recipe: Recipe = step.recipe or Recipe((), ())
         self.noise, self.gain = 0.0, 1.0
         self.depth: tuple[float, float] | None = None
-        self._start, self._total = 0.0, 0.0  # energy of the summed layers, and kept of it so far
-        self._piece = 0.0  # the same in the segment that is being mapped
-        self._levels: list[list[Stretch]] = []  # of the axis that is being mapped: by segment and factor
+        self._start, self._total = 0.0, 0.0  # energy of the summed layers, and the part kept so far
+        self._piece = 0.0  # energy kept so far in the segment that is being mapped
+        self._levels: list[list[Stretch]] = []  # of the current axis: by segment and factor
         self._pieces: list[float] = []
-        self._done: dict[int, Tensor | tuple[Segment, ...]] = {}  # axis -> what takes its maps' stretch out
+        self._done: dict[int, Tensor | tuple[Segment, ...]] = {}  # axis -> what undoes the stretch of its maps
         self._along: dict[tuple[int, str, bool], Along] = {}
 
     @property
     def source(self) -> Sums:
-        """Of every tensor that the result is made of."""
+        """Sums of all source tensors that the result is made of."""
         recipes = (self._recipe, *self._recipe.plus)
-        names = dict.fromkeys(self._step.reads[one] for recipe in recipes for one in recipe.reads)
+        names = dict.fromkeys(self._step.reads[read] for recipe in recipes for read in recipe.reads)
         return sum((self._sources[name] for name in names), Sums())
 
     @property
@@ -84,32 +84,32 @@ class Trace:
 
     def summed(self, signal: Tensor) -> None:
         recipe = self._recipe
-        read = [one for one in recipe.reads if one.weight]
-        squares = sum(one.weight**2 for one in read)
-        arrived = sum(self._sources[self._step.reads[one]].squares for one in read)
-        known = len(read) == 1 and not recipe.undo
-        self._start = self._total = arrived * squares if known else energy(signal)
-        if read and not recipe.undo:
-            self.depth = arrived, self._total / squares
+        reads = [read for read in recipe.reads if read.weight]
+        squares = sum(read.weight**2 for read in reads)
+        energy_read = sum(self._sources[self._step.reads[read]].squares for read in reads)
+        is_plain = len(reads) == 1 and not recipe.undo
+        self._start = self._total = energy_read * squares if is_plain else energy(signal)
+        if reads and not recipe.undo:
+            self.depth = energy_read, self._total / squares
 
     def mapped(self, dim: int, segments: tuple[Segment, ...], place: tuple[int, int], x: Tensor, out: Tensor) -> None:
         number, offset = place
-        one = self._stretches.of(segments[number][offset])
-        whole = self._loses_nothing(segments)
+        stretch = self._stretches.of(segments[number][offset])
+        lossless = self._loses_nothing(segments)
         if place == (0, 0):
             self._levels, self._pieces = [], []
-        if offset == 0:  # where nothing can be lost every share is 1, and no segment is measured apart
+        if offset == 0:  # if nothing can be lost, every share is 1 and no segment is measured by itself
             self._levels.append([])
-            self._piece = self._total if len(segments) == 1 or whole else self._energy(x, dim, len(segments[number]))
+            self._piece = self._total if len(segments) == 1 or lossless else self._energy(x, dim, len(segments[number]))
         arrived = self._piece
-        self._levels[-1].append(one)
-        if not one.lossless:
+        self._levels[-1].append(stretch)
+        if not stretch.lossless:
             self._piece = self._energy(out, dim, len(segments[number]))
-        self._note(dim, segments, place, one, arrived)
+        self._note(dim, segments, place, stretch, arrived)
         if offset == len(segments[number]) - 1:
             self._pieces.append(self._piece)
             if number == len(segments) - 1:
-                self._total = self._total if whole else sum(self._pieces)
+                self._total = self._total if lossless else sum(self._pieces)
                 self._done[dim] = _undoing(self._levels)
                 self.gain *= _gain(segments, self._levels)
 
@@ -120,19 +120,19 @@ class Trace:
         return all(self._stretches.of(m).lossless for segment in segments for m in segment)
 
     def _energy(self, x: Tensor, dim: int, factors: int) -> float:
-        """The energy of a segment whose factors stand at `dim` and after, every stretch so far taken out."""
+        """The energy of a segment whose factors are the dimensions from `dim` on, with all stretch so far undone."""
         undone: dict[int, Tensor | AxisMap | tuple[Segment, ...]] = {}
-        undone |= {axis if axis < dim else axis + factors - 1: one for axis, one in self._done.items()}
-        undone |= {dim + offset: one.undo for offset, one in enumerate(self._levels[-1])}
-        for axis, one in undone.items():
-            if isinstance(one, AxisMap):
-                x = one.apply(x, axis)
-            elif not isinstance(one, Tensor):
-                x = apply_axis(x, axis, one)
-        return energy(x, {axis: one for axis, one in undone.items() if isinstance(one, Tensor)})
+        undone |= {axis if axis < dim else axis + factors - 1: undo for axis, undo in self._done.items()}
+        undone |= {dim + offset: stretch.undo for offset, stretch in enumerate(self._levels[-1])}
+        for axis, undo in undone.items():
+            if isinstance(undo, AxisMap):
+                x = undo.apply(x, axis)
+            elif not isinstance(undo, Tensor):
+                x = apply_axis(x, axis, undo)
+        return energy(x, {axis: undo for axis, undo in undone.items() if isinstance(undo, Tensor)})
 
     def _note(
-        self, dim: int, segments: tuple[Segment, ...], place: tuple[int, int], one: Stretch, arrived: float
+        self, dim: int, segments: tuple[Segment, ...], place: tuple[int, int], stretch: Stretch, arrived: float
     ) -> None:
         number, offset = place
         axis_map = segments[number][offset]
@@ -140,58 +140,60 @@ class Trace:
             return
         role, reads = _named(self._rule.axes[dim], segments[number], place)
         smaller = min(axis_map.source, axis_map.target)
-        new = Along(role, reads, axis_map.source, axis_map.target, one.squares, smaller, arrived, self._piece)
-        known = self._along.get((dim, role, reads))
-        self._along[dim, role, reads] = new if known is None else _pooled(known, new)
+        entry = Along(role, reads, axis_map.source, axis_map.target, stretch.squares, smaller, arrived, self._piece)
+        earlier = self._along.get((dim, role, reads))
+        self._along[dim, role, reads] = entry if earlier is None else _pooled(earlier, entry)
 
 
 def _undoing(levels: list[list[Stretch]]) -> Tensor | tuple[Segment, ...]:
-    """What takes the stretch of one axis out: weights on the energy of its entries where such do, else maps."""
-    weights = [[one.undo for one in factors if isinstance(one.undo, Tensor)] for factors in levels]
+    """What undoes the stretch of one axis: weights for the energy of its entries if these suffice, else maps."""
+    weights = [[stretch.undo for stretch in factors if isinstance(stretch.undo, Tensor)] for factors in levels]
     if sum(map(len, weights)) == sum(map(len, levels)):
         return torch.cat([reduce(torch.kron, factors) for factors in weights])
-    return tuple(tuple(one.undoing for one in factors) for factors in levels)
+    return tuple(tuple(stretch.undoing for stretch in factors) for factors in levels)
 
 
 def _gain(segments: tuple[Segment, ...], levels: list[list[Stretch]]) -> float:
-    """Frobenius norm of the whole axis' map over the square root of the shorter side."""
-    squares = sum(math.prod(one.squares for one in factors) for factors in levels)
-    lengths = (sum(math.prod(getattr(m, side) for m in one) for one in segments) for side in ("source", "target"))
+    """Frobenius norm of the map of the whole axis, divided by the square root of the shorter length."""
+    squares = sum(math.prod(stretch.squares for stretch in factors) for factors in levels)
+    lengths = (
+        sum(math.prod(getattr(m, side) for m in segment) for segment in segments) for side in ("source", "target")
+    )
     return math.sqrt(squares / min(lengths))
 
 
 def _named(axis: Axis, segment: Segment, place: tuple[int, int]) -> tuple[str, bool]:
-    """The role of a map and its side; a map over a whole segment has all of the segment's roles."""
+    """The role of a map, and whether its tensor reads it; a map of a whole segment has all roles of the segment."""
     number, offset = place
     factors: tuple[Factor, ...] = axis.segments[number]
     own = (factors[offset],) if len(segment) == len(factors) else factors
     return " x ".join(factor.role or str(factor.size) for factor in own), all(factor.reads for factor in own)
 
 
-def _pooled(one: Along, other: Along) -> Along:
-    """Two segments of the same role and side."""
+def _pooled(first: Along, second: Along) -> Along:
+    """The sum of two segments of the same role and side."""
     return replace(
-        one,
-        squares=one.squares + other.squares,
-        smaller=one.smaller + other.smaller,
-        arrived=(one.arrived or 0.0) + (other.arrived or 0.0),
-        kept=(one.kept or 0.0) + (other.kept or 0.0),
+        first,
+        squares=first.squares + second.squares,
+        smaller=first.smaller + second.smaller,
+        arrived=(first.arrived or 0.0) + (second.arrived or 0.0),
+        kept=(first.kept or 0.0) + (second.kept or 0.0),
     )
 
 
 @dataclass(frozen=True)
-class Made:
+class Measurement:
     """What was measured of one target tensor.
 
     Attributes:
         source: sums of the tensors that were read.
-        result: sums of the tensor, as stored.
+        result: sums of the target tensor as stored.
         along: one entry per role and side that was mapped, in the order of the maps.
-        depth: the layers' energy and how much of it their sum kept; None where that has no meaning.
-        axes: the energy of that sum and how much of it the maps kept.
-        gain: of all the maps together: 1 for orthonormal ones.
+        depth: energy of the layers and the part of it that their sum keeps; None if that has no meaning.
+        axes: energy of that sum and the part of it that the maps keep.
+        gain: of all maps together; 1 for orthonormal maps.
         noise: energy of the noise in the detail bands.
-        linear: it is a weighted sum of layers under one map per axis, to which at most noise was added.
+        linear: whether it is a weighted sum of layers under one map per axis, apart from added noise.
     """
 
     source: Sums
@@ -205,7 +207,7 @@ class Made:
 
 
 class Watch:
-    """Collects what `make_report` tells, while `run_plan(..., watch=watch)` runs.
+    """Collects the figures of `make_report` while `run_plan(..., watch=watch)` runs.
 
     Example:
         watch = Watch(plan, adapter)
@@ -213,8 +215,8 @@ class Watch:
         report = make_report(plan, watch, provenance)
 
     Args:
-        plan: what is going to be run.
-        adapter: of its source and target; its rules tell which axis has which role.
+        plan: the plan that will run.
+        adapter: of its source and target; its rules give the role of every axis.
     """
 
     def __init__(self, plan: Plan, adapter: Adapter) -> None:
@@ -222,63 +224,65 @@ class Watch:
         self.templates = {
             name: rule.template(plan.target.canonical(name)) for name, (rule, _) in self.rules.items()
         }  # stacks of same-function tensors
-        self.results: dict[str, Made] = {}
-        self.unfinite: list[str] = []  # results that are not finite because their source is not
-        self.unread = 0.0  # energy of the source tensors that nothing was made of
+        self.results: dict[str, Measurement] = {}
+        self.nonfinite: list[str] = []  # results that are not finite because their source is not
+        self.unread = 0.0  # energy of the source tensors that no target tensor reads
         self._sources: dict[str, Sums] = {}
         self._stretches = Stretches()
         self._trace: Trace | None = None
 
-    def reading(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def measured(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The same tensors, each measured when it is first read."""
         return _Measured(tensors, self._sources)
 
-    def passed_over(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take down the source tensors that nothing was made of."""
+    def record_unread(self, tensors: Mapping[str, Tensor]) -> None:
+        """Record the source tensors that no target tensor reads."""
         self.unread = sum(sums(x).squares for x in tensors.values() if x.is_floating_point())
 
     @property
     def sources(self) -> Mapping[str, Sums]:
-        """Source tensor -> its sums, of all that were read."""
+        """The sums of every source tensor that was read, by name."""
         return self._sources
 
-    def following(self, step: Step) -> Trace:
-        """What `recipe.run` tells about this step."""
+    def trace(self, step: Step) -> Trace:
+        """The watcher of this step for `recipe.run`."""
         self._trace = Trace(step, self.rules[step.target][0], self._sources, self._stretches)
         return self._trace
 
-    def made(self, step: Step, out: Tensor) -> None:
-        """Take down what the step has made.
+    def record(self, step: Step, out: Tensor) -> None:
+        """Record the tensor that a step has computed.
 
         Raises:
-            BadWeights: it is not finite, although all that was read is.
+            BadWeights: it is not finite, although all tensors that were read are.
         """
         trace, recipe = self._trace, step.recipe
         if trace is None or recipe is None:
-            raise ValueError(f"{step.target}: nothing was followed; call following(step) first.")
+            raise ValueError(f"{step.target}: it has no trace; call trace(step) first.")
         result, source = sums(out), trace.source
         if not result.is_finite:
             if source.is_finite:
                 raise BadWeights(_overflow_message(step.target, out))
-            self.unfinite.append(step.target)
+            self.nonfinite.append(step.target)
         depth, axes = trace.depth, trace.axes
         if recipe.is_copy:
             depth = axes = (source.squares, source.squares)
-        linear = not recipe.undo and not recipe.plus and any(one.weight for one in recipe.reads)
-        self.results[step.target] = Made(source, result, trace.along(), depth, axes, trace.gain, trace.noise, linear)
+        linear = not recipe.undo and not recipe.plus and any(read.weight for read in recipe.reads)
+        self.results[step.target] = Measurement(
+            source, result, trace.along(), depth, axes, trace.gain, trace.noise, linear
+        )
         self._trace = None
 
 
 class _Measured(Mapping[str, Tensor]):
-    """Tensors that leave their sums when they are read: reading again may mean computing again."""
+    """Tensors whose sums are taken when they are first read: to read one again may mean to compute it again."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], found: dict[str, Sums]) -> None:
-        self._tensors, self._found = tensors, found
+    def __init__(self, tensors: Mapping[str, Tensor], sums_of: dict[str, Sums]) -> None:
+        self._tensors, self._sums = tensors, sums_of
 
     def __getitem__(self, name: str) -> Tensor:
         x = self._tensors[name]
-        if name not in self._found:
-            self._found[name] = sums(x)
+        if name not in self._sums:
+            self._sums[name] = sums(x)
         return x
 
     def __iter__(self) -> Iterator[str]:
@@ -295,6 +299,6 @@ def _overflow_message(name: str, out: Tensor) -> str:
     remedy = wider.get(dtype, "dtype='float64'")
     return (
         f"{name}: {len(bad)} of {out.numel()} entries (the first at {bad[0].tolist()}) are not finite as {dtype}, "
-        f"whose largest number is {torch.finfo(out.dtype).max:.5g}, although all that they are made of is. "
+        f"whose largest number is {torch.finfo(out.dtype).max:.5g}, although all values that they are made of are. "
         f"Pass {remedy}."
     )

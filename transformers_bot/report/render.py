@@ -1,4 +1,4 @@
-"""How a transfer report is read: in a terminal, as a markdown page, as a few lines of a model card."""
+"""A transfer report as text for a terminal, as a Markdown page, and as a summary for a model card."""
 
 from collections.abc import Iterable, Iterator
 from textwrap import wrap
@@ -26,7 +26,7 @@ from ..console.text import (
 )
 from ..planning.render import merge_layers
 
-# What is printed is handed over by the class that is printed, which imports this module: no import goes back to it.
+# The class of a report imports this module, so this module does not import the class.
 Report: TypeAlias = Any
 Role: TypeAlias = Any
 Stack: TypeAlias = Any
@@ -48,11 +48,11 @@ MEANING = (
 
 
 def terminal(report: Report) -> str:
-    """At most 80 columns: sizes, what each role kept, tensors with their layers merged, warnings."""
+    """Text of at most 80 columns: sizes, energy kept by role, a row for every stack of layers, warnings."""
     before, after = report.classes
-    head = f"{before} -> {after}, method {_method(report)}"
+    title = f"{before} -> {after}, method {_method(report)}"
     source = report.provenance.get("source")
-    lines = [*wrap(printable(head), WIDTH), *([cut(f"source {printable(str(source))}", WIDTH)] if source else [])]
+    lines = [*wrap(printable(title), WIDTH), *([cut(f"source {printable(str(source))}", WIDTH)] if source else [])]
     lines += [*wrapped(sizes_of(report), WIDTH), *wrap("; ".join(totals(report)), WIDTH), ""]
     if report.roles:
         lines += [*table([ROLE_HEAD, *map(role_row, report.roles)], WIDTH, right=range(2, 7)), ""]
@@ -65,23 +65,23 @@ def terminal(report: Report) -> str:
 
 def summary(report: Report) -> str:
     """Markdown for a model card: sizes, inherited share, one table of roles, warnings."""
-    told = (", ".join(sizes_of(report)), *totals(report), *depth_of(report), *losses_of(report))
-    lines = [f"- {_arrows(literal(text))}" for text in told]
+    facts = (", ".join(sizes_of(report)), *totals(report), *depth_of(report), *losses_of(report))
+    lines = [f"- {_arrows(literal(text))}" for text in facts]
     lines += [f"- **Warning:** {literal(text)}" for text in warnings_of(report)]
     if report.roles:
-        rows = [tuple(map(literal, role_row(one))) for one in report.roles]
+        rows = [tuple(map(literal, role_row(role))) for role in report.roles]
         lines += ["", *markdown_table([ROLE_HEAD, *rows], right=range(2, 7)), "", literal(MEANING)]
     return "\n".join(lines)
 
 
 def markdown(report: Report) -> str:
-    """The whole report: the summary, every tensor, what was dropped, the method and the source."""
+    """The whole report: the summary, every tensor, the dropped ones, the method and the source."""
     before, after = report.classes
     lines = [f"# Transfer report: {named(before)} to {named(after)}", "", summary(report), "", "## Tensors", ""]
-    rows = [TENSOR_HEAD, *(tuple(map(named, _tensor_row(one))) for one in report.tensors)]
+    rows = [TENSOR_HEAD, *(tuple(map(named, _tensor_row(entry))) for entry in report.tensors)]
     lines += [*markdown_table(rows, right=(4, 5, 6, 8, 9, 10)), ""]
     sections = {
-        "Layers": [("stack", "layers"), *((one.name, _left_out(one)) for one in report.stacks)],
+        "Layers": [("stack", "layers"), *((entry.name, _left_out(entry)) for entry in report.stacks)],
         "Dropped source tensors": [("tensor", "reason"), *report.dropped.items()],
         "Method": [("name", "value"), *((name, str(value)) for name, value in report.method.items())],
         "Provenance": [("name", "value"), *((name, str(value)) for name, value in report.provenance.items())],
@@ -93,11 +93,11 @@ def markdown(report: Report) -> str:
     return "\n".join(lines)
 
 
-# -- facts in words -----------------------------------------------------------------------------
+# -- facts as sentences -----------------------------------------------------------------------------
 
 
 def _arrows(text: str) -> str:
-    """Escaped `->` as one arrow, which needs no escape."""
+    """The text with every escaped `->` written as an arrow character, which needs no escape."""
     return text.replace("-\\>", "→")
 
 
@@ -107,40 +107,43 @@ def _method(report: Report) -> str:
 
 def sizes_of(report: Report) -> list[str]:
     """Every role with its length on both sides."""
-    return [f"{role} {a}" if a == b else f"{role} {a} -> {b}" for role, (a, b) in _told_sizes(report).items()]
+    return [f"{role} {a}" if a == b else f"{role} {a} -> {b}" for role, (a, b) in _own_sizes(report).items()]
 
 
-def _told_sizes(report: Report) -> dict[str, tuple[int, int]]:
-    """The sizes of the roles that do not only repeat another one's."""
+def _own_sizes(report: Report) -> dict[str, tuple[int, int]]:
+    """The sizes without those of roles that only repeat another role."""
     echoes = known_roles(report).echoes
     return {role: pair for role, pair in report.sizes.items() if role not in echoes}
 
 
 def known_roles(report: Report) -> Roles:
-    """The roles of the architecture that a report is of; none where this process does not know it."""
+    """The roles of the report's architecture; none if this process has no adapter for it."""
     model_class = getattr(transformers, report.classes[0], None)
     adapter = ADAPTERS.get(getattr(getattr(model_class, "config_class", None), "model_type", ""))
     return adapter.roles if adapter else Roles()
 
 
 def totals(report: Report) -> list[str]:
-    """Parameters and bytes of both sides, what of the source is in the result, and how many tensors became what."""
-    counts = {"copy": "copied", "resample": "resampled", "fresh": "initialised anew", "tie": "tied"}
-    actions = [one.action for one in report.tensors]
-    told = [f"{actions.count(action)} {word}" for action, word in counts.items() if action in actions]
+    """Parameters and bytes of both sides, how much of the source is in the result, and the counts of actions."""
+    verbs = {"copy": "copied", "resample": "resampled", "fresh": "initialised anew", "tie": "tied"}
+    actions = [tensor.action for tensor in report.tensors]
+    words = [f"{actions.count(action)} {verb}" for action, verb in verbs.items() if action in actions]
     (before, after), (small, large) = report.parameters, report.bytes
     dtypes = " -> ".join(dict.fromkeys(report.dtypes))
     return [
         f"{before:,} -> {after:,} parameters, {size(small)} -> {size(large)} ({dtypes})",
         _inherited(report),
-        f"tensors: {', '.join(told)}",
+        f"tensors: {', '.join(words)}",
     ]
 
 
 def _inherited(report: Report) -> str:
-    """What of the source is in the result; that all of a smaller model comes from it would say nothing."""
+    """How much of the source is in the result.
+
+    For a smaller model this is a share of the source: all of the result comes from it, which would say nothing.
+    """
     if report.method.get("fitted") is False:
-        return f"nothing is learned yet: method {_method(report)} is to be fitted"
+        return f"nothing is learned yet: method {_method(report)} must be fitted"
     if not report.shrinks:
         return f"{percent(report.inherited)} of the parameters inherited from the source"
     parameters = percent(report.parameters_kept)
@@ -152,40 +155,42 @@ def _inherited(report: Report) -> str:
 
 
 def depth_of(report: Report) -> list[str]:
-    """One sentence for all stacks that are made of the same layers."""
+    """A sentence for every group of stacks that are made of the same layers."""
     groups: dict[str, list[str]] = {}
-    for one in report.stacks:
-        groups.setdefault(_left_out(one), []).append(one.name)
+    for stack in report.stacks:
+        groups.setdefault(_left_out(stack), []).append(stack.name)
     if len(groups) == 1:
-        return [f"layers: {one}" for one in groups]
-    return [f"layers: {one} ({len(names)} stacks, such as {printable(names[0])})" for one, names in groups.items()]
+        return [f"layers: {stack}" for stack in groups]
+    return [f"layers: {stack} ({len(names)} stacks, such as {printable(names[0])})" for stack, names in groups.items()]
 
 
-def _left_out(one: Stack) -> str:
-    used = one.source_layers - len(one.left_out)
-    what = f"{one.target_layers} made of {used} of {one.source_layers}"
-    return f"{what}, left out: {', '.join(map(str, one.left_out))}" if one.left_out else what
+def _left_out(stack: Stack) -> str:
+    used = stack.source_layers - len(stack.left_out)
+    origin = f"{stack.target_layers} made of {used} of {stack.source_layers}"
+    return f"{origin}, left out: {', '.join(map(str, stack.left_out))}" if stack.left_out else origin
 
 
 def losses_of(report: Report) -> list[str]:
-    """What did not come from the source, and what of the source went nowhere."""
-    fresh = [one.name for one in report.tensors if one.action == "fresh"]
-    told = [f"initialised anew: {_few(fresh)}"] if fresh else []
-    stacks = {one.name.replace("{layer}", str(layer)) for one in report.stacks for layer in one.left_out}
-    known = [name for name in report.dropped if name in stacks or name.partition(".")[2] in stacks]
-    dropped = list(_merge(name for name in report.dropped if name not in known))
-    return told + ([f"source tensors that nothing is made of: {_few(dropped)}"] if dropped else [])
+    """Sentences on tensors that do not come from the source, and on source tensors that are not used."""
+    fresh = [entry.name for entry in report.tensors if entry.action == "fresh"]
+    sentences = [f"initialised anew: {_few(fresh)}"] if fresh else []
+    stacks = {entry.name.replace("{layer}", str(layer)) for entry in report.stacks for layer in entry.left_out}
+    layers_left_out = [name for name in report.dropped if name in stacks or name.partition(".")[2] in stacks]
+    dropped = list(_merge(name for name in report.dropped if name not in layers_left_out))
+    return sentences + ([f"source tensors that nothing is made of: {_few(dropped)}"] if dropped else [])
 
 
 def warnings_of(report: Report) -> list[str]:
-    """The warnings, each of a length that can be shown."""
+    """The warnings, escaped and cut."""
     return [cut(printable(text), SENTENCE) for text in report.warnings]
 
 
 def _merge(names: Iterable[str]) -> dict[str, list[str]]:
-    """`merge_layers`, which marks the layer by `#`, for names that may have one themselves."""
-    every = list(names)
-    return merge_layers([name for name in every if "#" not in name]) | {name: [name] for name in every if "#" in name}
+    """`merge_layers` for names that may hold a `#`, which it uses as its mark for the layer."""
+    all_names = list(names)
+    return merge_layers([name for name in all_names if "#" not in name]) | {
+        name: [name] for name in all_names if "#" in name
+    }
 
 
 def _few(names: list[str]) -> str:
@@ -196,38 +201,38 @@ def _few(names: list[str]) -> str:
 # -- rows ---------------------------------------------------------------------------------------
 
 
-def role_row(one: Role) -> tuple[str, ...]:
+def role_row(role: Role) -> tuple[str, ...]:
     """The cells under `ROLE_HEAD`."""
-    lengths = str(one.before), str(one.after), str(one.tensors)
+    lengths = str(role.before), str(role.after), str(role.tensors)
     return (
-        cut(printable(one.role), SHORT_NAME),
-        cut(printable(one.side), SHORT_NAME),
+        cut(printable(role.role), SHORT_NAME),
+        cut(printable(role.side), SHORT_NAME),
         *lengths,
-        figure(one.gain),
-        percent(one.energy_kept),
+        figure(role.gain),
+        percent(role.energy_kept),
     )
 
 
-def _tensor_row(one: Tensor) -> tuple[str, ...]:
-    by_role = ", ".join(f"{role.role} {role.side} {percent(role.energy_kept)}" for role in one.roles)
+def _tensor_row(tensor: Tensor) -> tuple[str, ...]:
+    by_role = ", ".join(f"{role.role} {role.side} {percent(role.energy_kept)}" for role in tensor.roles)
     return (
-        one.name,
-        one.action,
-        shape(one.source_shape),
-        shape(one.shape),
-        percent(one.inherited / one.parameters) if one.parameters else NONE,
-        figure(one.gain),
-        percent(one.energy_kept),
+        tensor.name,
+        tensor.action,
+        shape(tensor.source_shape),
+        shape(tensor.shape),
+        percent(tensor.inherited / tensor.parameters) if tensor.parameters else NONE,
+        figure(tensor.gain),
+        percent(tensor.energy_kept),
         by_role or NONE,
-        percent(one.noise),
-        figure(one.std_before),
-        figure(one.std_after),
-        one.reason or NONE,
+        percent(tensor.noise),
+        figure(tensor.std_before),
+        figure(tensor.std_after),
+        tensor.reason or NONE,
     )
 
 
 def stack_rows(report: Report) -> list[tuple[str, ...]]:
-    """A head, and one row per stack of layers, its name as `h.{0...11}.attn`."""
+    """The head, and one row per stack of layers with a name such as `h.{0...11}.attn`."""
     rows: list[tuple[str, ...]] = [("tensor", "action", "shape", "gain", "kept", "std")]
     for name, members in _merged(report):
         rows.append(
@@ -235,16 +240,16 @@ def stack_rows(report: Report) -> list[tuple[str, ...]]:
                 printable(name),
                 cut(printable(members[0].action), SHORT_NAME),
                 shape(members[0].shape),
-                figures(one.gain for one in members),
-                percents(one.energy_kept for one in members),
-                figures(_spread(one) for one in members),
+                figures(tensor.gain for tensor in members),
+                percents(tensor.energy_kept for tensor in members),
+                figures(_spread(tensor) for tensor in members),
             )
         )
     return rows
 
 
 def _tensor_table(report: Report) -> list[str]:
-    """One row per stack of layers, under a row with what its names begin with."""
+    """One row per stack of layers; stacks whose names begin alike stand under a row with that beginning."""
     head, *stacks = stack_rows(report)
     rows, last = [head], ""
     for name, *cells in stacks:
@@ -257,25 +262,25 @@ def _tensor_table(report: Report) -> list[str]:
 
 
 def _merged(report: Report) -> Iterator[tuple[str, list[Tensor]]]:
-    """Tensors that differ in their layer alone, in the target's order."""
+    """Groups of tensors that differ only in their layer, in the target's order."""
     groups: dict[tuple[str, tuple[int, ...]], list[str]] = {}
-    for one in report.tensors:
-        groups.setdefault((one.action, one.shape), []).append(one.name)
+    for tensor in report.tensors:
+        groups.setdefault((tensor.action, tensor.shape), []).append(tensor.name)
     merged = {members[0]: (name, members) for names in groups.values() for name, members in _merge(names).items()}
-    rows = {one.name: one for one in report.tensors}
+    rows = {tensor.name: tensor for tensor in report.tensors}
     for first in rows:
         if first in merged:
             name, members = merged[first]
             yield name, [rows[member] for member in members]
 
 
-def _spread(one: Tensor) -> float | None:
-    return one.std_after / one.std_before if one.std_before and one.std_after is not None else None
+def _spread(tensor: Tensor) -> float | None:
+    return tensor.std_after / tensor.std_before if tensor.std_before and tensor.std_after is not None else None
 
 
 def report_lines(report: Report) -> str:
     """The repr of a report."""
-    changed = [f"{role} {a} -> {b}" for role, (a, b) in _told_sizes(report).items() if a != b]
+    changed = [f"{role} {a} -> {b}" for role, (a, b) in _own_sizes(report).items() if a != b]
     return lines(
         f"Report: {' -> '.join(report.classes)}, method {report.method.get('method')}; {some(changed)}",
         *totals(report),
@@ -284,7 +289,7 @@ def report_lines(report: Report) -> str:
 
 
 def report_page(report: Report) -> str:
-    """A report as HTML: what the printed one says, without the widths of a terminal."""
+    """A report as HTML."""
     roles = [html_table([ROLE_HEAD, *map(role_row, report.roles)], right=range(2, 7))] if report.roles else []
     return page(
         f"{' → '.join(report.classes)}, method {report.method.get('method')}",

@@ -22,16 +22,16 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Role:
-    """What the maps of one role did, in one tensor or in all that have it.
+    """What the maps of one role did, in one tensor or in all tensors with that role.
 
     Attributes:
-        role: of the architecture, such as a stream or the depth; "heads x head_dim" where a method has them as one.
+        role: of the architecture, such as a stream or the depth; "heads x head_dim" if the method maps both as one.
         side: "written" or "read"; "depth" for layers.
         before, after: lengths.
-        gain: Frobenius norm of the map over the square root of the shorter length: 1 for an orthonormal one;
-            over layers that of whole stacks, and in one tensor the root of its squared weights' sum.
-        energy_kept: share of the energy that the maps keep of what those before them kept; None: not measured.
-        tensors: in how many tensors.
+        gain: Frobenius norm of the map divided by the square root of the shorter length: 1 for an orthonormal map.
+            For layers it is that of whole stacks; in one tensor, the root of the sum of its squared weights.
+        energy_kept: share of the energy left by the maps before that these maps keep; None: not measured.
+        tensors: number of tensors.
     """
 
     role: str
@@ -52,13 +52,13 @@ class Tensor:
         action: "copy", "resample", "fresh" or "tie".
         reason: how it is resampled, or why it is fresh or tied.
         reads: the source tensors it is made of.
-        source_shape: of those, None if the source has none.
+        source_shape: their shape; None if there are none.
         shape: in the target.
-        parameters: how many; a tied tensor counts at the name that holds it.
-        inherited: how many of them come from the source.
+        parameters: number of parameters; a tied tensor counts once, at the name that holds it.
+        inherited: number of these that come from the source.
         roles: of the axes that change, in the order in which they are mapped.
-        gain: of all maps and the depth together; None where they are not one linear map.
-        energy_kept: share of the energy of all that was read; None where the source's low band has no meaning.
+        gain: of all maps and the depth together; None if they are not one linear map.
+        energy_kept: share of the energy of all tensors that were read; None if it has no meaning.
         noise: share of the result's energy that is noise in its detail bands.
         std_before: of the source tensors together.
         std_after: of the result.
@@ -82,7 +82,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Stack:
-    """Tensors of the same function over the layers: which source layers they are made of."""
+    """Tensors of the same function in all layers, and the source layers that they are made of."""
 
     name: str  # with {layer} open
     source_layers: int
@@ -97,10 +97,10 @@ class Report:
     Example:
         report = Report.load("my-resized-model")
         print(report)
-        halved = [one.name for one in report.tensors if one.energy_kept is not None and one.energy_kept < 0.5]
+        halved = [row.name for row in report.tensors if row.energy_kept is not None and row.energy_kept < 0.5]
 
-    A source that the method rewrites first (orders its units, turns its stream) is measured as rewritten,
-    for that is what the maps see; it computes what the stored one does.
+    If the method first rewrites the source into an equivalent one (orders its units, turns its stream), the rewritten
+    one is measured, because the maps are applied to it.
 
     Attributes:
         classes: names of the source's and the target's model class.
@@ -109,17 +109,17 @@ class Report:
         parameters: of both; tied ones count once.
         bytes: of both.
         inherited: share of the target's parameters that comes from the source.
-        method: its choices.
+        method: the choices of the method.
         provenance: where the source comes from.
         roles: every role and side that changed, over all tensors, weighted by energy.
         stacks: every stack whose depth changed.
         tensors: every tensor of the target once, in its order.
-        dropped: source tensors that nothing is made of -> why.
+        dropped: source tensors that nothing is made of -> the reason.
         warnings: sentences a user should read.
-        energy_kept: share of the squares of all the source's weights that the maps keep, layers that are left out
-            included; None where nothing shrinks, or where more than a twentieth of it cannot be told.
-        written: file -> fingerprint, of what `resize_checkpoint` wrote beside report and card; by these it knows
-            a folder that it may replace. Empty for a model in memory.
+        energy_kept: share of the sum of squares of all source weights, layers that are left out included, that the
+            maps keep; None if nothing shrinks, or if it is unknown for more than a twentieth of that sum.
+        written: file -> fingerprint, for the files that `resize_checkpoint` wrote beside report and card; they show
+            it which folders it may replace. Empty for a model in memory.
     """
 
     classes: tuple[str, str]
@@ -148,17 +148,17 @@ class Report:
         """The report of a `to_dict()`.
 
         Raises:
-            BadCheckpoint: it is not one, or one of a format that this version does not know.
+            BadCheckpoint: it is no report, or has a format that this version does not know.
         """
         if not isinstance(plain, dict) or plain.get("format") != FORMAT:
-            found = plain.get("format") if isinstance(plain, dict) else type(plain).__name__
-            raise BadCheckpoint(f"not a transfer report of format {FORMAT}, but {found!r}; resize the source again.")
+            kind = plain.get("format") if isinstance(plain, dict) else type(plain).__name__
+            raise BadCheckpoint(f"not a transfer report of format {FORMAT}, but {kind!r}; resize the source again.")
         try:
-            known = {name: value for name, value in plain.items() if name != "format"}
-            made: Report = decode(cls, known, "report")
+            values = {name: value for name, value in plain.items() if name != "format"}
+            report: Report = decode(cls, values, "report")
         except ValueError as error:
             raise BadCheckpoint(f"a transfer report that is not whole: {error}; resize the source again.") from None
-        return made
+        return report
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `transfer_report.json` into a folder; the same report gives the same bytes."""
@@ -180,18 +180,18 @@ class Report:
 
     @property
     def parameters_kept(self) -> float:
-        """The share of the source's parameters that the target still has: what is new beside them does not count."""
-        layers = {_numberless(stack.name): (stack.source_layers, stack.target_layers) for stack in self.stacks}
+        """The share of the source's parameters that the target still has; new parameters do not count."""
+        layers = {_pattern(stack.name): (stack.source_layers, stack.target_layers) for stack in self.stacks}
         common = 0.0
         for tensor in self.tensors:
-            name = _numberless(tensor.name)
+            name = _pattern(tensor.name)
             stack = layers.get(name) or layers.get(name.partition(".")[2], (1, 1))  # without the base model's prefix
             common += common_numbers(tensor.source_shape, tensor.shape, stack) if tensor.inherited else 0.0
         return min(1.0, common / max(1, self.parameters[0]))
 
     @property
     def shrinks(self) -> bool:
-        """Whether layers or units get fewer: the result has lost a part, and must be trained."""
+        """Whether some role gets shorter: the result has lost a part of the source and must be trained."""
         from .render import known_roles
 
         roles = known_roles(self).resized or self.sizes
@@ -213,13 +213,13 @@ class Report:
         return terminal(self)
 
     def markdown(self) -> str:
-        """The whole report as a markdown page."""
+        """The whole report as a Markdown page."""
         from .render import markdown
 
         return markdown(self)
 
     def summary(self) -> str:
-        """A few lines and one table of markdown, for a model card."""
+        """A few lines and one table in Markdown, for a model card."""
         from .render import summary
 
         return summary(self)
@@ -231,61 +231,63 @@ class Report:
     def plot(self, path: str | os.PathLike[str]) -> Path: ...
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> "Path | Figure":
-        """Energy kept and change of spread, by kind of tensor and layer.
+        """Draw the energy kept and the change of spread by kind of tensor and layer.
 
         Args:
-            path: the picture file to write. None writes none.
+            path: the file to write; None for none.
 
         Returns:
-            The file, or without a path matplotlib's figure, which a notebook shows and `.savefig` writes;
-            pyplot does not know it, so nothing has to be closed.
+            The file, or without a path the figure of matplotlib, which a notebook shows and `.savefig` writes. Pyplot
+            does not hold it, so it need not be closed.
 
         Raises:
-            BadOption: matplotlib is not installed (`pip install transformers-bot[plot]`), or an ending that it
-                does not write.
+            BadOption: matplotlib is not installed (`pip install transformers-bot[plot]`), or does not
+                write files with this ending.
         """
         from .plot import plot
 
         return plot(self, None if path is None else Path(path))
 
 
-def _numberless(name: str) -> str:
-    """A name with its layer open, whether it stands there as a number or as {layer}."""
+def _pattern(name: str) -> str:
+    """The name with its layer, a number or {layer}, replaced by `#`."""
     return re.sub(r"\.(\d+|\{\w+\})\.", ".#.", name, count=1)
 
 
-# -- from JSON types: what a file holds is checked before it is believed ---------------------------
+# -- from JSON types, with a check of every value --------------------------------------------------
 
 
 def decode(hint: Any, value: Any, where: str) -> Any:
-    """The value that a type hint describes, made of JSON types.
+    """The value that a type hint describes, made from JSON types.
 
     >>> decode(tuple[int, ...], [1, 2], "shape")
     (1, 2)
 
     Args:
         hint: a dataclass, a tuple, a dict with text keys, `X | None`, str, int, float or Any.
-        where: what the value is, for the message.
+        where: the name of the value, for the message.
 
     Raises:
         ValueError: the value is of another type.
     """
     origin, args = get_origin(hint), get_args(hint)
     if origin is UnionType:
-        inner = next(one for one in args if one is not NoneType)
+        inner = next(item for item in args if item is not NoneType)
         return None if value is None else decode(inner, value, where)
     if origin is tuple:
         return _decode_tuple(args, value, where)
     if origin is dict:
-        return {name: decode(args[1], one, f"{where}.{name}") for name, one in _checked(value, dict, where).items()}
+        return {name: decode(args[1], item, f"{where}.{name}") for name, item in _checked(value, dict, where).items()}
     if is_dataclass(hint) and isinstance(hint, type):
         hints = get_type_hints(hint)
-        optional = {one.name for one in fields(hint) if one.metadata.get("optional")}  # what older reports lack
-        odd = (set(_checked(value, dict, where)) ^ set(hints)) - (optional - set(value))
-        if odd:
-            raise ValueError(f"{where} has missing or unknown fields: {', '.join(sorted(map(str, odd)))}")
-        given = ((name, inner) for name, inner in hints.items() if name in value)
-        return hint(**{name: decode(inner, value[name], f"{where}.{name}") for name, inner in given})
+        optional = {
+            item.name for item in fields(hint) if item.metadata.get("optional")
+        }  # fields that older reports lack
+        unexpected = (set(_checked(value, dict, where)) ^ set(hints)) - (optional - set(value))
+        if unexpected:
+            raise ValueError(f"{where} has missing or unknown fields: {', '.join(sorted(map(str, unexpected)))}")
+        present = ((name, inner) for name, inner in hints.items() if name in value)
+        return hint(**{name: decode(inner, value[name], f"{where}.{name}") for name, inner in present})
     if hint is Any:
         return value
     return float(_checked(value, (int, float), where)) if hint is float else _checked(value, hint, where)
@@ -296,10 +298,12 @@ def _decode_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, .
     hints = [args[0]] * len(items) if args[-1] is Ellipsis else list(args)
     if len(hints) != len(items):
         raise ValueError(f"{where} has {len(items)} entries instead of {len(hints)}")
-    return tuple(decode(one, item, f"{where}[{i}]") for i, (one, item) in enumerate(zip(hints, items, strict=True)))
+    return tuple(
+        decode(item_hint, item, f"{where}[{i}]") for i, (item_hint, item) in enumerate(zip(hints, items, strict=True))
+    )
 
 
 def _checked(value: Any, kind: Any, where: str) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise ValueError(f"{where} is {type(value).__name__} where it should be another type")
+        raise ValueError(f"{where} is {type(value).__name__}, which is the wrong type")
     return value

@@ -1,4 +1,4 @@
-"""Makes a transfer report: its tensors, roles and stacks of layers, from a plan and what was measured of it."""
+"""Makes a transfer report (its tensors, roles and stacks of layers) from a plan and its measurements."""
 
 import json
 import math
@@ -10,17 +10,17 @@ import numpy as np
 import torch
 
 from ..planning.planner import Plan, Step
-from .measure import Along, Made, Watch
+from .measure import Along, Measurement, Watch
 from .report import Report, Role, Stack, Tensor
 
-DIGITS = 6  # significant: what float32 sums agree on, however many threads added them up
+DIGITS = 6  # significant digits: float32 sums agree to so many for any number of threads
 
 
 def make_report(plan: Plan, watch: Watch, provenance: dict[str, Any]) -> Report:
     """The report of a plan that has run under `watch` to its end.
 
     Args:
-        provenance: in JSON types; kept as it is given.
+        provenance: in JSON types.
 
     Raises:
         ValueError: the plan has not run to its end.
@@ -30,15 +30,15 @@ def make_report(plan: Plan, watch: Watch, provenance: dict[str, Any]) -> Report:
         raise ValueError(
             f"{len(missing)} steps have not run under this watch, {missing[0]!r} first; run the plan first."
         )
-    told, depths = plan.to_dict(), Depths(plan, watch)
-    unfinite = [f"{name} is not finite, because its source is not" for name in watch.unfinite]
-    before, after = told["source"]["sizes"], told["target"]["sizes"]
+    plan_facts, depths = plan.to_dict(), Depths(plan, watch)
+    nonfinite = [f"{name} is not finite, because its source is not" for name in watch.nonfinite]
+    before, after = plan_facts["source"]["sizes"], plan_facts["target"]["sizes"]
     return Report(
         classes=(plan.source.model_class, plan.target.model_class),
         dtypes=(_name(plan.dtypes[0]), _name(plan.dtypes[1])),
         sizes={role: (length, after[role]) for role, length in before.items() if role in after},
-        parameters=(told["parameters"]["source"], told["parameters"]["target"]),
-        bytes=(told["bytes"]["source"], told["bytes"]["target"]),
+        parameters=(plan_facts["parameters"]["source"], plan_facts["parameters"]["target"]),
+        bytes=(plan_facts["bytes"]["source"], plan_facts["bytes"]["target"]),
         inherited=round(plan.inherited, DIGITS),
         method=_plain(plan.method),
         provenance=_plain(provenance),
@@ -46,14 +46,14 @@ def make_report(plan: Plan, watch: Watch, provenance: dict[str, Any]) -> Report:
         stacks=depths.stacks(),
         tensors=tuple(tensor_row(step, watch, depths) for step in plan.steps),
         dropped=dict(plan.dropped),
-        warnings=(*plan.warnings, *unfinite),
+        warnings=(*plan.warnings, *nonfinite),
         energy_kept=energy_kept(plan, watch, depths) if plan.shrinks else None,
     )
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    made: dict[str, Any] = json.loads(json.dumps(value))
-    return made
+    plain: dict[str, Any] = json.loads(json.dumps(value))
+    return plain
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -61,13 +61,13 @@ def _name(dtype: torch.dtype) -> str:
 
 
 class Depths:
-    """Which source layers every stack of same-function tensors is made of."""
+    """The source layers that every stack of tensors of the same function is made of."""
 
     def __init__(self, plan: Plan, watch: Watch) -> None:
         self._lengths = {
             role: (plan.source_sizes[role] or 0, plan.target_sizes[role] or 0) for role in plan.roles.depths
         }
-        self._roles: dict[str, str] = {}  # template -> the depth that it is a stack of
+        self._roles: dict[str, str] = {}  # template -> the depth role of its layers
         self._weights: dict[str, np.ndarray] = {}  # template -> (target layer, source layer)
         self._read: dict[str, set[int]] = {}
         self._ranks: dict[bytes, int] = {}  # weights -> rank: most stacks are made of the same layers
@@ -91,12 +91,12 @@ class Depths:
                         row[read.layer] += read.weight
 
     def change(self, role: str) -> tuple[int, int] | None:
-        """Layers of source and target, where a depth changes."""
+        """Layers of source and target if they differ, else None."""
         before, after = self._lengths.get(role, (0, 0))
         return (before, after) if before != after else None
 
     def loses_nothing(self, template: str) -> bool:
-        """Whether the source's layers can be had back from the target's: as many independent sums as layers."""
+        """Whether the source's layers follow from the target's: there are as many independent sums as layers."""
         if template not in self._full:
             self._full[template] = self._has_all(self._weights.get(template))
         return self._full[template]
@@ -110,89 +110,89 @@ class Depths:
         return self._ranks[key] == len(weights.T)
 
     def gain(self, role: str) -> float:
-        """Of a depth's maps over whole stacks, as for an axis: 1 where they are orthonormal."""
+        """The gain of a depth's maps over whole stacks, as for an axis: 1 if they are orthonormal."""
         stacks = [weights for name, weights in self._weights.items() if self._roles[name] == role]
         squares = sum(float(np.square(weights).sum()) for weights in stacks)
         return math.sqrt(squares / (len(stacks) * min(self._lengths[role])))
 
     def stacks(self) -> tuple[Stack, ...]:
         """Every stack whose depth changes."""
-        changed = {name: self._lengths[role] for name, role in self._roles.items() if self.change(role)}
+        lengths_of = {name: self._lengths[role] for name, role in self._roles.items() if self.change(role)}
         return tuple(
             Stack(name, *lengths, tuple(sorted({*range(lengths[0])} - self._read.get(name, set()))))
-            for name, lengths in changed.items()
+            for name, lengths in lengths_of.items()
         )
 
     def leaves_out(self, role: str) -> bool:
-        """Whether layers of a depth go nowhere."""
+        """Whether some layers of a depth are not read."""
         return any(stack.left_out for stack in self.stacks() if self._roles[stack.name] == role)
 
 
 def tensor_row(step: Step, watch: Watch, depths: Depths) -> Tensor:
-    """The row of one step; what was not measured, or has no meaning, is None."""
+    """The row of one step; figures that were not measured, or have no meaning, are None."""
     counted = 0 if step.action == "tie" else step.parameters
     taken = counted if step.action in ("copy", "resample") else 0
     row = Tensor(step.target, step.action, step.reason, (), step.source_shape, step.shape, counted, taken)
-    made, recipe = watch.results.get(step.target), step.recipe
-    if made is None or recipe is None:
+    measured, recipe = watch.results.get(step.target), step.recipe
+    if measured is None or recipe is None:
         return row
     recipes = (recipe, *recipe.plus)
-    depth, axes = _over_layers(step, made, watch, depths), made.axes
+    depth, axes = _over_layers(step, measured, watch, depths), measured.axes
     shares = share(depth), share(axes)
-    linear = made.linear and shares[0] is not None and shares[1] is not None
-    weight = math.sqrt(sum(one.weight**2 for one in recipe.reads))
+    linear = measured.linear and shares[0] is not None and shares[1] is not None
+    weight = math.sqrt(sum(read.weight**2 for read in recipe.reads))
     return replace(
         row,
-        reads=tuple(dict.fromkeys(step.reads[one] for other in recipes for one in other.reads)),
-        roles=tuple(_pooled([one]) for one in _parts(step, watch, depths)),
-        gain=number(made.gain * weight) if made.linear and not recipe.match else None,
-        energy_kept=number(math.prod(one or 0.0 for one in shares)) if linear else None,
-        noise=share((made.result.squares, made.noise)) if recipe.detail else None,
-        std_before=number(made.source.std),
-        std_after=number(made.result.std),
+        reads=tuple(dict.fromkeys(step.reads[read] for recipe_part in recipes for read in recipe_part.reads)),
+        roles=tuple(_pooled([read]) for read in _parts(step, watch, depths)),
+        gain=number(measured.gain * weight) if measured.linear and not recipe.match else None,
+        energy_kept=number(math.prod(read or 0.0 for read in shares)) if linear else None,
+        noise=share((measured.result.squares, measured.noise)) if recipe.detail else None,
+        std_before=number(measured.source.std),
+        std_after=number(measured.result.std),
     )
 
 
 def energy_kept(plan: Plan, watch: Watch, depths: Depths) -> float | None:
-    """The share of the energy of all source tensors that the maps keep, those that nothing reads included.
+    """The share of the energy of all source tensors, read or not, that the maps keep.
 
-    Every source tensor counts once, with what the steps that read its stack keep of it. None where more than a
-    twentieth of the energy is in tensors whose share has no meaning.
+    Every source tensor counts once, with the share that the steps of its stack keep. None if more than a twentieth of
+    the energy is in tensors whose share has no meaning.
     """
     arrived: dict[str, float] = {}
     kept: dict[str, float] = {}
-    read: dict[str, set[str]] = {}
+    names_read: dict[str, set[str]] = {}
     unknown: set[str] = set()
     for step in (step for step in plan.steps if step.recipe is not None):
-        template, made = watch.templates[step.target], watch.results[step.target]
-        read.setdefault(template, set()).update(step.reads.values())
-        depth = _over_layers(step, made, watch, depths)
-        shares = share(depth), share(made.axes)
-        if not made.source.squares or (step.recipe and not any(one.weight for one in step.recipe.reads)):
-            continue  # nothing to keep; a layer that is inserted as the identity
-        if not made.linear or depth is None or shares[0] is None or shares[1] is None:
+        template, measured = watch.templates[step.target], watch.results[step.target]
+        names_read.setdefault(template, set()).update(step.reads.values())
+        depth = _over_layers(step, measured, watch, depths)
+        shares = share(depth), share(measured.axes)
+        if not measured.source.squares or (step.recipe and not any(read.weight for read in step.recipe.reads)):
+            continue  # there is nothing to keep, or the layer is inserted as the identity
+        if not measured.linear or depth is None or shares[0] is None or shares[1] is None:
             unknown.add(template)
             continue
         arrived[template] = arrived.get(template, 0.0) + depth[0]
         kept[template] = kept.get(template, 0.0) + depth[0] * shares[0] * shares[1]
-    total, known, left = watch.unread, watch.unread, 0.0
-    for template, names in read.items():
+    total, known, remaining = watch.unread, watch.unread, 0.0
+    for template, names in names_read.items():
         energy = sum(watch.sources[name].squares for name in names)
         total += energy
         if template in arrived and template not in unknown:
             known += energy
-            left += energy * kept[template] / arrived[template]
-    return share((known, left)) if known > 0.95 * total else None
+            remaining += energy * kept[template] / arrived[template]
+    return share((known, remaining)) if known > 0.95 * total else None
 
 
 def role_rows(plan: Plan, watch: Watch, depths: Depths) -> tuple[Role, ...]:
-    """Every role and side over all tensors: energies are added up, so that large tensors count for more."""
+    """Every role and side over all tensors; energies are added up, so that tensors with more energy count for more."""
     groups: dict[tuple[str, bool, int, int], list[Part]] = {}
     for step in plan.steps:
         if step.recipe is not None:
             for part in _parts(step, watch, depths):
-                one = part.along
-                groups.setdefault((one.role, one.reads, one.before, one.after), []).append(part)
+                along = part.along
+                groups.setdefault((along.role, along.reads, along.before, along.after), []).append(part)
     order = {role: place for place, role in enumerate(plan.source_sizes)}
     keys = sorted(groups, key=lambda key: (order.get(key[0].split(" x ")[0], len(order)), *key))
     rows = [_pooled(groups[key]) for key in keys]
@@ -200,46 +200,49 @@ def role_rows(plan: Plan, watch: Watch, depths: Depths) -> tuple[Role, ...]:
 
 
 def _of_stacks(row: Role, depths: Depths) -> Role:
-    """The depth over whole stacks: what layers hold that nothing reads is not known, so a share of all is not, too."""
+    """The row of a depth, with the gain of whole stacks.
+
+    The energy of layers that are not read is unknown, and with it the share of the whole.
+    """
     energy = None if depths.leaves_out(row.role) else row.energy_kept
     return replace(row, gain=number(depths.gain(row.role)), energy_kept=energy)
 
 
 @dataclass(frozen=True)
 class Part:
-    """One role of one tensor; `linear` where gain and energy have a meaning."""
+    """One role of one tensor; `linear` if its gain and energy have a meaning."""
 
     along: Along
     linear: bool
 
 
 def _parts(step: Step, watch: Watch, depths: Depths) -> list[Part]:
-    made = watch.results[step.target]
-    parts = [Part(one, made.linear) for one in made.along]
+    measured = watch.results[step.target]
+    parts = [Part(along, measured.linear) for along in measured.along]
     depth = watch.rules[step.target][0].depth
     lengths = depths.change(depth)
     if lengths and step.recipe is not None:
         weight = sum(read.weight**2 for read in step.recipe.reads)
-        arrived, kept = _over_layers(step, made, watch, depths) or (None, None)
+        arrived, kept = _over_layers(step, measured, watch, depths) or (None, None)
         layer = Along(depth, False, *lengths, weight, 1, arrived, kept, over_layers=True)
-        parts.insert(0, Part(layer, made.linear))
+        parts.insert(0, Part(layer, measured.linear))
     return parts
 
 
-def _over_layers(step: Step, made: Made, watch: Watch, depths: Depths) -> tuple[float, float] | None:
-    """Energy of the layers that are summed, and how much of it the whole stack keeps of them."""
-    if made.depth is not None and depths.loses_nothing(watch.templates[step.target]):
-        return made.depth[0], made.depth[0]
-    return made.depth
+def _over_layers(step: Step, measured: Measurement, watch: Watch, depths: Depths) -> tuple[float, float] | None:
+    """The energy of the layers that are summed, and the part of it that the whole stack keeps."""
+    if measured.depth is not None and depths.loses_nothing(watch.templates[step.target]):
+        return measured.depth[0], measured.depth[0]
+    return measured.depth
 
 
 def _pooled(parts: Iterable[Part]) -> Role:
     parts = list(parts)
-    first, used = parts[0].along, [part.along for part in parts if part.linear]
-    arrived, kept = sum(one.arrived or 0.0 for one in used), sum(one.kept or 0.0 for one in used)
-    smaller = sum(one.smaller for one in used)
+    first, entries = parts[0].along, [part.along for part in parts if part.linear]
+    arrived, kept = sum(entry.arrived or 0.0 for entry in entries), sum(entry.kept or 0.0 for entry in entries)
+    smaller = sum(entry.smaller for entry in entries)
     side = "depth" if first.over_layers else "read" if first.reads else "written"
-    gain = math.sqrt(sum(one.squares for one in used) / smaller) if smaller else None
+    gain = math.sqrt(sum(entry.squares for entry in entries) / smaller) if smaller else None
     return Role(
         first.role,
         side,
@@ -252,12 +255,12 @@ def _pooled(parts: Iterable[Part]) -> Role:
 
 
 def share(energies: tuple[float, float] | None) -> float | None:
-    """How much of the first energy the second is; None where there is none, or no number."""
+    """The second energy divided by the first; None if the first is 0 or one of them is not finite."""
     if energies is None or not energies[0] > 0 or not math.isfinite(sum(energies)):
         return None
     return number(min(1.0, energies[1] / energies[0]))
 
 
 def number(value: float) -> float | None:
-    """A figure as the report states it; None for NaN and infinity, which JSON does not have."""
+    """A figure rounded for the report; None for NaN and infinity, which JSON does not have."""
     return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None

@@ -79,18 +79,18 @@ def _run_steps(
 ) -> Generator[tuple[str, Tensor], None, None]:
     cache = Kept()
     with _on(device, tensors, order) as placed:
-        placed = watch.reading(placed) if watch else placed
+        placed = watch.measured(placed) if watch else placed
         for step in steps:
             if before is not None:
                 before()
-            trace = watch.following(step) if watch else None
+            trace = watch.trace(step) if watch else None
             out = _run_step(step, placed, dtype, device, cache, trace)
             if watch:
-                watch.made(step, out)
+                watch.record(step, out)
             yield step.target, out
     if watch:
         stored = tensors.stored if isinstance(tensors, Network) else tensors
-        watch.passed_over({name: stored[name] for name in dropped if name in stored})
+        watch.record_unread({name: stored[name] for name in dropped if name in stored})
 
 
 @contextlib.contextmanager
