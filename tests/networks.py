@@ -10,7 +10,7 @@ from transformers_bot.architectures.inventory import inventory_of
 from transformers_bot.architectures.sizes import role_sizes
 from transformers_bot.ops.axis_map import AxisMap, Matrix
 from transformers_bot.planning.planner import Side
-from transformers_bot.rewrite import Network
+from transformers_bot.rewrite.network import Network
 from transformers_bot.run.opening import network_of
 
 

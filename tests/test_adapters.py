@@ -24,7 +24,7 @@ from families import (
 from torch import Tensor
 from transformers.models.auto import modeling_auto
 
-from transformers_bot.architectures.axes import Axis, Rule, find_rule
+from transformers_bot.architectures.adapter import Axis, Rule, find_rule
 from transformers_bot.architectures.inventory import inventory_of, predict, rules_of
 from transformers_bot.architectures.sizes import role_sizes
 from transformers_bot.errors import PlanError, UnsupportedArchitecture

@@ -22,7 +22,7 @@ from transformers_bot import (
     plan,
 )
 from transformers_bot.adapters import Norm, Role, Roles
-from transformers_bot.architectures.axes import parse_rules
+from transformers_bot.architectures.adapter import parse_rules
 from transformers_bot.architectures.inventory import predict
 from transformers_bot.architectures.sizes import rebuild, role_sizes
 from transformers_bot.errors import PlanError

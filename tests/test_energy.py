@@ -8,8 +8,9 @@ import torch
 
 from transformers_bot.methods.maps import interpolation, low_pass, periodic, whole_units
 from transformers_bot.ops.axis_map import AxisMap, Matrix, from_dense, gather
+from transformers_bot.ops.blocks import energy, sums
 from transformers_bot.ops.dct import low_frequencies
-from transformers_bot.ops.energy import Stretches, energy, sums
+from transformers_bot.ops.recipe import Stretches
 from transformers_bot.ops.wavelets import analysis_map, synthesis_map
 
 # -- sums ---------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from transformers_bot.methods import Fresh, Task
 from transformers_bot.methods.unit_scores import from_activations, from_weights
 from transformers_bot.ops.axis_map import AxisMap, gather
 from transformers_bot.ops.recipe import apply
-from transformers_bot.rewrite import Opened
+from transformers_bot.rewrite.principal import Opened
 
 SMALL = {"layer": 2, "hidden": 6, "heads": 2, "ffn": 9}
 BY = pytest.mark.parametrize("calibrated", [False, True], ids=["weights", "calibration"])

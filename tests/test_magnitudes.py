@@ -9,7 +9,7 @@ from families import LARGER, SMALLER, build, save, size_fields
 from safetensors.torch import load_file, save_file
 
 from transformers_bot import BadWeights, BoTError, BoTModelForCausalLM, resize_checkpoint
-from transformers_bot.ops.energy import energy, length_of, sums
+from transformers_bot.ops.blocks import energy, length_of, sums
 from transformers_bot.tools.inspecting import inspect
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -87,7 +87,7 @@ def test_a_scale_beyond_squares_changes_nothing_but_the_scale(tmp_path, scale):
 
 def test_what_cannot_be_turned_is_plain_with_a_warning_or_refused_where_it_was_asked_for(tmp_path, monkeypatch):
     from transformers_bot.methods import prepare
-    from transformers_bot.rewrite import OutOfRange
+    from transformers_bot.rewrite.network import OutOfRange
 
     def fails(*_args):
         raise OutOfRange("second moments of the stream")

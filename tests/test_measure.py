@@ -11,7 +11,7 @@ import torch
 from families import MAIN_HEADS, build, resized_config
 from reports import watched
 
-from transformers_bot.ops.energy import energy
+from transformers_bot.ops.blocks import energy
 from transformers_bot.ops.recipe import Read, Recipe
 
 SIZES = {"layer": 4, "hidden": 24, "heads": 6, "ffn": 40}

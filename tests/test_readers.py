@@ -21,10 +21,10 @@ from networks import at, network_for, random_rotation, rewritten, shuffled
 from transformers_bot import BadOption
 from transformers_bot.methods.maps import dual, picked_units, whole_units
 from transformers_bot.ops.axis_map import AxisMap, Matrix, from_dense, gather, identity
-from transformers_bot.rewrite import readers
-from transformers_bot.rewrite.moments import Moments, measured
+from transformers_bot.rewrite import calibration
+from transformers_bot.rewrite.calibration import match_norm_scale, measured, refit_readers
 from transformers_bot.rewrite.network import norms
-from transformers_bot.rewrite.readers import match_norm_scale, refit_readers
+from transformers_bot.rewrite.principal import Moments
 
 HEAD = dict(MAIN_HEADS)
 HALF = {"hidden": 6, "heads": 2, "ffn": 10}  # of models with 4 heads
@@ -70,8 +70,8 @@ FITTED = {
 
 @pytest.mark.parametrize(("family", "head", "changes", "module", "pair"), FITTED.values(), ids=FITTED)
 def test_fitted_readers_are_the_least_squares_readers(monkeypatch, family, head, changes, module, pair):
-    monkeypatch.setattr(readers, "RIDGE", 1e-13)
-    monkeypatch.setattr(readers, "FEW", 0.0)
+    monkeypatch.setattr(calibration, "RIDGE", 1e-13)
+    monkeypatch.setattr(calibration, "FEW", 0.0)
     model = build(family, head, **changes).model
     network, weight = network_for(model), f"{module}.weight"
     dim = 0 if family == "gpt2" else 1
@@ -206,8 +206,8 @@ def scaled(x: torch.Tensor, dim: int, factor: float) -> torch.Tensor:
 @pytest.mark.covering(few=2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_units_that_others_tell_are_dropped_without_loss(tmp_path, monkeypatch, family):
-    monkeypatch.setattr(readers, "RIDGE", 1e-10)
-    monkeypatch.setattr(readers, "FEW", 0.0)
+    monkeypatch.setattr(calibration, "RIDGE", 1e-10)
+    monkeypatch.setattr(calibration, "FEW", 0.0)
     head = HEAD[family]
     built, model = with_faint_units(family, head)
     folder, expected = save(model, tmp_path / "source"), outputs(model, built.inputs)
@@ -392,8 +392,8 @@ def test_queries_keys_and_values_are_measured_and_fitted_once(monkeypatch):
     assert seen[names[0]] is seen[names[1]] is seen[names[2]]
     assert seen[names[0]].tokens == int(built.inputs["attention_mask"].sum())
     fits = []
-    fit = readers._fit
-    monkeypatch.setattr(readers, "_fit", lambda *words: fits.append(1) or fit(*words))
+    fit = calibration._fit
+    monkeypatch.setattr(calibration, "_fit", lambda *words: fits.append(1) or fit(*words))
     pair = dual(12, 6, "haar")
     every = {f"{name}.weight": one for name, one in seen.items()}
     refit_readers(network_for(built.model), every, lambda _: (pair.produce, pair.consume))

@@ -14,9 +14,16 @@ from transformers_bot.methods.prepare import principal_pair
 from transformers_bot.ops.axis_map import gather
 from transformers_bot.ops.blocks import gram
 from transformers_bot.ops.wavelets import analysis_map
-from transformers_bot.rewrite import Network, fold_norms, order_units, order_whole_units
-from transformers_bot.rewrite.network import behind, is_foldable, norms
-from transformers_bot.rewrite.order import add_grams, best_pairs, merge_shapes, similar_order, strongest_first
+from transformers_bot.rewrite.network import Network, behind, fold_norms, is_foldable, norms
+from transformers_bot.rewrite.order import (
+    add_grams,
+    best_pairs,
+    merge_shapes,
+    order_units,
+    order_whole_units,
+    similar_order,
+    strongest_first,
+)
 from transformers_bot.rewrite.principal import basis
 
 UNTIED = {"tie_word_embeddings": False}

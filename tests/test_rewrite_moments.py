@@ -15,10 +15,10 @@ from transformers_bot import BadOption
 from transformers_bot.methods.maps import dual
 from transformers_bot.methods.prepare import dense_pair, principal_pair
 from transformers_bot.ops.axis_map import Matrix, gather
-from transformers_bot.rewrite import Network, Opened, fold_norms, order_units, to_principal_basis
-from transformers_bot.rewrite.moments import Moments, measured
-from transformers_bot.rewrite.network import norms
-from transformers_bot.rewrite.principal import basis, weight_moments
+from transformers_bot.rewrite.calibration import measured
+from transformers_bot.rewrite.network import Network, fold_norms, norms
+from transformers_bot.rewrite.order import order_units
+from transformers_bot.rewrite.principal import Moments, Opened, basis, to_principal_basis, weight_moments
 
 UNTIED = {"tie_word_embeddings": False}
 

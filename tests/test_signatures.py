@@ -15,7 +15,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import transformers_bot
 from transformers_bot import BoTModelForMaskedLM, plan, resize_checkpoint, suggest
-from transformers_bot.architectures import BUILT_IN
+from transformers_bot.architectures.families import BUILT_IN
 from transformers_bot.architectures.inventory import class_in_mapping
 from transformers_bot.auto import FACTORIES
 from transformers_bot.errors import BadKeyword, UnsupportedArchitecture

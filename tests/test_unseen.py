@@ -5,7 +5,7 @@ import pytest
 import torch
 from families import resize, resized_config
 
-from transformers_bot.architectures.axes import parse_rules
+from transformers_bot.architectures.adapter import parse_rules
 from transformers_bot.methods.maps import Pair, dual, kept, whole_units
 from transformers_bot.methods.unseen import contrasts, copied_from, noise_maps
 from transformers_bot.ops.axis_map import from_dense

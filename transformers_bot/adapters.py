@@ -4,10 +4,8 @@
 'pre'
 """
 
-from .architectures import ADAPTERS, Adapter, get, load, register, validate
-from .architectures.adapter import Norm
-from .architectures.axes import parse_rules
-from .architectures.roles import LABEL, SEGMENT, VOCAB, Role, Roles
+from .architectures import ADAPTERS, get, load, register, validate
+from .architectures.adapter import LABEL, SEGMENT, VOCAB, Adapter, Norm, Role, Roles, parse_rules
 
 __all__ = [
     "ADAPTERS",

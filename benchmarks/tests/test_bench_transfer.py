@@ -70,7 +70,7 @@ def test_suite_parses_and_survives_json(path):
     for setting in suite.settings:
         assert setting.direction in ("grow", "shrink")
         for method in (*setting.methods, *setting.step0):
-            transformers_bot.methods.get(method.method, BoTConfig.from_any(method.bot_config))
+            transformers_bot.methods.base.get(method.method, BoTConfig.from_any(method.bot_config))
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,422 @@
-"""The facts about an architecture that resizing needs."""
+"""What an architecture is written in: roles of a kind, rules for axes, norms; and the architectures that are known.
 
+A role is what the entries of an axis are, and so what a method may do with them. A method never asks for a
+role by its name. It asks for the kind:
+
+    kind        is                                                      a method may
+    depth       the layers of one stack                                 pick, repeat, insert, filter
+    stream      one basis for a whole network, or for one tower of it   turn, order, filter
+    unit        taken whole, in any order: MLP units, heads             order, pick, merge, copy
+    entry       the inside of a unit: head_dim                          filter
+    frequency   rotary pairs                                            keep, take every n-th, insert zeros
+    place       positions of a text                                     crop, interpolate
+    grid        one side of an image's grid of patches                  interpolate
+    pixel       rows or columns of an image patch                       nothing; neighbours are alike
+    identity    entries of their own: vocabulary, labels, channels      nothing
+
+A rule is one line that says what every axis of a tensor means:
+
+    encoder.layer.{layer}.attention.self.query.weight : (heads score) <- hidden
+    h.{layer}.attn.c_proj.{weight}                    : (heads head_dim) -> +hidden
+    embeddings.position_embeddings                    : 1 (special + grid_h grid_w) hidden
+
+Left of the colon stand the tensor's names (without the base model's prefix), alternatives split
+by `|`, `{weight,bias}` for several endings and `{layer}` for the depth. Right of it stand the
+axes in stored order:
+
+    role            an axis of that role;   3         an axis that is never resized
+    (a b)           the product of two;     (a + b c) segments one after another
+    x <- y, y -> x  a map that writes x and reads y; without an arrow all axes are written
+    +x              added onto the residual stream x: the layer count scales it
+    ~x              the reading side of a product: keys read what queries write
+    *x              multiplied onto the other writer of x, as the gate of an MLP is
+
+A network with two stacks of layers has a word for each, the second one ending in `_layer`:
+`decoder.layers.{decoder_layer}.fc1.weight`.
+"""
+
+import dataclasses
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from .axes import Rule
-from .roles import Roles
+from ..errors import PlanError, UnsupportedArchitecture, suggest
+
+Kind = Literal["depth", "stream", "unit", "entry", "frequency", "place", "grid", "pixel", "identity"]
+KINDS: tuple[str, ...] = get_args(Kind)
+FIXED: tuple[Kind, ...] = ("pixel", "identity")  # never resampled, only kept
+RESIZED: tuple[Kind, ...] = ("depth", "stream", "unit", "entry", "frequency")  # what makes a model larger or smaller
+
+
+@dataclass(frozen=True)
+class Role:
+    """One role of an architecture.
+
+    Example:
+        >>> Role("heads", "unit", "num_attention_heads").field
+        'num_attention_heads'
+
+    Attributes:
+        name: as rules write it.
+        kind: what a method may do with its entries, see the module.
+        size: a config field, a function of the config, a fixed number, or None where only the tensor knows.
+        field: what a user sets to change it, for messages; `size` where that is a field.
+        follows: the role whose entries these are, too, and whose maps it takes: queries and keys number
+            the same entries as values, the stream behind the last norm is the stream.
+        within: the unit that holds these entries, or (queries of a group) these units.
+        lists: of a depth: config fields with one entry a layer, which travel with the layers.
+        noun: the entries in words, in the plural.
+        remedy: what else a user can do where source and target differ in a role that is never resampled.
+        empty: says of a config why nothing is left of the role.
+    """
+
+    name: str
+    kind: Kind
+    size: "str | int | Callable[[Any], int] | None" = dataclasses.field(default=None, compare=False)
+    field: str = ""
+    follows: str = ""
+    within: str = ""
+    lists: tuple[str, ...] = ()
+    noun: str = ""
+    remedy: str = ""
+    empty: Callable[[Any], str] | None = dataclasses.field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.field:
+            object.__setattr__(self, "field", self.size if isinstance(self.size, str) else self.name)
+        if not self.noun:
+            object.__setattr__(self, "noun", self.name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Without its functions, which no process can send: a plan has no more use for them."""
+        size = None if callable(self.size) else self.size
+        plain = (self.field, self.follows, self.within, self.lists, self.noun, self.remedy)
+        return Role, (self.name, self.kind, size, *plain)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Role":
+        return self
+
+
+VOCAB = Role(
+    "vocab",
+    "identity",
+    "vocab_size",
+    remedy="To keep the rows, save the source with transformers' resize_token_embeddings first.",
+)
+SEGMENT = Role("segment", "identity", "type_vocab_size")
+LABEL = Role("label", "identity", None, field="num_labels")
+
+
+class Roles(Mapping[str, Role]):
+    """The roles of an architecture by name, and by kind.
+
+    >>> roles = Roles(Role("layer", "depth", "n_layer"), Role("ffn", "unit", "n_inner"))
+    >>> roles.of("unit"), roles["layer"].field
+    (('ffn',), 'n_layer')
+    """
+
+    def __init__(self, *roles: Role) -> None:
+        self._roles = {role.name: role for role in roles}
+        names = [role.name for role in roles]
+        self.repeated = [name for name in self._roles if names.count(name) > 1]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Roles, tuple(self._roles.values())
+
+    def __getitem__(self, name: str) -> Role:
+        return self._roles[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._roles)
+
+    def __len__(self) -> int:
+        return len(self._roles)
+
+    def __repr__(self) -> str:
+        return f"Roles({', '.join(f'{role.name}: {role.kind}' for role in self._roles.values())})"
+
+    def with_(self, *roles: Role) -> "Roles":
+        """The same with some added, or in place of those of the same name."""
+        return Roles(*{**self._roles, **{role.name: role for role in roles}}.values())
+
+    def of(self, *kinds: str) -> tuple[str, ...]:
+        """All roles of these kinds, in the order of `kinds`."""
+        return tuple(role.name for kind in kinds for role in self._roles.values() if role.kind == kind)
+
+    def kind(self, name: str) -> str:
+        """The kind of a role; of a fixed number ("") it is that of what is never resampled."""
+        return self._roles[name].kind if name else "identity"
+
+    def leader(self, name: str) -> str:
+        """The role whose maps a role takes: itself, unless it follows another."""
+        return self._roles[name].follows or name if name else name
+
+    def leading(self, *kinds: str) -> tuple[str, ...]:
+        """The roles of these kinds that follow no other."""
+        return tuple(name for name in self.of(*kinds) if not self._roles[name].follows)
+
+    def followers(self, name: str) -> tuple[str, ...]:
+        """A role and all that follow it and have its kind: a permutation moves them together."""
+        kind = self._roles[name].kind
+        return (name, *(role.name for role in self._roles.values() if role.follows == name and role.kind == kind))
+
+    def moved_with(self, name: str) -> tuple[str, ...]:
+        """A role and those whose entries are numbered alike in the network: with a stream all that follows it."""
+        network_wide = self.is_network_wide(name)
+        return (name, *(role.name for role in self._roles.values() if network_wide and role.follows == name))
+
+    def is_whole(self, name: str) -> bool:
+        """Whether a unit holds entries of its own, as a head does, so that it may be taken whole."""
+        return any(role.within == name for role in self._roles.values())
+
+    def is_network_wide(self, name: str) -> bool:
+        """Whether entries are the same for all layers: the stream, and what follows it."""
+        return self.kind(self.leader(name)) == "stream"
+
+    @cached_property
+    def depths(self) -> tuple[str, ...]:
+        """The stacks of layers."""
+        return self.leading("depth")
+
+    @cached_property
+    def streams(self) -> tuple[str, ...]:
+        """The residual streams, one for every tower."""
+        return self.leading("stream")
+
+    @cached_property
+    def units(self) -> tuple[str, ...]:
+        """The units: plain ones first, then those that hold entries."""
+        return tuple(sorted(self.leading("unit"), key=self.is_whole))
+
+    @cached_property
+    def entries(self) -> tuple[str, ...]:
+        """What units hold: entries, then rotary frequencies."""
+        return self.leading("entry", "frequency")
+
+    @cached_property
+    def echoes(self) -> tuple[str, ...]:
+        """Roles that say no more than the one they follow: the same entries, of the same kind."""
+        return tuple(r.name for r in self._roles.values() if r.follows and self.kind(r.follows) == r.kind)
+
+    @cached_property
+    def resized(self) -> tuple[str, ...]:
+        """What a resize may change, in the order in which it is told: depths, streams, units, entries."""
+        return (*self.depths, *self.streams, *self.units, *self.entries)
+
+
+Sizes = Mapping[str, int | None]  # role -> length; None: taken from the tensor itself
+DEPTH = r"\{((?:[a-z]+_)*layer)\}"  # in names: a layer's number
+At = tuple[str, int] | None  # a stack of layers and the number in it; None outside of the layers
+FACTOR = r"([~*]?)([a-z][a-z_0-9]*)"
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One role (or fixed number) within an axis, and the side of the map it is on.
+
+    Attributes:
+        role: empty for a fixed number, which is `size`.
+        reads: on the reading side; `crosses`: although the axis is written (keys).
+        multiplies: onto the other writer of the same units.
+    """
+
+    role: str
+    size: int | None
+    reads: bool
+    crosses: bool = False
+    multiplies: bool = False
+
+    def length(self, sizes: Sizes) -> int | None:
+        return sizes[self.role] if self.role else self.size
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Segments one after another, each a product of factors, the last factor fastest."""
+
+    segments: tuple[tuple[Factor, ...], ...]
+
+    def length(self, sizes: Sizes) -> int | None:
+        total = 0
+        for segment in self.segments:
+            product = 1
+            for factor in segment:
+                length = factor.length(sizes)
+                if length is None:
+                    return None
+                product *= length
+            total += product
+        return total
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A name pattern and the meaning of the axes of the tensors it names."""
+
+    text: str
+    names: str
+    axes: tuple[Axis, ...]
+    adds: bool  # writes onto the residual stream
+    maps: bool  # has an arrow: a matrix that reads one axis and writes another
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        return re.compile("|".join(_regex(name.strip()) for name in self.names.split("|")))
+
+    @cached_property
+    def depth(self) -> str:
+        """The word for the layer's number in its names, which is the role of a depth; empty outside of the layers."""
+        found = re.search(DEPTH, self.names)
+        return found[1] if found else ""
+
+    @property
+    def layered(self) -> bool:
+        return bool(self.depth)
+
+    @cached_property
+    def factors(self) -> tuple[Factor, ...]:
+        return tuple(factor for axis in self.axes for segment in axis.segments for factor in segment)
+
+    @property
+    def roles(self) -> list[str]:
+        return [factor.role for factor in self.factors if factor.role]
+
+    def match(self, name: str) -> tuple[bool, int | None]:
+        """Whether the rule names this tensor, and its layer if it has one."""
+        found = self.pattern.fullmatch(name)
+        if not found:
+            return False, None
+        layer = next((value for value in found.groups() if value is not None), None)
+        return True, None if layer is None else int(layer)
+
+    def template(self, name: str) -> str:
+        """The name with {layer}, or another depth's word, for its number: the same for a stack of such tensors."""
+        found = self.pattern.fullmatch(name)
+        group = found.lastindex if found else None
+        if found is None or group is None:
+            return name
+        return f"{name[: found.start(group)]}{{{self.depth}}}{name[found.end(group) :]}"
+
+    def shape(self, sizes: Sizes, actual: tuple[int, ...]) -> tuple[int, ...]:
+        """The predicted shape; axes whose length only the tensor knows are taken from `actual`."""
+        lengths = [axis.length(sizes) for axis in self.axes]
+        if len(lengths) != len(actual):
+            return tuple(-1 if length is None else length for length in lengths)
+        return tuple(a if length is None else length for length, a in zip(lengths, actual, strict=True))
+
+
+def parse_rules(text: str) -> tuple[Rule, ...]:
+    """Read one rule a line; empty lines and `#` comments are skipped.
+
+    >>> rule, = parse_rules("mlp.{weight,bias} : ffn")
+    >>> rule.match("mlp.bias"), rule.shape({"ffn": 8}, (8,))
+    ((True, None), (8,))
+
+    Raises:
+        PlanError: a line that is no rule, with what is wrong in it.
+    """
+    lines = (line.split("#", 1)[0].strip() for line in text.splitlines())
+    return tuple(_parse_rule(line) for line in lines if line)
+
+
+def find_rule(rules: tuple[Rule, ...], name: str) -> tuple[Rule, int | None]:
+    """The one rule that names this tensor, with its layer; none or several is a `PlanError`."""
+    found = [(rule, layer) for rule in rules for hit, layer in [rule.match(name)] if hit]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        lines = "; ".join(rule.text for rule, _ in found)
+        raise PlanError(f"tensor {name!r} is named by {len(found)} rules of its adapter: {lines}. Keep one of them.")
+    number = next((part for part in name.split(".") if part.isdigit()), None)
+    hint = f" Its component {number} is not captured as {{layer}} by any rule." if number else ""
+    raise PlanError(
+        f"tensor {name!r} is named by no rule of its adapter, so its axes are unknown.{hint} "
+        "Its model class is not supported yet; a rule in the adapter's file makes it so."
+    )
+
+
+def _parse_rule(line: str) -> Rule:
+    names, colon, axes = line.partition(":")
+    if not colon:
+        raise PlanError(f"rule {line!r} has no colon between the names and the axes.")
+    for name in names.split("|"):
+        _check_name(name.strip(), line)
+    sides = re.split(r"(<-|->)", axes)
+    if len(sides) > 3 or not all(side.strip() for side in sides):
+        raise PlanError(f"rule {line!r} must have axes on every side of at most one arrow.")
+    left_reads, right_reads = sides[1:2] == ["->"], sides[1:2] == ["<-"]
+    written = sides[-1] if left_reads else sides[0]
+    parsed = _parse_axes(sides[0], left_reads, line)
+    if len(sides) == 3:
+        parsed += _parse_axes(sides[2], right_reads, line)
+    return Rule(line, names.strip(), tuple(parsed), adds=written.strip().startswith("+"), maps=len(sides) == 3)
+
+
+def _check_name(name: str, line: str) -> None:
+    """Brackets that close, and one number of a layer at most, of the same depth in all alternatives."""
+    bare = re.sub(r"\{[^{}]*\}", "", name)
+    if not name or "{" in bare or "}" in bare:
+        raise PlanError(f"rule {line!r} has a name that is empty, or a brace without a partner.")
+    depths = re.findall(DEPTH, line.partition(":")[0])
+    if len(re.findall(DEPTH, name)) > 1:
+        raise PlanError(f"rule {line!r} has two numbers of layers in the name {name!r}; a tensor is in one layer.")
+    if len(set(depths)) > 1 or (depths and not re.search(DEPTH, name)):
+        raise PlanError(f"rule {line!r} has alternatives of different depths. Write a rule for each.")
+
+
+def _parse_axes(text: str, reads: bool, line: str) -> list[Axis]:
+    """The axes of one side: words, and brackets with segments of words."""
+    text = text.strip().removeprefix("+")
+    axes: list[Axis] = []
+    opened: list[list[Factor]] | None = None
+    for token in re.findall(r"[()+]|[^\s()+]+", text):
+        if token == "(" and opened is None:
+            opened = [[]]
+        elif token == ")" and opened and all(opened):
+            axes.append(Axis(tuple(tuple(segment) for segment in opened)))
+            opened = None
+        elif token == "+" and opened and opened[-1]:
+            opened.append([])
+        elif token in "()+":
+            raise PlanError(
+                f"rule {line!r} has a bracket that is empty or has no partner, or a + with nothing on one side of it."
+            )
+        elif opened is None:
+            axes.append(Axis(((_parse_factor(token, reads, line),),)))
+        else:
+            opened[-1].append(_parse_factor(token, reads, line))
+    if opened is not None:
+        raise PlanError(f"rule {line!r} has a bracket that is empty or has no partner.")
+    return axes
+
+
+def _parse_factor(word: str, reads: bool, line: str) -> Factor:
+    if word.isdigit():
+        if int(word) < 1:
+            raise PlanError(f"rule {line!r}: an axis has at least one entry, not {word}.")
+        return Factor("", int(word), reads)
+    found = re.fullmatch(FACTOR, word)
+    if not found:
+        raise PlanError(f"rule {line!r}: {word!r} is neither a role nor a number.")
+    crosses, multiplies = found[1] == "~", found[1] == "*"
+    if reads and (crosses or multiplies):
+        raise PlanError(f"rule {line!r}: {word!r} stands on the side that reads; {found[1]} is for what is written.")
+    return Factor(found[2], None, reads or crosses, crosses, multiplies)
+
+
+def _regex(name: str) -> str:
+    parts = re.split(r"(\{[^{}]*\})", name)
+    return "".join(_regex_part(part) for part in parts)
+
+
+def _regex_part(part: str) -> str:
+    if re.fullmatch(DEPTH, part):
+        return r"(\d+)"
+    if part.startswith("{"):
+        return "(?:" + "|".join(re.escape(word) for word in part[1:-1].split(",")) + ")"
+    return re.escape(part)
 
 
 @dataclass(frozen=True)
@@ -72,9 +481,9 @@ class Adapter:
     rules: tuple[Rule, ...]
     roles: Roles
     norms: tuple[Norm, ...] = ()
-    derived: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    derived: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)
     divides: tuple[tuple[str, str], ...] = ()
-    gains: Mapping[str, Callable[[Any], float | None]] = field(default_factory=dict)
+    gains: Mapping[str, Callable[[Any], float | None]] = dataclasses.field(default_factory=dict)
     activation: str = "hidden_act"
     epsilon: str = ""
     readout: bool = False
@@ -82,11 +491,11 @@ class Adapter:
     causal_flag: str | None = None
     depth_flag: str | None = None
     inert: tuple[str, ...] = ()
-    only: Mapping[str, Any] = field(default_factory=dict)
+    only: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     checks: tuple[Callable[[Any], tuple[str, str] | None], ...] = ()
     clash: Callable[[str, str, Any, Any], str | None] | None = None
     crossing: tuple[str, ...] = ()
-    foreign: Mapping[str, str] = field(default_factory=dict)
+    foreign: Mapping[str, str] = dataclasses.field(default_factory=dict)
     buffers: tuple[str, ...] = ()
 
     @cached_property
@@ -106,3 +515,21 @@ class Adapter:
     def is_left_out(self, name: str) -> bool:
         """Whether a tensor, named without the base model's prefix, is one of `buffers` or of `crossing`."""
         return self.is_buffer(name) or any(re.fullmatch(pattern, name) for pattern in self.crossing)
+
+
+ADAPTERS: dict[str, Adapter] = {}  # model type -> adapter; `architectures` itself fills in those that are built in
+
+
+def get(model_type: str) -> Adapter:
+    """The adapter of a transformers model type; `UnsupportedArchitecture` names the known ones.
+
+    >>> get("gpt2").norm
+    'pre'
+    """
+    if model_type in ADAPTERS:
+        return ADAPTERS[model_type]
+    hint = suggest(model_type, ADAPTERS)
+    raise UnsupportedArchitecture(
+        f"model type {model_type!r} has no adapter. Model type should be one of {', '.join(ADAPTERS)}.{hint} "
+        "A new one is a file of data, see docs/adapters.md."
+    )

@@ -16,9 +16,7 @@ from ..compat import blank
 from ..console.text import printable
 from ..errors import BadCheckpoint, BadOption, PlanError, UnsupportedArchitecture, check_writable, suggest
 from ..tasks import TASKS
-from . import Adapter
-from .axes import Factor, Rule, Sizes, find_rule
-from .roles import Roles
+from .adapter import Adapter, Factor, Roles, Rule, Sizes, find_rule
 
 ModelClass = type[PreTrainedModel]
 

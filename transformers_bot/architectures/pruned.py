@@ -6,8 +6,8 @@ from transformers import PreTrainedConfig
 
 from ..console.text import brief
 from ..errors import PlanError, UnsupportedCheckpoint
-from . import ADAPTERS, Adapter
-from .axes import find_rule
+from . import ADAPTERS
+from .adapter import Adapter, find_rule
 from .sizes import role_sizes
 
 NAMED = 4  # layers in a message

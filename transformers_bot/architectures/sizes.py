@@ -19,9 +19,7 @@ from transformers import PreTrainedConfig
 
 from ..console.text import brief
 from ..errors import BadKeyword, BadOption, BadSize, UnsupportedArchitecture, suggest
-from . import Adapter
-from .axes import Sizes
-from .roles import FIXED, Roles
+from .adapter import FIXED, Adapter, Roles, Sizes
 
 LABELS = ("num_labels", "id2label", "label2id")
 # Every model is asked for these, also where its config class does not have them -> what holds without them.

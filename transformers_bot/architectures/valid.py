@@ -5,11 +5,31 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import BadOption, suggest
-from .adapter import Adapter, Norm
-from .axes import DEPTH, Rule
-from .roles import KINDS, Role, Roles
+from .adapter import ADAPTERS, DEPTH, KINDS, Adapter, Norm, Role, Roles, Rule
+from .families import BUILT_IN
 
 FIELD_KINDS = ("depth", "stream")  # of these, errors must name the config field
+
+
+def register(adapter: Adapter) -> Adapter:
+    """Make an architecture known for the rest of this process; returns the adapter.
+
+    Registering a model type again replaces what was registered before, built-in ones excepted.
+
+    Example:
+        >>> from transformers_bot.adapters import get, register
+        >>> register(get("gpt2")) is get("gpt2")
+        True
+
+    Raises:
+        BadOption: an adapter that contradicts itself or transformers' config of that model type, or one
+            for a model type that is built in.
+    """
+    validate(adapter)
+    if adapter.model_type in (built_in.model_type for built_in in BUILT_IN if built_in is not adapter):
+        raise BadOption(f"model type {adapter.model_type!r} is built in and cannot be replaced.")
+    ADAPTERS[adapter.model_type] = adapter
+    return adapter
 
 
 def validate(adapter: Any) -> None:

@@ -13,7 +13,7 @@ from .options import add_adapter, add_head, add_hub, add_reading, add_source, hu
 from .terminal import fill, say, shown, width
 
 if TYPE_CHECKING:
-    from ..architectures.roles import Roles
+    from ..architectures.adapter import Roles
     from ..tools.inspecting import Inspection, Stack
 
 NOTE = (

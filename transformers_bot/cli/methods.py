@@ -14,8 +14,7 @@ from .options import BOT_OPTIONS, add_method_file, meaning_of
 from .terminal import fill, option, say, width
 
 if TYPE_CHECKING:
-    from ..architectures import Adapter
-    from ..architectures.roles import Roles
+    from ..architectures.adapter import Adapter, Roles
 
 # When to choose which method, for whoever decides; how each works is in its module and its paper.
 ADVICE = {

@@ -15,9 +15,8 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from .. import architectures
-from ..architectures.axes import Sizes
+from ..architectures.adapter import Roles, Sizes
 from ..architectures.inventory import inventory_of
-from ..architectures.roles import Roles
 from ..console import progress
 from ..errors import BadCheckpoint, BadKeyword, BadOption, suggest
 from ..hub.provenance import is_local, place_of, recorded_path

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..architectures.axes import Axis, Rule
+from ..architectures.adapter import Axis, Rule
 from ..ops.axis_map import AxisMap, Band, Matrix, remembered
 from ..ops.recipe import Read, Recipe, Segment, TensorMap
 from .base import Fresh, Task

@@ -26,12 +26,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..architectures.axes import At, Factor, Rule
+from ..architectures.adapter import At, Factor, Rule
 from ..console import progress
 from ..ops.axis_map import AxisMap
 from ..ops.recipe import Detail, Read, Recipe, Segment, is_identity
 from ..options import BoTConfig
-from ..rewrite import Opened, fit_to_low_pass
+from ..rewrite.calibration import fit_to_low_pass
+from ..rewrite.principal import Opened
 from . import maps
 from .base import Linear, Task, reads_of, whole_unit
 from .maps import (

@@ -18,7 +18,7 @@ from functools import partial
 
 import numpy as np
 
-from ..architectures.axes import At
+from ..architectures.adapter import At
 from ..ops.axis_map import AxisMap, Band, Matrix, banded, gather, remembered
 from .base import Linear, Task
 from .maps import Depth, Pair, stacked_from_top

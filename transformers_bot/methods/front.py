@@ -22,7 +22,7 @@ Source: the FRONT method (frequency-domain knowledge transfer by DCT); Ahmed, Na
 from dataclasses import replace
 from typing import Any
 
-from ..architectures.axes import At, Rule
+from ..architectures.adapter import At, Rule
 from ..ops.axis_map import DENSE_TAPS, AxisMap, Matrix, from_dense
 from ..ops.dct import low_frequencies
 from ..ops.recipe import Read, Recipe

@@ -20,12 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..architectures.axes import At, Factor
-from ..architectures.roles import RESIZED
+from ..architectures.adapter import RESIZED, At, Factor
 from ..errors import BadOption
 from ..ops.axis_map import AxisMap, gather, identity, remembered
 from ..ops.recipe import Segment
-from ..rewrite import Opened
+from ..rewrite.principal import Opened
 from .base import Linear, Task, whole_unit
 from .maps import Depth, Pair, kept, kept_layers, picked
 from .unit_scores import Scores, from_activations, from_weights

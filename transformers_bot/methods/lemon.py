@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from ..architectures.axes import At, Factor, Rule
+from ..architectures.adapter import At, Factor, Rule
 from ..ops.axis_map import DENSE_TAPS, AxisMap, Matrix, banded, from_dense, identity, remembered, tiled
 from ..ops.recipe import Detail, Recipe, TensorMap, is_identity
 from .base import UNSIZED, Fresh, Linear, Task, is_tied_readout

@@ -11,7 +11,7 @@ Source: Wang et al., "Learning to Grow Pretrained Models for Efficient Transform
 
 from typing import Any
 
-from ..architectures.axes import At
+from ..architectures.adapter import At
 from ..ops.axis_map import tiled
 from .base import Linear, Task
 from .maps import Depth, Pair, stacked

@@ -11,7 +11,7 @@ Source: Pan et al., "Reusing Pretrained Models by Multi-linear Operators for Eff
 
 import numpy as np
 
-from ..architectures.axes import At
+from ..architectures.adapter import At
 from ..ops.axis_map import AxisMap, Band, Matrix, gather, remembered
 from .base import Task
 from .ligo import LiGO

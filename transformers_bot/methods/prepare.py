@@ -16,30 +16,19 @@ import pywt
 import torch
 from torch import Tensor
 
-from ..architectures.axes import At, Factor
+from ..architectures.adapter import At, Factor
 from ..compat import check_room
 from ..console import progress
 from ..errors import BadOption
 from ..ops.axis_map import AxisMap, Matrix, from_dense, identity, remembered
+from ..ops.blocks import length_of
 from ..ops.dct import low_frequencies
-from ..ops.energy import length_of
 from ..ops.recipe import Segment
 from ..options import BoTConfig
-from ..rewrite import (
-    Groups,
-    Opened,
-    fold_norms,
-    look,
-    merge_shapes,
-    order_by_strength,
-    order_units,
-    order_whole_units,
-    to_principal_basis,
-)
-from ..rewrite.moments import Moments
-from ..rewrite.network import KeptLayers, Network, behind, is_kept, norms
-from ..rewrite.order import leaves
-from ..rewrite.readers import input_axis
+from ..rewrite.calibration import input_axis, look
+from ..rewrite.network import KeptLayers, Network, behind, fold_norms, is_kept, norms
+from ..rewrite.order import Groups, leaves, merge_shapes, order_by_strength, order_units, order_whole_units
+from ..rewrite.principal import Moments, Opened, to_principal_basis
 from .base import Task
 from .maps import Pair, group_sizes
 from .unit_scores import Scores, from_tallies, watching

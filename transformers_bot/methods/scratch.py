@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..architectures.axes import Rule
+from ..architectures.adapter import Rule
 from ..options import BoTConfig
 from .base import AsStored, Fresh, Task
 

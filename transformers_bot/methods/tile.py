@@ -7,7 +7,7 @@ Source: Samragh et al., "Scaling Smart: Accelerating Large Language Model Pre-tr
 Model Initialization" (arXiv 2409.12903), section 3.
 """
 
-from ..architectures.axes import At
+from ..architectures.adapter import At
 from ..ops.axis_map import tiled
 from .base import Linear, Task
 from .maps import Depth, Pair, stacked

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..architectures.axes import At, Factor, Rule
-from ..rewrite import Opened, OutOfRange
-from ..rewrite.moments import See, watch
-from ..rewrite.network import Network, fold_norms, norms
+from ..architectures.adapter import At, Factor, Rule
+from ..rewrite.calibration import See, watch
+from ..rewrite.network import Network, OutOfRange, fold_norms, norms
+from ..rewrite.principal import Opened
 
 Key = tuple[str, At]  # a role and a layer, or a stack of layers and None
 Scores = dict[Key, Tensor]

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from ..architectures.axes import Factor, Rule
+from ..architectures.adapter import Factor, Rule
 from ..ops.axis_map import DENSE_TAPS, AxisMap, Band, Matrix, banded, identity, remembered
 from ..ops.recipe import Segment, TensorMap
 from .maps import Pair

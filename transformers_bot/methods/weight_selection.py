@@ -9,8 +9,7 @@ Source: Xu et al., "Initializing Models with Larger Ones" (arXiv 2311.18823), se
 
 import numpy as np
 
-from ..architectures.axes import At, Rule
-from ..architectures.roles import LABEL, RESIZED
+from ..architectures.adapter import LABEL, RESIZED, At, Rule
 from ..ops.axis_map import AxisMap, gather, remembered
 from ..ops.recipe import Recipe
 from .base import Fresh, Linear, Task

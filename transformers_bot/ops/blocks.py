@@ -1,9 +1,10 @@
-"""Arithmetic over large tensors, block by block: memory for what lies between, and products."""
+"""Arithmetic over large tensors, block by block: memory for what lies between, products, sums of squares."""
 
 import contextlib
 import math
 import threading
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -247,5 +248,125 @@ def _by_onednn(a: Tensor, b: Tensor) -> bool:
     return bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)  # type: ignore[no-untyped-call]
 
 
-ROUNDING = 1e-9  # beside a Gram matrix's largest entry: what a product of filters misses zero by
-FADED = 1e-7  # beside a matrix's largest entry: what no figure of the report shows
+FLOAT64_UP_TO = 1 << 16  # entries: up to here sums are taken in float64
+FAINT = 1e-30  # a mean square below which squares are too small for float32
+ROW, CACHED = 1 << 10, 1 << 18  # entries of a row and of a block
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Count, sum and sum of squares of a tensor's entries; they add up over several tensors."""
+
+    count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    def __add__(self, other: "Sums") -> "Sums":
+        return Sums(self.count + other.count, self.total + other.total, self.squares + other.squares)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every entry is."""
+        return math.isfinite(self.total)
+
+    @property
+    def std(self) -> float:
+        """The standard deviation of all entries; NaN where one of them is not finite."""
+        if not self.is_finite:
+            return math.nan
+        return max(0.0, self.squares / self.count - (self.total / self.count) ** 2) ** 0.5 if self.count else 0.0
+
+
+def sums(x: Tensor) -> Sums:
+    """The sums of one tensor in a single pass, without a copy of it.
+
+    Rows of some hundred entries are added up in float32, the rows in float64: exact to about seven digits.
+    """
+    x = _as_stored(x.detach()).reshape(-1)
+    if x.numel() <= FLOAT64_UP_TO:
+        x = x.cpu().double()
+        return Sums(x.numel(), float(x.sum()), float(x.square().sum()))
+    rows = x[: x.numel() // ROW * ROW].view(-1, ROW)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    found = _row_sums(rows, dtype)
+    if not FAINT * found.count < found.squares < math.inf:  # squares may be too large, or too small, for float32
+        found = _row_sums(rows, torch.float64)
+    return found + sums(x[rows.numel() :])
+
+
+def _row_sums(rows: Tensor, dtype: torch.dtype) -> Sums:
+    totals, norms = [], []
+    blocks, buffer = _cached_blocks(rows), None
+    for block in blocks:
+        if block.dtype != dtype and block.device.type == "cpu":
+            # A new block each time would be new pages of memory each time.
+            buffer = torch.empty_like(blocks[0], dtype=dtype) if buffer is None else buffer
+            block = buffer[: len(block)].copy_(block)
+        totals.append(block.sum(dim=1, dtype=dtype))
+        norms.append(torch.linalg.vector_norm(block, dim=1, dtype=dtype))
+    return Sums(rows.numel(), float(_joined(totals).sum()), float(_joined(norms).square().sum()))
+
+
+def energy(x: Tensor, weights: Mapping[int, Tensor] | None = None) -> float:
+    """The sum of squares of all entries, weighted along some axes.
+
+    Args:
+        weights: axis -> (length,), at least 0; what is weighted exists for a block of `x` at a time.
+    """
+    compute = torch.promote_types(x.dtype, torch.float32)
+    found = _energy(x, weights, compute)
+    in_range = FAINT * x.numel() < found < math.inf
+    return found if in_range or compute == torch.float64 else _energy(x, weights, torch.float64)
+
+
+def length_of(x: Tensor) -> float:
+    """The Euclidean norm of all entries together, whatever their magnitude."""
+    found = float(torch.linalg.vector_norm(x))
+    in_range = FAINT * x.numel() < found * found < math.inf
+    return found if in_range else float(torch.linalg.vector_norm(x, dtype=torch.float64))
+
+
+def _energy(x: Tensor, weights: Mapping[int, Tensor] | None, compute: torch.dtype) -> float:
+    every = weights or {}
+    uneven = {axis: one for axis, one in every.items() if float(one.min()) != float(one.max())}
+    scale = math.prod(float(one[0]) for axis, one in every.items() if axis not in uneven)
+    flat = _as_stored(x)
+    if uneven or not flat.is_contiguous():  # a part of a larger tensor is not copied to be flat
+        return scale * _uneven_energy(x, uneven, compute)
+    flat = flat.reshape(-1)
+    rows = flat[: x.numel() // ROW * ROW].view(-1, ROW)
+    norms = [torch.linalg.vector_norm(block.to(compute), dim=1) for block in _cached_blocks(rows)]
+    return scale * (float(_joined(norms).square().sum()) + sums(flat[rows.numel() :]).squares)
+
+
+def _uneven_energy(x: Tensor, weights: Mapping[int, Tensor], compute: torch.dtype) -> float:
+    """Entries are weighted along the last axis, then their norms along the others."""
+    if x.dim() == 1:
+        x, weights = x[None], {1: weights[0]}
+    factors = {axis: one.sqrt().to(x.device, compute) for axis, one in weights.items()}
+    last = factors.pop(x.dim() - 1, None)
+    found, start = [], 0
+    for block in _cached_blocks(x):
+        norms = torch.linalg.vector_norm((block if last is None else block * last).to(compute), dim=-1)
+        for axis, factor in factors.items():
+            own = factor[start : start + len(block)] if axis == 0 else factor
+            norms = norms * own.view([-1 if dim == axis else 1 for dim in range(norms.dim())])
+        found.append(norms)
+        start += len(block)
+    return float(_joined(found).square().sum())
+
+
+def _cached_blocks(x: Tensor) -> tuple[Tensor, ...]:
+    """`x` cut along its first axis, so that a block stays in a core's cache; whole on other devices."""
+    length = CACHED * len(x) // max(1, x.numel()) if x.device.type == "cpu" else len(x)
+    return torch.split(x, max(1, length))
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return torch.cat([part.flatten() for part in parts]).cpu().double()
+
+
+def _as_stored(x: Tensor) -> Tensor:
+    """The same entries in the order in which they lie in memory: sums ask for no other."""
+    order = sorted(range(x.dim()), key=x.stride, reverse=True)
+    return x.permute(order)

@@ -1,4 +1,4 @@
-"""How one target tensor is computed: layers summed with weights, then a map along every axis."""
+"""How one target tensor is computed, layers summed with weights, then a map along every axis; and what maps keep."""
 
 import hashlib
 import math
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .axis_map import AxisMap, turn
-from .blocks import Scratch, add_into
-from .energy import Sums, sums
+from .axis_map import AxisMap, Band, from_dense, turn
+from .blocks import Scratch, Sums, add_into, sums
 
 
 def undo_norm(weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
@@ -360,3 +360,136 @@ def _turn(axis: tuple[Segment, ...]) -> float:
 
 def _length(axis: tuple[Segment, ...], side: str) -> int:
     return sum(math.prod(getattr(m, side) for m in segment) for segment in axis)
+
+
+ROUNDING = 1e-9  # beside a Gram matrix's largest entry: what a product of filters misses zero by
+FADED = 1e-7  # beside a matrix's largest entry: what no figure of the report shows
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """What a map does to the length of what it keeps.
+
+    A map M (target x source) keeps the part of x that lies in its row space: ||P x||^2 with P = M^+ M.
+    What is measured is y = M x, so M's own stretch has to be taken out again. With the small Gram matrix
+
+        shrinking   G = M M^T:   ||P x||^2 = y^T G^-1 y = ||L^-1 y||^2 for G = L L^T,
+        growing     G = M^T M:   P = I if G is regular, and x = G^-1 M^T y.
+
+    Where G = c I, as for a wavelet's whole levels, ||P x||^2 = ||y||^2 / c and nothing is solved. Rows
+    that are orthogonal, but not equally long (uneven groups, partial levels), need one factor a row.
+
+    Attributes:
+        squares: the sum of the squares of its matrix (Frobenius norm squared).
+        undo: what leaves the kept part with its own energy again: (target,) weights on the energy of the
+            result's rows, or where such do not tell it a map for the result.
+        lossless: it keeps everything.
+    """
+
+    squares: float
+    undo: Tensor | AxisMap
+    lossless: bool = False
+
+    @property
+    def undoing(self) -> AxisMap:
+        """`undo` as a map in any case."""
+        return self.undo if isinstance(self.undo, AxisMap) else _rows_scaled(self.undo.sqrt())
+
+
+class Stretches:
+    """The stretch of every map, worked out once for maps of equal entries."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Stretch] = {}
+        self._same: dict[AxisMap, Stretch] = {}  # by the object, which most tensors share
+
+    def of(self, axis_map: AxisMap) -> Stretch:
+        if axis_map not in self._same:
+            key = _digest(axis_map)
+            if key not in self._known:
+                self._known[key] = _stretch(axis_map)
+            self._same[axis_map] = self._known[key]
+        return self._same[axis_map]
+
+
+def _stretch(axis_map: AxisMap) -> Stretch:
+    if axis_map.is_identity:
+        return Stretch(axis_map.source, torch.ones(axis_map.source, dtype=torch.float64), lossless=True)
+    grows = axis_map.target >= axis_map.source
+    diagonal = _diagonal(axis_map, grows)
+    if diagonal is None:
+        return _uneven(axis_map, grows)
+    squares, largest = float(diagonal.sum()), float(diagonal.max())
+    dead = diagonal <= ROUNDING * largest
+    lossless = grows and not bool(dead.any())
+    if largest - float(diagonal.min()) <= ROUNDING * largest:
+        one_factor = 1 / largest if largest > 0 else 0.0
+        return Stretch(squares, torch.full((axis_map.target,), one_factor, dtype=torch.float64), lossless)
+    inverse = torch.where(dead, 0.0, 1 / diagonal)
+    if not grows:
+        return Stretch(squares, inverse)
+    return Stretch(squares, axis_map.transposed().then(_rows_scaled(inverse)), lossless)
+
+
+def _diagonal(axis_map: AxisMap, grows: bool) -> Tensor | None:
+    """The Gram matrix where it is diagonal, else None.
+
+    Then G 1 is its diagonal d, and G v is d * v entry by entry. For a random v no other matrix does
+    that: sum_j G_ij (v_j - v_i) is 0 by chance only.
+    """
+    small = min(axis_map.source, axis_map.target)
+    probe = torch.randn(small, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    answer = _gram(axis_map, grows, torch.stack([torch.ones_like(probe), probe], dim=1))
+    diagonal, other = answer[:, 0], answer[:, 1]
+    missed = (other - diagonal * probe).abs().max()
+    return diagonal if float(missed) <= ROUNDING * float(diagonal.abs().max()) else None
+
+
+def _gram(axis_map: AxisMap, grows: bool, x: Tensor) -> Tensor:
+    """The Gram matrix times `x`."""
+    first, then = (axis_map, axis_map.transposed()) if grows else (axis_map.transposed(), axis_map)
+    return then.apply(first.apply(x, 0), 0)
+
+
+def _uneven(axis_map: AxisMap, grows: bool) -> Stretch:
+    """The stretch of a map whose rows are not orthogonal: R with R^T R = G^+ is needed as a matrix."""
+    small = min(axis_map.source, axis_map.target)
+    gram = _gram(axis_map, grows, torch.eye(small, dtype=torch.float64))
+    squares = float(gram.trace())
+    root, full = _inverse_root(gram)
+    if not grows:
+        return Stretch(squares, _faded(root))
+    return Stretch(squares, axis_map.transposed().then(_faded(root.T @ root)), full)
+
+
+def _inverse_root(gram: Tensor) -> tuple[Tensor, bool]:
+    """R with R^T R = G^+, and whether G is regular."""
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    pivots = factor.diagonal().square()
+    if not failed and float(pivots.min()) > ROUNDING * float(pivots.max()):
+        eye = torch.eye(len(gram), dtype=gram.dtype)
+        return torch.linalg.solve_triangular(factor, eye, upper=False), True
+    values, vectors = torch.linalg.eigh(gram)
+    alive = values > ROUNDING * values[-1]
+    return (vectors[:, alive] / values[alive].sqrt()).T, False
+
+
+def _rows_scaled(factors: Tensor) -> AxisMap:
+    length = len(factors)
+    return AxisMap(length, length, (Band(np.arange(length)[:, None], factors.numpy()[:, None], length),))
+
+
+def _faded(matrix: Tensor) -> AxisMap:
+    """A matrix as a map: inverses of bands fade away from the diagonal, and what has faded is left out."""
+    kept = matrix.abs() > FADED * matrix.abs().max()
+    return from_dense(torch.where(kept, matrix, 0.0).numpy())
+
+
+def _digest(axis_map: AxisMap) -> bytes:
+    made = hashlib.blake2b(f"{axis_map.source} {axis_map.target}".encode(), digest_size=16)
+    for band in axis_map.bands:
+        parts = (band.index, band.weight) if isinstance(band, Band) else (band.matrix,)
+        for part in parts:
+            made.update(f"{part.shape} {part.dtype}".encode())
+            made.update(np.ascontiguousarray(part).data)
+    return made.digest()

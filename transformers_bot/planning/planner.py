@@ -16,10 +16,8 @@ from typing import Any
 import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from ..architectures import Adapter
-from ..architectures.axes import Rule, Sizes
+from ..architectures.adapter import FIXED, Adapter, Roles, Rule, Sizes
 from ..architectures.inventory import Inventory, rules_of
-from ..architectures.roles import FIXED, Roles
 from ..architectures.sizes import crossing, field_warnings
 from ..console.text import printable
 from ..errors import BadSize, IncompatibleModels, PlanError

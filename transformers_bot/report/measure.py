@@ -14,13 +14,12 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from ..architectures import Adapter
-from ..architectures.axes import Axis, Factor, Rule
+from ..architectures.adapter import Adapter, Axis, Factor, Rule
 from ..architectures.inventory import rules_of
 from ..errors import BadWeights
 from ..ops.axis_map import AxisMap
-from ..ops.energy import Stretch, Stretches, Sums, energy, sums
-from ..ops.recipe import Recipe, Segment, apply_axis
+from ..ops.blocks import Sums, energy, sums
+from ..ops.recipe import Recipe, Segment, Stretch, Stretches, apply_axis
 from ..planning.planner import Plan, Step
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import transformers
 
 from ..architectures import ADAPTERS
-from ..architectures.roles import Roles
+from ..architectures.adapter import Roles
 from ..console.tables import ending, html_table, lines, markdown_table, page, some, table
 from ..console.text import (
     NONE,

@@ -11,7 +11,8 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .. import architectures, methods
-from ..architectures import Adapter, configs
+from ..architectures import configs
+from ..architectures.adapter import Adapter
 from ..architectures.inventory import named_class
 from ..architectures.sizes import check_supported, cut_across, differing_roles, forget_pruned, rebuild, role_sizes
 from ..errors import BadKeyword, BadOption, HubError, IncompatibleModels, check_writable, suggest

@@ -15,8 +15,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..architectures import Adapter
-from ..architectures.axes import find_rule
+from ..architectures.adapter import Adapter, find_rule
 from ..architectures.inventory import ModelClass, class_in_mapping, named_class, predict, tasks_of
 from ..architectures.sizes import without_crossing
 from ..compat import quiet

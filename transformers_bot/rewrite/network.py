@@ -10,10 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..architectures import Adapter
-from ..architectures.adapter import Norm
-from ..architectures.axes import DEPTH, At, Axis, Factor, Rule
-from ..architectures.roles import Roles
+from ..architectures.adapter import DEPTH, Adapter, At, Axis, Factor, Norm, Roles, Rule
 from ..compat import Releasing
 from ..ops.axis_map import AxisMap, identity
 from ..ops.blocks import at_least_float32, times

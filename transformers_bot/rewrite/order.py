@@ -6,16 +6,16 @@ alone (`merge_shapes`); `similar_order` fills those shapes greedily, most simila
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..architectures.axes import At
+from ..architectures.adapter import At
 from ..console import progress
-from ..ops.blocks import add_gram, product
-from ..ops.energy import length_of
+from ..ops.axis_map import gather
+from ..ops.blocks import add_gram, length_of, mirrored, product
 from ..ops.wavelets import split_places
 from .network import KeptLayers, Network, OutOfRange, is_kept
 
@@ -27,6 +27,96 @@ LARGE = 1e38  # of a norm: what is larger is none of float32's numbers
 SAFE = 1e6  # of a norm: products of units a millionth as strong are still far from float32's ends
 ENTRIES = 4096  # of a unit, that are multiplied at a time
 STEPS = 2**20  # between similarities of 0 and 1: what differs by less is equal
+Groups = Sequence[Sequence[int]]  # layers that are averaged together
+
+
+def order_units(
+    network: Network,
+    role: str,
+    target: int,
+    groups: Mapping[str, Groups] | None = None,
+    kept: KeptLayers | None = None,
+) -> None:
+    """Put similar units of `role` next to each other, so that shrinking it to `target` merges those.
+
+    MLP units and heads have an order in every layer, a stream's units one for the whole network. Layers
+    of one group are averaged later: their units are first matched to those of the group's first layer.
+
+    Args:
+        groups: of a stack, the layers that are averaged together.
+        kept: the layers that are read: the others' units stay, and do not count for a stream; None for all.
+    """
+    length = network.length(role)
+    shapes = merge_shapes(length, target)
+    gram = torch.empty(length, length, dtype=network.dtype)  # the same memory for all of them
+    chosen = _together(network, role, groups, kept)
+    progress.expects(len(chosen))
+    for places in chosen:
+        with progress.part(""):
+            progress.expects(len(places) + 0.5)
+            for at in places[1:]:
+                first, at = _layer(places[0]), _layer(at)
+                _permute(network, role, matching_order(network, role, at[0], first[1], at[1]), at)
+            gram.zero_()
+            for at in places:
+                with progress.part(""):
+                    add_grams(gram, network, role, at, kept)
+            order = similar_order(mirrored(gram), shapes)
+            for at in places:
+                _permute(network, role, order, at)
+
+
+def order_by_strength(network: Network, role: str, counts: Sequence[int], strengths: Mapping[At, Tensor]) -> None:
+    """Let every group of units, of which the first is kept, start with one of the strongest.
+
+    Args:
+        strengths: layer -> (unit,); None for units of the whole network.
+    """
+    for at, score in strengths.items():
+        _permute(network, role, strongest_first(score, counts), at)
+
+
+def order_whole_units(
+    network: Network,
+    role: str,
+    counts: list[int],
+    groups: Mapping[str, Groups] | None = None,
+    kept: KeptLayers | None = None,
+) -> None:
+    """Let every group of units that hold entries, such as heads, start with one of those that write most.
+
+    Args:
+        groups, kept: as for `order_units`.
+    """
+    for places in _together(network, role, groups, kept):
+        total = sum((strength(network, role, at) for at in places), torch.zeros((), dtype=torch.float32))
+        for at in places:
+            _permute(network, role, strongest_first(total, counts), at)
+
+
+def _together(
+    network: Network, role: str, groups: Mapping[str, Groups] | None, kept: KeptLayers | None
+) -> Sequence[Sequence[At]]:
+    """The layers whose units get one order together; a stream has one everywhere."""
+    if network.roles.is_network_wide(role):
+        return [[None]]
+    chosen: list[list[At]] = []
+    for stack in network.stacks_of(role):
+        read = network.layers(stack) if kept is None or stack not in kept else kept[stack]
+        grouped = (groups or {}).get(stack) or [[layer] for layer in network.layers(stack) if layer in read]
+        chosen += [[(stack, layer) for layer in group] for group in grouped]
+    return chosen
+
+
+def _layer(at: At) -> tuple[str, int]:
+    if at is None:
+        raise ValueError("units of the whole network are in no layer")
+    return at
+
+
+def _permute(network: Network, role: str, order: list[int], at: At) -> None:
+    for moved in network.roles.followers(role):
+        network.map_role(moved, gather(order, len(order)), at)
 
 
 def merge_shapes(source: int, target: int) -> list[Shape]:

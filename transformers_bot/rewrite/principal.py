@@ -8,17 +8,19 @@ the low-pass are one product, so P is all that `basis` finds, and nothing is eve
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
 
+from ..architectures.adapter import Adapter
 from ..console import progress
-from ..ops.blocks import add_gram, gram, mirrored, product, times
-from .moments import Moments
-from .network import Block, Network, NormPlace, OutOfRange, Place, norms, read_by
+from ..ops.blocks import add_gram, aligned, gram, mirrored, product, times
+from .network import Block, KeptLayers, Network, NormPlace, OutOfRange, Place, behind, is_kept, norms, read_by
 
 # Attention averages values over tokens, which takes away most of their variance: an assumption, not fitted.
 ATTENTION_SHARE = 0.25
@@ -26,6 +28,114 @@ ENTRIES = 4096  # of a table, that are multiplied at a time
 ENOUGH = 16  # entries of a table for every hidden unit: their principal directions keep what those of all do
 VANISHED = 1e-30  # the size of a stream whose squares are too small for float32
 NEIGHBOUR = 0.95  # correlation of neighbouring pixels
+Batches = Iterable[Mapping[str, Any]]
+
+
+@dataclass
+class Moments:
+    """Mean and covariance of a vector, in float64."""
+
+    mean: Tensor  # (unit,)
+    covariance: Tensor  # (unit, unit)
+    tokens: int | None = None  # how many were measured; None for an estimate
+
+    def add(self, mean: Tensor, covariance: Tensor) -> None:
+        """Take in an independent summand."""
+        self.mean = self.mean + mean
+        self.covariance.add_(covariance)
+
+    def mapped(self, matrix: Tensor) -> "Moments":
+        """Of `matrix @ x`."""
+        return Moments(matrix @ self.mean, matrix @ self.covariance @ matrix.T, self.tokens)
+
+    def uncentred(self) -> "Moments":
+        """Mean 0 and second moments in place of the covariance."""
+        second = self.covariance + torch.outer(self.mean, self.mean)
+        return Moments(torch.zeros_like(self.mean), second, self.tokens)
+
+    @property
+    def size(self) -> Tensor:
+        """Trace of the second moments, after the mean over units is taken away."""
+        off = self.mean - self.mean.mean()
+        return self.covariance.trace() - self.covariance.sum() / len(off) + off.square().sum()
+
+    def normalised(self) -> "Moments":
+        """After a norm: without the mean over units, of variance 1 over units on average."""
+        mean = self.mean - self.mean.mean()
+        scale = (self.size / len(mean)).clamp_min(1e-300)
+        rows, columns = (self.covariance.mean(dim, keepdim=True) for dim in (1, 0))
+        covariance = self.covariance - rows - columns + rows.mean()  # (I - 1 1^T / n) C (I - 1 1^T / n)
+        return Moments(mean / scale.sqrt(), covariance / scale, self.tokens)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was measured while a source ran on a few batches.
+
+    Attributes:
+        norms: name of a norm -> what it normalises, every token at mean 0 and variance 1 over units.
+        inputs: name of a linear module -> what it reads.
+    """
+
+    norms: Mapping[str, Moments]
+    inputs: Mapping[str, Moments]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source as a method may rewrite it; with calibration, batches to run it on and what they have shown."""
+
+    network: Network
+    model: nn.Module
+    calibration: Batches | None = None
+    seen: Seen | None = None
+
+
+def to_principal_basis(
+    opened: Opened, stream: str, low_pass: Tensor, kept_layers: KeptLayers | None = None
+) -> tuple[Tensor, dict[str, Moments]]:
+    """Find what turns a stream and low-passes it, and match the norms to that.
+
+    Args:
+        opened: of a pre-norm architecture, its norms folded.
+        stream: the residual stream that is turned.
+        low_pass: (target width, source width) with orthonormal rows, in float64.
+        kept_layers: whose norms say what the stream carries; None for all.
+
+    Returns:
+        P (target width, source width), which takes the place of the low-pass and keeps the principal part,
+        and what every matrix behind a folded norm reads.
+    """
+    network = opened.network
+    every = norms(network, stream)
+    counted = [is_kept(place, kept_layers) for place in every]
+    kept, shares = _principal(opened, stream, every, counted, low_pass)
+    weights = {place: _weight(network, place) for place in every}
+    seen = [] if opened.seen is None else list(zip(every, _seen(network, opened.seen, every), strict=True))
+    read = {name: _after(network, place, moments) for place, moments in seen for name in behind(network, place)}
+    squares = kept.square()
+    for place, share, counts in zip(every, shares, counted, strict=True):
+        if counts:
+            match_norm(network, place, squares @ weights[place], share, kept)
+    return kept, read
+
+
+def match_norm(network: Network, place: NormPlace, diagonal: Tensor, share: Tensor, kept: Tensor) -> None:
+    """Give a norm the weight that its low-passed stream needs.
+
+    Of a stream with second moments M the low-pass P keeps the share rho^2 = tr(P M P^T) / tr(M); a norm
+    scales it to variance 1 again, so its weight carries rho. A weight gamma that could not be folded is
+    P diag(gamma) P^T there, of which a norm can only have the diagonal. The low-pass with its gain of
+    sqrt(m / n) on written axes turns the vector set here into exactly that.
+
+    Args:
+        diagonal: (target width,), of P diag(gamma) P^T.
+        share: rho^2.
+        kept: (target width, source width), orthonormal rows: P.
+    """
+    target, source = kept.shape
+    weight = kept.T @ diagonal * share.sqrt() * (source / target) ** 0.5
+    place.set_gamma(network, lambda x: weight.to(x))
 
 
 def basis(moments: Tensor, low_pass: Tensor) -> tuple[Tensor, Tensor]:
@@ -280,3 +390,54 @@ def _aligned(rows: Tensor, reference: Tensor) -> Tensor:
     u, _, v = torch.linalg.svd(reference @ rows.T)
     aligned: Tensor = u @ v @ rows
     return aligned
+
+
+def _principal(
+    opened: Opened, stream: str, every: list[NormPlace], counted: list[bool], low_pass: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """P for what these norms see on average; of every norm, the share of it that P keeps."""
+    network = opened.network
+    if opened.seen is None:
+        activation = _activation(network.adapter, opened.model.config)
+        progress.expects(1)
+        with progress.part("", 0.5):
+            estimate = estimated(network, stream, activation, counted)
+        with progress.part("", 0.3):
+            kept, dropped = basis(estimate.second, low_pass)
+        with progress.part("", 0.2):
+            shares = kept_shares(network, stream, kept, dropped, estimate)
+            return kept, list(progress.tracked(shares, [1.0] * len(every)))
+    seconds = [moments.uncentred().covariance for moments in _seen(network, opened.seen, every)]
+    total = sum(
+        (second for second, counts in zip(seconds, counted, strict=True) if counts),
+        torch.zeros((), dtype=torch.float32),
+    )
+    kept, _ = basis(total / sum(counted), low_pass)
+    return kept, [torch.trace(kept @ second @ kept.T).clamp_min(0) / len(second) for second in seconds]
+
+
+def _seen(network: Network, seen: Seen, every: list[NormPlace]) -> list[Moments]:
+    """What every norm normalises, as it was measured."""
+    return [seen.norms[name] for name in modules_of(network, every)]
+
+
+def modules_of(network: Network, places: list[NormPlace]) -> list[str]:
+    return [str(place.part(network, "weight")).removesuffix(".weight") for place in places]
+
+
+def _activation(adapter: Adapter, config: Any) -> Callable[[Tensor], Tensor]:
+    """The function behind MLP units."""
+    named = getattr(config, adapter.activation)
+    function: Callable[[Tensor], Tensor] = ACT2FN[named] if isinstance(named, str) else named
+    return function
+
+
+def _after(network: Network, place: NormPlace, seen: Moments) -> Moments:
+    """What a norm gives, of what it has normalised."""
+    gamma, beta = _weight(network, place), place.part(network, "bias")
+    shift = network[beta].double() if beta else torch.zeros_like(gamma)
+    return Moments(gamma * seen.mean + shift, gamma[:, None] * seen.covariance * gamma, seen.tokens)
+
+
+def _weight(network: Network, place: NormPlace) -> Tensor:
+    return aligned(place.gamma(network).double())

@@ -25,7 +25,7 @@ from ..ops.recipe import Kept, Watcher, run
 from ..planning.planner import Plan, Step
 from ..report.measure import Watch
 from ..report.report import Report
-from ..rewrite import Network
+from ..rewrite.network import Network
 from ..version import __version__
 from .opening import Resize
 

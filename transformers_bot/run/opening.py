@@ -13,8 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from .. import methods
-from ..architectures import Adapter
-from ..architectures.axes import find_rule
+from ..architectures.adapter import Adapter, find_rule
 from ..architectures.inventory import class_in_mapping, inventory_of, named_class, own_class, predict, rules_of
 from ..architectures.sizes import without_crossing
 from ..compat import check_room, quiet, reuse
@@ -31,7 +30,8 @@ from ..options import BoTConfig
 from ..planning.planner import ABSENT, Pairing, Plan, Side, make_plan, pair, task_of
 from ..request.request import Keywords, Request, asked_dtype, init_keywords
 from ..request.source_class import with_likely_class
-from ..rewrite import Network, Opened, OutOfRange, Place
+from ..rewrite.network import Network, OutOfRange, Place
+from ..rewrite.principal import Opened
 
 CODE_FIELDS = ("auto_map", "custom_pipelines")
 

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ..architectures.axes import Axis, Factor, Rule
+from ..architectures.adapter import Axis, Factor, Rule
 from ..errors import BadCheckpoint, BadWeights, UnsupportedCheckpoint
 from ..io.files import shown
 from ..io.sentences import LEAVE, LIST, WIDTHS, Folders, Module, as_json, whole_number
@@ -21,8 +21,7 @@ from ..io.weights import read_header, read_pickle
 from ..methods import Fresh
 from ..ops.axis_map import identity
 from ..ops.recipe import apply_axis, run
-from ..rewrite import Network
-from ..rewrite.network import is_foldable, norms
+from ..rewrite.network import Network, is_foldable, norms
 from .opening import Resize
 
 TOKENS, WHOLE = "token_embeddings", "sentence_embedding"

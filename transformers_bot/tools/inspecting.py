@@ -21,9 +21,8 @@ import torch
 from torch import Tensor
 
 from .. import architectures
-from ..architectures.axes import Factor, Rule
+from ..architectures.adapter import Factor, Roles, Rule
 from ..architectures.inventory import class_for_task, inventory_of, predict, rules_of
-from ..architectures.roles import Roles
 from ..architectures.sizes import check_fields, role_sizes, without_crossing
 from ..compat import Releasing, quiet
 from ..console import progress
@@ -33,7 +32,7 @@ from ..console.text import shape, size
 from ..errors import BadKeyword, BadOption, suggest
 from ..io.checkpoint import check_amount, check_files
 from ..ops.axis_map import AxisMap, identity
-from ..ops.energy import energy
+from ..ops.blocks import energy
 from ..ops.recipe import TensorMap, apply
 from ..ops.wavelets import analysis_map, check_name
 from ..request.request import FILES, HUB, picked, read_config, sort_keywords

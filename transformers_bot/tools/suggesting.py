@@ -22,10 +22,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 from transformers import PreTrainedConfig
 
 from .. import architectures
-from ..architectures import Adapter
-from ..architectures.axes import Sizes
+from ..architectures.adapter import Adapter, Roles, Sizes
 from ..architectures.inventory import Shapes, class_for_task, own_class, predict
-from ..architectures.roles import Roles
 from ..architectures.sizes import check_fields, rebuild, role_sizes, without_crossing
 from ..auto import plan
 from ..compat import quiet

@@ -5,9 +5,7 @@ from numbers import Integral
 from typing import Any
 
 from ...console.text import brief
-from ..adapter import Adapter, Norm
-from ..axes import parse_rules
-from ..roles import LABEL, SEGMENT, VOCAB, Role, Roles
+from ..adapter import LABEL, SEGMENT, VOCAB, Adapter, Norm, Role, Roles, parse_rules
 
 ENCODER = """
 embeddings.word_embeddings.weight                                   : vocab hidden

@@ -2,9 +2,7 @@
 
 from typing import Any
 
-from ..adapter import Adapter, Norm
-from ..axes import parse_rules
-from ..roles import LABEL, VOCAB, Role, Roles
+from ..adapter import LABEL, VOCAB, Adapter, Norm, Role, Roles, parse_rules
 
 RULES = """
 wte.weight                                  : vocab hidden

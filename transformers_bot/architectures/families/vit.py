@@ -5,9 +5,7 @@ from numbers import Integral
 from typing import Any
 
 from ...console.text import brief
-from ..adapter import Adapter, Norm
-from ..axes import parse_rules
-from ..roles import LABEL, Role, Roles
+from ..adapter import LABEL, Adapter, Norm, Role, Roles, parse_rules
 
 RULES = """
 embeddings.{cls_token,mask_token,distillation_token}                : 1 1 hidden

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ...architectures import Adapter
-from ...architectures.axes import Factor, Rule, Sizes
+from ...architectures.adapter import Adapter, Factor, Rule, Sizes
 from ...architectures.inventory import rules_of
 from ...ops.axis_map import identity
 from ...ops.recipe import TensorMap, apply

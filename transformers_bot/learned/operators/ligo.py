@@ -20,7 +20,7 @@ Source: Wang et al., ICLR 2023, arXiv 2303.00980, section 3.
 import torch
 from torch import Tensor, nn
 
-from ...architectures.axes import Axis, Factor
+from ...architectures.adapter import Axis, Factor
 from .base import Growth, Operator, Stack, segment_length
 
 DEPTH_NOISE = 0.03

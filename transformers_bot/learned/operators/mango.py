@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ...architectures.axes import Axis
+from ...architectures.adapter import Axis
 from .base import Growth, Operator, Stack
 
 DEPTH = "layer"  # the name of the core over layers

@@ -7,8 +7,7 @@ import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
-from ...architectures.adapter import Adapter
-from ...architectures.axes import Sizes
+from ...architectures.adapter import Adapter, Sizes
 from ...architectures.inventory import Inventory, own_class, predict
 from ...architectures.sizes import rebuild, role_sizes, size_fields
 from ...architectures.tiny import random_model

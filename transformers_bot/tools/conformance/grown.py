@@ -10,15 +10,14 @@ import torch
 from transformers import PreTrainedModel
 
 from ... import methods
-from ...architectures.adapter import Adapter
+from ...architectures.adapter import Adapter, Roles
 from ...architectures.inventory import inventory_of, predict
-from ...architectures.roles import Roles
 from ...architectures.sizes import rebuild, role_sizes
 from ...architectures.tiny import change, inputs, outputs
 from ...compat import building, drawn_from, use_eager_attention
 from ...options import BoTConfig
 from ...planning.planner import Side, make_plan
-from ...rewrite import fold_norms
+from ...rewrite.network import fold_norms
 from ...run.execute import run_plan
 from ...run.opening import network_of
 

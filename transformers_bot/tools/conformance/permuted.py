@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ...architectures.adapter import Adapter
-from ...architectures.axes import Axis, Rule, Sizes
+from ...architectures.adapter import Adapter, Axis, Rule, Sizes
 from ...architectures.inventory import inventory_of, rules_of
 from ...architectures.tiny import change, inputs, outputs
 
