@@ -175,7 +175,7 @@ def test_a_record_of_pruning_is_dropped_where_every_head_is_there(folder, tmp_pa
     report = transformers_bot.resize_checkpoint(place, tmp_path / "out", **sizes)
     assert "pruned_heads" not in json.loads((tmp_path / "out/config.json").read_text())
     assert any("pruned_heads" in sentence for sentence in report.warnings)
-    with pytest.raises(UnsupportedArchitecture, match="are not pruned by a resize"):
+    with pytest.raises(UnsupportedArchitecture, match="a resize does not prune single heads"):
         transformers_bot.plan(place, **sizes, pruned_heads={"1": [0]})
 
 

@@ -169,15 +169,15 @@ CALIBRATION = {
     "raw": ("gpt2", HALF, {"calibration": TOKENS, "options": {"gain": "raw"}}, "gain='raw' is the paper as written"),
     "post-norm merged": (
         *("bert", HALF, {"calibration": TOKENS, "options": {"order": "similar"}}),
-        "order='similar' and this wavelet they are merged as they stand",
+        "order='similar' and this wavelet they are only merged",
     ),
     "not orthogonal": (
         *("vit", HALF, {"calibration": IMAGES, "options": {"wavelet": "bior2.2"}}),
-        "this wavelet they are merged as they stand",
+        "this wavelet they are only merged",
     ),
     "plain": (
         *("gpt2", HALF, {"calibration": TOKENS, "options": {"basis": "plain"}}),
-        "basis='plain', order='auto' and this wavelet they are merged.*these options at 'auto'",
+        "basis='plain', order='auto' and this wavelet they are only merged.*these options at 'auto'",
     ),
     "filtered layers": (
         *("bert", {**HALF, "layer": 1}, {"calibration": TOKENS, "options": {"depth": "wavelet"}}),
@@ -192,17 +192,22 @@ CALIBRATION = {
         "bert",
         HALF,
         {"options": {"order": "strongest"}},
-        "order='strongest' ranks by what is done on",
+        "order='strongest' ranks by scores on",
     ),
-    "layers unmeasured": ("bert", {"layer": 1}, {"options": {"depth": "strongest"}}, "depth='strongest' ranks by what"),
+    "layers unmeasured": (
+        "bert",
+        {"layer": 1},
+        {"options": {"depth": "strongest"}},
+        "depth='strongest' ranks by scores",
+    ),
     "weight selection": (
         *("gpt2", HALF, {"calibration": TOKENS, "method": "weight_selection"}),
-        "'weight_selection' has no use for it",
+        "'weight_selection' does not use it",
     ),
-    "scratch": ("gpt2", HALF, {"calibration": TOKENS, "method": "scratch"}, "'scratch' has no use for it"),
+    "scratch": ("gpt2", HALF, {"calibration": TOKENS, "method": "scratch"}, "'scratch' does not use it"),
     "two methods": (
         *("gpt2", {**GROWN, "heads": 8, "layer": 4}, {"calibration": TOKENS, "method": "tile+stack"}),
-        "'tile.stack' has no use for it",
+        "'tile.stack' does not use it",
     ),
 }
 

@@ -114,7 +114,10 @@ def test_options_can_be_sent_to_processes():
         ({"name": "bot"}, "method 'bot' is built in and cannot be replaced"),
         ({"name": "My method"}, "name is 'My method'; it must be the method's name in small letters"),
         ({"name": None}, "it must be the method's name"),
-        ({"name": "own", "options_class": dict}, "options_class must be a frozen dataclass made of methods.Options"),
+        (
+            {"name": "own", "options_class": dict},
+            "options_class must be a frozen dataclass derived from methods.Options",
+        ),
     ],
 )
 def test_registering_refuses_what_cannot_be_asked_for(changes, message):

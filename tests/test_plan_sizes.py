@@ -79,7 +79,7 @@ def test_the_cap_of_every_axis_is_named(field, most):
     source = GPT2Config(n_layer=1, n_embd=32, n_head=4, vocab_size=50)
     fields = {"n_inner": 128, field: most}
     plan(source, ignore_mismatched_sizes=True, **fields)
-    with pytest.raises(BadSize, match=f"{field} makes .* {most} is the most"):
+    with pytest.raises(BadSize, match=f"{field} gives .* allows at most {most}"):
         plan(source, ignore_mismatched_sizes=True, **{**fields, field: 2 * most})
 
 
@@ -100,7 +100,7 @@ def test_places_of_long_axes_have_the_weights_that_torch_gives(source, target, m
         pytest.skip("growing is not low-passed")
     seen, worked_out = (
         AxisMap(source, target, make(source, target, mode, low_passed)).dense()
-        for make in (maps._seen, maps._worked_out)
+        for make in (maps._measured_weights, maps._formula_weights)
     )
     np.testing.assert_allclose(worked_out, seen, rtol=0, atol=1e-14)
 

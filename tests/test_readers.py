@@ -370,9 +370,9 @@ def test_a_plan_with_calibration_shows_what_is_going_to_be_picked(saved):
     text = str(factory.plan(folder, config=wanted, calibration=tokens_for("bert")))
     assert "hidden: picked" in text
     assert "strongest layers, not known yet" in text
-    assert "a plan from configs shows places only" in text
+    assert "a plan from configs shows only sizes" in text
     assert "hidden: picked" not in str(factory.plan(folder, config=wanted))
-    with pytest.raises(BadOption, match="order='strongest' ranks by what is done"):
+    with pytest.raises(BadOption, match="order='strongest' ranks by scores"):
         factory.plan(folder, config=wanted, bot_config={"order": "strongest"})
 
 

@@ -6,7 +6,7 @@ import torch
 from families import resize, resized_config
 
 from transformers_bot.architectures.adapter import parse_rules
-from transformers_bot.methods.maps import Pair, dual, kept, whole_units
+from transformers_bot.methods.maps import Pair, dual, identity_pair, whole_units
 from transformers_bot.methods.unseen import contrasts, copied_from, noise_maps
 from transformers_bot.ops.axis_map import from_dense
 
@@ -37,7 +37,7 @@ def along(rule: str, wavelet: str = "haar", **grown: tuple[int, int]):
 
 def one_pair(role: str, wavelet: str, grown: dict[str, tuple[int, int]]) -> Pair:
     source, target = grown.get(role, (4, 4))
-    return kept(source) if source == target else dual(source, target, wavelet)
+    return identity_pair(source) if source == target else dual(source, target, wavelet)
 
 
 def lengths(found) -> tuple[int, list[list[tuple[int, int]]]]:

@@ -17,11 +17,15 @@ from transformers_bot.io.checkpoint import check_amount, check_files
 @pytest.mark.parametrize(
     ("config", "changes", "message"),
     [
-        (BertConfig(), {"num_hidden_layers": 10**9}, r"num_hidden_layers makes 1000000000 entries .* 1000 is the most"),
-        (BertConfig(), {"vocab_size": 10**9}, r"vocab_size makes 1000000000 entries for vocab in the target"),
-        (BertConfig(), {"hidden_size": 12 * 10**9}, "hidden_size makes 12000000000 entries for hidden"),
-        (BertConfig(num_hidden_layers=10**9), {}, "num_hidden_layers makes .* in the source config"),
-        (ViTConfig(), {"image_size": 10**9}, r"makes \d+ entries for grid_h in the target config"),
+        (
+            BertConfig(),
+            {"num_hidden_layers": 10**9},
+            r"num_hidden_layers gives 1000000000 entries .* allows at most 1000",
+        ),
+        (BertConfig(), {"vocab_size": 10**9}, r"vocab_size gives 1000000000 entries for vocab in the target"),
+        (BertConfig(), {"hidden_size": 12 * 10**9}, "hidden_size gives 12000000000 entries for hidden"),
+        (BertConfig(num_hidden_layers=10**9), {}, "num_hidden_layers gives .* in the source config"),
+        (ViTConfig(), {"image_size": 10**9}, r"gives \d+ entries for grid_h in the target config"),
         (ViTConfig(), {"image_size": []}, r"image_size is \[\] in the target config; give one length, or height"),
         (ViTConfig(), {"patch_size": [16, 0]}, "patch_size is 0 in the target config"),
     ],

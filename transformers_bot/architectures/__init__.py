@@ -1,6 +1,6 @@
-"""What every supported architecture's tensors mean. A new architecture is one file and one word in `families`.
+"""The meaning of the tensors of every supported architecture. A new one is one file and one name in `families`.
 
-An architecture that is not built in is one file, too, wherever it lies: `register` makes it known.
+An architecture that is not built in is also one file, in any folder: `register` makes it known.
 `docs/adapters.md` shows how to write one.
 """
 

@@ -1,7 +1,7 @@
-"""What an architecture is written in: roles of a kind, rules for axes, norms; and the architectures that are known.
+"""The language of adapters: roles and their kinds, rules for axes, norms; and the table of known adapters.
 
-A role is what the entries of an axis are, and so what a method may do with them. A method never asks for a
-role by its name. It asks for the kind:
+A role says what the entries of an axis are; its kind says what a method may do with them. Methods ask for the
+kind of a role, never for its name:
 
     kind        is                                                      a method may
     depth       the layers of one stack                                 pick, repeat, insert, filter
@@ -11,27 +11,27 @@ role by its name. It asks for the kind:
     frequency   rotary pairs                                            keep, take every n-th, insert zeros
     place       positions of a text                                     crop, interpolate
     grid        one side of an image's grid of patches                  interpolate
-    pixel       rows or columns of an image patch                       nothing; neighbours are alike
-    identity    entries of their own: vocabulary, labels, channels      nothing
+    pixel       rows or columns of an image patch                       nothing; neighbours are similar
+    identity    entries with a meaning: vocabulary, labels, channels    nothing
 
-A rule is one line that says what every axis of a tensor means:
+A rule is one line that gives the meaning of every axis of a tensor:
 
     encoder.layer.{layer}.attention.self.query.weight : (heads score) <- hidden
     h.{layer}.attn.c_proj.{weight}                    : (heads head_dim) -> +hidden
     embeddings.position_embeddings                    : 1 (special + grid_h grid_w) hidden
 
-Left of the colon stand the tensor's names (without the base model's prefix), alternatives split
-by `|`, `{weight,bias}` for several endings and `{layer}` for the depth. Right of it stand the
-axes in stored order:
+Left of the colon are the tensor's names (without the base model's prefix), alternatives separated by `|`,
+with `{weight,bias}` for several endings and `{layer}` for the layer's number. Right of it are the axes in
+stored order:
 
     role            an axis of that role;   3         an axis that is never resized
     (a b)           the product of two;     (a + b c) segments one after another
     x <- y, y -> x  a map that writes x and reads y; without an arrow all axes are written
-    +x              added onto the residual stream x: the layer count scales it
-    ~x              the reading side of a product: keys read what queries write
-    *x              multiplied onto the other writer of x, as the gate of an MLP is
+    +x              added onto the residual stream x: a sum over layers
+    ~x              the reading side of a score: keys read what queries write
+    *x              multiplied with the other writer of x, as the gate of an MLP is
 
-A network with two stacks of layers has a word for each, the second one ending in `_layer`:
+A network with two stacks of layers has a name for each; that of the second ends in `_layer`:
 `decoder.layers.{decoder_layer}.fc1.weight`.
 """
 
@@ -46,8 +46,8 @@ from ..errors import PlanError, UnsupportedArchitecture, suggest
 
 Kind = Literal["depth", "stream", "unit", "entry", "frequency", "place", "grid", "pixel", "identity"]
 KINDS: tuple[str, ...] = get_args(Kind)
-FIXED: tuple[Kind, ...] = ("pixel", "identity")  # never resampled, only kept
-RESIZED: tuple[Kind, ...] = ("depth", "stream", "unit", "entry", "frequency")  # what makes a model larger or smaller
+FIXED: tuple[Kind, ...] = ("pixel", "identity")  # never resampled
+RESIZED: tuple[Kind, ...] = ("depth", "stream", "unit", "entry", "frequency")  # of the size of a model
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,15 @@ class Role:
     Attributes:
         name: as rules write it.
         kind: what a method may do with its entries, see the module.
-        size: a config field, a function of the config, a fixed number, or None where only the tensor knows.
-        field: what a user sets to change it, for messages; `size` where that is a field.
-        follows: the role whose entries these are, too, and whose maps it takes: queries and keys number
-            the same entries as values, the stream behind the last norm is the stream.
-        within: the unit that holds these entries, or (queries of a group) these units.
-        lists: of a depth: config fields with one entry a layer, which travel with the layers.
-        noun: the entries in words, in the plural.
-        remedy: what else a user can do where source and target differ in a role that is never resampled.
-        empty: says of a config why nothing is left of the role.
+        size: a config field, a function of the config, a fixed number, or None if only the tensor's shape tells.
+        field: the config field that a user sets to change it, for messages; by default `size`.
+        follows: the role whose maps this one takes, because its entries belong together with that role's:
+            entries of queries and keys with those of values, the stream behind the last norm with the stream.
+        within: the unit that holds these entries, or, of the queries of a group, the unit that holds them.
+        lists: of a depth: config fields with one entry per layer, which follow the layers.
+        noun: a plural noun for the entries, for messages.
+        remedy: what a user can do if source and target differ in a role that is never resampled.
+        empty: a function of a config that says why the role has no entries.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Role:
             object.__setattr__(self, "noun", self.name)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Without its functions, which no process can send: a plan has no more use for them."""
+        """Pickle without the functions, which cannot be pickled and which a plan no longer needs."""
         size = None if callable(self.size) else self.size
         plain = (self.field, self.follows, self.within, self.lists, self.noun, self.remedy)
         return Role, (self.name, self.kind, size, *plain)
@@ -138,7 +138,7 @@ class Roles(Mapping[str, Role]):
         return f"Roles({', '.join(f'{role.name}: {role.kind}' for role in self._roles.values())})"
 
     def with_(self, *roles: Role) -> "Roles":
-        """The same with some added, or in place of those of the same name."""
+        """These roles with others added; a role of the same name is replaced."""
         return Roles(*{**self._roles, **{role.name: role for role in roles}}.values())
 
     def of(self, *kinds: str) -> tuple[str, ...]:
@@ -146,7 +146,7 @@ class Roles(Mapping[str, Role]):
         return tuple(role.name for kind in kinds for role in self._roles.values() if role.kind == kind)
 
     def kind(self, name: str) -> str:
-        """The kind of a role; of a fixed number ("") it is that of what is never resampled."""
+        """The kind of a role; "identity" for a fixed number (""), which is never resampled."""
         return self._roles[name].kind if name else "identity"
 
     def leader(self, name: str) -> str:
@@ -158,21 +158,21 @@ class Roles(Mapping[str, Role]):
         return tuple(name for name in self.of(*kinds) if not self._roles[name].follows)
 
     def followers(self, name: str) -> tuple[str, ...]:
-        """A role and all that follow it and have its kind: a permutation moves them together."""
+        """A role and the roles of its kind that follow it: one permutation moves them all."""
         kind = self._roles[name].kind
         return (name, *(role.name for role in self._roles.values() if role.follows == name and role.kind == kind))
 
     def moved_with(self, name: str) -> tuple[str, ...]:
-        """A role and those whose entries are numbered alike in the network: with a stream all that follows it."""
+        """A role and the roles that must be moved with it: with a stream, all that follow it."""
         network_wide = self.is_network_wide(name)
         return (name, *(role.name for role in self._roles.values() if network_wide and role.follows == name))
 
     def is_whole(self, name: str) -> bool:
-        """Whether a unit holds entries of its own, as a head does, so that it may be taken whole."""
+        """Whether a unit holds entries of its own, as a head does, and so may be picked or copied as a whole."""
         return any(role.within == name for role in self._roles.values())
 
     def is_network_wide(self, name: str) -> bool:
-        """Whether entries are the same for all layers: the stream, and what follows it."""
+        """Whether all layers share the entries: the stream, and the roles that follow it."""
         return self.kind(self.leader(name)) == "stream"
 
     @cached_property
@@ -182,7 +182,7 @@ class Roles(Mapping[str, Role]):
 
     @cached_property
     def streams(self) -> tuple[str, ...]:
-        """The residual streams, one for every tower."""
+        """The residual streams, one per tower."""
         return self.leading("stream")
 
     @cached_property
@@ -192,34 +192,37 @@ class Roles(Mapping[str, Role]):
 
     @cached_property
     def entries(self) -> tuple[str, ...]:
-        """What units hold: entries, then rotary frequencies."""
+        """The entries that units hold, then rotary frequencies."""
         return self.leading("entry", "frequency")
 
     @cached_property
     def echoes(self) -> tuple[str, ...]:
-        """Roles that say no more than the one they follow: the same entries, of the same kind."""
-        return tuple(r.name for r in self._roles.values() if r.follows and self.kind(r.follows) == r.kind)
+        """Roles that follow one of the same kind, and so say nothing new in a table."""
+        return tuple(
+            role.name for role in self._roles.values() if role.follows and self.kind(role.follows) == role.kind
+        )
 
     @cached_property
     def resized(self) -> tuple[str, ...]:
-        """What a resize may change, in the order in which it is told: depths, streams, units, entries."""
+        """The roles that a resize may change, in the order of reports: depths, streams, units, entries."""
         return (*self.depths, *self.streams, *self.units, *self.entries)
 
 
 Sizes = Mapping[str, int | None]  # role -> length; None: taken from the tensor itself
 DEPTH = r"\{((?:[a-z]+_)*layer)\}"  # in names: a layer's number
-At = tuple[str, int] | None  # a stack of layers and the number in it; None outside of the layers
+At = tuple[str, int] | None  # a stack of layers and a layer's number in it; None outside of the layers
 FACTOR = r"([~*]?)([a-z][a-z_0-9]*)"
 
 
 @dataclass(frozen=True)
 class Factor:
-    """One role (or fixed number) within an axis, and the side of the map it is on.
+    """One role (or fixed number) within an axis, and its side of the map.
 
     Attributes:
         role: empty for a fixed number, which is `size`.
-        reads: on the reading side; `crosses`: although the axis is written (keys).
-        multiplies: onto the other writer of the same units.
+        reads: it is on the reading side.
+        crosses: it reads although its axis is written, as keys do.
+        multiplies: its values are multiplied with those of the other writer of the same units.
     """
 
     role: str
@@ -267,9 +270,9 @@ class Rule:
 
     @cached_property
     def depth(self) -> str:
-        """The word for the layer's number in its names, which is the role of a depth; empty outside of the layers."""
-        found = re.search(DEPTH, self.names)
-        return found[1] if found else ""
+        """The role between braces that stands for the layer's number in its names; empty outside of the layers."""
+        depth = re.search(DEPTH, self.names)
+        return depth[1] if depth else ""
 
     @property
     def layered(self) -> bool:
@@ -285,50 +288,50 @@ class Rule:
 
     def match(self, name: str) -> tuple[bool, int | None]:
         """Whether the rule names this tensor, and its layer if it has one."""
-        found = self.pattern.fullmatch(name)
-        if not found:
+        match = self.pattern.fullmatch(name)
+        if not match:
             return False, None
-        layer = next((value for value in found.groups() if value is not None), None)
+        layer = next((value for value in match.groups() if value is not None), None)
         return True, None if layer is None else int(layer)
 
     def template(self, name: str) -> str:
-        """The name with {layer}, or another depth's word, for its number: the same for a stack of such tensors."""
-        found = self.pattern.fullmatch(name)
-        group = found.lastindex if found else None
-        if found is None or group is None:
+        """The name with {layer}, or the name of another depth, for the number: the same for all layers of a stack."""
+        match = self.pattern.fullmatch(name)
+        group = match.lastindex if match else None
+        if match is None or group is None:
             return name
-        return f"{name[: found.start(group)]}{{{self.depth}}}{name[found.end(group) :]}"
+        return f"{name[: match.start(group)]}{{{self.depth}}}{name[match.end(group) :]}"
 
     def shape(self, sizes: Sizes, actual: tuple[int, ...]) -> tuple[int, ...]:
         """The predicted shape; axes whose length only the tensor knows are taken from `actual`."""
         lengths = [axis.length(sizes) for axis in self.axes]
         if len(lengths) != len(actual):
             return tuple(-1 if length is None else length for length in lengths)
-        return tuple(a if length is None else length for length, a in zip(lengths, actual, strict=True))
+        return tuple(own if length is None else length for length, own in zip(lengths, actual, strict=True))
 
 
 def parse_rules(text: str) -> tuple[Rule, ...]:
-    """Read one rule a line; empty lines and `#` comments are skipped.
+    """Read one rule per line; empty lines and `#` comments are skipped.
 
     >>> rule, = parse_rules("mlp.{weight,bias} : ffn")
     >>> rule.match("mlp.bias"), rule.shape({"ffn": 8}, (8,))
     ((True, None), (8,))
 
     Raises:
-        PlanError: a line that is no rule, with what is wrong in it.
+        PlanError: a line that is not a rule; the message says what is wrong.
     """
     lines = (line.split("#", 1)[0].strip() for line in text.splitlines())
     return tuple(_parse_rule(line) for line in lines if line)
 
 
 def find_rule(rules: tuple[Rule, ...], name: str) -> tuple[Rule, int | None]:
-    """The one rule that names this tensor, with its layer; none or several is a `PlanError`."""
-    found = [(rule, layer) for rule in rules for hit, layer in [rule.match(name)] if hit]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        lines = "; ".join(rule.text for rule, _ in found)
-        raise PlanError(f"tensor {name!r} is named by {len(found)} rules of its adapter: {lines}. Keep one of them.")
+    """The rule that names this tensor, and its layer; a `PlanError` if no rule or several rules name it."""
+    matches = [(rule, layer) for rule in rules for matched, layer in [rule.match(name)] if matched]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        lines = "; ".join(rule.text for rule, _ in matches)
+        raise PlanError(f"tensor {name!r} is named by {len(matches)} rules of its adapter: {lines}. Keep one of them.")
     number = next((part for part in name.split(".") if part.isdigit()), None)
     hint = f" Its component {number} is not captured as {{layer}} by any rule." if number else ""
     raise PlanError(
@@ -355,7 +358,7 @@ def _parse_rule(line: str) -> Rule:
 
 
 def _check_name(name: str, line: str) -> None:
-    """Brackets that close, and one number of a layer at most, of the same depth in all alternatives."""
+    """Check that braces close, and that a name has at most one layer number, of one depth in all alternatives."""
     bare = re.sub(r"\{[^{}]*\}", "", name)
     if not name or "{" in bare or "}" in bare:
         raise PlanError(f"rule {line!r} has a name that is empty, or a brace without a partner.")
@@ -367,7 +370,7 @@ def _check_name(name: str, line: str) -> None:
 
 
 def _parse_axes(text: str, reads: bool, line: str) -> list[Axis]:
-    """The axes of one side: words, and brackets with segments of words."""
+    """The axes of one side: factors, and brackets around segments of factors."""
     text = text.strip().removeprefix("+")
     axes: list[Axis] = []
     opened: list[list[Factor]] | None = None
@@ -392,18 +395,18 @@ def _parse_axes(text: str, reads: bool, line: str) -> list[Axis]:
     return axes
 
 
-def _parse_factor(word: str, reads: bool, line: str) -> Factor:
-    if word.isdigit():
-        if int(word) < 1:
-            raise PlanError(f"rule {line!r}: an axis has at least one entry, not {word}.")
-        return Factor("", int(word), reads)
-    found = re.fullmatch(FACTOR, word)
-    if not found:
-        raise PlanError(f"rule {line!r}: {word!r} is neither a role nor a number.")
-    crosses, multiplies = found[1] == "~", found[1] == "*"
+def _parse_factor(token: str, reads: bool, line: str) -> Factor:
+    if token.isdigit():
+        if int(token) < 1:
+            raise PlanError(f"rule {line!r}: an axis has at least one entry, not {token}.")
+        return Factor("", int(token), reads)
+    parts = re.fullmatch(FACTOR, token)
+    if not parts:
+        raise PlanError(f"rule {line!r}: {token!r} is neither a role nor a number.")
+    crosses, multiplies = parts[1] == "~", parts[1] == "*"
     if reads and (crosses or multiplies):
-        raise PlanError(f"rule {line!r}: {word!r} stands on the side that reads; {found[1]} is for what is written.")
-    return Factor(found[2], None, reads or crosses, crosses, multiplies)
+        raise PlanError(f"rule {line!r}: {token!r} stands on the side that reads; {parts[1]} is for what is written.")
+    return Factor(parts[2], None, reads or crosses, crosses, multiplies)
 
 
 def _regex(name: str) -> str:
@@ -415,7 +418,7 @@ def _regex_part(part: str) -> str:
     if re.fullmatch(DEPTH, part):
         return r"(\d+)"
     if part.startswith("{"):
-        return "(?:" + "|".join(re.escape(word) for word in part[1:-1].split(",")) + ")"
+        return "(?:" + "|".join(re.escape(ending) for ending in part[1:-1].split(",")) + ")"
     return re.escape(part)
 
 
@@ -429,12 +432,12 @@ class Norm:
 
     Attributes:
         name: of its module, without ".weight".
-        readers: the matrices (without ".weight") that read its output; empty where the residual stream
-            itself goes on from it (post-norm).
-        kind: "layer" takes the mean away, "rms" does not.
-        gain: "w" multiplies by the weight, "1+w" by one more.
-        undoes: post-norm only: the last norm of the block below; of an identity block this norm, its
-            first one, undoes what that did.
+        readers: the matrices (without ".weight") that read its output; empty if its output is the residual
+            stream itself (post-norm).
+        kind: "layer" subtracts the mean, "rms" does not.
+        gain: "w" multiplies by the weight, "1+w" by one plus the weight.
+        undoes: post-norm only, of the first norm of a block: the last norm of the block below, which this
+            norm undoes in an identity block.
     """
 
     name: str
@@ -451,29 +454,30 @@ class Adapter:
     Attributes:
         model_type: transformers' `config.model_type`.
         norm: "pre" (a block with zero output matrices is the identity) or "post" (it is not).
-        rules: what the axes of every tensor mean; names without the base model's prefix.
+        rules: the meaning of every tensor's axes; names without the base model's prefix.
         roles: what the entries of these axes are, and which config fields set their number.
-        norms: every norm, and what reads it.
-        derived: config field -> the rule it follows while a config leaves it at that rule's value.
+        norms: every norm, and the matrices that read it.
+        derived: config field -> a function of the config; the field follows it as long as it has that value.
         divides: pairs of config fields of which the first must divide the second.
-        gains: what the forward pass multiplies by that depends on a size, as functions of the config: of
-            scores by the role they sum over, of a module's output by its name. Scores without an entry, or
-            where it gives None, are divided by the root of that role's length.
+        gains: factors of the forward pass that depend on a size, as functions of the config. The key is the
+            role that scores sum over, or the name of a module whose output is multiplied. Scores without
+            an entry here, or whose function gives None, are divided by the root of the role's length.
         activation: the config field of the function behind MLP units.
         epsilon: the config field of the norms' epsilon.
-        readout: the stream before a tied output embedding is part of the base model too.
-        meaning: config fields that change what the weights compute, beyond their sizes.
-        causal_flag: a config field without which a class that predicts the next word sees it.
-        depth_flag: a config field under which a layer's meaning depends on its number.
+        readout: the stream in front of a tied output embedding is also part of the base model.
+        meaning: config fields, other than sizes, that change what the weights compute.
+        causal_flag: a config field that must be set in classes that predict the next token, so that they do
+            not see it.
+        depth_flag: a config field that makes the meaning of a layer depend on its number.
         inert: config fields of this type that do not change what a trained model computes.
-        only: config field -> the one value, or a function of the config that gives it, which transformers
-            computes; another value is refused.
-        checks: functions of a config that say what is wrong with it and what it must be, or nothing.
-        clash: says of a role, a tensor's name and two configs why their lengths differ where the fields that
-            usually set them do not tell; nothing where they do.
+        only: config field -> the only value that transformers computes, or a function of the config that
+            gives it; other values are refused.
+        checks: functions of a config that return what is wrong with it and what it must be, or None.
+        clash: a function of a role, a tensor's name and two configs that returns why the lengths differ if
+            the role's own field does not explain it, or None.
         crossing: patterns of the tensors of cross attention, which are left out of the target.
-        foreign: pattern of tensors -> what they are, where they make a checkpoint one that is refused.
-        buffers: patterns of constants that older versions stored beside the weights, such as masks.
+        foreign: pattern of tensor names -> what they are; a checkpoint with such tensors is refused.
+        buffers: patterns of constants, such as masks, that older versions stored beside the weights.
     """
 
     model_type: str
@@ -505,7 +509,7 @@ class Adapter:
 
     @cached_property
     def scored(self) -> tuple[str, ...]:
-        """The roles that scores sum over: what one side writes the other reads."""
+        """The roles that scores sum over: queries write these entries, keys read them."""
         return tuple(dict.fromkeys(factor.role for rule in self.rules for factor in rule.factors if factor.crosses))
 
     def is_buffer(self, name: str) -> bool:

@@ -1,7 +1,7 @@
 """The paper's model structures by name (supplement Tables 6, 10 and 12).
 
-Head width is 64 throughout, the MLP four times as wide as the stream. What the tables leave out
-is transformers' default of the model type.
+Heads have 64 entries, and the MLP is four times as wide as the stream. Fields that the tables do not give
+have transformers' defaults.
 """
 
 from typing import Any
@@ -34,16 +34,16 @@ def get(name: str, **overrides: Any) -> PreTrainedConfig:
 
     Args:
         name: family and size, as listed by `names()`. "gpt2-base" is the public gpt2.
-        overrides: fields of the config class to set otherwise (vocabulary, labels, ...).
+        overrides: fields of the config class with other values (vocabulary, labels, ...).
 
     Raises:
-        BadOption: an unknown name, with the nearest one.
+        BadOption: an unknown name; the message suggests the nearest one.
         BadKeyword: a field that the config class does not have.
     """
     if name not in names():
         raise BadOption(f"unknown config {name!r}; known are {', '.join(names())}.{suggest(name, names())}")
     family, size = name.split("-")
-    config_class: type[PreTrainedConfig] = CONFIG_MAPPING[family]  # imports this family's module and no other
+    config_class: type[PreTrainedConfig] = CONFIG_MAPPING[family]  # imports the module of this family only
     _check_fields(config_class, overrides)
     layers, hidden, heads = STRUCTURES[size]
     if family == "gpt2":  # Table 12; sequences of 1024
@@ -57,9 +57,9 @@ def get(name: str, **overrides: Any) -> PreTrainedConfig:
     }
     if family == "deit":  # Table 6
         return config_class(**{**fields, "image_size": 224, "patch_size": 16, **overrides})
-    if family == "bert":  # Table 10; trained on sequences of 128, room for 512 as public BERTs have
+    if family == "bert":  # Table 10; trained on sequences of 128, but with 512 positions as public BERTs have
         return config_class(**{**fields, "vocab_size": 30522, "max_position_embeddings": 512, **overrides})
-    # Table 12; 512 positions after RoBERTa's two rows that are no text positions
+    # Table 12; 512 text positions behind RoBERTa's two rows for padding
     roberta = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
     return config_class(**{**fields, **roberta, **overrides})
 

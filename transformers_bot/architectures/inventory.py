@@ -22,7 +22,7 @@ ModelClass = type[PreTrainedModel]
 
 
 def own_class(config: PreTrainedConfig) -> ModelClass:
-    """The class that a config names as its architecture, the base model if it names none that transformers has.
+    """The class that a config names as its architecture; the base model if transformers has no class of that name.
 
     Raises:
         BadCheckpoint: a class of another model type.
@@ -31,22 +31,22 @@ def own_class(config: PreTrainedConfig) -> ModelClass:
 
 
 def named_class(config: PreTrainedConfig) -> ModelClass | None:
-    """The class that a config names as its architecture, None if it names none that transformers has.
+    """The class that a config names as its architecture; None if transformers has no class of that name.
 
     Raises:
         BadCheckpoint: a class of another model type.
     """
     for name in config.architectures or []:
-        # Anything may stand there: what is no model with a forward of its own is nobody's business.
-        found: Any = getattr(transformers, name, None) if isinstance(name, str) else None
-        is_model = isinstance(found, type) and issubclass(found, PreTrainedModel)
-        if not is_model or found.forward is nn.Module.forward:
+        # Skip entries that are not concrete model classes: the field may hold anything.
+        model_class: Any = getattr(transformers, name, None) if isinstance(name, str) else None
+        is_model = isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)
+        if not is_model or model_class.forward is nn.Module.forward:
             continue
-        if found.config_class is not type(config):
+        if model_class.config_class is not type(config):
             raise BadCheckpoint(
                 f"architectures in config.json names {name}, which is no {config.model_type} model. Correct that field."
             )
-        return cast(ModelClass, found)
+        return cast(ModelClass, model_class)
     return None
 
 
@@ -58,20 +58,19 @@ def class_in_mapping(mapping: str, config: PreTrainedConfig, asked_by: str) -> M
             f"transformers has no head of {config.model_type} models for {asked_by}. "
             f"Use {' or '.join(_factories(config)) or 'a supported model type'}."
         )
-    found = table[type(config)]
-    if not isinstance(found, (list, tuple)):
-        return cast(ModelClass, found)
-    # Several classes share a task (DeiT with and without a teacher): the config names its own.
-    named = {candidate.__name__: candidate for candidate in found}
-    chosen = next((named[a] for a in config.architectures or [] if a in named), found[0])
-    return cast(ModelClass, chosen)
+    classes = table[type(config)]
+    if not isinstance(classes, (list, tuple)):
+        return cast(ModelClass, classes)
+    # Several classes share a task (DeiT with and without a teacher): take the one that the config names.
+    by_name = {candidate.__name__: candidate for candidate in classes}
+    return cast(ModelClass, next((by_name[a] for a in config.architectures or [] if a in by_name), classes[0]))
 
 
 def class_for_task(task: str | None) -> Callable[[PreTrainedConfig], ModelClass]:
-    """How the class of a task follows from a config; without a task it is the config's own.
+    """A function from a config to the class of a task; without a task, to the class that the config names.
 
     Raises:
-        BadOption: no such task, with the nearest one.
+        BadOption: an unknown task; the message suggests the nearest one.
     """
     if task is None:
         return own_class
@@ -88,8 +87,8 @@ def _class_for(task: str, config: PreTrainedConfig) -> ModelClass:
 def tasks_of(config: PreTrainedConfig, model_class: ModelClass) -> list[str]:
     """The tasks whose class for this config is `model_class`."""
     tables = ((name, getattr(modeling_auto, task.mapping)) for name, task in TASKS.items())
-    known = ((name, table[type(config)]) for name, table in tables if type(config) in table)
-    return [name for name, found in known if model_class is (found[0] if isinstance(found, (list, tuple)) else found)]
+    classes = ((name, table[type(config)]) for name, table in tables if type(config) in table)
+    return [name for name, cls in classes if model_class is (cls[0] if isinstance(cls, (list, tuple)) else cls)]
 
 
 def _factories(config: PreTrainedConfig) -> list[str]:
@@ -99,13 +98,13 @@ def _factories(config: PreTrainedConfig) -> list[str]:
 
 
 def auto_class_of(config: PreTrainedConfig, model_class: str) -> tuple[str, str] | None:
-    """The task and the Auto class that make a class of this name; None where no Auto class does."""
+    """The task and the Auto class whose class for this config has this name; None if there is none."""
     for name, task in TASKS.items():
         try:
-            made = _class_for(name, config).__name__
+            class_name = _class_for(name, config).__name__
         except UnsupportedArchitecture:
             continue  # this model type has no such head
-        if made == model_class:
+        if class_name == model_class:
             return name, task.auto_class
     return None
 
@@ -150,31 +149,31 @@ def inventory_of(model: PreTrainedModel) -> Inventory:
 def predict(
     model_class: type[PreTrainedModel], config: PreTrainedConfig, init: Mapping[str, Any] | None = None
 ) -> Inventory:
-    """The inventory that `model_class(config, **init)` would have; allocates nothing."""
+    """The inventory that `model_class(config, **init)` would have; no memory is allocated for tensors."""
     try:
         with blank():
-            # A copy: some classes write into the config they are given (GPT2DoubleHeadsModel).
+            # Copied because some classes write into their config (GPT2DoubleHeadsModel).
             return inventory_of(model_class(copy.deepcopy(config), **(init or {})))
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        said = printable(" ".join(str(error).split()))[:300].rstrip(".")  # it may quote the config at any length
-        if fields := _unknown(config, error):
-            said = f"it knows no {fields}. Choose another value"
+        text = printable(" ".join(str(error).split()))[:300].rstrip(".")  # it may quote the config at any length
+        if fields := _fields_with_unknown_name(config, error):
+            reason = f"it knows no {fields}. Choose another value"
         else:
-            said = f"{type(error).__name__} {said}. Correct that field of the config"
-        raise BadOption(f"transformers cannot build {model_class.__name__} from this config: {said}.") from None
+            reason = f"{type(error).__name__} {text}. Correct that field of the config"
+        raise BadOption(f"transformers cannot build {model_class.__name__} from this config: {reason}.") from None
 
 
-def _unknown(config: PreTrainedConfig, error: Exception) -> str:
-    """The fields whose value is the name that transformers looked for in vain, such as an activation's."""
-    sought = str(error.args[0]) if isinstance(error, KeyError) and error.args else ""
+def _fields_with_unknown_name(config: PreTrainedConfig, error: Exception) -> str:
+    """The fields whose value is a name, such as an activation's, that transformers did not find."""
+    missing = str(error.args[0]) if isinstance(error, KeyError) and error.args else ""
     fields = {name: value for name, value in vars(config).items() if isinstance(value, str) and value}
-    found = [name for name, value in fields.items() if value == sought or f"function {value} not found" in sought]
-    return printable(" or ".join(f"{name}={fields[name][:80]!r}" for name in found))
+    names = [name for name, value in fields.items() if value == missing or f"function {value} not found" in missing]
+    return printable(" or ".join(f"{name}={fields[name][:80]!r}" for name in names))
 
 
 def rules_of(adapter: Adapter, inventory: Inventory, sizes: Sizes) -> dict[str, tuple[Rule, int | None]]:
-    """The rule of every tensor; a tensor without one, or of another shape than predicted, is an error."""
-    found = {}
+    """The rule and layer of every tensor; a tensor without a rule, or of another shape, is an error."""
+    rules = {}
     for name, shape in inventory.shapes.items():
         rule, layer = find_rule(adapter.rules, inventory.canonical(name))
         if rule.shape(sizes, shape) != shape:
@@ -182,18 +181,19 @@ def rules_of(adapter: Adapter, inventory: Inventory, sizes: Sizes) -> dict[str, 
                 f"{inventory.model_class}: tensor {name!r} has shape {shape}, but its rule {rule.text!r} "
                 f"predicts {rule.shape(sizes, shape)}. The config and the model do not belong together."
             )
-        found[name] = (rule, layer)
-    return found
+        rules[name] = (rule, layer)
+    return rules
 
 
 INSIDE = ("entry", "frequency")
-# Of the sequences that operations are counted for: a rotary model says what it could take, not what it is given.
+# Tokens; the longest sequence that operations are counted for. Configs of rotary models give the longest
+# possible sequence, which is seldom used.
 LONGEST = 4096
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """One tensor of every stack: its rule, its shape, and whether it is a tied one's second name."""
+    """One tensor of every stack: its rule, its shape, and whether its name is the second one of a tied tensor."""
 
     roles: Roles
     scored: tuple[str, ...]
@@ -208,7 +208,7 @@ class Shapes:
         return cls(adapter.roles, adapter.scored, tuple(stacks.values()))
 
     def parameters(self, sizes: Sizes) -> int:
-        """How many parameters a model of these sizes has, tied ones once."""
+        """The number of parameters of a model of these sizes; tied ones count once."""
         return sum(
             _times(rule, sizes) * math.prod(rule.shape(sizes, shape)) for rule, shape, tie in self.parts if not tie
         )
@@ -216,9 +216,9 @@ class Shapes:
     def flops(self, sizes: Sizes) -> int:
         """Operations of a forward pass per token at the longest sequence; a multiply-add counts as two.
 
-        Every matrix is taken to read each token, which task heads and poolers do not; they are small. A
-        token's query meets `sequence` keys, and their values are added up: 2 * sequence for every entry of
-        queries, and of what the attention's output reads.
+        Every matrix is counted once per token. That is too much for task heads and poolers, which are
+        small. The query of a token is multiplied with `sequence` keys, and as many values are added up:
+        2 * sequence operations for every entry of queries and of the input of the attention's output.
         """
         matrices = sum(
             2 * _times(rule, sizes) * math.prod(rule.shape(sizes, shape)) for rule, shape, _ in self.parts if rule.maps
@@ -232,10 +232,10 @@ class Shapes:
         return max(places) if places else math.prod(sizes.get(role) or 1 for role in self.roles.of("grid"))
 
     def _attended(self, rule: Rule, sizes: Sizes) -> int:
-        """Entries of queries that a matrix writes, and of added up values that it reads."""
+        """Entries of queries that a matrix writes, and of summed values that it reads."""
         segments = [segment for axis in rule.axes for segment in axis.segments] if rule.maps else []
-        held = [segment for segment in segments if any(self.roles.kind(f.role) in INSIDE for f in segment)]
-        attended = [s for s in held if all(f.reads for f in s) or self._is_query(s)]
+        of_heads = [segment for segment in segments if any(self.roles.kind(f.role) in INSIDE for f in segment)]
+        attended = [segment for segment in of_heads if all(f.reads for f in segment) or self._is_query(segment)]
         return sum(math.prod(factor.length(sizes) or 1 for factor in segment) for segment in attended)
 
     def _is_query(self, segment: tuple[Factor, ...]) -> bool:

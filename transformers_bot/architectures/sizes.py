@@ -1,8 +1,7 @@
-"""From configs to lengths: role -> size, validity, configs rebuilt from overrides, and what the fields do to a model.
+"""Config fields: the lengths of roles, their checks, configs rebuilt from overrides, and what fields mean.
 
-A config.json also holds what older versions of transformers, or other libraries, wrote into it. What nobody
-here knows is told to the user and carried along; what is known to change the function, and that transformers
-no longer computes, is refused.
+A config.json may hold fields of older versions of transformers and of other libraries. Unknown fields are kept
+with a warning. Fields that change the function, but that transformers no longer computes, are refused.
 """
 
 import copy
@@ -22,11 +21,11 @@ from ..errors import BadKeyword, BadOption, BadSize, UnsupportedArchitecture, su
 from .adapter import FIXED, Adapter, Roles, Sizes
 
 LABELS = ("num_labels", "id2label", "label2id")
-# Every model is asked for these, also where its config class does not have them -> what holds without them.
+# Fields that transformers reads from every config, also if its class does not have them -> the value without them.
 MEANING = {"is_causal": True, "tie_last_hidden_states": None}
-# Fields that give a model other tensors; the plan compares the tensors themselves.
+# Fields that change which tensors a model has; the plan compares the tensors themselves.
 TENSORS = ("tie_word_embeddings", "add_cross_attention", "encoder_stride")
-# What a trained model computes does not depend on these: records, training, generation, what is returned.
+# Fields on which a trained model's function does not depend: records, training, generation, kinds of outputs.
 INERT = (
     *("model_type", "architectures", "transformers_version", "transformers_bot", "dtype", "torch_dtype", "auto_map"),
     *("_name_or_path", "name_or_path", "_commit_hash", "_attn_implementation_autoset", "attn_implementation"),
@@ -38,14 +37,14 @@ INERT = (
     *("task_specific_params", "finetuning_task", "torchscript", "use_bfloat16", "tf_legacy_loss", "xla_device"),
     *("output_past", "vocab_size_or_config_json_file", "_num_labels", "id2label_path", "language", "name"),
     *("configuration_files", "transformers_weights", "quantization_config", "tie_encoder_decoder"),
-    # Of sizes of their own: cross attention, which is left out, and a pruning, which the tensors tell.
+    # Cross attention is left out, and pruned heads are recognised by the tensors.
     *("cross_attention_hidden_size", "pruned_heads"),
 )
-NAMED = 6  # fields in one sentence
+NAMED = 6  # fields that one warning names
 
 
 def kind_of(adapter: Adapter, name: str) -> str | None:
-    """What a config field is to a resize: "size", "label", "tensors", "meaning", "fixed", "inert"; None if unknown."""
+    """The effect of a config field: "size", "label", "tensors", "meaning", "fixed" or "inert"; None if unknown."""
     kinds = {
         "size": any(name in (role.size, role.field) for role in adapter.roles.values()) or name in adapter.derived,
         "label": name in LABELS,
@@ -58,29 +57,29 @@ def kind_of(adapter: Adapter, name: str) -> str | None:
 
 
 def check_fields(adapter: Adapter, config: Any, which: str) -> None:
-    """Refuse, by name, what changes the function or the tensors and is not computed.
+    """Raise for a field that asks for a function or tensors that transformers does not compute.
 
     Raises:
         UnsupportedArchitecture: positions of an older version, or layers of different sizes.
     """
     for name, only in adapter.only.items():
-        wanted = only(config) if callable(only) else only
+        supported = only(config) if callable(only) else only
         value = getattr(config, name, None)
-        if value is not None and value != wanted:
+        if value is not None and value != supported:
             raise UnsupportedArchitecture(
                 f"{name} is {brief(repr(value))} in the {which} config: transformers computes {adapter.model_type} "
-                f"models with {name} {wanted!r} only, and weights for another one are of no use to it. "
-                + ("Use another checkpoint." if which == "source" else f"Leave {name} out, or at {wanted!r}.")
+                f"models with {name} {supported!r} only, and cannot use weights for another value. "
+                + ("Use another checkpoint." if which == "source" else f"Leave {name} out, or at {supported!r}.")
             )
     if getattr(config, "is_heterogeneous", False):
         raise UnsupportedArchitecture(
-            f"per_layer_config gives layers of the {which} config fields of their own: a resize has one size for all "
+            f"per_layer_config gives layers of the {which} config different sizes, but a resize has one size for all "
             "layers. Use a config without per_layer_config."
         )
 
 
 def check_spread(config: Any, which: str) -> None:
-    """Refuse a standard deviation of new weights that is none."""
+    """Raise if `initializer_range`, the standard deviation of new weights, is not a valid one."""
     value = getattr(config, "initializer_range", 0.0)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
         raise BadOption(
@@ -90,22 +89,22 @@ def check_spread(config: Any, which: str) -> None:
 
 
 def check_overrides(chosen: dict[str, Any]) -> None:
-    """Refuse overrides that ask for what a resize does not do."""
+    """Raise for overrides that ask for what a resize does not do."""
     if chosen.get("pruned_heads"):
         raise UnsupportedArchitecture(
-            f"pruned_heads={brief(repr(chosen['pruned_heads']))}: single heads of single layers are not pruned by a "
-            "resize. Set the number of heads that every layer shall have, and leave pruned_heads out."
+            f"pruned_heads={brief(repr(chosen['pruned_heads']))}: a resize does not prune single heads of single "
+            "layers. Set the number of heads that every layer shall have, and leave pruned_heads out."
         )
 
 
 def forget_pruned(config: PreTrainedConfig) -> None:
-    """Take the record of a pruning away: it names heads that no longer are what they were."""
+    """Remove the record of pruned heads, whose numbers mean other heads after a resize."""
     if "pruned_heads" in vars(config):
         del config.pruned_heads
 
 
 def without_crossing(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The config of the same decoder without its cross attention; itself where it has none."""
+    """The config of the same decoder without cross attention."""
     if getattr(config, "add_cross_attention", False) is not True:
         return config
     alone = copy.deepcopy(config)
@@ -114,25 +113,25 @@ def without_crossing(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def crossing(adapter: Adapter, names: Iterable[str]) -> list[str]:
-    """The tensors of cross attention among those of a checkpoint, whatever their prefix."""
-    return [name for name in names if any(re.search(rf"(^|\.){one}$", name) for one in adapter.crossing)]
+    """The names of cross attention's tensors among those of a checkpoint, with any prefix."""
+    return [name for name in names if any(re.search(rf"(^|\.){pattern}$", name) for pattern in adapter.crossing)]
 
 
 def field_warnings(adapter: Adapter, source: Any, target: Any) -> Iterator[str]:
-    """Sentences about fields that differ and matter, and about fields that nobody knows."""
+    """Warnings about different fields that change the function, and about unknown fields."""
     for name in (*adapter.meaning, *MEANING):
         before, after = (getattr(config, name, MEANING.get(name)) for config in (source, target))
-        # Where the source names no padding, a target that does has only more to work with.
+        # A padding token that only the target has changes nothing for inputs without padding.
         if before != after and not (name == "pad_token_id" and before is None):
-            values = f"{_said(before)} in the source and {_said(after)} in the target"
+            values = f"{_shown(before)} in the source and {_shown(after)} in the target"
             yield f"{name} is {values}; the weights fit the former"
     pruned = getattr(source, "pruned_heads", None)
     if pruned:
-        yield f"pruned_heads of the source is left out: its weights hold every head, {_said(pruned)} included"
-    odd = sorted(set(unknown_fields(adapter, source)) | set(unknown_fields(adapter, target)))
-    if odd:
-        named = ", ".join(_with_value(name, _value(name, target, source)) for name in odd[:NAMED])
-        more = f" and {len(odd) - NAMED} more" if len(odd) > NAMED else ""
+        yield f"pruned_heads of the source is left out: its weights hold every head, {_shown(pruned)} included"
+    unknown = sorted(set(unknown_fields(adapter, source)) | set(unknown_fields(adapter, target)))
+    if unknown:
+        named = ", ".join(_with_value(name, _value(name, target, source)) for name in unknown[:NAMED])
+        more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
         yield (
             f"the config has fields that {type(source).__name__} does not know: {named}{more}; they are kept as they "
             "are, and what they mean for the weights is not known here"
@@ -140,13 +139,13 @@ def field_warnings(adapter: Adapter, source: Any, target: Any) -> Iterator[str]:
 
 
 def _with_value(name: str, value: Any) -> str:
-    """A field as a keyword; a value that may be a path of somebody's computer is left out of reports and cards."""
+    """A field as `name=value`; without a value that may be a path on the user's computer."""
     shown = brief(name, 60)
-    return shown if re.search(r"[/\\]", str(value)) else f"{shown}={_said(value)}"
+    return shown if re.search(r"[/\\]", str(value)) else f"{shown}={_shown(value)}"
 
 
 def unknown_fields(adapter: Adapter, config: Any) -> list[str]:
-    """Fields with a value that the config's class does not have, and that are not known otherwise."""
+    """Fields with a value that neither the config's class nor this package knows."""
     fields = class_fields(type(config))  # type: ignore[arg-type]
     return [
         name
@@ -157,7 +156,7 @@ def unknown_fields(adapter: Adapter, config: Any) -> list[str]:
 
 @cache
 def class_fields(config_class: type[PreTrainedConfig]) -> frozenset[str]:
-    """The fields that a config of this class always has, and other names for them."""
+    """The fields that every config of this class has, and their other names."""
     default = config_class()
     return frozenset({*default.to_dict(), *vars(default), *getattr(default, "attribute_map", {})})
 
@@ -166,23 +165,23 @@ def _value(name: str, *configs: Any) -> Any:
     return next((vars(config)[name] for config in configs if name in vars(config)), None)
 
 
-def _said(value: Any) -> str:
+def _shown(value: Any) -> str:
     return brief(repr(value), 80)
 
 
-# No published model has more: DeepNet has 1,000 layers, the widest axes are MLPs of some 10^5 units, the longest
-# vocabularies of some 10^6. Beyond, a number is more likely damaged than meant.
+# No published model has more: DeepNet has 1,000 layers, the widest MLPs have about 10^5 units, the largest
+# vocabularies about 10^6 entries. A larger number is more likely a mistake.
 MAX_LAYERS = 1_000
 MAX_WIDTH = 1 << 17
 MAX_UNITS = 4 * MAX_WIDTH  # an MLP is usually four times as wide as its stream
 MAX_POSITIONS = 1 << 20
 MAX_LENGTH = 1 << 24  # of axes that are never resampled
-KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text", "NoneType": "nothing"}
-KINDS |= {"list": "a list", "tuple": "a list", "dict": "a mapping"}
+TYPES = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text", "NoneType": "nothing"}
+TYPES |= {"list": "a list", "tuple": "a list", "dict": "a mapping"}
 
 
 def role_sizes(adapter: Adapter, config: PreTrainedConfig, which: str) -> dict[str, int | None]:
-    """The length of every role in a config; `BadSize` names the field and the nearest valid values.
+    """The length of every role in a config; a `BadSize` names the field and the nearest valid values.
 
     Args:
         which: "source" or "target", for the message.
@@ -204,14 +203,14 @@ def rebuild(
 ) -> PreTrainedConfig:
     """A new config with `overrides`, in which fields derived from others follow them.
 
-    A field counts as derived while it has the value its rule gives (BERT's `intermediate_size` of
-    4 * hidden_size); patching a config in place would leave it stale.
+    A field counts as derived as long as it has the value of its rule (BERT's `intermediate_size` of
+    4 * hidden_size). If the config were changed in place, such a field would keep its old value.
 
     Args:
-        beside: names that a call takes beside fields, to be suggested for a field that does not exist.
+        beside: names of keywords that are no fields; they are suggested, too, for a field that does not exist.
 
     Raises:
-        BadKeyword: an override that the config does not have, with the nearest field.
+        BadKeyword: an override that is no field of the config; the message suggests the nearest one.
     """
     known = config.to_dict()
     chosen = _by_field(adapter, config, known, overrides, beside)
@@ -227,36 +226,36 @@ def rebuild(
                 fields[name] = rule(_with_fields(config, fields))
         for name in ("model_type", "transformers_version", "transformers_bot"):
             fields.pop(name, None)
-        made = type(config)(**fields)
-        if "label2id" in chosen:  # as given, also where a count alone names the labels
-            made.label2id = chosen["label2id"]
-        return made
+        rebuilt = type(config)(**fields)
+        if "label2id" in chosen:  # transformers would replace it if only the number of labels is given
+            rebuilt.label2id = chosen["label2id"]
+        return rebuilt
     except (StrictDataclassError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         name = type(config).__name__
-        if kind := _wrong_kind(str(error), fields):
-            raise BadOption(f"{name} cannot be built with {kind}.") from None
+        if problem := _wrong_type(str(error), fields):
+            raise BadOption(f"{name} cannot be built with {problem}.") from None
         raise BadOption(f"{name} cannot be built with {brief(str(overrides))}: {brief(str(error))}") from None
 
 
-def _wrong_kind(message: str, fields: dict[str, Any]) -> str:
-    """A field, its value and what it must be, from what transformers says of a value of the wrong type; else empty."""
-    found = re.search(r"Validation error for field '(\w+)'", message)
-    kinds = list(dict.fromkeys(re.findall(r"expected (\w+), got", message)))
-    if not (found and found[1] in fields and kinds and set(kinds) <= KINDS.keys()):
+def _wrong_type(message: str, fields: dict[str, Any]) -> str:
+    """A field, its value and what it must be, if `message` is transformers' error on a wrong type; else empty."""
+    field = re.search(r"Validation error for field '(\w+)'", message)
+    types = list(dict.fromkeys(re.findall(r"expected (\w+), got", message)))
+    if not (field and field[1] in fields and types and set(types) <= TYPES.keys()):
         return ""
-    if "float" in kinds and "int" in kinds:
-        kinds.remove("int")
-    return f"{found[1]}={brief(repr(fields[found[1]]))}, which must be {' or '.join(KINDS[kind] for kind in kinds)}"
+    if "float" in types and "int" in types:
+        types.remove("int")
+    return f"{field[1]}={brief(repr(fields[field[1]]))}, which must be {' or '.join(TYPES[name] for name in types)}"
 
 
 def _with_labels(config: PreTrainedConfig, chosen: dict[str, Any]) -> dict[str, Any]:
     """The overrides with the names of the labels, as `PreTrainedConfig` takes them from keywords.
 
-    Names that are given are kept; a count alone keeps the source's names where it is theirs, and numbers the
-    labels otherwise.
+    Names that are given are used. If only the number of labels is given, the source's names are kept when it
+    has as many labels; otherwise labels are numbered.
 
     Raises:
-        BadOption: a count and names that contradict each other, or that are none.
+        BadOption: a number and names that contradict each other, or names that are not valid.
     """
     if "num_labels" not in chosen and "id2label" not in chosen:
         return chosen
@@ -264,8 +263,8 @@ def _with_labels(config: PreTrainedConfig, chosen: dict[str, Any]) -> dict[str, 
     fields = {name: value for name, value in chosen.items() if name != "num_labels"}
     if names is None:
         fields.pop("id2label", None)
-        keeps = count is None or count == config.num_labels
-        return fields if keeps else {**fields, "num_labels": count, "id2label": None, "label2id": None}
+        keeps_names = count is None or count == config.num_labels
+        return fields if keeps_names else {**fields, "num_labels": count, "id2label": None, "label2id": None}
     if not isinstance(names, dict) or not names:
         raise BadOption(f"id2label is {brief(repr(names))}; it must be a dict from each label's number to its name.")
     if count is not None and count != len(names):
@@ -279,19 +278,19 @@ def _with_labels(config: PreTrainedConfig, chosen: dict[str, Any]) -> dict[str, 
             f"id2label has the keys {brief(repr(list(names)))}; they must be the labels' numbers, each once."
         )
     if count is not None and count != config.num_labels and "label2id" not in chosen:
-        fields["label2id"] = {f"LABEL_{number}": number for number in range(count)}  # as a count alone has them
+        fields["label2id"] = {f"LABEL_{number}": number for number in range(count)}  # as without names
     return {**fields, "id2label": dict(zip(numbers, names.values(), strict=True))}
 
 
 def label_number(key: Any) -> int | None:
-    """The number that a key of `id2label` is or spells, as JSON does; None for any other."""
+    """The number of a key of `id2label`, which is a string in JSON; None for any other key."""
     if isinstance(key, str):
         return int(key) if re.fullmatch(r"\d{1,9}", key, re.ASCII) else None
     return int(key) if isinstance(key, Integral) and not isinstance(key, bool) else None
 
 
 def changed_fields(source: PreTrainedConfig, target: PreTrainedConfig) -> dict[str, Any]:
-    """The fields in which the target's config differs, in JSON types: they are the recipe's `config`."""
+    """The fields in which the target's config differs, in JSON types, as a recipe stores them under `config`."""
     before, after = (json.loads(config.to_json_string(use_diff=False)) for config in (source, target))
     skipped = ("transformers_version", "transformers_bot", "_name_or_path", "dtype", "architectures")
     return {key: value for key, value in after.items() if key not in skipped and before.get(key, ...) != value}
@@ -302,9 +301,9 @@ def differing_roles(source: dict[str, int | None], target: dict[str, int | None]
 
 
 def cut_across(roles: Roles, source: Sizes, target: Sizes) -> list[str]:
-    """Units such as heads that get more or fewer, but that have as many entries together as before."""
+    """Units, such as heads, whose number changes while all of them together keep their number of entries."""
 
-    def together(sizes: Sizes, unit: str, entry: str) -> int:
+    def entries(sizes: Sizes, unit: str, entry: str) -> int:
         return (sizes[unit] or 0) * (sizes[entry] or 0)
 
     return [
@@ -313,7 +312,7 @@ def cut_across(roles: Roles, source: Sizes, target: Sizes) -> list[str]:
         for entry in roles.entries
         if roles[entry].within == unit
         and source[unit] != target[unit]
-        and together(source, unit, entry) == together(target, unit, entry)
+        and entries(source, unit, entry) == entries(target, unit, entry)
     ]
 
 
@@ -329,12 +328,12 @@ def _by_field(
     overrides: dict[str, Any],
     beside: tuple[str, ...],
 ) -> dict[str, Any]:
-    """Overrides under the config's own field names, whole numbers of any library as int."""
-    aliases = {"torch_dtype": "dtype", **getattr(config, "attribute_map", {})}  # its older name
+    """Overrides under the config's own field names; integers of other libraries (NumPy) become int."""
+    aliases = {"torch_dtype": "dtype", **getattr(config, "attribute_map", {})}
     chosen: dict[str, Any] = {}
     for name, value in overrides.items():
-        named = name in known or name in aliases or name in adapter.only or name == "pruned_heads"
-        is_field = named or (hasattr(config, name) and not callable(getattr(config, name)))
+        is_known = name in known or name in aliases or name in adapter.only or name == "pruned_heads"
+        is_field = is_known or (hasattr(config, name) and not callable(getattr(config, name)))
         if not is_field or name in ("model_type", "transformers_version"):
             hint = suggest(name, [*known, *aliases, *beside]) if not is_field else " It cannot be changed."
             raise BadKeyword(f"{type(config).__name__} has no field {name!r} to set.{hint}")
@@ -344,16 +343,16 @@ def _by_field(
         if name == "architectures" and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
             raise BadOption(f"architectures is {brief(repr(value))}; it must be a list of names of model classes.")
         if isinstance(value, float) and not math.isfinite(value):
-            raise BadOption(f"{name} is {value!r}, which no field of a model can be.")
-        whole = isinstance(value, Integral) and not isinstance(value, bool)
-        chosen[field_name] = int(value) if whole else value
+            raise BadOption(f"{name} is {value!r}; a field of a config must be a finite number.")
+        is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+        chosen[field_name] = int(value) if is_whole else value
     return chosen
 
 
 def _length(adapter: Adapter, role: str, config: PreTrainedConfig, which: str) -> int | None:
-    """The length of one role, None where only the tensor knows it."""
-    known = adapter.roles[role]
-    size, field = known.size, known.field
+    """The length of one role; None if only the tensor's shape tells it."""
+    spec = adapter.roles[role]
+    size, field = spec.size, spec.field
     length = size(config) if callable(size) else getattr(config, size) if isinstance(size, str) else size
     if length is None:
         return None
@@ -363,32 +362,32 @@ def _length(adapter: Adapter, role: str, config: PreTrainedConfig, which: str) -
         )
     length = int(length)
     if length < 1:
-        why = known.empty(config) if known.empty else f"set {field} to at least 1."
+        why = spec.empty(config) if spec.empty else f"set {field} to at least 1."
         raise BadSize(f"the {which} config leaves {length} entries for {role}: {why}")
-    most = _most(adapter, role)
-    if length > most:
+    limit = _limit(adapter, role)
+    if length > limit:
         raise BadSize(
-            f"{field} makes {length} entries for {role} in the {which} config; {most} is the most this package plans "
-            "for. Choose a smaller size."
+            f"{field} gives {length} entries for {role} in the {which} config; this package allows at most {limit}. "
+            "Choose a smaller size."
         )
     return length
 
 
-def _most(adapter: Adapter, role: str) -> int:
-    """The most entries that are planned for."""
+def _limit(adapter: Adapter, role: str) -> int:
+    """The largest length that is accepted for a role."""
     kind = adapter.roles.kind(role)
     if kind == "unit" and not adapter.roles.is_whole(role):
         return MAX_UNITS
-    caps: dict[str, int] = {"depth": MAX_LAYERS, "place": MAX_POSITIONS, **dict.fromkeys(FIXED, MAX_LENGTH)}
-    return caps.get(kind, MAX_WIDTH)
+    limits: dict[str, int] = {"depth": MAX_LAYERS, "place": MAX_POSITIONS, **dict.fromkeys(FIXED, MAX_LENGTH)}
+    return limits.get(kind, MAX_WIDTH)
 
 
 def _with_fields(config: PreTrainedConfig, fields: dict[str, Any]) -> Any:
-    trial = copy.copy(config)
+    changed = copy.copy(config)
     for name, value in fields.items():
         if name in config.to_dict():
-            setattr(trial, name, value)
-    return trial
+            setattr(changed, name, value)
+    return changed
 
 
 def _check_positive(name: str, value: object, which: str) -> None:
@@ -400,9 +399,9 @@ def _check_divides(part: str, whole: str, config: Any, which: str) -> None:
     width, count = getattr(config, whole), getattr(config, part)
     if width % count:
         below = width // count * count
-        near = f"sizes are {below} and {below + count}" if below else f"size is {count}"
+        nearest = f"sizes are {below} and {below + count}" if below else f"size is {count}"
         raise BadSize(
-            f"{whole} {width} is not divisible by {part} {count} in the {which} config; nearest valid {near}."
+            f"{whole} {width} is not divisible by {part} {count} in the {which} config; nearest valid {nearest}."
         )
 
 
@@ -412,7 +411,7 @@ def check_supported(
     source: dict[str, int | None],
     target: dict[str, int | None],
 ) -> None:
-    """Refuse what no rule describes, and a depth change where a layer's meaning depends on its number.
+    """Raise for fields that are not supported, and for another depth if a layer's meaning depends on its number.
 
     Args:
         configs: of source and target.
@@ -422,8 +421,8 @@ def check_supported(
     config = configs[1]
     if getattr(config, "add_cross_attention", False):
         raise UnsupportedArchitecture(
-            "add_cross_attention=True: its keys and values read another model's hidden states, whose size is not "
-            "this model's to change. Pass add_cross_attention=False: the decoder is then resized alone, and the "
+            "add_cross_attention=True: its keys and values read another model's hidden states, whose size this resize "
+            "cannot change. Pass add_cross_attention=False: the decoder is then resized alone, and the "
             "tensors of its cross attention are left out."
         )
     flag = adapter.depth_flag

@@ -8,13 +8,13 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..compat import building, drawn_from, use_eager_attention
 
-# Outputs that are the stream or the attention itself, and so change with its units.
+# Outputs with an axis of the stream or of heads, which change if units are permuted.
 STREAM = ("last_hidden_state", "pooler_output", "hidden_states", "attentions", "past_key_values")
-SPREAD = 0.3  # of the random weights: large enough that every one of them matters
+SPREAD = 0.3  # standard deviation of the random weights: large enough that every weight changes the outputs
 
 
 def random_model(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
-    """A model in double precision with every parameter moved: no bias is 0 and no norm 1 by accident."""
+    """A model in double precision with noise on every parameter, so that no bias is 0 and no norm weight 1."""
     config = copy.deepcopy(config)
     use_eager_attention(config)
     generator = torch.Generator().manual_seed(0)
@@ -41,15 +41,15 @@ def inputs(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def outputs(model: PreTrainedModel, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a model says of a batch, without the stream itself; `ValueError` if that is all it says."""
+    """A model's outputs for a batch, without the stream itself; `ValueError` if there are no others."""
     with torch.no_grad():
-        found = model(**batch)
-    kept = {n: x for n, x in found.items() if isinstance(x, Tensor) and x.is_floating_point() and n not in STREAM}
-    if not kept:
+        output = model(**batch)
+    tensors = {n: x for n, x in output.items() if isinstance(x, Tensor) and x.is_floating_point() and n not in STREAM}
+    if not tensors:
         raise ValueError("it has no outputs but the stream itself")
-    return kept
+    return tensors
 
 
 def change(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """The largest difference of any output, beside that output's largest entry."""
+    """The largest difference of any output, relative to that output's largest entry."""
     return max(float((actual[n] - x).abs().max() / x.abs().max().clamp_min(1e-12)) for n, x in expected.items())

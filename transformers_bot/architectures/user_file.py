@@ -1,4 +1,4 @@
-"""A user's Python file is run, and the adapters in it."""
+"""Runs a user's Python file and finds the adapters in it."""
 
 import os
 import runpy
@@ -11,13 +11,13 @@ from .adapter import Adapter
 
 
 def names_of(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
-    """The names that a Python file leaves. This runs the file.
+    """The global names of a Python file after it was run. This runs the file.
 
     Args:
-        what: it is to define, for the message.
+        what: what the file should define, for the message.
 
     Raises:
-        BadOption: no such file, or one that fails; an error of this package keeps its kind and gets the file's name.
+        BadOption: no such file, or one that fails; an error of this package keeps its kind and names the file.
     """
     file = Path(path)
     if not file.is_file():
@@ -34,15 +34,15 @@ def load(path: str | os.PathLike[str]) -> list[Adapter]:
     """The adapters that a Python file defines. This runs the file.
 
     Raises:
-        BadOption: no such file, a file that fails, or one that leaves no `Adapter` in its names.
-        PlanError: a rule that cannot be read.
+        BadOption: no such file, a file that fails, or one that defines no `Adapter`.
+        PlanError: a rule that cannot be parsed.
     """
     names = names_of(path, "adapter")
-    # What it imported from here is not its own.
+    # Leave out the built-in adapters that the file imports.
     ours = [module for name, module in sys.modules.items() if name.startswith(f"{__package__}.")]
     imported = {id(value) for module in ours for value in vars(module).values()}
-    found = [value for value in names.values() if isinstance(value, Adapter) and id(value) not in imported]
-    if not found:
+    adapters = [value for value in names.values() if isinstance(value, Adapter) and id(value) not in imported]
+    if not adapters:
         name = Path(path).name
         raise BadOption(f"{name} defines no adapter: a name in it must be a transformers_bot.adapters.Adapter.")
-    return list({id(adapter): adapter for adapter in found}.values())
+    return list({id(adapter): adapter for adapter in adapters}.values())

@@ -1,4 +1,4 @@
-"""What an adapter must say, checked where it is registered rather than somewhere in a resize."""
+"""Checks of an adapter when it is registered, so that its mistakes do not appear in the middle of a resize."""
 
 import re
 from collections.abc import Iterator
@@ -8,13 +8,13 @@ from ..errors import BadOption, suggest
 from .adapter import ADAPTERS, DEPTH, KINDS, Adapter, Norm, Role, Roles, Rule
 from .families import BUILT_IN
 
-FIELD_KINDS = ("depth", "stream")  # of these, errors must name the config field
+FIELD_KINDS = ("depth", "stream")  # error messages name their config field
 
 
 def register(adapter: Adapter) -> Adapter:
-    """Make an architecture known for the rest of this process; returns the adapter.
+    """Make an architecture known for the rest of this process; return the adapter.
 
-    Registering a model type again replaces what was registered before, built-in ones excepted.
+    A model type that is registered again replaces the earlier adapter, unless that is built in.
 
     Example:
         >>> from transformers_bot.adapters import get, register
@@ -33,9 +33,9 @@ def register(adapter: Adapter) -> Adapter:
 
 
 def validate(adapter: Any) -> None:
-    """Refuse, with `BadOption`, an adapter that contradicts itself or the config of its model type.
+    """Raise `BadOption` for an adapter that contradicts itself or the config of its model type.
 
-    Whether its rules fit a model's tensors is what `check` finds out.
+    Whether its rules fit a model's tensors is tested by `adapters.check`.
     """
     if not isinstance(adapter, Adapter):
         raise BadOption(f"an adapter must be a transformers_bot.adapters.Adapter, got {type(adapter).__name__}.")
@@ -55,7 +55,7 @@ def _problems(adapter: Adapter) -> Iterator[str]:
 
 
 def _role_problems(adapter: Adapter) -> Iterator[str]:
-    """Roles of known kinds that name each other, and rules that have no others."""
+    """Problems of roles: unknown kinds, references to missing roles, and rules with unknown roles."""
     roles = adapter.roles
     if not isinstance(roles, Roles):
         yield f"roles must be Roles(Role(...), ...), got {type(roles).__name__}."
@@ -106,7 +106,7 @@ def _fields(role: Role) -> tuple[str, ...]:
 
 
 def _norm_problems(adapter: Adapter) -> Iterator[str]:
-    """Norms, and the matrices that read them, are named without ".weight"; each must be somebody's."""
+    """Problems of norms: wrong kinds and gains, and names (without ".weight") that no rule has."""
     for norm in adapter.norms:
         if not isinstance(norm, Norm):
             yield f"norms must be Norm(...) each, got {type(norm).__name__}."

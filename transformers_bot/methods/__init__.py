@@ -1,4 +1,4 @@
-"""Resizing methods by name. A new one is one file here and one entry below, or one file anywhere and `register`.
+"""Resizing methods by name. A new method is one file here and one entry below, or one file anywhere and `register`.
 
 `"tile+stack"` takes the widths from one method and the depth from another. What methods share, and how one is
 looked up, is in `base`.

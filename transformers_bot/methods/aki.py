@@ -1,12 +1,12 @@
 """bert2BERT's advanced knowledge initialisation: the added units come from the layer above.
 
-As `fpi`, but the units that a wider axis appends in layer l are drawn from layer l + 1 (the last
-layer has none above and stays with `fpi`). With R split into its first n rows and the rest,
+As `fpi`, but the units that a wider axis appends in layer l are copies of units of layer l + 1 (the last
+layer has none above it and does as `fpi`). With R split into its first n rows and the rest,
 
     W_l -> R_top W_l C^T + R_extra W_(l+1) C^T,
 
-and likewise without C for biases and norms. The maps are layer l's own. That gives up the function
-for units that differ, so that training parts them sooner.
+and likewise without C for biases and norms. The maps are those of layer l. This changes the function, but
+added units differ from the start, so that training makes use of them sooner.
 
 Source: Chen et al., "bert2BERT: Towards Reusable Pretrained Language Models" (arXiv 2110.07143),
 section 3.3.
@@ -29,21 +29,21 @@ class AKI(FPI):
     name = "aki"
 
     def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe | Fresh:
-        made = super().recipe(task, rule, layer, name)
-        if isinstance(made, Fresh) or layer is None:
-            return made
-        above = tuple(self._above(task, rule.depth, one) for one in made.reads)
+        recipe = super().recipe(task, rule, layer, name)
+        if isinstance(recipe, Fresh) or layer is None:
+            return recipe
+        above = tuple(self._above(task, rule.depth, read) for read in recipe.reads)
         written = [not _is_read(axis) for axis in rule.axes]
-        parts = _parts(made.maps, written)
-        if above == made.reads or len(parts) == 1 or all(one.weight == 0.0 for one in made.reads):
-            return made
+        parts = _parts(recipe.maps, written)
+        if above == recipe.reads or len(parts) == 1 or all(read.weight == 0.0 for read in recipe.reads):
+            return recipe
         plus = tuple(Recipe(above, maps) for maps in parts[1:])
-        return replace(made, maps=parts[0], plus=plus, note=f"{made.note}, added units from the layer above")
+        return replace(recipe, maps=parts[0], plus=plus, note=f"{recipe.note}, added units from the layer above")
 
     @staticmethod
-    def _above(task: Task, stack: str, one: Read) -> Read:
+    def _above(task: Task, stack: str, read: Read) -> Read:
         last = task.lengths(stack)[0] - 1
-        return one if one.layer is None else replace(one, layer=min(one.layer + 1, last))
+        return read if read.layer is None else replace(read, layer=min(read.layer + 1, last))
 
 
 def _is_read(axis: Axis) -> bool:
@@ -51,7 +51,7 @@ def _is_read(axis: Axis) -> bool:
 
 
 def _parts(maps: TensorMap, written: list[bool]) -> list[TensorMap]:
-    """The maps onto original units, then those onto added ones; together they are the whole.
+    """The maps onto original units, then those onto added ones; their sum is the whole map.
 
     An added unit of a product (heads head_dim) has an added head, or an original head and an added
     place in it: R1 x R2 = T1 x T2 + E1 x R2 + T1 x E2 with R = T + E.
@@ -62,41 +62,42 @@ def _parts(maps: TensorMap, written: list[bool]) -> list[TensorMap]:
         for place in range(factors)
         if any(_grows(segment, place) for axis, out in zip(maps, written, strict=True) if out for segment in axis)
     ]
-    return [_taken(maps, written, None)] + [_taken(maps, written, place) for place in grown]
+    return [_part(maps, written, None)] + [_part(maps, written, place) for place in grown]
 
 
 def _grows(segment: Segment, place: int) -> bool:
     return place < len(segment) and segment[place].target > segment[place].source
 
 
-def _taken(maps: TensorMap, written: list[bool], extra: int | None) -> TensorMap:
-    """Original rows of the factors before `extra`, added rows there, all rows after (None: originals)."""
+def _part(maps: TensorMap, written: list[bool], extra: int | None) -> TensorMap:
+    """Factors before number `extra` with original rows only, that one with added rows only, later ones whole.
 
-    def taken(segment: Segment) -> Segment:
+    With `extra` None all factors have original rows only.
+    """
+
+    def part_of(segment: Segment) -> Segment:
         return tuple(
             m if extra is not None and place > extra else _rows(m, added=place == extra)
             for place, m in enumerate(segment)
         )
 
     return tuple(
-        tuple(taken(segment) for segment in axis) if out else axis for axis, out in zip(maps, written, strict=True)
+        tuple(part_of(segment) for segment in axis) if out else axis for axis, out in zip(maps, written, strict=True)
     )
 
 
-def _rows(one: AxisMap, added: bool) -> AxisMap:
-    """The map with all rows zero but those of added units, or but those of the original ones."""
-    if one.target == one.source:
-        return one
-    return _taken_rows(one, added)
+def _rows(axis_map: AxisMap, added: bool) -> AxisMap:
+    """The map with all rows zero except those of added units, or except those of original units."""
+    return axis_map if axis_map.target == axis_map.source else _masked_rows(axis_map, added)
 
 
 @remembered
-def _taken_rows(one: AxisMap, added: bool) -> AxisMap:
-    def made() -> tuple[Band | Matrix, ...]:
-        rows = (np.arange(one.target) >= one.source) == added
-        last = one.bands[-1]
+def _masked_rows(axis_map: AxisMap, added: bool) -> AxisMap:
+    def bands() -> tuple[Band | Matrix, ...]:
+        rows = (np.arange(axis_map.target) >= axis_map.source) == added
+        last = axis_map.bands[-1]
         if not isinstance(last, Band):
             raise TypeError(f"copies of units are one band of single taps, got {type(last).__name__}")
-        return (*one.bands[:-1], Band(last.index, last.weight * rows[:, None], last.source))
+        return (*axis_map.bands[:-1], Band(last.index, last.weight * rows[:, None], last.source))
 
-    return AxisMap(one.source, one.target, made)
+    return AxisMap(axis_map.source, axis_map.target, bands)

@@ -1,8 +1,8 @@
 """What methods share: the task, the protocol, and methods that are a pair of maps per role and a rule for depth.
 
 Every rival of BoT whose formula is linear, `W_t = R_out W_s C_in^T`, is a subclass of `Linear`: it says how one
-axis is resized (`pair`) and which source layers make up which target layers (`depth`); reading, splitting
-fused q|k|v, tied readouts, positions and the plan's words are the same for all.
+axis is resized (`pair`) and which source layers make up which target layers (`depth`). Reading, splitting
+fused q|k|v, tied readouts, positions and the notes in a plan are shared.
 """
 
 import copy
@@ -30,13 +30,13 @@ from .maps import Depth, Pair, grid, interpolation, periodic
 
 @dataclass(frozen=True)
 class Task:
-    """What a method may know: two lists of sizes and the facts that decide gains. No weights.
+    """What a method is told: the sizes of source and target, and the facts that decide gains. No weights.
 
     Attributes:
         adapter: the architecture.
         source: role -> length in the source.
         target: role -> length in the target.
-        tied: the output embedding is the input embedding, so one matrix is written and read.
+        tied: the output embedding is the input embedding: one matrix that writes the stream and reads it.
         gains: what the forward pass multiplies by in the target, relative to the source, see `Adapter.gains`.
         calibrated: the source may be run on a few batches first.
     """
@@ -66,7 +66,7 @@ class Task:
         return target / source
 
     def is_sized(self, role: str) -> bool:
-        """Whether configs tell the role's length, on both sides."""
+        """Whether both configs give the role's length."""
         return self.source.get(role) is not None and self.target.get(role) is not None
 
     def changes(self, *kinds: str) -> tuple[str, ...]:
@@ -83,16 +83,16 @@ class Task:
 
     @property
     def cut_across(self) -> list[str]:
-        """Units such as heads that get more or fewer, but that have as many entries together as before."""
+        """Units, such as heads, whose number changes while all of them together keep their number of entries."""
         return cut_across(self.roles, self.source, self.target)
 
     def score_gain(self, role: str, reads: bool) -> float:
-        """What the writing (or reading) side of a score takes so that the score stays as it is.
+        """The factor on the writing (or reading) side of a score that keeps the score.
 
-        A score sums over the entries of `role`, of which the target has r times as many, and is then
-        multiplied by a factor that becomes s times as large, r^(-1/2) unless the architecture says
-        otherwise. Copies on either side make it r s times as large, so each side takes (r s)^(-1/2); the
-        maps of the reading side carry 1/r already, which it takes back.
+        A score is a sum over the entries of `role`, times a scale. The target has r times as many entries,
+        and its scale is s times the source's: r^(-1/2) unless the architecture says otherwise. Copied
+        entries make the score r s times as large, so each side is multiplied by (r s)^(-1/2). The maps of
+        the reading side divide by r already, so its factor is r times as large.
         """
         ratio, scale = self.ratio(role), self.gains.get(role)
         power = -0.25 if scale is None else -0.5
@@ -108,13 +108,13 @@ class Fresh:
 
 
 class AsStored:
-    """For methods that take the source's tensors as they are."""
+    """A method that does not rewrite the source's tensors."""
 
     name: str
 
     def prepare(self, task: Task, opened: Opened) -> tuple[Any, Mapping[str, Tensor]]:
         if opened.calibration is not None:
-            raise BadOption(f"calibration= is for method='bot' and 'importance'; {self.name!r} has no use for it.")
+            raise BadOption(f"calibration= is for method='bot' and 'importance'; {self.name!r} does not use it.")
         return self, opened.network
 
 
@@ -127,10 +127,10 @@ class Method(Protocol):
         """Raise `BadOption` if the method's formula does not cover this direction, ratio or family."""
 
     def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe | Fresh:
-        """How the target tensor `name` (its {layer} left open) of `rule` is made."""
+        """How a target tensor is computed; `name` has {layer} in place of the layer's number."""
 
     def prepare(self, task: Task, opened: Opened) -> "tuple[Method, Mapping[str, Tensor]]":
-        """Look at the opened source once before the plan: the method as it then is, and the tensors to read."""
+        """Look at the opened source before the plan is made; return the method to plan with and the tensors to read."""
 
     def config_fields(self, task: Task, config: Any) -> dict[str, Any]:
         """Fields of the target config that the method's formula sets (LEMON's norm epsilon), usually none."""
@@ -139,10 +139,10 @@ class Method(Protocol):
         """The choices the method made, for provenance and the plan."""
 
     def warnings(self, task: Task) -> list[str]:
-        """What a user should know before running it."""
+        """Sentences that a user should read before running it."""
 
 
-UNSIZED = identity(-1)  # an axis whose length only the tensor knows; it is never resized
+UNSIZED = identity(-1)  # of an axis whose length no config gives; it is never resized
 
 
 class Linear(AsStored):
@@ -150,12 +150,12 @@ class Linear(AsStored):
 
     Attributes:
         name: of the method, as in `method=`.
-        options_class: its own options, a dataclass made of `Options`; None for a method that takes those of BoT.
-        option_names: the fields that it looks at: all of its own, or of `BoTConfig` those that are named.
+        options_class: its own options, a frozen dataclass derived from `Options`; None if it takes those of BoT.
+        option_names: the options that it reads: all of its own, or some of `BoTConfig`.
         flat_heads: heads x head_dim is one axis (the formula knows no heads).
         keeps_scores: a change of head_dim is balanced on queries and keys, so that scores stay.
-        combines: the widths or the depth can be had alone, for `Combined`.
-        depth_of: whose rule for depth is used, where it is not the method's own.
+        combines: its widths or its depth can be used alone, see `Combined`.
+        depth_of: the method whose depth rule is used, if that is not its own.
     """
 
     name: str
@@ -173,24 +173,24 @@ class Linear(AsStored):
     def __init__(self, options: Any) -> None:
         self.options = options
 
-    # -- what a method says ---------------------------------------------------------------------
+    # -- what a subclass defines ----------------------------------------------------------------
 
     def check(self, task: Task) -> None:
-        """Refuse, with `BadOption`, a direction, ratio or family that the formula does not cover."""
+        """Raise `BadOption` for a direction, ratio or family that the formula does not cover."""
 
     def pair(self, task: Task, role: str, source: int, target: int, at: At) -> Pair:
-        """The maps of one role (flat heads: the heads' role), where `source` and `target` lengths differ.
+        """The maps of one role whose lengths `source` and `target` differ; of flat heads the role of the heads.
 
         Args:
-            at: the stack and the source layer whose units these are; None for axes of the whole network.
+            at: the stack and the source layer that the units belong to; None for axes of the whole network.
         """
         raise NotImplementedError
 
     def depth(self, task: Task, stack: str) -> Depth:
-        """Which layers make up which, where the counts of layers of a stack (a role of kind depth) differ."""
+        """Which source layers make up each target layer of a stack (a role of kind depth) whose layer count changes."""
         raise NotImplementedError
 
-    # -- what follows from it -------------------------------------------------------------------
+    # -- what is derived from it ----------------------------------------------------------------
 
     def config_fields(self, task: Task, config: Any) -> dict[str, Any]:
         return {}
@@ -203,7 +203,7 @@ class Linear(AsStored):
         return Recipe(reads, maps, note=", ".join(part for part in (note, over_axes) if part))
 
     def reads(self, task: Task, rule: Rule, layer: int | None, name: str) -> tuple[tuple[Read, ...], str]:
-        """The source tensors that a target tensor is made of, and a note."""
+        """The source tensors that a target tensor is computed from, and a note."""
         if layer is None:
             return (Read(name, None),), ""
         depth = self.layers(task, rule.depth)
@@ -213,12 +213,12 @@ class Linear(AsStored):
         return tuple(Read(name, int(i), float(row[i])) for i in np.flatnonzero(row)), depth.label
 
     def layers(self, task: Task, stack: str) -> Depth:
-        """The depth rule of a stack, also where nothing changes."""
+        """The layers of a stack, also if their number stays."""
         source, target = task.lengths(stack)
         return Depth.unchanged(source) if source == target else (self.depth_of or self).depth(task, stack)
 
     def source_layer(self, task: Task, stack: str, layer: int) -> int:
-        """The source layer that has most weight in a target layer: its units are the ones resized."""
+        """The source layer with the largest weight in a target layer; it decides what `pair` does to the units."""
         return int(np.argmax(np.abs(self.layers(task, stack).layers[layer])))
 
     def segment(self, task: Task, segment: tuple[Factor, ...], at: At) -> Segment:
@@ -244,9 +244,9 @@ class Linear(AsStored):
         return chosen
 
     def axis_pair(self, task: Task, role: str, source: int, target: int, at: At) -> Pair:
-        """The maps of any role: places are cropped or interpolated, a tied readout is swapped."""
+        """The maps of any role: positions are cropped or interpolated, the pair of a tied readout is swapped."""
         if source == target:
-            return maps.kept(source)
+            return maps.identity_pair(source)
         if task.roles.kind(role) == "place":
             return self.positions(source, target)
         if task.roles.kind(role) == "grid":
@@ -261,17 +261,18 @@ class Linear(AsStored):
         return pair.swapped() if is_tied_readout(task, role) else pair
 
     def positions(self, source: int, target: int) -> Pair:
-        index = periodic if self.options.positions == "crop" else interpolation
-        return Pair(index(source, target), index(source, target), self.options.positions)
+        resample = periodic if self.options.positions == "crop" else interpolation
+        resampled = resample(source, target)
+        return Pair(resampled, resampled, self.options.positions)
 
-    # -- words ----------------------------------------------------------------------------------
+    # -- descriptions ---------------------------------------------------------------------------
 
     def describe(self, task: Task) -> dict[str, Any]:
         options = {name: value for name, value in self.options.to_dict().items() if name in self.option_names}
         return {"method": self.name, "options": options, "depth": self.depth_label(task)}
 
     def depth_label(self, task: Task) -> str:
-        """What happens to the layers, in words."""
+        """A phrase that says what happens to the layers."""
         labels = [self.layers(task, stack).label for stack in task.changes("depth")]
         return "; ".join(dict.fromkeys(labels)) or "kept"
 
@@ -288,7 +289,7 @@ class Linear(AsStored):
     # -- refusals -------------------------------------------------------------------------------
 
     def refuse(self, why: str) -> BadOption:
-        """The error of a formula that does not cover what is asked."""
+        """The error to raise when the formula does not cover the task."""
         return BadOption(f"method={self.name!r} cannot do this: {why}")
 
     def only_grows(self, task: Task) -> None:
@@ -300,9 +301,9 @@ class Linear(AsStored):
         self._one_way(task, "shrink", lambda ratio: ratio > 1)
 
     def _one_way(self, task: Task, verb: str, wrong: Callable[[float], bool]) -> None:
-        # A formula without heads sees only their product, which is as long as hidden.
-        inside = {task.roles[entry].within for entry in task.roles.entries}
-        flat = {*inside, *task.roles.of("entry", "frequency")} if self.flat_heads else set()
+        # A formula with flat heads sees only heads x head_dim, which is as long as the stream.
+        holders = {task.roles[entry].within for entry in task.roles.entries}
+        flat = {*holders, *task.roles.of("entry", "frequency")} if self.flat_heads else set()
         for role in task.changes("depth", "stream", "unit", "entry", "frequency"):
             if role not in flat and wrong(task.ratio(role)):
                 source, target = task.lengths(role)
@@ -321,23 +322,23 @@ class Linear(AsStored):
 def reads_of(
     task: Task, depth: Depth | None, rule: Rule, layer: int | None, name: str
 ) -> tuple[tuple[Read, ...], str | None, str]:
-    """What a target tensor is made of over depth, which part of a norm it undoes if any, and a note."""
+    """The source tensors of a target tensor, which part of a norm it undoes (or None), and a note."""
     if layer is None or depth is None:
         return (Read(name, None),), None, ""
     row = (depth.updates if rule.adds else depth.layers)[layer]
-    new = depth.is_new(layer)
-    if new and rule.adds:
+    is_new = depth.is_new(layer)
+    if is_new and rule.adds:
         return (Read(name, int(np.argmax(depth.layers[layer])), 0.0),), None, "zero update"
     stem, _, part = name.rpartition(".")
     last = task.adapter.norm_names[stem].undoes if stem in task.adapter.norm_names else ""
-    if new and last:
+    if is_new and last:
         below = int(np.argmax(depth.layers[layer]))
         return (Read(f"{last}.weight", below), Read(f"{last}.bias", below)), part, "undoes the norm below"
     return tuple(Read(name, int(i), float(row[i])) for i in np.flatnonzero(row)), None, depth.label
 
 
 def whole_unit(task: Task, segment: tuple[Factor, ...]) -> str:
-    """The unit of a product of a unit and its entries, such as heads; empty where there is none."""
+    """The unit, such as heads, in a product of a unit and its entries; empty if the segment is no such product."""
     kinds = [task.roles.kind(factor.role) for factor in segment]
     if "frequency" in kinds or "entry" not in kinds:
         return ""
@@ -345,12 +346,12 @@ def whole_unit(task: Task, segment: tuple[Factor, ...]) -> str:
 
 
 def is_tied_readout(task: Task, role: str) -> bool:
-    """Whether a role is the stream in front of an output embedding that is the input embedding, too."""
+    """Whether a role is the stream in front of an output embedding that is tied to the input embedding."""
     return task.tied and task.roles.kind(role) == "stream" and task.roles.leader(role) != role
 
 
 class DepthOnly(Linear):
-    """A formula that grows the layer count and nothing else; `Combined` gives it widths."""
+    """A formula that grows the layer count only; combined with another method it also grows widths."""
 
     def check(self, task: Task) -> None:
         for role in task.changes("stream", "unit", "entry", "frequency"):
@@ -401,9 +402,9 @@ METHODS: dict[str, Callable[[Any], Method]] = {}  # by name; `methods` itself fi
 
 
 def register(method: type[Linear]) -> type[Linear]:
-    """Make a method known by its name for the rest of this process; returns the class, so it can stand above it.
+    """Make a method known by its name for the rest of this process; return the class, so it works as a decorator.
 
-    Registering a name again replaces what was registered before, built-in ones excepted. `docs/methods.md`
+    A name that is registered again replaces the earlier method, unless that is built in. `docs/methods.md`
     shows a method of one file, with an option of its own.
 
     Example:
@@ -418,8 +419,8 @@ def register(method: type[Linear]) -> type[Linear]:
         >>> del methods.METHODS["first"]
 
     Raises:
-        BadOption: no class with a name and a recipe, a name that is built in or that cannot be one, or options that
-            are no `Options`.
+        BadOption: not a class with a name and a recipe, a name that is built in or not valid, or options that are
+            not a frozen dataclass derived from `Options`.
     """
     name = getattr(method, "name", None)
     if not isinstance(method, type) or not callable(getattr(method, "recipe", None)):
@@ -431,7 +432,7 @@ def register(method: type[Linear]) -> type[Linear]:
         raise BadOption(f"method {name!r} is built in and cannot be replaced. Choose another name.")
     own = getattr(method, "options_class", None)
     if own is not None and not (isinstance(own, type) and issubclass(own, Options) and is_dataclass(own)):
-        raise BadOption(f"{method.__name__}.options_class must be a frozen dataclass made of methods.Options.")
+        raise BadOption(f"{method.__name__}.options_class must be a frozen dataclass derived from methods.Options.")
     METHODS[name] = method
     return method
 
@@ -448,11 +449,12 @@ def load(path: str | os.PathLike[str]) -> list[type[Linear]]:
         BadOption: no such file, a file that fails, or one that defines no method.
     """
     names = names_of(path, "method")
-    own = [v for v in names.values() if isinstance(v, type) and issubclass(v, Linear) and v.__module__ == "<run_path>"]
+    classes = [value for value in names.values() if isinstance(value, type) and issubclass(value, Linear)]
+    own = [cls for cls in classes if cls.__module__ == "<run_path>"]  # without those that the file imports
     if not own:
         raise BadOption(f"{Path(path).name} defines no method: a class in it must be a subclass of methods.Linear.")
     for method in own:
-        method.__doc__ = names.get("__doc__") or method.__doc__  # what `transformers-bot methods` shows
+        method.__doc__ = names.get("__doc__") or method.__doc__  # shown by `transformers-bot methods`
     return [register(method) for method in dict.fromkeys(own)]
 
 
@@ -462,54 +464,54 @@ def options_of(name: str, given: Any) -> Any:
     Raises:
         BadOption, BadKeyword: an unknown method, or options that are not its own.
     """
-    parts = [_known(part) for part in name.split("+", 1)]
-    own = next((own for part in parts if (own := getattr(part, "options_class", None))), None)
-    return BoTConfig.from_any(given) if own is None else own.from_any(given)
+    parts = [_factory(part) for part in name.split("+", 1)]
+    own_class = next((cls for part in parts if (cls := getattr(part, "options_class", None))), None)
+    return BoTConfig.from_any(given) if own_class is None else own_class.from_any(given)
 
 
 def get(name: str, options: Any) -> Method:
     """The method of that name with its options; `BadOption` lists the known ones.
 
     Args:
-        options: of `options_of`.
+        options: from `options_of`.
 
     Raises:
-        BadOption: an unknown name, or an option, set to other than its default, that the method would
-            not look at.
+        BadOption: an unknown name, or an option with another value than its default that the method does not use.
     """
-    parts = name.split("+", 1)
-    made = [_made(part, options) for part in parts]
-    known = [getattr(part, "option_names", tuple(field.name for field in fields(BoTConfig))) for part in made]
-    names = list(dict.fromkeys(option for of_part in known for option in of_part))
+    methods = [_method(part, options) for part in name.split("+", 1)]
+    every_option = tuple(field.name for field in fields(BoTConfig))
+    used = [option for method in methods for option in getattr(method, "option_names", every_option)]
+    names = list(dict.fromkeys(used))
     for chosen, value in _set_options(options).items():
         if chosen not in names:
             takes = f"it takes {', '.join(names)}" if names else "it takes none"
             raise BadOption(f"method {name!r} has no option {chosen}={value!r} in bot_config: {takes}.")
-    return made[0] if len(parts) == 1 else Combined(*(_linear(part) for part in made))
+    return methods[0] if len(methods) == 1 else Combined(*(_linear(method) for method in methods))
 
 
-def _known(name: str) -> Callable[[Any], Method]:
+def _factory(name: str) -> Callable[[Any], Method]:
     if name not in METHODS:
         hint = suggest(name, METHODS)
         raise BadOption(f"unknown method {name!r}; known methods are {', '.join(METHODS)}.{hint}")
     return METHODS[name]
 
 
-def _made(name: str, options: Any) -> Method:
-    method = _known(name)
-    kind = getattr(method, "options_class", None) or BoTConfig
-    return method(options if isinstance(options, kind) else kind())  # of two that are combined one has options
+def _method(name: str, options: Any) -> Method:
+    factory = _factory(name)
+    options_class = getattr(factory, "options_class", None) or BoTConfig
+    # Two methods that are combined may have different options: the other one takes its defaults.
+    return factory(options if isinstance(options, options_class) else options_class())
 
 
-def _linear(part: Method) -> Linear:
-    if isinstance(part, Linear) and part.combines:
-        return part
-    raise BadOption(f"method {part.name!r} cannot be combined: it resizes widths and depth together.")
+def _linear(method: Method) -> Linear:
+    if isinstance(method, Linear) and method.combines:
+        return method
+    raise BadOption(f"method {method.name!r} cannot be combined: it resizes widths and depth together.")
 
 
 def _set_options(options: Any) -> dict[str, Any]:
-    """The options that differ from their defaults; those of a method's own class are all its own."""
+    """The options of a `BoTConfig` that differ from their defaults; a method uses all options of its own class."""
     if not isinstance(options, BoTConfig):
         return {}
-    plain = BoTConfig().to_dict()
-    return {name: value for name, value in options.to_dict().items() if value != plain[name]}
+    defaults = BoTConfig().to_dict()
+    return {name: value for name, value in options.to_dict().items() if value != defaults[name]}

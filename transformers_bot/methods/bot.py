@@ -2,11 +2,11 @@
 
 `gain="raw"` is the paper as written on its four modules (attention in, out, MLP in, out): the
 orthonormal low band to shrink (large to small, L2S), the inverse transform with empty details to grow
-(small to large, S2L), on all three axes. It leaves other tensors open; here they take the consistent
-maps, so that a norm weight of 1 stays 1.
+(small to large, S2L), on all three axes. The paper does not say how other tensors are resized; here they
+take the consistent maps, so that a norm weight of 1 stays 1.
 
-`gain="consistent"` (ours) makes the same transform keep the network's function. Every role gets a
-pair (R, C): R has unit gain on constants and is used where the role is written, C is its dual,
+`gain="consistent"` (ours) scales the same transform so that the network's function is kept. Every role has
+a pair (R, C): R has unit gain on constants and is used where the role is written, C is its dual,
 `C^T R = I` when growing and `R C^T = I` when shrinking, and is used where the role is read. Then
 
 * queries write and keys read the same axis, and a change of head_dim by g rescales their product
@@ -76,10 +76,10 @@ def paper_wavelet(task: Task) -> str:
     return PAPER_WAVELET.get(task.adapter.model_type, {}).get("grow" if grows else "shrink", "haar")
 
 
-# Haar copies, so growth keeps every checkpoint's function whatever its norm weights, which longer
-# filters only nearly do. Noise of one standard deviation parts the twins that copies are, which
-# nothing else would: within a few dozen steps none at all ends a little lower, fourfold ends higher.
-# Figures: benchmarks/results/transfer-levers.md, against other methods transfer-cpu.md.
+# Haar copies units, so growing keeps the function of every checkpoint, whatever its norm weights; longer
+# filters keep it only nearly. Copies would stay equal in training, so noise of one standard deviation is
+# added. In runs of a few dozen steps, no noise gives a slightly lower loss and four times the noise a
+# higher one. Figures: benchmarks/results/transfer-levers.md, against other methods transfer-cpu.md.
 CONSISTENT_WAVELET = "haar"
 CONSISTENT_DETAIL_SCALE = 1.0
 
@@ -88,8 +88,8 @@ class BoT(Linear):
     """The method `bot`; its options are those of `BoTConfig`.
 
     Attributes:
-        as_written: the maps of the paper, for its four modules with `gain="raw"`.
-        prepared: what a source has shown, None before one was seen.
+        as_written: the maps are the paper's own, for its four modules with `gain="raw"`.
+        prepared: what `prepare` has decided from the source, None before.
     """
 
     options: BoTConfig
@@ -101,11 +101,11 @@ class BoT(Linear):
 
     @property
     def raw(self) -> bool:
-        """The paper as written, rather than what keeps the function."""
+        """Whether maps are as the paper writes them, rather than scaled to keep the function."""
         return self.options.gain == "raw"
 
     def _with_maps(self, as_written: bool) -> "BoT":
-        """The method with the paper's maps, or with those that keep the function; itself where it has them."""
+        """This method with the paper's maps, or with the maps that keep the function."""
         if self.as_written == as_written:
             return self
         other = copy.copy(self)
@@ -113,20 +113,20 @@ class BoT(Linear):
         return other
 
     def check(self, task: Task) -> None:
-        """Refuse a depth rule of the other direction, a basis or an order that cannot be had."""
+        """Raise `BadOption` for a depth rule of the other direction, or a basis or order that is not possible."""
         ordered(self.options, task, self._shrink(task))
         self.picked(task)
 
     def prepare(self, task: Task, opened: Opened) -> tuple["BoT", Mapping[str, Tensor]]:
-        """Rewrite a source that is going to shrink, where that keeps more of it (see `prepare`)."""
+        """Rewrite a source that will shrink, if that keeps more of it (see `prepare`)."""
         prepared = prepare(self.options, task, opened, self._shrink(task), role_pair)
         ready = BoT(prepared.options)
         ready.prepared = prepared
         if task.calibrated:
-            both = partial(both_sides, lambda segment: ready.segment(task, segment, None))
+            maps_of = partial(both_sides, lambda segment: ready.segment(task, segment, None))
             with progress.part("fitting", progress.fitting_seconds(task, opened.network)):
                 picks_stream = not prepared.strongest.isdisjoint(task.roles.streams)
-                fit_to_low_pass(prepared.opened, both, prepared.known, picks_stream)
+                fit_to_low_pass(prepared.opened, maps_of, prepared.known, picks_stream)
         return ready, opened.network
 
     def picked(self, task: Task) -> Collection[str]:
@@ -137,14 +137,14 @@ class BoT(Linear):
 
     def _shrink(self, task: Task) -> Shrink:
         rules = {stack: self.depth_rule(task, stack) for stack in task.roles.depths}
-        groups = {s: averaged_layers(task, s, rule, self.wavelet(task, s)) for s, rule in rules.items()}
+        groups = {stack: averaged_layers(task, stack, rule, self.wavelet(task, stack)) for stack, rule in rules.items()}
         kept = {stack: self.layers(task, stack).read for stack in rules}
         ranked = [stack for stack, rule in rules.items() if rule == "strongest"]
         flat = any(self._is_flat(task, unit) for unit in task.roles.units if task.roles.is_whole(unit))
         return Shrink(self.basis(task), flat, self.heads == "whole", groups, kept, tuple(ranked))
 
     def basis(self, task: Task) -> str:
-        """Where the stream is turned before it shrinks "principal", else "plain"."""
+        """ "principal" if the stream is turned to its principal basis before it shrinks, else "plain"."""
         if self.prepared is not None:
             return "principal" if self.prepared.streams else "plain"
         return basis_of(self.options, task, [self.wavelet(task, stream) for stream in task.roles.streams])
@@ -163,7 +163,7 @@ class BoT(Linear):
     # -- widths ---------------------------------------------------------------------------------
 
     def pair(self, task: Task, role: str, source: int, target: int, at: At) -> Pair:
-        """The maps of one role; BoT filters alike in every layer."""
+        """The maps of one role, the same in every layer."""
         if target < source and role in self.picked(task):
             return maps.picked_units(source, target)
         if self.heads == "whole" and task.roles.is_whole(role):
@@ -175,7 +175,7 @@ class BoT(Linear):
         return pair
 
     def axis_pair(self, task: Task, role: str, source: int, target: int, at: At) -> Pair:
-        # What follows the stream and is no stream itself (a pooler) is low-passed as it is, whatever turns the stream.
+        # Units that follow the stream without being one (a pooler's) are not turned, even if the stream is.
         leader = task.roles.leader(role)
         if source != target and task.roles.kind(role) == "unit" and task.roles.kind(leader) == "stream":
             if leader in self.picked(task) and target < source:
@@ -208,16 +208,16 @@ class BoT(Linear):
     def factor(self, task: Task, factor: Factor, at: At) -> AxisMap:
         scored = factor.role in task.adapter.scored
         pair = self._factor_pair(task, factor)
-        # A score sums over head_dim: one side must read what the other writes, unless raw.
+        # A score is a sum over head_dim, so one side must read what the other writes; the paper uses one map for both.
         reads = factor.reads and not (scored and self.raw)
         chosen = pair.consume if reads else pair.produce
         return chosen.scaled(self._score_gain(task, factor.role, reads)) if scored else chosen
 
     def _factor_pair(self, task: Task, factor: Factor) -> Pair:
         if not factor.role:
-            return maps.kept(factor.size or 1)
+            return maps.identity_pair(factor.size or 1)
         if not task.is_sized(factor.role):
-            return maps.kept(-1)  # an axis whose length only the tensor knows is never resized
+            return maps.identity_pair(-1)  # an axis whose length only the tensor knows is never resized
         return self.axis_pair(task, factor.role, *task.lengths(factor.role), None)
 
     def _score_gain(self, task: Task, role: str, reads: bool) -> float:
@@ -243,7 +243,7 @@ class BoT(Linear):
     # -- depth ----------------------------------------------------------------------------------
 
     def depth(self, task: Task, stack: str) -> Depth:
-        """Which layers make up which, at the task's layer counts."""
+        """Which source layers make up each target layer."""
         source, target = task.lengths(stack)
         rule = self.depth_rule(task, stack)
         if rule == "wavelet":
@@ -278,7 +278,7 @@ class BoT(Linear):
         if not self.as_written:
             noise = noise_maps(rule, partial(self._pairs, task))
             return noise and Detail(kind, scale, noise[0], (), (), self.options.seed, name, layer, *noise[1])
-        # The paper's noise, less the part that is no detail.
+        # The paper's noise without its part in the low band.
         visible = tuple(
             tuple(tuple(pair.low_band() for pair in self._pairs(task, segment)) for segment in axis.segments)
             for axis in rule.axes
@@ -305,22 +305,22 @@ class BoT(Linear):
         return kind, scale
 
     def _makes_twins(self, task: Task, role: str) -> bool:
-        """Whether a role grows by copies, in the maps that keep the function."""
+        """Whether a role grows by copies in the maps that keep the function."""
         return self._with_maps(as_written=False).axis_pair(task, role, *task.lengths(role), None).makes_twins
 
     def _reads_twins(self, task: Task, rule: Rule) -> bool:
-        """Whether a tensor reads units that are copies: its noise is what parts them in training."""
+        """Whether a tensor reads units that are copies: noise in it makes them differ in training."""
         reads = [task.roles.leader(f.role) for f in rule.factors if f.reads and f.role and task.is_sized(f.role)]
         return any(self._makes_twins(task, role) for role in reads)
 
     def _pairs(self, task: Task, segment: tuple[Factor, ...]) -> tuple[Pair, ...]:
-        """The dual pairs of a segment's factors, or the one of flat heads."""
-        plain = self._with_maps(as_written=False)
-        if plain.is_flat(task, segment):
-            return (plain._flat_pair(task, segment),)
-        return tuple(plain._factor_pair(task, factor) for factor in segment)
+        """The dual pairs of a segment's factors, or the one pair of flat heads."""
+        consistent = self._with_maps(as_written=False)
+        if consistent.is_flat(task, segment):
+            return (consistent._flat_pair(task, segment),)
+        return tuple(consistent._factor_pair(task, factor) for factor in segment)
 
-    # -- words ----------------------------------------------------------------------------------
+    # -- descriptions ---------------------------------------------------------------------------
 
     def describe(self, task: Task) -> dict[str, Any]:
         prepared, (kind, scale) = self.prepared, self._detail_choice(task)
@@ -370,5 +370,5 @@ class BoT(Linear):
 
 
 def role_pair(options: BoTConfig, task: Task, role: str) -> Pair:
-    """The maps of one role with these options, before a source was seen."""
+    """The maps of one role with these options, without a source."""
     return BoT(options).axis_pair(task, role, *task.lengths(role), None)

@@ -1,7 +1,7 @@
 """Depth up-scaling: two copies of the model, one without its upper and one without its lower end.
 
-The first ceil(L_t / 2) target layers are the source's lowest, the others its highest; at most twice
-the source's depth. The formula is for depth. For widths combine it: `method="tile+depth_upscale"`.
+The first ceil(L_t / 2) target layers are the source's lowest, the others its highest. The target has at
+most twice as many layers. The formula is for depth. For widths combine it: `method="tile+depth_upscale"`.
 
 Source: Kim et al., "SOLAR 10.7B: Scaling Large Language Models with Simple yet Effective Depth
 Up-Scaling" (arXiv 2312.15166), section 2.

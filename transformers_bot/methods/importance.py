@@ -1,9 +1,9 @@
 """Importance slicing: a smaller model made of the units, heads and layers of a larger one that do most.
 
 Every axis keeps the entries of highest score in their original order, R = C = a gather; nothing is
-rescaled and the task head stays. Hidden units are the same in the whole network, MLP units and heads
-are each layer's own, and where heads get shorter, so are the entries of every head: queries and keys
-by one choice, values by another. Layers are picked whole.
+rescaled and the task head stays. Hidden units are chosen once for the whole network, MLP units and heads
+for each layer. If heads get shorter, entries are chosen for each head: once for its queries and keys, once
+for its values. Layers are picked whole.
 
 Scores are measured on a few batches (`calibration=`), as Minitron does, or without data estimated from
 the weights (`unit_scores`). All are taken once, of the whole source.
@@ -26,20 +26,20 @@ from ..ops.axis_map import AxisMap, gather, identity, remembered
 from ..ops.recipe import Segment
 from ..rewrite.principal import Opened
 from .base import Linear, Task, whole_unit
-from .maps import Depth, Pair, kept, kept_layers, picked
+from .maps import Depth, Pair, identity_pair, kept_layers, picked
 from .unit_scores import Scores, from_activations, from_weights
 
-UNREAD = "importance decides from the weights or calibration= what is kept; a plan from configs shows places only"
+UNREAD = "importance decides from the weights or calibration= what is kept; a plan from configs shows only sizes"
 
 
 class Importance(Linear):
     """The method `importance`: shrink only.
 
-    Before `prepare` has seen the source, maps show sizes alone: the first units, evenly spread layers.
+    Before `prepare` has seen the source, the maps only have the right sizes: first units, evenly spread layers.
     """
 
     name = "importance"
-    combines = False  # what it keeps is known once it has seen the source, as a whole
+    combines = False  # widths and layers are chosen together, after the source was seen
     scored_by = ""
     chosen: Mapping[tuple[str, At], np.ndarray]
 
@@ -51,10 +51,10 @@ class Importance(Linear):
         self.only_shrinks(task)
 
     def prepare(self, task: Task, opened: Opened) -> tuple["Importance", Mapping[str, Tensor]]:
-        """Score the opened source and choose what is kept; its tensors stay as they are.
+        """Score the opened source and choose what is kept; its tensors are not changed.
 
         Raises:
-            BadOption: `calibration=` where nothing is sliced, or that the source does not run on.
+            BadOption: `calibration=` although nothing is sliced, or batches that the source does not run on.
         """
         shrinks = bool(task.changes(*RESIZED))
         if opened.calibration is not None and not shrinks:
@@ -72,13 +72,13 @@ class Importance(Linear):
 
     def pair(self, task: Task, role: str, source: int, target: int, at: At) -> Pair:
         chosen = self.chosen.get((role, at))
-        one = _first(source, target) if chosen is None else gather(chosen, source)
-        return Pair(one, one, "most important")
+        selection = _first(source, target) if chosen is None else gather(chosen, source)
+        return Pair(selection, selection, "most important")
 
     def axis_pair(self, task: Task, role: str, source: int, target: int, at: At) -> Pair:
         if task.roles.kind(role) == "unit" and task.roles.is_network_wide(role):
-            # Units of its own (a pooler's), whatever the stream keeps.
-            return kept(source) if source == target else self.pair(task, role, source, target, None)
+            # A pooler's units are its own: they are chosen apart from the stream's.
+            return identity_pair(source) if source == target else self.pair(task, role, source, target, None)
         return super().axis_pair(task, role, source, target, at)
 
     def segment(self, task: Task, segment: tuple[Factor, ...], at: At) -> Segment:
@@ -91,8 +91,8 @@ class Importance(Linear):
         if not self.chosen:
             return (_first_of_heads(heads_s, dim_s, heads_t, dim_t),)
         heads = self._kept(unit, at, heads_t)
-        every = np.broadcast_to(np.arange(dim_t), (heads_s, dim_t))
-        entries = self.chosen.get((segment[-1].role, at), every)[heads]  # (heads, head_dim)
+        first = np.broadcast_to(np.arange(dim_t), (heads_s, dim_t))
+        entries = self.chosen.get((segment[-1].role, at), first)[heads]  # (heads, head_dim)
         return (gather((heads[:, None] * dim_s + entries).ravel(), heads_s * dim_s),)
 
     def depth(self, task: Task, stack: str) -> Depth:
@@ -106,7 +106,7 @@ class Importance(Linear):
     def _kept(self, role: str, at: At, target: int) -> np.ndarray:
         return self.chosen.get((role, at), np.arange(target))
 
-    # -- words ----------------------------------------------------------------------------------
+    # -- descriptions ---------------------------------------------------------------------------
 
     def describe(self, task: Task) -> dict[str, Any]:
         scored = {"scored_by": self.scored_by or "nothing yet"}

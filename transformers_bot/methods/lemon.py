@@ -5,15 +5,15 @@ With n = floor(d_t / d_s) copies that fit and c = n d_s / d_t:
 * the residual stream x becomes [x, ..., x, mean(x), ..., mean(x)]. Its mean is the mean of x and its
   variance is c times that of x, so a norm with sqrt(c) times the weight and c times the epsilon
   gives [y, ..., y, 0, ..., 0] once its bias is 0 on the rest, where it sees the mean itself;
-* who reads copies splits its weight into parts that add up to it: the first copy W - E, the others
-  parts of E, with E noise of the weights' own spread, so that no two copies train alike. What it
-  reads from the rest is 0 and may have any weight;
+* the readers of copies split their weight into parts that add up to it: W - E for the first copy,
+  parts of E for the others, where E is noise with the standard deviation of the weights, so that no two
+  copies train alike. The rest of the stream is 0 behind the norm, so its weights may have any value;
 * in front of a tied output embedding, which reads all n copies, the norm is divided by n;
-* heads, units within a head and MLP units are copied in turn, i mod n_s, at any ratio;
+* heads, entries of a head and MLP units are copied in turn, i mod n_s, at any ratio;
 * added layers write zeros onto the residual stream.
 
-In post-norm models the stream goes on from the norm's output, whose rest is not its mean, and a
-layer that writes zeros still normalises twice: there only whole multiples of width are exact.
+In post-norm models the stream continues from the norm's output, whose rest is not its mean, and a
+layer that writes zeros still normalises twice. There only whole multiples of the width are exact.
 
 Source: Wang et al., "LEMON: Lossless model expansion" (arXiv 2310.07999), sections 4 and 5; it keeps
 head_dim, for which the split of read weights with balanced scores is this package's.
@@ -29,9 +29,9 @@ from ..architectures.adapter import At, Factor, Rule
 from ..ops.axis_map import DENSE_TAPS, AxisMap, Matrix, banded, from_dense, identity, remembered, tiled
 from ..ops.recipe import Detail, Recipe, TensorMap, is_identity
 from .base import UNSIZED, Fresh, Linear, Task, is_tied_readout
-from .maps import Depth, Pair, identity_blocks, there_and_back
+from .maps import Depth, Pair, identity_blocks, projection
 
-NOISE = 1.0  # in standard deviations of the weights, as for BoT's own twins
+NOISE = 1.0  # in standard deviations of the weights, as in BoT
 
 
 class Lemon(Linear):
@@ -43,12 +43,12 @@ class Lemon(Linear):
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
-        self._averages: dict[tuple[int, int, float], AxisMap] = {}  # dense: they go with the plan that holds them
+        self._averages: dict[tuple[int, int, float], AxisMap] = {}  # dense, so not cached for longer than the plan
 
     def check(self, task: Task) -> None:
         self.only_grows(task)
-        shares = {task.lengths(stream) for stream in task.roles.streams}
-        if len(shares) > 1:
+        widths = {task.lengths(stream) for stream in task.roles.streams}
+        if len(widths) > 1:
             raise self.refuse("its norms have one epsilon, but the towers of this model grow by different ratios.")
         if task.adapter.norm == "pre":
             return
@@ -73,22 +73,22 @@ class Lemon(Linear):
         return {} if share == 1 or not epsilon else {epsilon: getattr(config, epsilon) * share}
 
     def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe | Fresh:
-        made = super().recipe(task, rule, layer, name)
-        if isinstance(made, Fresh):
-            return made
+        recipe = super().recipe(task, rule, layer, name)
+        if isinstance(recipe, Fresh):
+            return recipe
         stem, _, part = name.rpartition(".")
         if stem in task.adapter.norm_names and task.roles.kind(rule.roles[0]) == "stream":
             if task.ratio(rule.roles[0]) != 1:
-                return replace(made, maps=(((self._norm(task, rule.roles[0], part),),),))
-            return made
-        silent = all(one.weight == 0.0 for one in made.reads)
+                return replace(recipe, maps=(((self._norm(task, rule.roles[0], part),),),))
+            return recipe
+        is_zero = all(read.weight == 0.0 for read in recipe.reads)
         visible = tuple(
             tuple(tuple(self._visible(task, factor) for factor in segment) for segment in axis.segments)
             for axis in rule.axes
         )
-        if silent or not rule.maps or is_identity(visible):
-            return made
-        return replace(made, detail=self._noise(visible, name, layer), note=f"{made.note}, noise between copies")
+        if is_zero or not rule.maps or is_identity(visible):
+            return recipe
+        return replace(recipe, detail=self._noise(visible, name, layer), note=f"{recipe.note}, noise between copies")
 
     def depth(self, task: Task, stack: str) -> Depth:
         return identity_blocks(*task.lengths(stack))
@@ -120,7 +120,7 @@ class Lemon(Linear):
         return self._averages[key]
 
     def _norm(self, task: Task, role: str, part: str) -> AxisMap:
-        """A norm's weight has the mean on the rest, where it may be anything; the bias must be 0 there."""
+        """A norm's weight has its mean on the rest, where any value is right; the bias must be 0 there."""
         source, target = task.lengths(role)
         gain = source / (target // source * source) if is_tied_readout(task, role) else 1.0
         if part == "weight":
@@ -130,7 +130,7 @@ class Lemon(Linear):
     # -- noise ----------------------------------------------------------------------------------
 
     def _visible(self, task: Task, factor: Factor) -> AxisMap:
-        """Projection of a read axis onto what arrives there: copies, and nothing on the stream's rest."""
+        """Projection of a read axis onto the signal there: copies, and 0 on the rest of the stream."""
         if not factor.role:
             return identity(factor.size or 1)
         source, target = task.source[factor.role], task.target[factor.role]
@@ -140,29 +140,29 @@ class Lemon(Linear):
             return identity(target)
         pair = self.axis_pair(task, factor.role, source, target, None)
         all_copies = not task.roles.is_network_wide(factor.role) or is_tied_readout(task, factor.role)
-        arrives = pair.produce if all_copies else _copies_only(source, target)
-        return there_and_back(arrives, pair.consume)
+        signal = pair.produce if all_copies else _copies_only(source, target)
+        return projection(signal, pair.consume)
 
     def _noise(self, visible: TensorMap, name: str, layer: int | None) -> Detail:
         return Detail("gaussian", NOISE, visible, (), (), self.options.seed, name, layer)
 
 
 def _share(task: Task) -> float:
-    """c: the share of the grown stream that is copies."""
+    """c: the share of copies in the grown stream."""
     source, target = task.lengths(task.roles.streams[0])
     return target // source * source / target
 
 
 @remembered
 def _first(source: int, target: int) -> AxisMap:
-    """The first copy is read, all else is not: [I; 0]."""
+    """[I; 0]: only the first copy is read."""
     places = np.arange(source)
     return AxisMap(source, target, (banded(places, places, np.ones(source), target, source),))
 
 
 @remembered
 def _copies_only(source: int, target: int) -> AxisMap:
-    """Whole copies, and zeros on the rest: [I; ...; I; 0]."""
+    """[I; ...; I; 0]: whole copies, and zeros on the rest."""
     places = np.arange(target // source * source)
     return AxisMap(source, target, (banded(places, places % source, np.ones(len(places)), target, source),))
 
@@ -172,11 +172,11 @@ def _averaged(source: int, target: int) -> AxisMap:
     if target % source == 0:
         return tiled(source, target)
     if source <= DENSE_TAPS:
-        return from_dense(_averaging(source, target))
-    return AxisMap(source, target, (Matrix(lambda: _averaging(source, target), (target, source)),))
+        return from_dense(_averaging_matrix(source, target))
+    return AxisMap(source, target, (Matrix(lambda: _averaging_matrix(source, target), (target, source)),))
 
 
-def _averaging(source: int, target: int) -> np.ndarray:
+def _averaging_matrix(source: int, target: int) -> np.ndarray:
     matrix = np.full((target, source), 1 / source)
     whole = target // source
     matrix[: whole * source] = np.tile(np.eye(source), (whole, 1))

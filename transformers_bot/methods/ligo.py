@@ -1,8 +1,8 @@
 """LiGO: a learned linear growth operator; before fitting, whole copies of units and layers.
 
-`W'_m = sum_l w_{m,l} B_l W_l A_l^T`, biases, norms and embeddings with the out matrix B. This file
-is the operator with one-hot weights: layer m is layer m mod L_s, unit i is unit i mod n on every
-axis that grows, and nothing is divided. `transformers_bot.fit` learns the weights
+`W'_m = sum_l w_{m,l} B_l W_l A_l^T`; biases, norms and embeddings are mapped with the matrix B of written
+axes. This file is the operator with one-hot weights: layer m copies layer m mod L_s, unit i copies unit
+i mod n on every axis that grows, and weights are not shared among copies. `transformers_bot.fit` learns them
 (`learned/operators/ligo.py`).
 
 Source: Wang et al., "Learning to Grow Pretrained Models for Efficient Transformer Training"

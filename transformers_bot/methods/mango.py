@@ -26,7 +26,7 @@ class Mango(LiGO):
     def check(self, task: Task) -> None:
         super().check(task)
         if not task.changes("depth", "stream", "unit"):
-            return  # no core has anything to do
+            return  # no axis of a core changes
         stream, unit = self.cores(task)
         (width_s, width_t), (units_s, units_t) = task.lengths(stream), task.lengths(unit)
         if units_s % width_s:
@@ -49,7 +49,7 @@ class Mango(LiGO):
                 )
 
     def cores(self, task: Task) -> tuple[str, str]:
-        """The stream and the MLP units, of which its blocks are; there is one core for each."""
+        """The stream and the MLP units, which its blocks are cut from; there is one core for each."""
         plain = [unit for unit in task.roles.units if not task.roles.is_whole(unit)]
         if len(task.roles.depths) != 1 or len(task.roles.streams) != 1 or len(plain) != 1:
             raise self.refuse(
@@ -71,8 +71,8 @@ class Mango(LiGO):
 def _in_groups(source: int, target: int, small: int, large: int) -> AxisMap:
     """Every group of `small` units copied into one of `large`."""
 
-    def made() -> tuple[Band | Matrix, ...]:
+    def bands() -> tuple[Band | Matrix, ...]:
         group, unit = np.divmod(np.arange(target), large)
         return gather(group * small + unit % small, source).bands
 
-    return AxisMap(source, target, made)
+    return AxisMap(source, target, bands)

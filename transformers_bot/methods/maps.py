@@ -1,4 +1,4 @@
-"""Maps of one axis: pairs for what is written and read, places, and which layers make up which."""
+"""Maps of one axis: pairs of maps for written and read axes, resampled positions, and rules for depth."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,32 +34,34 @@ class Pair:
         return self.produce.target > self.produce.source
 
     def reached(self) -> AxisMap:
-        """Projection of a read axis onto what the grown signal reaches, C R^T; all of it if not grown."""
-        return there_and_back(self.produce, self.consume) if self.grows else identity(self.produce.target)
+        """The projection C R^T of a read axis onto what a grown signal reaches; the identity if it does not grow."""
+        return projection(self.produce, self.consume) if self.grows else identity(self.produce.target)
 
     def low_band(self) -> AxisMap:
-        """Projection onto what analysis takes for the low band, R C^T; all of it if not grown."""
-        return there_and_back(self.consume, self.produce) if self.grows else identity(self.produce.target)
+        """The projection R C^T onto the low band of analysis; the identity if the axis does not grow."""
+        return projection(self.consume, self.produce) if self.grows else identity(self.produce.target)
 
     @property
     def makes_twins(self) -> bool:
-        """Whether two grown units are copies of one source unit, which training would never part."""
+        """Whether grown units are copies of one source unit: without noise training would keep them equal."""
         return self.grows and self.produce.is_copy
 
 
 @remembered
-def there_and_back(one: AxisMap, other: AxisMap) -> AxisMap:
-    return one.transposed().then(other)
+def projection(reader: AxisMap, writer: AxisMap) -> AxisMap:
+    """W R^T for a writer W and a reader R: a projection where R^T W is the identity."""
+    return reader.transposed().then(writer)
 
 
 @remembered
-def kept(length: int) -> Pair:
+def identity_pair(length: int) -> Pair:
+    """The pair of an axis that keeps its length."""
     return Pair(identity(length), identity(length))
 
 
 @remembered
 def dual(source: int, target: int, wavelet: str) -> Pair:
-    """(R, C) of unit gain and dual: synthesis and the adjoint of analysis, or the other way round."""
+    """R with unit gain on constants and its dual C: synthesis and the adjoint of analysis, or the reverse."""
     if target > source:
         produce, adjoint = synthesis_map(source, target, wavelet, True), analysis_map(target, source, wavelet, True)
     else:
@@ -77,19 +79,19 @@ def low_band_of_layers(source: int, target: int, wavelet: str) -> np.ndarray:
 def raw(source: int, target: int, wavelet: str) -> Pair:
     """The orthonormal transform on either side, as the paper applies it (eqs. 1, 5 and 6)."""
     low_pass = synthesis_map if target > source else analysis_map
-    one = low_pass(source, target, wavelet, False)
-    return Pair(one, one, f"{wavelet} raw")
+    orthonormal = low_pass(source, target, wavelet, False)
+    return Pair(orthonormal, orthonormal, f"{wavelet} raw")
 
 
-def low_pass(source: int, target: int, wavelet: str, module: bool) -> Pair:
-    """The wavelet's maps: as the paper writes them on its modules, dual everywhere else."""
+def low_pass(source: int, target: int, wavelet: str, as_written: bool) -> Pair:
+    """The wavelet's maps: as the paper writes them for its four modules, or a dual pair."""
     if source == target:
-        return kept(source)
-    return raw(source, target, wavelet) if module else dual(source, target, wavelet)
+        return identity_pair(source)
+    return raw(source, target, wavelet) if as_written else dual(source, target, wavelet)
 
 
 def group_sizes(large: int, small: int) -> np.ndarray:
-    """How many of `large` units each of `small` ones stands for, as even as integers allow.
+    """How many of `large` units belong to each of `small` groups, as even as integers allow.
 
     >>> group_sizes(5, 2).tolist()
     [2, 3]
@@ -99,14 +101,14 @@ def group_sizes(large: int, small: int) -> np.ndarray:
 
 @remembered
 def whole_units(source: int, target: int) -> Pair:
-    """Copy or pick units without ever mixing two.
+    """Copy or pick units; two units are never mixed.
 
-    The readers of a copied unit share its weight among the copies. A picked unit stands for its
-    whole group: its readers add up what the group's readers had, so that copies shrink back.
+    The readers of a copied unit share its weight equally. A picked unit stands for its whole group: its
+    readers take the sum of the weights of the group's readers, so that shrinking undoes copying.
     """
     small, large = min(source, target), max(source, target)
     counts = group_sizes(large, small)
-    group = np.repeat(np.arange(small), counts)  # (large,): which small unit each belongs to
+    group = np.repeat(np.arange(small), counts)  # (large,): the group of each unit
     copies = gather(group, small)
     if target > source:
         shares = banded(np.arange(large), group, 1.0 / counts[group], large, small)
@@ -117,15 +119,15 @@ def whole_units(source: int, target: int) -> Pair:
 
 @remembered
 def picked_units(source: int, target: int) -> Pair:
-    """Pick the units that `whole_units` picks, for readers that are fitted to them alone."""
+    """Pick the units that `whole_units` picks, without sums: their readers are fitted to them afterwards."""
     counts = group_sizes(source, target)
-    one = gather(np.cumsum(counts) - counts, source)
-    return Pair(one, one, "picked")
+    selection = gather(np.cumsum(counts) - counts, source)
+    return Pair(selection, selection, "picked")
 
 
-SMALL = 1 << 22  # entries of a matrix that torch interpolates to find the weights
+SMALL = 1 << 22  # entries of a matrix; up to this size torch interpolates the identity, which gives the weights
 
-periodic = tiled  # every position at its index; positions beyond the source start over at its first
+periodic = tiled  # every position keeps its index; positions beyond the source repeat it from the start
 
 
 @remembered
@@ -134,34 +136,36 @@ def interpolation(source: int, target: int, mode: str = "bilinear", antialias: b
 
     Args:
         mode: "bilinear" or "bicubic".
-        antialias: low-pass when shrinking, so that no position is skipped; growing is the same either way.
+        antialias: low-pass when shrinking, so that no position is skipped; it does not change growing.
     """
     low_passed = antialias and target < source
     is_small = source * max(source, target) <= SMALL
-    return AxisMap(source, target, partial(_seen if is_small else _worked_out, source, target, mode, low_passed))
+    return AxisMap(
+        source, target, partial(_measured_weights if is_small else _formula_weights, source, target, mode, low_passed)
+    )
 
 
-def _seen(source: int, target: int, mode: str, low_passed: bool) -> tuple[Band | Matrix, ...]:
-    """The weights that torch gives, seen by what it makes of the identity."""
+def _measured_weights(source: int, target: int, mode: str, low_passed: bool) -> tuple[Band | Matrix, ...]:
+    """The weights of torch, read from the result of interpolating the identity."""
     eye = torch.eye(source, dtype=torch.float64)[None, None]  # (1, 1, position, source)
     mapped = F.interpolate(eye, size=(target, source), mode=mode, align_corners=False, antialias=low_passed)
     return from_dense(mapped[0, 0].numpy()).bands
 
 
-def _worked_out(source: int, target: int, mode: str, low_passed: bool) -> tuple[Band | Matrix, ...]:
-    """The same weights by torch's formula, where the identity would be too large."""
+def _formula_weights(source: int, target: int, mode: str, low_passed: bool) -> tuple[Band | Matrix, ...]:
+    """The same weights by torch's formula, for lengths whose identity would be too large."""
     bicubic = mode == "bicubic"
     stretch = source / target if low_passed else 1.0
-    sharpness = -0.5 if low_passed else -0.75  # of the cubic: what torch takes with and without `antialias`
+    sharpness = -0.5 if low_passed else -0.75  # torch's parameter of the cubic, with and without `antialias`
     reach = (2.0 if bicubic else 1.0) * stretch
     centre = source / target * (np.arange(target) + 0.5) - 0.5
     if not (bicubic or low_passed):
         centre = centre.clip(0, source - 1)
     first = np.ceil(centre - reach).astype(np.int64)
     index = first[:, None] + np.arange(int(2 * reach) + 1)  # (target, taps)
-    away = np.abs(index - centre[:, None]) / stretch
-    weight = _cubic(away, sharpness) if bicubic else np.maximum(0.0, 1 - away)
-    if low_passed:  # torch leaves out what is beyond the ends; without `antialias` it reads the last entry there
+    distance = np.abs(index - centre[:, None]) / stretch
+    weight = _cubic(distance, sharpness) if bicubic else np.maximum(0.0, 1 - distance)
+    if low_passed:  # with `antialias` torch drops taps beyond the ends; without, they read the first or last entry
         weight[(index < 0) | (index >= source)] = 0
         weight /= weight.sum(1, keepdims=True)
     rows, taps = np.nonzero(weight)
@@ -178,7 +182,7 @@ def grid(source: int, target: int, how: str) -> Pair:
     """The maps of one side of an image grid.
 
     Args:
-        how: "bicubic" is what transformers computes at every forward pass with
+        how: "bicubic" is what transformers computes in every forward pass with
             `interpolate_pos_encoding=True`; "antialiased" also low-passes a grid that shrinks.
     """
     resampled = interpolation(source, target, "bicubic", antialias=how == "antialiased")
@@ -191,12 +195,12 @@ SHRINKS = ("wavelet", "first", "even", "strongest")
 
 @dataclass(frozen=True)
 class Depth:
-    """The layers of a target.
+    """The layers of a target as weighted sums of source layers.
 
     Attributes:
         layers: (target, source) weights for tensors that do not write onto the residual stream.
         updates: the same for those that do; zero rows are identity blocks.
-        label: in words, for the plan.
+        label: a phrase for the plan.
     """
 
     layers: np.ndarray
@@ -205,13 +209,13 @@ class Depth:
 
     @cached_property
     def read(self) -> tuple[int, ...]:
-        """The source layers that any target layer is made of."""
+        """The source layers that have a weight in some target layer."""
         return tuple(np.flatnonzero(self.layers.any(0)).tolist())
 
     @staticmethod
     @remembered
     def unchanged(length: int) -> "Depth":
-        """Every layer as it is."""
+        """Every layer unchanged."""
         return Depth(np.eye(length), np.eye(length))
 
     def is_new(self, layer: int) -> bool:
@@ -220,7 +224,7 @@ class Depth:
 
 
 def check_direction(rule: str, source: int, target: int) -> None:
-    """Refuse a rule that works only in the other direction."""
+    """Raise `BadOption` for a rule that only works in the other direction."""
     allowed, verb = (GROWS, "grow") if target > source else (SHRINKS, "shrink")
     if rule not in allowed:
         choices = ", ".join(repr(name) for name in allowed)
@@ -229,14 +233,14 @@ def check_direction(rule: str, source: int, target: int) -> None:
 
 @remembered
 def filtered(pair: Pair, label: str, share_updates: bool) -> Depth:
-    """Low-pass over layers. Sharing keeps the sum of updates: written with C instead of R."""
+    """Low-pass over layers. If updates are shared, they are mapped with C instead of R, which keeps their sum."""
     layers = pair.produce.dense()
     return Depth(layers, pair.consume.dense() if share_updates else layers, label)
 
 
 @remembered
 def repeated(source: int, target: int) -> Depth:
-    """Every layer several times in a row, each copy with its share of the layer's update."""
+    """Every layer several times in a row; its copies share its update equally."""
     layers = _rows(np.arange(target) * source // target, source)
     return Depth(layers, layers / layers.sum(0), "layers repeated")
 
@@ -245,26 +249,27 @@ def repeated(source: int, target: int) -> Depth:
 def identity_blocks(source: int, target: int) -> Depth:
     """New layers with zero output matrices, spread over the gaps between source layers.
 
-    The source's layers stand where `even` would pick them, so that shrinking undoes growing. A new
-    layer copies the one below it. None comes after the last source layer: in a post-norm model a
-    new block passes on what the norm below it kept, and the last norm may have dropped a channel.
+    The source's layers lie where `even` would pick them, so that shrinking undoes growing. A new layer
+    copies the other matrices of the layer below it. No new layer follows the last source layer: in a
+    post-norm model a new block can only pass on the channels that the norm below it has kept, and the
+    last norm may have dropped one.
     """
-    real = _even(target, source)
-    index = np.searchsorted(real, np.arange(target), side="right") - 1
+    places = _even(target, source)
+    index = np.searchsorted(places, np.arange(target), side="right") - 1
     layers = _rows(index, source)
-    return Depth(layers, layers * np.isin(np.arange(target), real)[:, None], "identity blocks")
+    return Depth(layers, layers * np.isin(np.arange(target), places)[:, None], "identity blocks")
 
 
 @remembered
 def stacked(source: int, target: int) -> Depth:
-    """The whole stack of layers again on top of itself (StackBERT, G_stack): layer l mod source."""
+    """The whole stack of layers repeated on top of itself (StackBERT, G_stack): layer l mod source."""
     layers = _rows(np.arange(target) % source, source)
     return Depth(layers, layers, "layers stacked")
 
 
 @remembered
 def stacked_from_top(source: int, target: int) -> Depth:
-    """Whole stacks first, the rest filled with the top layers once more (bert2BERT)."""
+    """Whole stacks first, then the top layers again for the remaining places (bert2BERT)."""
     whole, rest = divmod(target, source)
     layers = _rows(np.concatenate([np.tile(np.arange(source), whole), np.arange(source - rest, source)]), source)
     return Depth(layers, layers, "layers stacked, then the top ones")
@@ -272,14 +277,14 @@ def stacked_from_top(source: int, target: int) -> Depth:
 
 @remembered
 def interpolated(source: int, target: int) -> Depth:
-    """Every layer several times in a row, each copy with the whole of the layer's update."""
+    """Every layer several times in a row; each copy has the layer's full update."""
     layers = _rows(np.arange(target) * source // target, source)
     return Depth(layers, layers, "layers interpolated")
 
 
 @remembered
 def upscaled(source: int, target: int) -> Depth:
-    """The first half of the target is the source's lower end, the second half its upper end (SOLAR)."""
+    """The source's lowest layers, then its highest ones, half of the target each (SOLAR)."""
     upper = target // 2
     layers = _rows(np.concatenate([np.arange(target - upper), np.arange(source - upper, source)]), source)
     return Depth(layers, layers, "lower and upper layers")
@@ -296,20 +301,20 @@ def chosen_layers(source: int, layers: Sequence[int]) -> Depth:
 def picked(source: int, target: int, rule: str) -> Depth:
     """The first layers, or evenly spread ones from the first to the last; none is changed.
 
-    "strongest" ones, which only a source can tell, are shown as evenly spread ones.
+    Which layers are the "strongest" is not known without a source: a plan shows evenly spread ones instead.
     """
     layers = _rows(np.arange(target) if rule == "first" else _even(source, target), source)
     return Depth(layers, layers, "strongest layers, not known yet" if rule == "strongest" else f"{rule} layers")
 
 
 def kept_layers(chosen: Mapping[str, Sequence[int] | np.ndarray | None]) -> Any:
-    """The layers that are kept, as provenance holds them: a list, or one for every stack where there are several."""
+    """The layers that are kept, for provenance: one list, or a dict with a list per stack if there are several."""
     known = {stack: [int(layer) for layer in layers] for stack, layers in chosen.items() if layers is not None}
     return next(iter(known.values()), []) if len(chosen) == 1 else known
 
 
 def _even(length: int, count: int) -> np.ndarray:
-    """Places of `count` layers among `length`, the first and the last among them.
+    """Indices of `count` layers among `length`, spread evenly from the first to the last.
 
     >>> _even(12, 6).tolist()
     [0, 2, 4, 7, 9, 11]

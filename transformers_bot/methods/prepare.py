@@ -1,8 +1,8 @@
 """What BoT does to a source before it shrinks it: another basis, another order of units, fitted readers.
 
-What may be done is decided from options and sizes (`ordered`, `basis_of`); whether there is anything to gain, by
-the weights: a source whose units are copies that the low-pass merges without loss is left as it is,
-so that shrinking undoes growing weight by weight.
+Options and sizes decide what is allowed (`ordered`, `basis_of`), the weights whether it helps: a source whose
+units are copies that the low-pass merges without loss is not rewritten, so that shrinking undoes growing
+weight by weight.
 """
 
 import math
@@ -36,15 +36,15 @@ from .unit_scores import Scores, from_tallies, watching
 
 @dataclass(frozen=True)
 class Shrink:
-    """What of the method decides how a source is rewritten.
+    """The choices of the method that decide how a source is rewritten.
 
     Attributes:
         basis: "principal" or "plain".
         flat: heads and head_dim are one axis.
         whole: heads are picked, not filtered.
-        groups: of every stack, layers that a filter over depth averages; empty if none is.
-        kept: of every stack, the layers that are read, by which units are compared.
-        ranked: the stacks whose layers are chosen by what they do.
+        groups: stack -> groups of layers that a filter over depth averages; empty if none is averaged.
+        kept: stack -> the layers that are read; units are compared in these.
+        ranked: the stacks whose layers are chosen by their scores on calibration batches.
     """
 
     basis: str
@@ -61,17 +61,18 @@ class Shrink:
 
 
 def averaged_layers(task: Task, stack: str, rule: str, wavelet: str) -> Groups:
-    """Which layers a filter over depth averages: Haar those of one place, longer filters all with all."""
+    """The groups of layers that a filter over depth averages: Haar averages neighbours, longer filters all layers."""
     source, target = task.lengths(stack)
     if rule != "wavelet" or target >= source:
         return ()
     if wavelet not in ("haar", "db1"):
         return (tuple(range(source)),)
-    return _places(source, target)
+    return _neighbours(source, target)
 
 
 @remembered
-def _places(source: int, target: int) -> Groups:
+def _neighbours(source: int, target: int) -> Groups:
+    """The source layers that Haar merges into each target layer."""
     starts = np.cumsum([0, *(leaves(shape) for shape in merge_shapes(source, target))])
     return tuple(tuple(range(first, last)) for first, last in pairwise(starts))
 
@@ -79,9 +80,9 @@ def _places(source: int, target: int) -> Groups:
 def basis_of(options: BoTConfig, task: Task, wavelets: Sequence[str]) -> str:
     """ "principal" or "plain" for this task.
 
-    Shrinking a pre-norm model, the principal basis keeps far more than a wavelet alone, before and
-    after training (benchmarks/results, "bot" against "bot plain"). A post-norm stream cannot be
-    turned, because its norm weights stay in it.
+    When a pre-norm model shrinks, the principal basis keeps far more than a wavelet alone, before and
+    after training (benchmarks/results, "bot" against "bot plain"). A post-norm stream cannot be turned,
+    because its norm weights act on the stream itself and cannot be folded.
     """
     skew = next((name for name in wavelets if not pywt.Wavelet(name).orthogonal or name == "dmey"), "")
     reasons = {
@@ -91,21 +92,21 @@ def basis_of(options: BoTConfig, task: Task, wavelets: Sequence[str]) -> str:
         f"{' and '.join(task.roles.streams)} does not shrink": not shrinking_streams(task),
         f"wavelet {skew} is not orthogonal": bool(skew),
     }
-    against = next((reason for reason, holds in reasons.items() if holds), None)
-    if options.basis == "principal" and against:
-        raise BadOption(f"basis='principal' cannot be used here: {against}. Leave it at 'auto'.")
-    return "plain" if options.basis == "plain" or against else "principal"
+    obstacle = next((reason for reason, holds in reasons.items() if holds), None)
+    if options.basis == "principal" and obstacle:
+        raise BadOption(f"basis='principal' cannot be used here: {obstacle}. Leave it at 'auto'.")
+    return "plain" if options.basis == "plain" or obstacle else "principal"
 
 
 def _has_rms(task: Task) -> bool:
-    """Whether a norm takes no mean away: the principal basis here rests on it."""
+    """Whether a norm does not subtract the mean, as the principal basis computed here requires."""
     return any(norm.kind == "rms" for norm in task.adapter.norms)
 
 
 def ordered(options: BoTConfig, task: Task, shrink: Shrink) -> list[str]:
     """The roles whose units are put in another order; flat heads have no order of their own."""
     roles = task.roles
-    averaged = roles.units if shrink.averages else ()  # units of layers that are averaged must match
+    averaged = roles.units if shrink.averages else ()  # units of averaged layers must be matched to each other
     movable = [role for role in (*roles.streams, *roles.units) if task.is_sized(role)]
     changed = [role for role in movable if task.ratio(role) < 1 or (role in averaged and task.ratio(role) == 1)]
     shrinking = [role for role in changed if not (shrink.flat and roles.is_whole(role))]
@@ -121,9 +122,9 @@ def shrinking_streams(task: Task) -> list[str]:
 
 
 def principal_pair(source: int, target: int, dyadic: Pair) -> Pair:
-    """The low-pass that the principal basis is turned to: the wavelet's where whole levels fit, else a DCT's.
+    """The low-pass that follows the turn to the principal basis: the wavelet's at a power of two, else a DCT's.
 
-    Its rows must be orthonormal up to one factor, which a partial level's are not.
+    Its rows must be orthonormal up to one factor, and those of a partial wavelet level are not.
     """
     if source % target == 0 and (source // target).bit_count() == 1:
         return dyadic
@@ -143,63 +144,64 @@ def dense_pair(low_pass: Matrix, label: str) -> Pair:
 
 
 def picks_strongest(options: BoTConfig, task: Task, shrink: Shrink) -> bool:
-    """Whether the units that do most are picked, rather than similar ones merged.
+    """Whether the strongest units are picked instead of merging similar ones.
 
-    With readers fitted to them, picked units keep more of a post-norm model, before and after training;
-    in pre-norm models merging similar units keeps as much or more (benchmarks/results/transfer-levers.md,
+    If their readers are fitted, picked units keep more of a post-norm model, before and after training.
+    In pre-norm models merging similar units keeps as much or more (benchmarks/results/transfer-levers.md,
     "bot calibrated" against "bot strongest").
 
     Raises:
-        BadOption: a rank of units or layers without batches to rank them by, or batches without a use.
+        BadOption: units or layers are to be ranked without calibration batches, or batches would not be used.
     """
     for option in ("order", "depth"):
         if getattr(options, option) == "strongest" and not task.calibrated:
             raise BadOption(
-                f"{option}='strongest' ranks by what is done on calibration= batches; pass a few, or use 'auto'."
+                f"{option}='strongest' ranks by scores on calibration= batches; pass a few batches, or use 'auto'."
             )
     if not task.calibrated:
         return False
     widths = (*task.roles.streams, *task.roles.units, *task.roles.entries)
-    narrow = all(task.ratio(role) >= 1 for role in widths if task.is_sized(role))
+    no_width_shrinks = all(task.ratio(role) >= 1 for role in widths if task.is_sized(role))
     picks = options.order == "strongest" or (options.order == "auto" and task.adapter.norm == "post")
     reasons = {
         "gain='raw' is the paper as written": options.gain == "raw",
-        "no width shrinks and no layers are ranked": narrow and not shrink.ranked,
+        "no width shrinks and no layers are ranked": no_width_shrinks and not shrink.ranked,
         "depth='wavelet' averages layers whose units are ranked": picks and shrink.averages,
     }
-    against = next((reason for reason, holds in reasons.items() if holds), None)
-    if against:
-        raise BadOption(f"calibration= ranks and fits what shrinking keeps, but {against}. Leave calibration= out.")
+    obstacle = next((reason for reason, holds in reasons.items() if holds), None)
+    if obstacle:
+        raise BadOption(f"calibration= ranks and fits what shrinking keeps, but {obstacle}. Leave calibration= out.")
     return picks
 
 
 def picked_roles(options: BoTConfig, task: Task, shrink: Shrink) -> list[str]:
-    """The roles whose strongest units are picked, where they are not copies that merge without loss."""
+    """The roles whose strongest units are picked, unless their units are copies that merge without loss."""
     if not picks_strongest(options, task, shrink):
         return []
     return [role for role in ordered(options, task, shrink) if not task.roles.is_whole(role) or shrink.whole]
 
 
-SQUARES = 4  # float64 matrices over the stream's units that finding its principal basis holds at one time
+SQUARES = 4  # (unit, unit) matrices in float64 that are in memory at once while the principal basis is computed
 LOSSLESS = 1e-3  # relative; copies stored in float16 differ by less, units of a trained model by far more
 
 
 UNREAD = (
-    "calibration= decides which layers and units stay, and fits what reads them; a plan from configs shows places only"
+    "calibration= decides which layers and units stay, and fits what reads them; a plan from configs shows only sizes"
 )
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What preparing came to.
+    """The result of `prepare`.
 
     Attributes:
         options: with "auto" replaced by what was chosen.
-        opened: with what calibration has shown.
-        ordered: roles whose units were put in another order; `strongest` of them are picked whole.
-        layers: of every stack whose layers were ranked, those that are kept.
-        known: name of a matrix -> moments of what it reads, where turning the stream has shown them.
-        streams: the maps of every residual stream that is turned to its principal basis.
+        opened: the source, with the moments that calibration measured.
+        ordered: roles whose units were put in another order.
+        strongest: those of them whose strongest units are picked.
+        layers: stack whose layers were ranked -> the layers that are kept.
+        known: name of a matrix -> moments of its input, if they were measured when the stream was turned.
+        streams: stream that is turned to its principal basis -> its maps.
     """
 
     options: BoTConfig
@@ -218,9 +220,9 @@ def prepare(
     shrink: Shrink,
     pair_of: Callable[[BoTConfig, Task, str], Pair],
 ) -> Prepared:
-    """Order units and turn the stream of an opened source; what the options then are.
+    """Reorder the units and turn the streams of an opened source.
 
-    The network's function stays but for the norms, which are matched to what the low-pass will keep.
+    The network's function does not change, except that norms are matched to what the low-pass will keep.
     """
     picks = picked_roles(options, task, shrink)
     network, batches = opened.network, opened.calibration
@@ -228,7 +230,7 @@ def prepare(
     scores: Scores = {}
     if batches is not None:
         with progress.part("calibrating", progress.calibrating_seconds(network, batches)):
-            opened, scores = _looked(opened, task, shrink)
+            opened, scores = _calibrated(opened, task, shrink)
     merged, basis = replace(options, basis="plain", order="kept", depth="auto"), shrink.basis
     roles = ordered(options, task, shrink)
     layers = {stack: _strongest_layers(task, stack, scores) for stack in shrink.ranked}
@@ -249,28 +251,28 @@ def prepare(
     if fits_stream and basis == "plain" and not set(lossy_streams).issubset(picks):
         raise BadOption(
             "calibration= fits matrices to hidden units that are turned to the principal basis or picked, but with "
-            f"basis={options.basis!r}, order={options.order!r} and this wavelet they are merged as they stand. "
+            f"basis={options.basis!r}, order={options.order!r} and this wavelet they are only merged. "
             "Leave calibration= out, or these options at 'auto'."
         )
     strongest = frozenset(role for role in roles if role in picks)
-    strengths = {role: _of(scores, role) for role in strongest}
+    strengths = {role: _scores_of(scores, role) for role in strongest}
     in_order = [_ordered(opened.network, task, shrink, role, strengths.get(role), is_lossless) for role in roles]
     order = "strongest" if picks else "similar" if roles else "kept"
     settled = replace(options, basis=_settled_basis(options, basis, fits_stream), order=order)
-    made = Prepared(settled, opened, tuple(roles), strongest, layers)
+    prepared = Prepared(settled, opened, tuple(roles), strongest, layers)
     if basis == "principal":
         wavelet_of = partial(pair_of, replace(merged, basis="principal"), replace(task, calibrated=False))
         turned = lossy_streams if options.basis == "auto" else narrower
-        made = _turned(made, task, shrink, {stream: wavelet_of(stream) for stream in turned})
-    # Moving units commutes with folding, and the basis does not ask for their order: noted last, no order
-    # is carried out for a tensor that is only looked at.
-    for one in in_order:
-        opened.network.follow(one)
-    return made
+        prepared = _turned(prepared, task, shrink, {stream: wavelet_of(stream) for stream in turned})
+    # Reordering commutes with folding, and the basis does not depend on the order of units. Noted last, it is
+    # not computed again for every tensor that is read to find the basis.
+    for reordered in in_order:
+        opened.network.follow(reordered)
+    return prepared
 
 
 def _turned(prepared: Prepared, task: Task, shrink: Shrink, wavelets: Mapping[str, Pair]) -> Prepared:
-    """With these streams turned to their principal basis."""
+    """Turn these streams to their principal basis."""
     opened = prepared.opened
     known: dict[str, Moments] = {}
     streams: dict[str, Pair] = {}
@@ -285,14 +287,14 @@ def _turned(prepared: Prepared, task: Task, shrink: Shrink, wavelets: Mapping[st
         with progress.part("finding the basis", progress.basis_seconds(task, opened.network, stream)):
             if not streams:
                 fold_norms(opened.network)
-            principal, seen = to_principal_basis(opened, stream, low_pass, shrink.kept)
-        known |= seen
+            principal, inputs = to_principal_basis(opened, stream, low_pass, shrink.kept)
+        known |= inputs
         streams[stream] = dense_pair(Matrix(principal.numpy()), wavelet.label)
     return replace(prepared, known=known, streams=streams)
 
 
 def _settled_basis(options: BoTConfig, basis: str, fits_stream: bool) -> str:
-    """The basis as provenance holds it; "auto" stays where "plain" would be refused the next time."""
+    """The basis for provenance: "auto" is kept if the same call with "plain" would be refused."""
     return "auto" if options.basis == "auto" and basis == "plain" and fits_stream else basis
 
 
@@ -304,7 +306,7 @@ def _ordered(
     strength: Mapping[At, Tensor] | None,
     is_lossless: Callable[[Network, str], bool],
 ) -> Network:
-    """The source as it is, but for the order of one role's units; the orders of all roles commute."""
+    """The source with the units of one role in another order. Orders of several roles commute."""
     source, target = task.lengths(role)
     counts = group_sizes(source, target).tolist()
     network = network.over(network.stored)
@@ -325,15 +327,15 @@ def _put_in_order(
         order_by_strength(network, role, counts, strength)
         return
     order_units(network, role, len(counts), shrink.groups, shrink.kept)
-    # Whole heads are picked, not merged: of copies any one will do, of others the strongest.
+    # Whole heads are picked, not merged: any one of several copies, otherwise the strongest.
     if network.roles.is_whole(role) and shrink.whole and not is_lossless(network, role):
         order_whole_units(network, role, counts, shrink.groups, shrink.kept)
 
 
-def _looked(opened: Opened, task: Task, shrink: Shrink) -> tuple[Opened, Scores]:
-    """The source after one run of the calibration batches: what is read along axes that shrink, and all scores.
+def _calibrated(opened: Opened, task: Task, shrink: Shrink) -> tuple[Opened, Scores]:
+    """The source with the inputs of shrinking axes measured in one run of the calibration batches, and all scores.
 
-    What reads a norm that is going to be folded is known from the norm.
+    Matrices behind a norm that will be folded are not measured: their input follows from the norm's.
     """
     network = opened.network
     shrinks = {role for role, length in task.source.items() if length is not None and task.ratio(role) < 1}
@@ -345,7 +347,7 @@ def _looked(opened: Opened, task: Task, shrink: Shrink) -> tuple[Opened, Scores]
     return opened, from_tallies(tallies, network)
 
 
-def _of(scores: Scores, role: str) -> dict[At, Tensor]:
+def _scores_of(scores: Scores, role: str) -> dict[At, Tensor]:
     return {at: score for (scored, at), score in scores.items() if scored == role}
 
 
@@ -358,55 +360,56 @@ def _strongest_layers(task: Task, stack: str, scores: Scores) -> tuple[int, ...]
 
 
 def about_calibration(prepared: Prepared | None, task: Task) -> list[str]:
-    """What a user should know: a plan without a source cannot tell, few tokens tell little."""
+    """Warnings: a plan without a source cannot show the choice, and few tokens make a poor fit."""
     if prepared is None:
         return [UNREAD]
     seen = prepared.opened.seen
-    tokens = [one.tokens for one in (*seen.norms.values(), *seen.inputs.values()) if one.tokens] if seen else []
-    # Where both widths grow, nothing is fitted: the batches only ranked the layers.
+    measured = (*seen.norms.values(), *seen.inputs.values()) if seen else ()
+    tokens = [moments.tokens for moments in measured if moments.tokens]
+    # If all widths grow, nothing is fitted: the batches only ranked the layers.
     widths = [role for role in (*task.roles.streams, *task.roles.units) if not task.roles.is_whole(role)]
     units = max((task.target[role] or 0 for role in widths if task.ratio(role) <= 1), default=0)
     if not tokens or max(tokens) >= units:
         return []
-    return [f"calibration= showed {max(tokens)} tokens to fit {units} units with: give some times as many"]
+    return [f"calibration= showed {max(tokens)} tokens to fit {units} units with: give several times as many"]
 
 
 def both_sides(
     segment_of: Callable[[tuple[Factor, ...]], Segment], factors: tuple[Factor, ...]
 ) -> tuple[AxisMap, AxisMap]:
     """R and C of a whole axis, from a method's maps of its factors."""
-    written, read = (
+    produce, consume = (
         _whole_axis(segment_of(tuple(replace(factor, reads=reads) for factor in factors))) for reads in (False, True)
     )
-    return written, read
+    return produce, consume
 
 
 def _whole_axis(maps: Segment) -> AxisMap:
-    """The maps of an axis' factors as one map of the axis."""
-    if len(maps) == 1 or all(one.is_identity for one in maps):
-        return maps[0] if len(maps) == 1 else identity(math.prod(one.source for one in maps))
-    return from_dense(reduce(np.kron, (one.dense() for one in maps)))
+    """The maps of an axis' factors as one map of the axis, their Kronecker product."""
+    if len(maps) == 1 or all(factor_map.is_identity for factor_map in maps):
+        return maps[0] if len(maps) == 1 else identity(math.prod(factor_map.source for factor_map in maps))
+    return from_dense(reduce(np.kron, (factor_map.dense() for factor_map in maps)))
 
 
 def _is_lossless(network: Network, role: str, pair: Callable[[str], Pair], kept: KeptLayers) -> bool:
-    """Whether growing back what was shrunk gives every tensor that writes `role` again.
+    """Whether shrinking `role` and growing it again restores every tensor that writes it.
 
-    Read axes are shrunk first: what they hold beyond what is written to them, such as the noise that
-    parts twins when growing, has no effect. Small tensors come first: most sources are seen to lose there.
+    Read axes are shrunk first, because what they read beyond the written signal, such as the noise that is
+    added to copies, has no effect. Small tensors come first: most lossy sources already fail there.
 
     Args:
-        kept: of every stack, the layers that are read.
+        kept: stack -> the layers that are read.
     """
-    back = pair(role).produce.then(pair(role).consume.transposed())
+    round_trip = pair(role).produce.then(pair(role).consume.transposed())
     writers = [
         (name, place)
         for name, place in network.having(role)
         if is_kept(place, kept) and any(f.role == role and not f.reads for f in place.rule.factors)
     ]
-    for name, place in sorted(writers, key=lambda one: network.numel(one[0])):
+    for name, place in sorted(writers, key=lambda writer: network.numel(writer[0])):
         reads = {f.role: pair(f.role).consume for f in place.rule.factors if f.reads and f.role}
-        seen = network.mapped(name, reads, {})
-        again = network.mapped(name, reads, {role: back})
-        if not length_of(again - seen) <= LOSSLESS * length_of(seen):  # nor where a sum overflows
+        before = network.mapped(name, reads, {})
+        after = network.mapped(name, reads, {role: round_trip})
+        if not length_of(after - before) <= LOSSLESS * length_of(before):  # also if a sum overflows to NaN
             return False
     return True

@@ -11,13 +11,13 @@ class Scratch(AsStored):
     """The method `scratch`; `torch.manual_seed` before the call fixes the weights."""
 
     name = "scratch"
-    option_names = ("reheads",)  # heads that are not the source's can be cut in any way
+    option_names = ("reheads",)  # new heads may have any size
 
     def __init__(self, options: BoTConfig) -> None:
         self.options = options
 
     def check(self, task: Task) -> None:
-        """Any sizes will do."""
+        """Accept any sizes."""
 
     def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Fresh:
         return Fresh("all starts from scratch")

@@ -1,7 +1,7 @@
 """HyperCloning: whole copies of every axis side by side, readers share the weight.
 
-`W_t = tile(W_s, n_out, n_in) / n_in`, biases, norms and embeddings tiled: the function stays, at
-integer ratios. The formula is for widths; depth grows by stacking, its usual companion.
+`W_t = tile(W_s, n_out, n_in) / n_in`; biases, norms and embeddings are tiled. At integer ratios the function
+is kept. The formula is for widths; depth grows by stacking, which is usually combined with it.
 
 Source: Samragh et al., "Scaling Smart: Accelerating Large Language Model Pre-training with Small
 Model Initialization" (arXiv 2409.12903), section 3.

@@ -1,6 +1,6 @@
-"""How much every unit, head and layer of a source does: from its activations, or from its weights alone.
+"""Importance scores of every unit, head and layer of a source: from its activations, or from its weights alone.
 
-Both give the same table, (role, layer) -> scores, in which only the order within one entry counts:
+Both give the same table, (role, layer) -> scores. Only the order within one tensor of scores has a meaning:
 
     hidden, pooler    (unit,), layer None: one score for the whole network
     ffn, heads        (unit,) of a layer
@@ -8,7 +8,7 @@ Both give the same table, (role, layer) -> scores, in which only the order withi
     layer             (layer,), layer None
 
 Source: Muralidharan et al., "Compact Language Models via Pruning and Knowledge Distillation" (arXiv
-2407.14679), section 2, for activations; of weights it has nothing, the formulas are this package's.
+2407.14679), section 2, for activations. The formulas for weights are this package's own.
 """
 
 import math
@@ -34,19 +34,20 @@ Measure = Callable[[Tensor, Tensor], Tensor]  # a module's input and output -> (
 def from_weights(network: Network) -> Scores:
     """Scores of the paths through every unit, from norms of rows and columns; no data.
 
-    A unit that is written with weights (and bias) w and read with weights r can pass on |w| |r|: 0 if
-    either side is dead. A head's score is the root of the sum of squares over its values' entries, a
-    layer's over its heads, MLP units and output biases. Pre-norm streams grow, so there a layer is
-    divided by the same for all that is written before it: u / s, whose half square is near 1 - cos.
-    Hidden units have many writers, norms and readers; each counts by the share of its squared norm that
-    a unit has, and the three sums are multiplied. Norms are folded into their readers where possible.
+    A unit that is written with weights (and bias) w and read with weights r can pass on |w| |r|, which is
+    0 if either side is 0. The score of a head is the root of the sum of squares over the entries of its
+    values, that of a layer over its heads, MLP units and output biases. A pre-norm stream grows with
+    depth, so the size u of a layer's update is divided by the size s of what was written before it; half
+    the square of u / s is about 1 - cos. Hidden units have many writers, norms and readers: for each of
+    them the unit's share of the squared norm is taken, and the sums of the three kinds are multiplied.
+    Norms are folded into their readers where possible.
     """
     roles = network.roles
     folded = Network(network.adapter, network.sizes, network, network.places, network.tied, network.wide)
     fold_norms(folded)
     paths: dict[Key, dict[bool, Tensor]] = defaultdict(dict)  # squared norms of a unit's writers and readers
     stream: dict[str, dict[Key, Tensor]] = {"writers": {}, "norms": {}, "readers": {}}
-    # Of every stack, the squared size of what a layer adds.
+    # depth -> squared size of every layer's update
     added = {depth: torch.zeros(len(network.layers(depth)), dtype=torch.float64) for depth in roles.depths}
     embedded = torch.zeros((), dtype=torch.float64)
     for name, place in folded.places.items():
@@ -60,7 +61,7 @@ def from_weights(network: Network) -> Scores:
                 _add(stream[side], (place.stem, place.at), energy)
                 if place.rule.adds and not place.rule.maps and place.at is not None:
                     added[place.at[0]][place.at[1]] += energy.sum()
-                elif side == "writers" and place.layer is None:  # a table adds one of its rows
+                elif side == "writers" and place.layer is None:  # a table adds one of its rows to a token
                     rows = 1 if place.rule.maps else folded[name].numel() / len(energy)
                     embedded += energy.sum() / rows
     scores = {
@@ -74,26 +75,26 @@ def from_weights(network: Network) -> Scores:
         added[at[0]][at[1]] += scores[role, at].square().sum()
         if roles[role].within:
             scores[roles[role].within, at] = scores[role, at].norm(dim=1)
-    for depth, own in added.items():
+    for depth, update in added.items():
         if network.adapter.norm == "pre":
-            own = own / (embedded + own.cumsum(0) - own).clamp_min(1e-300)
-        scores[depth, None] = own.sqrt()
+            update = update / (embedded + update.cumsum(0) - update).clamp_min(1e-300)
+        scores[depth, None] = update.sqrt()
     if not all(bool(score.isfinite().all()) for score in scores.values()):
-        raise OutOfRange("what the weights say of units")
+        raise OutOfRange("the importance of units by their weights")
     return scores
 
 
 def _energies(network: Network, name: str) -> Iterator[tuple[Factor, Tensor]]:
-    """For every segment of every axis: its last factor, and the sum of squares over all other axes."""
+    """For every segment of every axis: its last factor, and its entries' sums of squares over all other axes."""
     x = network[name].double().square()
     for dim in range(x.dim()):
-        whole = x.sum([other for other in range(x.dim()) if other != dim]) if x.dim() > 1 else x
-        for unit, start, length in segments(network.places[name].rule, dim, network, len(whole)):
-            yield unit, whole.narrow(0, start, length)
+        energies = x.sum([other for other in range(x.dim()) if other != dim]) if x.dim() > 1 else x
+        for unit, start, length in segments(network.places[name].rule, dim, network, len(energies)):
+            yield unit, energies.narrow(0, start, length)
 
 
 def segments(rule: Rule, dim: int, network: Network, actual: int) -> Iterator[tuple[Factor, int, int]]:
-    """For every segment of one axis of length `actual`: its last factor, where it starts, how long it is."""
+    """For every segment of one axis of length `actual`: its last factor, its start and its length."""
     start = 0
     parts = rule.axes[dim].segments
     for part in parts:
@@ -103,13 +104,14 @@ def segments(rule: Rule, dim: int, network: Network, actual: int) -> Iterator[tu
 
 
 def _stream_strength(stream: dict[str, dict[Key, Tensor]]) -> Tensor:
+    """Of every hidden unit, the root of the product over writers, norms and readers of its summed shares."""
     shares = [
         sum(
-            (energy / energy.sum().clamp_min(1e-300) for energy in found.values()),
+            (energy / energy.sum().clamp_min(1e-300) for energy in energies.values()),
             start=torch.zeros((), dtype=torch.float32),
         )
-        for found in stream.values()
-        if found
+        for energies in stream.values()
+        if energies
     ]
     return math.prod(shares, start=torch.ones((), dtype=torch.float32)).sqrt()
 
@@ -119,7 +121,7 @@ def _add(sums: dict, key: object, energy: Tensor) -> None:  # type: ignore[type-
 
 
 def _split_units(scores: Scores, network: Network) -> None:
-    """Entries of values, queries and keys as (head, entry)."""
+    """Reshape the scores of entries of values, queries and keys to (head, entry)."""
     for role, at in list(scores):
         if network.roles[role].within:
             scores[role, at] = scores[role, at].reshape(network.length(network.roles[role].within), -1)
@@ -130,14 +132,14 @@ def _split_units(scores: Scores, network: Network) -> None:
 
 @dataclass
 class _Tally:
-    """Sums over sequences of what a statistic is on average over a sequence's tokens."""
+    """Sums over sequences of a statistic's mean over the tokens of a sequence."""
 
     first: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float32))
     second: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float32))
     sequences: int = 0
 
     def add(self, x: Tensor, mask: Tensor | None) -> None:
-        """Take in x (sequence, token, unit); tokens outside `mask` (sequence, token) do not count."""
+        """Add x (sequence, token, unit); tokens outside `mask` (sequence, token) do not count."""
         if mask is None:
             means = x.mean(1)
         else:
@@ -148,7 +150,7 @@ class _Tally:
 
     @property
     def size(self) -> Tensor:
-        """L2 over sequences of means over tokens."""
+        """L2 norm over sequences of the means over tokens."""
         return self.second.sqrt()
 
     @property
@@ -162,11 +164,11 @@ Tallies = defaultdict[tuple[str, At, str], _Tally]  # (role, layer, part)
 def from_activations(opened: Opened) -> Scores:
     """Scores from what the source computes on `opened.calibration`.
 
-    A statistic is taken at every token, averaged over a sequence (without what its attention_mask
-    masks) and L2-summed over sequences: of an MLP unit its magnitude after the activation, of a head
-    the norm of its output, of an entry of values its magnitude; of an entry of queries and keys the
-    product of both magnitudes; of a hidden unit its magnitude behind every norm, summed over norms.
-    A layer counts by 1 - cos(its input, its output), averaged.
+    A statistic is averaged over the tokens of a sequence that its attention_mask does not mask. Its score
+    is the L2 norm of these means over sequences. The statistic of an MLP unit is its magnitude after the
+    activation, of a head the norm of its output, of an entry of values its magnitude; of an entry of
+    queries and keys the product of both magnitudes; of a hidden unit its magnitude behind every norm,
+    summed over norms. The score of a layer is the mean of 1 - cos(its input, its output).
 
     Raises:
         BadOption: no batch, batches that the model does not run on, or masks of another shape than
@@ -178,21 +180,21 @@ def from_activations(opened: Opened) -> Scores:
 
 
 def watching(network: Network) -> tuple[Tallies, list[tuple[str, See]]]:
-    """Empty tallies, and what fills them while the source runs: modules' names and what looks at them."""
+    """Empty tallies, and the hooks that fill them while the source runs, as (module's name, hook)."""
     tallies = Tallies(_Tally)
 
-    def look(key: tuple[str, At, str], measure: Measure) -> See:
-        def see(given: Tensor, made: Tensor, counted: Tensor | None) -> None:
-            x = measure(given.double(), made.double())
-            tallies[key].add(x[:, None] if x.dim() == 2 else x, counted)  # 2: one vector for a sequence
+    def hook(key: tuple[str, At, str], measure: Measure) -> See:
+        def see(inputs: Tensor, outputs: Tensor, counted: Tensor | None) -> None:
+            x = measure(inputs.double(), outputs.double())
+            tallies[key].add(x[:, None] if x.dim() == 2 else x, counted)  # 2: one vector per sequence
 
         return see
 
-    return tallies, [(module, look(key, measure)) for module, key, measure in _watched(network)]
+    return tallies, [(module, hook(key, measure)) for module, key, measure in _watched(network)]
 
 
 def _watched(network: Network) -> Iterator[tuple[str, tuple[str, At, str], Measure]]:
-    """The modules to look at: their name, the statistic's role, layer and part, and how it is measured."""
+    """The modules to watch: their name, the statistic's role, layer and part, and its measure."""
     stream = network.roles.streams[0]
     for place in norms(network):
         name = str(place.part(network, "weight")).removesuffix(".weight")
@@ -215,7 +217,7 @@ def _watched_units(network: Network, name: str) -> Iterator[tuple[str, tuple[str
             plain = kind == "unit" and not roles.is_whole(unit.role)
             if unit.role in network.adapter.scored:
                 yield module, (unit.role, place.at, "keys" if unit.reads else "queries"), _part(start, count)
-            elif plain and roles.is_network_wide(unit.role):  # its activation stands in the module around it
+            elif plain and roles.is_network_wide(unit.role):  # its activation is in the parent module
                 yield module.removesuffix(".dense"), (unit.role, None, ""), lambda _, y: y.abs()
             elif unit.reads and (plain or kind == "entry"):
                 yield module, (unit.role, place.at, ""), lambda x, _: x.abs()

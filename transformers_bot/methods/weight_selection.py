@@ -2,7 +2,7 @@
 
 Every axis of length n keeps m entries: every (n/m)-th one if m divides n, else those nearest to m
 even steps from the first to the last. The indices are the same everywhere, heads x head_dim is one
-axis, nothing is rescaled, and the task head starts anew.
+axis, nothing is rescaled, and the task head is initialised anew.
 
 Source: Xu et al., "Initializing Models with Larger Ones" (arXiv 2311.18823), section 3.
 """
@@ -40,12 +40,12 @@ class WeightSelection(Linear):
         return super().recipe(task, rule, layer, name)
 
     def pair(self, task: Task, role: str, source: int, target: int, at: At) -> Pair:
-        kept = _selection(source, target)
-        return Pair(kept, kept, "evenly selected")
+        selection = _selection(source, target)
+        return Pair(selection, selection, "evenly selected")
 
     def positions(self, source: int, target: int) -> Pair:
-        kept = _selection(source, target)
-        return Pair(kept, kept, "evenly selected")
+        selection = _selection(source, target)
+        return Pair(selection, selection, "evenly selected")
 
     def depth(self, task: Task, stack: str) -> Depth:
         return picked(*task.lengths(stack), "first")

@@ -1,4 +1,4 @@
-"""BERT and RoBERTa: one encoder, post-norm, two ways to name the heads."""
+"""BERT and RoBERTa: one post-norm encoder, with different names for the task heads."""
 
 from dataclasses import replace
 from numbers import Integral
@@ -44,7 +44,7 @@ classifier.weight                                                   : label <- h
 classifier.bias                                                     : label
 """
 
-# Rows up to and including the padding id are never a text position (padding_idx + 1 is the first).
+# The first text position is row padding_idx + 1; the rows before it are an axis segment of their own.
 ROBERTA_ONLY = """
 embeddings.position_embeddings.weight                               : (offset + position) hidden
 lm_head.dense.weight                                                : hidden <- hidden
@@ -60,17 +60,17 @@ classifier.{out_proj.bias,bias}                                     : label
 
 
 def width_of_heads(config: Any) -> int:
-    """Entries of a head."""
+    """The number of entries of a head."""
     return int(config.hidden_size // config.num_attention_heads)
 
 
 def first_position(config: Any) -> int:
-    """RoBERTa's first text position: rows up to the padding id are never one."""
+    """The row of RoBERTa's first text position."""
     return int(config.pad_token_id + 1)
 
 
 def padding_is_known(config: Any) -> tuple[str, str] | None:
-    """RoBERTa counts positions from the padding id."""
+    """What is wrong with `pad_token_id`, from which RoBERTa counts its positions; None if it is valid."""
     value = config.pad_token_id
     if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0:
         return None
@@ -98,13 +98,13 @@ WIDTHS = (
     Role("score", "entry", width_of_heads, within="heads", follows="head_dim"),
 )
 DERIVED: dict[str, Any] = {"intermediate_size": lambda c: 4 * c.hidden_size, "embedding_size": lambda c: c.hidden_size}
-# Older versions of transformers also knew relative positions, with embeddings of their own in every layer.
+# Older versions of transformers also had relative positions, with embeddings of their own in every layer.
 ONLY: dict[str, Any] = {"position_embedding_type": "absolute", "embedding_size": lambda c: c.hidden_size}
 FOREIGN = {
     r"distance_embedding\.weight": "embeddings of relative positions (position_embedding_type 'relative_key' or "
     "'relative_key_query')"
 }
-# The pooler of BERT's first release, of which only the default was ever computed.
+# Fields for the pooler of BERT's first release; only their default values were ever computed.
 FIRST_RELEASE = (
     *("directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers"),
     *("pooler_size_per_head", "pooler_type"),

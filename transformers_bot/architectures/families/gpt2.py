@@ -1,4 +1,4 @@
-"""GPT-2: pre-norm decoder; Conv1D stores (in, out), so its arrows point right."""
+"""GPT-2: a pre-norm decoder. Conv1D stores matrices as (in, out), so their arrows point right."""
 
 from typing import Any
 
@@ -30,17 +30,17 @@ multiple_choice_head.summary.bias           : label
 
 
 def width_of_heads(config: Any) -> int:
-    """Entries of a head."""
+    """The number of entries of a head."""
     return int(config.n_embd // config.n_head)
 
 
 def score_scale(config: Any) -> float | None:
-    """What attention scores are multiplied by, None for the usual."""
+    """The factor of attention scores; None for the default, 1 / sqrt(head_dim)."""
     return None if config.scale_attn_weights else 1.0
 
 
 def clash(role: str, tensor: str, source: Any, target: Any) -> str | None:
-    """Why the outputs of a summary head differ: a flag decides how many there are."""
+    """Why the outputs of a summary head differ: their number depends on `summary_proj_to_labels`."""
     if role != "label" or ".summary." not in tensor:
         return None
     before, after = (bool(config.summary_proj_to_labels) for config in (source, target))
@@ -90,7 +90,7 @@ GPT2 = Adapter(
         *("summary_type", "summary_activation", "summary_use_proj", "summary_proj_to_labels", "pad_token_id"),
     ),
     depth_flag="scale_attn_by_inverse_layer_idx",
-    # The last is another order of the same operations.
+    # reorder_and_upcast_attn changes the order of operations, not the function.
     inert=(
         *("resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_first_dropout", "summary_last_dropout"),
         *("n_special", "predict_special_tokens", "reorder_and_upcast_attn"),

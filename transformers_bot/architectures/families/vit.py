@@ -1,4 +1,4 @@
-"""ViT and DeiT: pre-norm encoders on image patches; both generations of transformers' names."""
+"""ViT and DeiT: pre-norm encoders of image patches, with old and new names of tensors in transformers."""
 
 from dataclasses import replace
 from numbers import Integral
@@ -36,17 +36,17 @@ decoder.0.bias                                                      : pixel
 
 
 def pair(value: int | tuple[int, int] | list[int]) -> tuple[int, int]:
-    """Image and patch sizes are one number for squares, or (height, width)."""
+    """(height, width) of an image or patch size, which may be one number for a square."""
     return (value[0], value[1]) if isinstance(value, (tuple, list)) else (value, value)
 
 
 def width_of_heads(config: Any) -> int:
-    """Entries of a head."""
+    """The number of entries of a head."""
     return int(config.hidden_size // config.num_attention_heads)
 
 
 def lengths_are_whole(config: Any) -> tuple[str, str] | None:
-    """Image and patch sizes are whole numbers, one or two of them."""
+    """What is wrong with the image or patch size; None if each is one or two whole numbers."""
     for name in ("image_size", "patch_size"):
         value = getattr(config, name)
         if isinstance(value, (list, tuple)) and len(value) != 2:
@@ -94,8 +94,7 @@ VIT = Adapter(
     "pre",
     parse_rules(RULES),
     ROLES,
-    # norm -> its readers, in both generations of names; the last norm's output is what a base model returns, so
-    # only heads count as its readers.
+    # With old and new names. A base model returns the last norm's output, so its readers are the task heads.
     norms=(
         Norm("layers.{layer}.layernorm_before", tuple(f"layers.{{layer}}.attention.{p}_proj" for p in "qkv")),
         Norm("layers.{layer}.layernorm_after", ("layers.{layer}.mlp.fc1",)),
@@ -112,5 +111,5 @@ VIT = Adapter(
     epsilon="layer_norm_eps",
     checks=(lengths_are_whole,),
 )
-# Two tokens are no patches: one for the class, one that learns from a teacher.
+# Two tokens that are no patches: one for the class, one that learns from a teacher.
 DEIT = replace(VIT, model_type="deit", roles=ROLES.with_(Role("special", "identity", 2, field="the model type")))
