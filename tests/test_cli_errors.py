@@ -61,7 +61,7 @@ MISTAKES = {
     ),
     "count": (("suggest", "SOURCE", "--ratio", "0.5", "--count", "few"), 2, "a whole number such as 5, got 'few'"),
     "tokens": (("plan", "SOURCE", "--calibration-tokens", "9" * 5000), 2, "is a whole number such as 8192, got '9+"),
-    "scale": (("plan", "SOURCE", "--detail-scale", "much"), 2, "noise .* is a number such as 0.5, got 'much'"),
+    "scale": (("plan", "SOURCE", "--detail-scale", "much"), 2, "noise.*: it is a number such as 0.5, got 'much'"),
     "no source": (("plan",), 2, "SOURCE is missing: give it on the command line, or as source: in --recipe"),
     "size": (("plan", "SOURCE", "--set", "n_embd=50"), 2, "not divisible by n_head 6 .* 48 and 54"),
     "zero": (("plan", "SOURCE", "--set", "n_layer=0"), 2, "n_layer is 0 in the target config"),
@@ -232,7 +232,7 @@ class Full(io.StringIO):
 def test_an_output_that_takes_no_more_is_said_to_be_it(tiny, capsys, monkeypatch, words):
     monkeypatch.setattr("sys.stdout", Full())
     assert cli.main([words[0], *([str(tiny)] if len(words) > 1 else []), *words[1:]]) == 5
-    assert "could not be printed: standard output takes no more (No space left on device)" in capsys.readouterr().err
+    assert "could not be printed: standard output failed (No space left on device)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
@@ -244,7 +244,7 @@ def test_a_result_is_said_to_be_there_where_its_report_cannot_be_printed(saved, 
         assert cli.main(["resize", source, str(out), "--set", "n_layer=2", *form]) == 5
     err = capsys.readouterr().err
     assert f"{out} is written and whole, its report is in {out}/transfer_report.json" in err
-    assert "standard output takes no more" in err
+    assert "standard output failed" in err
     assert transformers_bot.Report.load(out).sizes["layer"] == (3, 2)
 
 

@@ -74,6 +74,30 @@ def test_its_options_are_on_the_command_line(example, source, tmp_path, capsys):
     assert "--first: it is a whole number, got 'x'" in capsys.readouterr().err
 
 
+def test_an_option_that_is_true_or_false_takes_nothing_else(example, source, capsys):
+    first = 'first: int = option(0, "the unit to start with")'
+    example.write_text(
+        example.read_text().replace(first, f'{first}\n    wraps: bool = option(True, "start again at 0")')
+    )
+    call = [
+        "plan",
+        source,
+        "--set",
+        "n_layer=1",
+        "--method-file",
+        str(example),
+        "--method",
+        "nearest",
+        "--json",
+        "--wraps",
+    ]
+    assert cli.main([*call, "No"]) == 0
+    assert json.loads(capsys.readouterr().out)["method"]["options"]["wraps"] is False
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([*call, "flase"])
+    assert "--wraps: it is true or false, got 'flase'" in capsys.readouterr().err
+
+
 def test_a_method_that_nobody_registered_is_named(example, source, tmp_path):
     methods.load(example)
     resize_checkpoint(source, tmp_path / "out", **HALF, method="nearest")

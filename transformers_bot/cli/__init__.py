@@ -33,7 +33,7 @@ EXIT_CODES: dict[type[Exception], int] = {
     errors.IncompatibleModels: UNSUPPORTED,
     errors.UnsupportedArchitecture: UNSUPPORTED,
     errors.PlanError: UNSUPPORTED,
-    errors.BoTError: IO,  # whatever else we refuse: nothing could be fetched, or the place is taken
+    errors.BoTError: IO,  # all others: a file could not be fetched, or the folder is taken
     OSError: IO,
 }
 COMMANDS: tuple[Callable[[Any], None], ...] = (
@@ -44,32 +44,32 @@ COMMANDS: tuple[Callable[[Any], None], ...] = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    chosen = argparse.Namespace()
+    args = argparse.Namespace()
     try:
-        code = _run(arguments, chosen)
-        if sys.stdout is not None:  # closed by whoever called
+        code = _run(arguments, args)
+        if sys.stdout is not None:  # None if the caller has closed it
             sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         complain("interrupted.")
         return INTERRUPTED
     except BrokenPipeError:
-        drop_output()  # its reader (head, less) has what it wanted
+        drop_output()  # its reader (head, less) has ended
         return PIPE_CLOSED
     except Exception as error:
-        known = _exit_code(error)
-        if known is None:
-            raise  # nobody's mistake but ours, whose traceback is wanted
-        complain(" ".join(_placed(error, chosen).split()))
-        return known
+        exit_code = _exit_code(error)
+        if exit_code is None:
+            raise  # a bug of this package: its traceback is needed
+        complain(" ".join(_message(error, args).split()))
+        return exit_code
 
 
-def _run(arguments: Sequence[str] | None, chosen: argparse.Namespace) -> int:
+def _run(arguments: Sequence[str] | None, args: argparse.Namespace) -> int:
     load_methods(list(sys.argv[1:] if arguments is None else arguments))
-    build_parser().parse_args(arguments, chosen)
-    run: Callable[[argparse.Namespace], int] = chosen.run
+    build_parser().parse_args(arguments, args)
+    run: Callable[[argparse.Namespace], int] = args.run
     with _bars_only_in_a_terminal():
-        return run(chosen)
+        return run(args)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -93,8 +93,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _exit_code(error: Exception) -> int | None:
-    """The exit code of an error that a user can meet, None for any other."""
-    from huggingface_hub.errors import StrictDataclassError  # brings an HTTP client, which help can do without
+    """The exit code of an error that is not a bug of this package; None for any other."""
+    from huggingface_hub.errors import (
+        StrictDataclassError,
+    )  # imported late: it loads an HTTP client, which --help does not need
 
     kinds = {**EXIT_CODES, StrictDataclassError: USAGE}  # a config field of the wrong type
     return next((code for kind, code in kinds.items() if isinstance(error, kind)), None)
@@ -102,7 +104,7 @@ def _exit_code(error: Exception) -> int | None:
 
 @contextmanager
 def _bars_only_in_a_terminal() -> Iterator[None]:
-    """Progress goes to standard error; into a file or a pipe it would be noise."""
+    """Turn progress bars off if standard error, which they go to, is a file or a pipe."""
     if sys.stderr is not None and sys.stderr.isatty():
         yield
         return
@@ -111,16 +113,16 @@ def _bars_only_in_a_terminal() -> Iterator[None]:
     if not logging.is_progress_bar_enabled():
         yield
         return
-    logging.disable_progress_bar()  # huggingface_hub's, too
+    logging.disable_progress_bar()  # turns off those of huggingface_hub, too
     try:
         yield
     finally:
         logging.enable_progress_bar()
 
 
-def _placed(error: Exception, chosen: argparse.Namespace) -> str:
-    """The message; those of the Hub's client do not say which model, nor that a folder might have been meant."""
-    name = getattr(chosen, "source", None) or getattr(chosen, "folder", None)
+def _message(error: Exception, args: argparse.Namespace) -> str:
+    """The error's message; to one of the Hub's client, add the model's name and that it is no folder either."""
+    name = getattr(args, "source", None) or getattr(args, "folder", None)
     from_hub = isinstance(error, OSError) and not isinstance(error, errors.BoTError) and error.errno is None
     if not (from_hub and isinstance(name, str)) or name in str(error) or os.path.exists(name):
         return str(error)

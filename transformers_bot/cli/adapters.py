@@ -1,4 +1,4 @@
-"""`transformers-bot adapters`: the architectures that are known, and whether an adapter fits its models."""
+"""`transformers-bot adapters`: list the supported architectures; check that an adapter fits its models."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from ..console.tables import table
 from .terminal import fill, say, shown, width
 
 MISFIT = 4
-MANY = 12  # problems that are printed
+MANY = 12  # the most problems that are printed
 
 
 def add(commands: Any) -> None:
@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
         usage="transformers-bot adapters check ADAPTER [--model MODEL] [--json]",
         help="compare an adapter with the tensors of its models",
         description="Compare an adapter's rules with the tensors of every model class of its type: each must be named "
-        "by one rule and have the shape that it predicts, at the model's sizes and at others; then tiny models with "
+        "by one rule and have the shape that it predicts, at the model's sizes and at others. Then tiny models with "
         "random weights are run to see that every axis has the right role. No weights are read. WARNING: a file that "
         "is given as ADAPTER is run as Python code, so name only files that you trust.",
         epilog="Exit codes: 0 nothing was found, 4 the adapter does not fit.\n"
@@ -48,46 +48,48 @@ def add(commands: Any) -> None:
     check.add_argument(
         "--model",
         metavar="MODEL",
-        help="whose config to take: a Hub id, a folder or a config.json; default: the type's own",
+        help="the model whose config is used: a Hub id, a folder or a config.json; default: the type's default config",
     )
     check.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
     check.set_defaults(run=run_check, adapter=[])
 
 
-def run_list(chosen: argparse.Namespace) -> int:
+def run_list(args: argparse.Namespace) -> int:
     from ..architectures import ADAPTERS
     from ..tools.conformance.check import class_names
 
-    known = {name: (adapter.norm, class_names(name)) for name, adapter in ADAPTERS.items()}
-    if chosen.json:
-        say(json.dumps({name: {"norm": norm, "classes": names} for name, (norm, names) in known.items()}, indent=2))
+    facts = {name: (adapter.norm, class_names(name)) for name, adapter in ADAPTERS.items()}
+    if args.json:
+        say(json.dumps({name: {"norm": norm, "classes": names} for name, (norm, names) in facts.items()}, indent=2))
         return 0
-    rows = [(name, f"{norm}-norm", ", ".join(names)) for name, (norm, names) in known.items()]
+    rows = [(name, f"{norm}-norm", ", ".join(names)) for name, (norm, names) in facts.items()]
     say("\n".join(table([("model type", "blocks", "model classes"), *rows], width())))
     return 0
 
 
-def run_check(chosen: argparse.Namespace) -> int:
+def run_check(args: argparse.Namespace) -> int:
     from ..tools.conformance.check import check
 
-    adapter = _adapter(chosen.adapter_name)
-    done = check(adapter, _config(chosen.model, adapter.model_type))
-    if chosen.json:
-        plain = {"model_type": adapter.model_type, **vars(done)}
-        say(json.dumps(plain, indent=2))
-        return MISFIT if done.problems else 0
+    adapter = _adapter(args.adapter_name)
+    result = check(adapter, _config(args.model, adapter.model_type))
+    if args.json:
+        facts = {"model_type": adapter.model_type, **vars(result)}
+        say(json.dumps(facts, indent=2))
+        return MISFIT if result.problems else 0
     columns = width()
-    lines = [f"{adapter.model_type}: {len(adapter.rules)} rules, {len(done.classes)} classes, {done.tensors} tensors"]
-    lines += [fill(f"compared: {', '.join(done.classes)}", columns, hang="  ")]
-    lines += [fill(f"run:      {', '.join(done.run)}", columns, hang="  ")] if done.run else []
-    lines += [fill(f"note: {shown(note)}", columns, hang="  ") for note in done.notes]
-    lines += [fill(f"problem: {shown(problem)}", columns, hang="  ") for problem in done.problems[:MANY]]
-    if len(done.problems) > MANY:
-        lines.append(f"... and {len(done.problems) - MANY} more problems (--json lists all)")
-    count = len(done.problems)
+    lines = [
+        f"{adapter.model_type}: {len(adapter.rules)} rules, {len(result.classes)} classes, {result.tensors} tensors"
+    ]
+    lines += [fill(f"compared: {', '.join(result.classes)}", columns, hang="  ")]
+    lines += [fill(f"run:      {', '.join(result.run)}", columns, hang="  ")] if result.run else []
+    lines += [fill(f"note: {shown(note)}", columns, hang="  ") for note in result.notes]
+    lines += [fill(f"problem: {shown(problem)}", columns, hang="  ") for problem in result.problems[:MANY]]
+    if len(result.problems) > MANY:
+        lines.append(f"... and {len(result.problems) - MANY} more problems (--json lists all)")
+    count = len(result.problems)
     lines.append("The adapter fits." if not count else f"The adapter does not fit: {count} problem{'s' * (count > 1)}.")
     say("\n".join(lines))
-    return MISFIT if done.problems else 0
+    return MISFIT if result.problems else 0
 
 
 def _adapter(name: str) -> Any:
@@ -98,12 +100,12 @@ def _adapter(name: str) -> Any:
     if not name.endswith(".py"):
         hint = errors.suggest(name, ADAPTERS)
         raise errors.BadOption(f"{name!r} is neither a .py file nor a known model type ({', '.join(ADAPTERS)}).{hint}")
-    found = load(name)
-    if len(found) > 1:
-        types = ", ".join(repr(adapter.model_type) for adapter in found)
+    adapters = load(name)
+    if len(adapters) > 1:
+        types = ", ".join(repr(adapter.model_type) for adapter in adapters)
         raise errors.BadOption(f"{name} defines adapters for {types}; check them in files of their own.")
-    validate(found[0])
-    return found[0]
+    validate(adapters[0])
+    return adapters[0]
 
 
 def _config(model: str | None, model_type: str) -> Any:

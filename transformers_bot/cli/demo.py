@@ -19,8 +19,8 @@ def add(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(chosen: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     from ..tools.demo import run
 
-    run(chosen.out, say)
+    run(args.out, say)
     return 0

@@ -1,4 +1,4 @@
-"""`transformers-bot inspect`: what a checkpoint is made of and what halving it would keep."""
+"""`transformers-bot inspect`: the tensors of a checkpoint and the energy that halving each role would keep."""
 
 import argparse
 import json
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from ..tools.inspecting import Inspection, Stack
 
 NOTE = (
-    "1.00 is all of it; 0.50 is what halving keeps of weights in no order, as of noise (a little more where a length "
-    "is odd, 0.25 where a role is on both axes). Trained weights are in hardly any order. A resize puts similar units "
-    "next to each other first and so keeps more; its report says how much."
+    "1.00 is all of it; 0.50 is what halving keeps of weights in random order, such as noise (a little more where a "
+    "length is odd, 0.25 where a role is on both axes). Trained weights are in nearly random order. A resize first "
+    "puts similar units next to each other and so keeps more; its report says how much."
 )
 
 
@@ -48,56 +48,61 @@ def add(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(chosen: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     from ..tools.inspecting import inspect
 
-    read_adapters(chosen)
-    found = inspect(chosen.source, wavelet=chosen.wavelet, task=chosen.task, **hub_keywords(chosen))
-    drawn = found.plot(chosen.png) if chosen.png else None
-    text = json.dumps(found.to_dict(), indent=2) if chosen.json else show(found, width())
+    read_adapters(args)
+    inspection = inspect(args.source, wavelet=args.wavelet, task=args.task, **hub_keywords(args))
+    picture = inspection.plot(args.png) if args.png else None
+    text = json.dumps(inspection.to_dict(), indent=2) if args.json else show(inspection, width())
     say(
-        f"{text}\n\nHeat map: {drawn}" if drawn and not chosen.json else text,
-        f"the heat map is in {drawn}" if drawn else "",
+        f"{text}\n\nHeat map: {picture}" if picture and not args.json else text,
+        f"the heat map is in {picture}" if picture else "",
     )
     return 0
 
 
-def show(found: "Inspection", columns: int) -> str:
-    sizes = [f"{role} {length}" for role, length in found.lengths.items()]
-    dtypes = ", ".join(dict.fromkeys(stack.dtype for stack in found.stacks))
-    head = f"{found.model_class}: {found.parameters:,} parameters, {size(found.bytes)}, {dtypes}"
-    shares = [("energy kept by halving", *found.measured), *_grouped(found, partial(_kept, found.measured))]
-    kept = table(shares, columns, right=range(1, len(shares[0])))
+def show(inspection: "Inspection", columns: int) -> str:
+    sizes = [f"{role} {length}" for role, length in inspection.lengths.items()]
+    dtypes = ", ".join(dict.fromkeys(stack.dtype for stack in inspection.stacks))
+    title = f"{inspection.model_class}: {inspection.parameters:,} parameters, {size(inspection.bytes)}, {dtypes}"
+    shares = [
+        ("energy kept by halving", *inspection.measured),
+        *_grouped(inspection, partial(_kept, inspection.measured)),
+    ]
+    share_table = table(shares, columns, right=range(1, len(shares[0])))
     parts = [
-        head,
+        title,
         fill("   ".join(size.replace(" ", "\0") for size in sizes), columns).replace("\0", " "),
         "",
         *table(
-            [("tensor", "shape", "bytes", "axes"), *_grouped(found, partial(_tensor, found.roles))], columns, right=(2,)
+            [("tensor", "shape", "bytes", "axes"), *_grouped(inspection, partial(_tensor, inspection.roles))],
+            columns,
+            right=(2,),
         ),
         "",
-        *kept,
+        *share_table,
         "",
         fill(NOTE, columns),
     ]
-    broken = [stack.name for stack in found.stacks if any(share != share for share in stack.kept.values())]
-    for names, what in (
-        (found.missing, "not in the checkpoint"),
-        (found.unexpected, f"not part of {found.model_class}"),
-        (broken, "hold NaN or infinity"),
+    nonfinite = [stack.name for stack in inspection.stacks if any(share != share for share in stack.kept.values())]
+    for names, reason in (
+        (inspection.missing, "not in the checkpoint"),
+        (inspection.unexpected, f"not part of {inspection.model_class}"),
+        (nonfinite, "hold NaN or infinity"),
     ):
         if names:
-            some = ", ".join(shown(name, 60) for name in names[:4]) + (", ..." if len(names) > 4 else "")
-            parts.append(fill(f"warning: {len(names)} {what}: {some}", columns, hang="  "))
-    parts += [fill(f"note: {shown(note)}", columns, hang="  ") for note in found.notes]
+            examples = ", ".join(shown(name, 60) for name in names[:4]) + (", ..." if len(names) > 4 else "")
+            parts.append(fill(f"warning: {len(names)} {reason}: {examples}", columns, hang="  "))
+    parts += [fill(f"note: {shown(note)}", columns, hang="  ") for note in inspection.notes]
     return "\n".join(parts)
 
 
-def _grouped(found: "Inspection", cells: Callable[["Stack", str], tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Rows with the layers' common beginning in a row of its own."""
+def _grouped(inspection: "Inspection", cells: Callable[["Stack", str], tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """One row per stack; stacks of layers whose names begin alike stand under a row with that beginning."""
     rows: list[tuple[str, ...]] = []
     before = ""
-    for stack in found.stacks:
+    for stack in inspection.stacks:
         stem, layer, rest = stack.name.partition("{layer}.")
         row = cells(stack, f"  {rest}" if layer else stack.name)
         if layer and stem != before:
@@ -109,7 +114,7 @@ def _grouped(found: "Inspection", cells: Callable[["Stack", str], tuple[str, ...
 
 
 def _tensor(roles: "Roles", stack: "Stack", name: str) -> tuple[str, ...]:
-    """An axis that only repeats another role's entries goes by that role's name."""
+    """The cells of a tensor; a role that only repeats another role is shown by the name of that role."""
 
     def plain(word: re.Match[str]) -> str:
         return roles.leader(word[1]) if word[1] in roles.echoes else word[1]

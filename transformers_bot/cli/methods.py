@@ -1,4 +1,4 @@
-"""`transformers-bot methods`: every method, when to choose it, its options, and what it accepts when asked."""
+"""`transformers-bot methods`: every method, when to choose it, its options and the directions it accepts."""
 
 import argparse
 import dataclasses
@@ -16,20 +16,20 @@ from .terminal import fill, option, say, width
 if TYPE_CHECKING:
     from ..architectures.adapter import Adapter, Roles
 
-# When to choose which method, for whoever decides; how each works is in its module and its paper.
+# When to choose which method. How each works is in its module and its paper.
 ADVICE = {
     "bot": "Neighbouring units and layers are blended by a wavelet low-pass, in both directions. The default, for any "
     "change of size: grown models compute what the source does as far as the sizes allow, shrunk ones keep the largest "
     "part of it, most of all with --calibration. --gain raw gives the published method as written, for comparison.",
     "weight_selection": "The small model is made of evenly spaced entries of the first layers. Choose it to compare, "
-    "or where a smaller model is to be trained for long and only needs a good start.",
-    "importance": "The small model is made of the units, heads and layers that do most, measured on --calibration data "
-    "where such is given. Choose it to prune a model before it is trained on.",
+    "or if a smaller model will be trained for long and only needs a good start.",
+    "importance": "The small model is made of the most important units, heads and layers, measured on --calibration "
+    "data if there is any. Choose it to prune a model before further training.",
     "fpi": "The large model is made of copies of units, drawn at random, whose readers share their weight: it computes "
     "what the source does at whole multiples of the width. Choose it to reproduce bert2BERT.",
-    "aki": "As fpi, but new units come from the layer above: it computes less of what the source does and may train "
+    "aki": "As fpi, but new units come from the layer above: the result is less like the source and may train "
     "faster. Choose it to reproduce bert2BERT.",
-    "stack": "The layers are put on top of themselves as often as needed. Choose it for growing in depth during "
+    "stack": "The stack of layers is repeated as often as needed. Choose it for growing in depth during "
     "pre-training; it does not keep what the model computes.",
     "interpolate": "Every layer is repeated in its place. Choose it for growing in depth; it does not keep what the "
     "model computes, and suits residual networks that are trained on.",
@@ -37,17 +37,17 @@ ADVICE = {
     "Choose it for growing in depth up to twice the layers, with much training after it.",
     "tile": "Whole copies stand side by side and their readers share the weight: the large model computes what the "
     "source does. Only whole multiples of the width. Combine it with a method for depth: tile+stack.",
-    "lemon": "Growth without any change of what the model computes, also at widths that are no whole multiples where "
-    "the architecture allows it. Choose it where the grown model must start exactly where the source is.",
-    "front": "The stack of layers is seen as a signal and its low frequencies are kept, in all directions. Choose it "
-    "to compare.",
+    "lemon": "The grown model computes exactly what the source does, also at widths that are no whole multiples, if "
+    "the architecture allows it. Choose it if the grown model must start exactly where the source is.",
+    "front": "The stack of layers is treated as a signal, of which the low frequencies are kept, in all directions. "
+    "Choose it to compare.",
     "scratch": "Nothing is taken from the source but its configuration: random weights, for comparison.",
-    "ligo": "How to grow is learned from data, a linear combination of units and layers: give data with --fit-data. "
-    "Without a fit the result is of no use. Choose it where some compute can be spent before training.",
-    "mango": "As ligo with one small operator for all layers together: give data with --fit-data. Without a fit the "
+    "ligo": "A linear combination of units and layers is learned from data: give data with --fit-data. "
+    "Without a fit the result is of no use. Choose it if some compute can be spent before training.",
+    "mango": "As ligo, with one small operator for all layers together: give data with --fit-data. Without a fit the "
     "result is of no use. The MLP must stay the same multiple of the width.",
 }
-# One example task for each direction: layers and heads, beside BASE.
+# One example task for each direction, from BASE to these numbers of layers and heads.
 MULTIPLES = "wider (whole multiples)"
 BASE = (4, 4)
 DIRECTIONS = {"wider": (4, 6), MULTIPLES: (4, 8), "deeper": (8, 4), "narrower": (4, 3), "shallower": (2, 4)}
@@ -56,7 +56,16 @@ EXAMPLE: dict[str, int] = {"entry": 16, "frequency": 8, "place": 16, "grid": 4, 
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """A method in words."""
+    """The description of a method.
+
+    Attributes:
+        name: of the method.
+        directions: what it makes of a model, of `DIRECTIONS`.
+        what: one sentence on what it does.
+        source: the paper.
+        text: what it does and when to choose it.
+        options: names of its options.
+    """
 
     name: str
     directions: tuple[str, ...]
@@ -71,7 +80,7 @@ def add(commands: Any) -> None:
         "methods",
         usage="transformers-bot methods [NAME] [--json]",
         help="list the resizing methods, or explain one",
-        description="List the resizing methods: in which directions each works, what it does, and where it is from. "
+        description="List the resizing methods: the directions in which each works, what it does, and its paper. "
         "With NAME, explain that one and its options. Two can be combined, widths from the first and depth from the "
         "second: --method tile+stack.",
         epilog="examples:\n  transformers-bot methods\n  transformers-bot methods lemon",
@@ -82,41 +91,43 @@ def add(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(chosen: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     from ..methods import METHODS
 
-    if chosen.name is not None and chosen.name not in METHODS:
-        hint = errors.suggest(chosen.name, METHODS)
-        raise errors.BadOption(f"unknown method {chosen.name!r}; known methods are {', '.join(METHODS)}.{hint}")
-    found = [about(name) for name in METHODS if chosen.name in (None, name)]
-    if chosen.json:
-        say(json.dumps([dataclasses.asdict(one) for one in found], indent=2))
-    elif chosen.name:
-        say(_explained(found[0], width()))
+    if args.name is not None and args.name not in METHODS:
+        hint = errors.suggest(args.name, METHODS)
+        raise errors.BadOption(f"unknown method {args.name!r}; known methods are {', '.join(METHODS)}.{hint}")
+    methods = [about(name) for name in METHODS if args.name in (None, name)]
+    if args.json:
+        say(json.dumps([dataclasses.asdict(method) for method in methods], indent=2))
+    elif args.name:
+        say(_explained(methods[0], width()))
     else:
-        rows = [(one.name, _in_short(one.directions), _short(one)) for one in found]
+        rows = [(method.name, _in_short(method.directions), _short(method)) for method in methods]
         note = fill("* at whole multiples only. `transformers-bot methods NAME` explains one.", width())
         say("\n".join([*table([("method", "makes models", "what it does"), *rows], width()), "", note]))
     return 0
 
 
 def about(name: str) -> About:
-    """What a method says of itself in its module's docstring, and what it accepts of the example tasks."""
+    """The description of a method: from its module's docstring, and from the example tasks that it accepts."""
     from ..methods import METHODS
 
-    made: Any = METHODS[name]
-    module = sys.modules.get(made.__module__)
-    text = inspect.getdoc(module if module is not None and module.__name__ != "__main__" else made) or ""
+    method: Any = METHODS[name]
+    module = sys.modules.get(method.__module__)
+    text = inspect.getdoc(module if module is not None and module.__name__ != "__main__" else method) or ""
     paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
     source = next((part.removeprefix("Source: ") for part in paragraphs if part.startswith("Source: ")), "")
-    plain = re.split(r"(?<=[.])\s", ADVICE[name])[0] if name in ADVICE else paragraphs[0].partition(": ")[2]
-    what = plain.rstrip(".:")
-    options = getattr(made, "option_names", tuple(BOT_OPTIONS))
-    return About(name, _directions(name), what[:1].upper() + what[1:], source, ADVICE.get(name, what), tuple(options))
+    first_sentence = re.split(r"(?<=[.])\s", ADVICE[name])[0] if name in ADVICE else paragraphs[0].partition(": ")[2]
+    summary = first_sentence.rstrip(".:")
+    options = getattr(method, "option_names", tuple(BOT_OPTIONS))
+    return About(
+        name, _directions(name), summary[:1].upper() + summary[1:], source, ADVICE.get(name, summary), tuple(options)
+    )
 
 
 def _directions(name: str) -> tuple[str, ...]:
-    """The directions whose example task the method's own check accepts, of one known architecture at least."""
+    """The directions whose example task the method accepts, for at least one known architecture."""
     from ..architectures import ADAPTERS
     from ..methods import Task, get, options_of
 
@@ -128,38 +139,40 @@ def _directions(name: str) -> tuple[str, ...]:
             return False
         return True
 
-    found = [direction for direction, sizes in DIRECTIONS.items() if any(accepts(a, sizes) for a in ADAPTERS.values())]
-    return tuple(one for one in found if not (one == MULTIPLES and "wider" in found))
+    accepted = [
+        direction for direction, sizes in DIRECTIONS.items() if any(accepts(a, sizes) for a in ADAPTERS.values())
+    ]
+    return tuple(direction for direction in accepted if not (direction == MULTIPLES and "wider" in accepted))
 
 
 def _lengths(roles: "Roles", layers: int, heads: int) -> dict[str, int | None]:
-    """All lengths of a small model."""
+    """The length of every role in a small model."""
     width = heads * EXAMPLE["entry"]
     kinds = {**EXAMPLE, "depth": layers, "stream": width}
     units = {unit: heads if roles.is_whole(unit) else 4 * width for unit in roles.leading("unit")}
     return {role: units.get(roles.leader(role)) or kinds[roles.kind(roles.leader(role))] for role in roles}
 
 
-def _short(one: About) -> str:
-    papers = ", ".join(re.findall(r"(?:arXiv )?\d{4}\.\d{4,5}", one.source))
-    authors = re.match(r"[A-Z][\w-]+ et al\.", one.source)
-    where = ", ".join(part for part in (authors[0] if authors else "", papers) if part)
-    return f"{one.what}. {where}".rstrip()
+def _short(method: About) -> str:
+    papers = ", ".join(re.findall(r"(?:arXiv )?\d{4}\.\d{4,5}", method.source))
+    authors = re.match(r"[A-Z][\w-]+ et al\.", method.source)
+    reference = ", ".join(part for part in (authors[0] if authors else "", papers) if part)
+    return f"{method.what}. {reference}".rstrip()
 
 
 def _in_short(directions: tuple[str, ...]) -> str:
-    """Directions for a narrow column; a star says that a width grows to whole multiples only."""
+    """Directions for a narrow column; a star: the width grows to whole multiples only."""
     if {"wider", "deeper", "narrower", "shallower"} <= set(directions):
         return "any size"
-    return " ".join("wider*" if one == MULTIPLES else one for one in directions)
+    return " ".join("wider*" if direction == MULTIPLES else direction for direction in directions)
 
 
-def _explained(one: About, columns: int) -> str:
-    lines = [f"{one.name}: makes models {', '.join(one.directions)}", "", fill(one.text, columns), ""]
-    lines += [fill(f"Source: {one.source}", columns), ""] if one.source else []
-    if not one.options:
+def _explained(method: About, columns: int) -> str:
+    lines = [f"{method.name}: makes models {', '.join(method.directions)}", "", fill(method.text, columns), ""]
+    lines += [fill(f"Source: {method.source}", columns), ""] if method.source else []
+    if not method.options:
         return "\n".join([*lines, "It has no options."])
     lines.append("Options:")
-    for name in one.options:
+    for name in method.options:
         lines.append(fill(f"{option(name):<15} {meaning_of(name)}", columns, "  ", " " * 18))
     return "\n".join(lines)

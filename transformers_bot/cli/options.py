@@ -1,4 +1,4 @@
-"""Options that several commands share, recipes, and what both say together: the source, the target, the method."""
+"""The options that several commands share, recipe files, and the settings that both give together."""
 
 import argparse
 import dataclasses
@@ -15,36 +15,37 @@ from .. import auto, errors
 from ..console.text import cut
 from ..tasks import TASKS
 
-# Options of BoTConfig; it checks the values itself and names the nearest one.
+# Options of BoTConfig. They are read as text: BoTConfig checks the values itself and suggests the nearest one.
 BOT_OPTIONS = {
-    "wavelet": "how neighbours are merged or told apart: haar takes pairs, db2 and longer ones blend more of them; a "
+    "wavelet": "how neighbours are merged or split: haar takes pairs, db2 and longer ones blend more of them; a "
     "PyWavelets name, auto, or one per role: hidden=haar,layer=db2",
     "gain": "consistent keeps what the network computes as far as its size allows (default); raw is the published "
     "method as written, for comparison",
     "depth": "which layers the result has. Growing: identity adds layers that change nothing, repeat doubles layers, "
-    "wavelet blends them. Shrinking: even leaves out every so many, first keeps the first, wavelet averages "
+    "wavelet blends them. Shrinking: even keeps evenly spaced layers, first keeps the first ones, wavelet averages "
     "neighbours, strongest keeps those that do most (needs --calibration); or auto",
-    "detail": "whether new weights get noise when growing, so that copies train apart: zero (none), gaussian, uniform "
-    "or auto",
-    "detail_scale": "how large that noise is, beside the weights' own spread (default: 1)",
-    "heads": "attention heads: whole keeps heads as they are, filter blends them, flat takes all as one; or auto",
+    "detail": "whether new weights get noise when growing, so that copies become different in training: zero (none), "
+    "gaussian, uniform or auto",
+    "detail_scale": "how large that noise is, as a multiple of the weights' own spread (default: 1)",
+    "heads": "attention heads: whole keeps heads as they are, filter blends them, flat treats all as one axis; or auto",
     "positions": "text positions: crop keeps the first ones, interpolate stretches them over the new length",
     "grids": "image positions at another size: bicubic as transformers interpolates them, or antialiased",
     "reheads": "another number of heads at the same width: error (default), resample, or reshape, which cuts the same "
     "weights into other heads",
-    "basis": "shrinking: principal keeps the directions that carry most (GPT-2, ViT, DeiT); plain keeps directions as "
-    "they are; or auto",
+    "basis": "shrinking: principal keeps the directions with most energy (GPT-2, ViT, DeiT); plain keeps the "
+    "directions as they are; or auto",
     "order": "shrinking: similar merges units that are alike, strongest keeps those that do most (needs "
-    "--calibration), kept merges neighbours as they stand; or auto",
-    "seed": "of noise and of new heads, a whole number: the same seed gives the same model",
+    "--calibration), kept merges neighbours in their given order; or auto",
+    "seed": "of the noise and of new heads, a whole number: the same seed gives the same model",
 }
 DATA = (
     "texts (.txt: paragraphs or lines; .jsonl: the field text of every line) or images, for an image model; a file, "
     "several, or a folder of them. Give it after {}"
 )
 METAVARS = {"wavelet": "NAME", "detail_scale": "NUMBER", "seed": "NUMBER"}
-DEEPEST = 8  # levels of a config field
-CONSTANTS = {"True": True, "False": False, "None": None}  # which JSON writes true, false and null
+DEEPEST = 8  # the most levels of a config field
+CONSTANTS = {"True": True, "False": False, "None": None}  # JSON writes them true, false and null
+BOOLEANS = {**dict.fromkeys(("true", "yes", "1"), True), **dict.fromkeys(("false", "no", "0"), False)}
 FIELDS = (
     "The sizes to set are fields of the model's config.json; hidden_size, num_hidden_layers and num_attention_heads "
     "work for every family."
@@ -52,19 +53,19 @@ FIELDS = (
 
 
 def number(kind: type[int] | type[float], meaning: str) -> Callable[[str], float]:
-    """What reads an option that is a number; a text that is none is told what the number means."""
+    """A reader of an option that is a number; for other text, its error says what the number means."""
 
     def read(text: str) -> float:
         try:
             return kind(text)
-        except ValueError:  # so many digits, too, as Python refuses to read
+        except ValueError:  # also raised for more digits than Python reads
             raise argparse.ArgumentTypeError(f"{meaning}, got {cut(text, 40)!r}") from None
 
     return read
 
 
 TYPES = {
-    "detail_scale": number(float, "how large the noise is beside the weights' own spread is a number such as 0.5"),
+    "detail_scale": number(float, "the noise, as a multiple of the weights' spread: it is a number such as 0.5"),
     "seed": number(int, "a seed draws the same noise and new heads every time: it is a whole number such as 0"),
 }
 TOKENS = number(int, "how many tokens to run on is a whole number such as 8192")
@@ -76,7 +77,7 @@ RANK = number(int, "the rank of mango's operator is a whole number such as 1")
 
 
 def add_source(parser: Any, optional: bool = False) -> None:
-    """The positional source and where it is found on the Hub."""
+    """The positional argument SOURCE."""
     parser.add_argument(
         "source",
         metavar="SOURCE",
@@ -86,24 +87,24 @@ def add_source(parser: Any, optional: bool = False) -> None:
 
 
 def add_head(parser: Any) -> None:
-    """Which head the source has, for commands that only look at it."""
+    """The head of the source, for commands that only read it."""
     parser.add_argument(
         "--task",
         choices=TASKS,
         metavar="TASK",
-        help=f"the head, where config.json does not name it: {', '.join(TASKS)}",
+        help=f"the head, if config.json does not name it: {', '.join(TASKS)}",
     )
 
 
 def add_hub(parser: Any) -> None:
     group = parser.add_argument_group("the source on the Hub")
     group.add_argument("--revision", metavar="NAME", help="branch, tag or commit")
-    group.add_argument("--subfolder", metavar="NAME", help="a folder inside of the repository or source folder")
+    group.add_argument("--subfolder", metavar="NAME", help="a folder inside the repository or source folder")
     group.add_argument("--variant", metavar="NAME", help="weight files of this variant, such as fp16")
 
 
 def add_reading(parser: Any, result: bool = False) -> None:
-    """How carefully the source is read; `result`: for a command that makes something of it."""
+    """Options on checks of the source; with `result`, those of commands that write a result."""
     group = parser.add_argument_group("reading the source")
     group.add_argument(
         "--allow-pickle",
@@ -114,7 +115,7 @@ def add_reading(parser: Any, result: bool = False) -> None:
         group.add_argument(
             "--nonfinite", metavar="CHOICE", help="weights that are NaN or infinity: error, warn or zero"
         )
-        text = "go on where the source lacks its own head, or has tensors that no model of its type has"
+        text = "go on if the source lacks its own head, or has tensors that no model of its type has"
         group.add_argument("--no-strict", dest="strict", action="store_const", const=False, help=text)
 
 
@@ -124,27 +125,27 @@ def add_adapter(parser: Any) -> None:
         metavar="FILE.py",
         action="append",
         default=[],
-        help="a Python file with an adapter for an architecture that is not built in; it is run",
+        help="a Python file with an adapter for an architecture that is not built in; the file is run as code",
     )
 
 
-def read_adapters(chosen: argparse.Namespace) -> None:
-    """Make the architectures of --adapter known."""
+def read_adapters(args: argparse.Namespace) -> None:
+    """Register the adapters of the files behind --adapter."""
     from ..architectures import load, register
 
-    for path in chosen.adapter:
+    for path in args.adapter:
         for adapter in load(path):
             register(adapter)
 
 
-def hub_keywords(chosen: argparse.Namespace) -> dict[str, Any]:
-    """What the command line says about where and how the source is read."""
+def hub_keywords(args: argparse.Namespace) -> dict[str, Any]:
+    """The options on where and how the source is read, as keywords of the API."""
     names = ("revision", "subfolder", "variant", "allow_pickle", "nonfinite")
-    return {name: value for name in names if (value := getattr(chosen, name, None)) is not None}
+    return {name: value for name in names if (value := getattr(args, name, None)) is not None}
 
 
 def add_target(parser: Any) -> None:
-    """What the result shall be, and its recipe."""
+    """Options on the result, and the recipe."""
     group = parser.add_argument_group("the target")
     group.add_argument(
         "--config",
@@ -157,7 +158,7 @@ def add_target(parser: Any) -> None:
         metavar="FIELD=VALUE",
         action="append",
         default=[],
-        help="set a field of the target's config; what is not set stays as in --config, or as in the source. May be "
+        help="set a field of the target's config; other fields stay as in --config, or as in the source. May be "
         "repeated",
     )
     group.add_argument("--task", choices=TASKS, metavar="TASK", help=f"the target's head: {', '.join(TASKS)}")
@@ -167,27 +168,29 @@ def add_target(parser: Any) -> None:
     group.add_argument(
         "--ignore-mismatched-sizes",
         action=argparse.BooleanOptionalAction,
-        help="start anew, instead of refusing, what must not be resampled (another vocabulary or label count)",
+        help="initialise anew, instead of refusing, tensors that must not be resampled (vocabulary, labels)",
     )
     group.add_argument(
         "--recipe",
         metavar="FILE",
-        help="a YAML file with these settings, as docs/command-line.md lists them; options given here win",
+        help="a YAML file with these settings, as docs/command-line.md lists them; options override it",
     )
 
 
 def add_calibration(parser: Any, places: str) -> None:
-    """The data that a source is run on before it shrinks; `places` are the positional arguments of the command."""
+    """The data that the source is run on before it shrinks; `places` names the positional arguments of the command."""
     group = parser.add_argument_group(
         "calibration",
-        "The source is run on a few texts or images before it shrinks, so that what it does on them is kept: the best "
-        "shrinking that there is.",
+        "Run the source on a few texts or images before it shrinks, so that the result behaves "
+        "like it on such data. This gives the best results.",
     )
     group.add_argument("--calibration", metavar="FILE", nargs="+", action="extend", help=DATA.format(places))
     group.add_argument(
         "--calibration-tokens", metavar="N", type=TOKENS, help="how many tokens of text to run on (default: 8192)"
     )
-    group.add_argument("--calibration-images", metavar="N", type=PICTURES, help="how many images at most (default: 64)")
+    group.add_argument(
+        "--calibration-images", metavar="N", type=PICTURES, help="the most images to run on (default: 64)"
+    )
 
 
 def add_fit(parser: Any) -> None:
@@ -200,12 +203,12 @@ def add_fit(parser: Any) -> None:
     group.add_argument("--fit-rank", metavar="N", type=RANK, help="the rank of mango's operator (default: 1)")
 
 
-def fit_of(chosen: argparse.Namespace, written: dict[str, Any]) -> dict[str, Any]:
-    """The recipe's `fit` with the options of the command line over it, under the API's names."""
+def fit_of(args: argparse.Namespace, recipe: dict[str, Any]) -> dict[str, Any]:
+    """The `fit` of the recipe, overridden by the options of the command line, under the API's names."""
     names = {"fit_data": "batches", "fit_steps": "steps", "fit_lr": "lr"}
     names |= {"fit_batch_size": "batch_size", "fit_rank": "rank"}
-    given = {key: value for name, key in names.items() if (value := getattr(chosen, name, None)) is not None}
-    return {**written, **given}
+    values = {key: value for name, key in names.items() if (value := getattr(args, name, None)) is not None}
+    return {**recipe, **values}
 
 
 def own_options() -> dict[str, Any]:
@@ -214,11 +217,11 @@ def own_options() -> dict[str, Any]:
     if methods is None:
         return {}
     classes = [getattr(method, "options_class", None) for method in methods.METHODS.values()]
-    return {field.name: field for own in classes if own is not None for field in dataclasses.fields(own)}
+    return {field.name: field for options in classes if options is not None for field in dataclasses.fields(options)}
 
 
 def meaning_of(name: str) -> str:
-    """What an option of a method is for, and its default where it is a registered method's own."""
+    """The meaning of a method's option; for a registered method, also its choices and default."""
     if name in BOT_OPTIONS:
         return BOT_OPTIONS[name]
     field = own_options()[name]
@@ -228,13 +231,13 @@ def meaning_of(name: str) -> str:
 
 
 def load_methods(arguments: list[str]) -> None:
-    """Register the methods of the files behind `--method-file`, before the options of the command are known.
+    """Register the methods of the files behind `--method-file`, before the parser adds the methods' options.
 
     Raises:
         BadOption: a file that defines no method.
     """
-    files = [after for word, after in pairwise([*arguments, ""]) if word == "--method-file"]
-    files += [word.partition("=")[2] for word in arguments if word.startswith("--method-file=")]
+    files = [following for argument, following in pairwise([*arguments, ""]) if argument == "--method-file"]
+    files += [argument.partition("=")[2] for argument in arguments if argument.startswith("--method-file=")]
     if files:
         from .. import methods
 
@@ -243,14 +246,17 @@ def load_methods(arguments: list[str]) -> None:
 
 
 def add_method_file(parser: Any) -> None:
-    """The file of a method that is not built in."""
+    """The option for a file with a method."""
     parser.add_argument(
-        "--method-file", metavar="FILE", action="append", help="a Python file with a method of your own; it is run"
+        "--method-file",
+        metavar="FILE",
+        action="append",
+        help="a Python file with a method of your own; the file is run as code",
     )
 
 
 def add_method(parser: Any) -> None:
-    """The method, the options of BoTConfig, and those of methods that were registered."""
+    """The method, the options of BoTConfig, and the options of registered methods."""
     group = parser.add_argument_group(
         "the method", "The defaults are good; `transformers-bot methods` explains others."
     )
@@ -259,59 +265,66 @@ def add_method(parser: Any) -> None:
     for name in dict.fromkeys([*BOT_OPTIONS, *own_options()]):
         text = meaning_of(name)
         metavar = METAVARS.get(name, "CHOICE" if name in BOT_OPTIONS else "VALUE")
-        read = TYPES.get(name) or _reader(own_options().get(name))
-        group.add_argument(f"--{name.replace('_', '-')}", type=read, metavar=metavar, help=text)
+        reader = TYPES.get(name) or _reader(own_options().get(name))
+        group.add_argument(f"--{name.replace('_', '-')}", type=reader, metavar=metavar, help=text)
 
 
 def _reader(option: Any) -> Callable[[str], Any]:
-    """What reads an option of a registered method: a value of the type of its default."""
+    """A reader of a registered method's option, which gives a value of the type of its default."""
     default = getattr(option, "default", "")
     if isinstance(default, bool):
-        return lambda text: text.lower() in ("true", "yes", "1")
+        return _boolean
     if isinstance(default, (int, float)):
         return number(type(default), "it is a whole number" if isinstance(default, int) else "it is a number")
     return str
 
 
-def settings(chosen: argparse.Namespace) -> dict[str, Any]:
-    """The recipe's settings with those of the command line over them, under the API's names.
+def _boolean(text: str) -> bool:
+    """An option that is true or false, as --set and recipes write it."""
+    if text.lower() not in BOOLEANS:
+        raise argparse.ArgumentTypeError(f"it is true or false, got {cut(text, 40)!r}")
+    return BOOLEANS[text.lower()]
+
+
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the recipe, overridden by those of the command line, under the API's names.
 
     Raises:
         BadOption: a recipe that cannot be read, a pair without a value, or no source.
         BadKeyword: a recipe's setting that does not exist.
     """
-    given = read_recipe(chosen.recipe) if chosen.recipe else {}
-    local = given.pop("local_source", None)
+    values = read_recipe(args.recipe) if args.recipe else {}
+    folder_name = values.pop("local_source", None)
     for name in SETTINGS:
-        value = getattr(chosen, name, None)
+        value = getattr(args, name, None)
         if value is not None and name not in ("config", "bot_config"):
-            given[name] = value
-    if local is not None and "source" not in given:
+            values[name] = value
+    if folder_name is not None and "source" not in values:
         raise errors.BadOption(
-            f"the recipe {chosen.recipe} was made from a local folder called {local!r}, and does not say where that "
-            "is: give its path as SOURCE on the command line, or as source: in the recipe."
+            f"the recipe {args.recipe} was made from a local folder called {folder_name!r}, and does not say where "
+            "that is: give its path as SOURCE on the command line, or as source: in the recipe."
         )
-    given["config"] = _config(given.get("config"), chosen.config, dict(_field(text) for text in chosen.set))
-    if fit := fit_of(chosen, given.get("fit", {})):
-        given["fit"] = fit
-    options = {**given.get("bot_config", {}), **_bot_options(chosen)}
-    return {**given, **({"bot_config": options} if options else {})}
+    values["config"] = _config(values.get("config"), args.config, dict(_field(text) for text in args.set))
+    if fit := fit_of(args, values.get("fit", {})):
+        values["fit"] = fit
+    options = {**values.get("bot_config", {}), **_bot_options(args)}
+    return {**values, **({"bot_config": options} if options else {})}
 
 
-def required(given: dict[str, Any], name: str) -> str:
-    """A setting that must be there; the error says both places where it can be given."""
-    if name not in given:
-        if any(isinstance(given.get(one), (list, dict)) for one in ("calibration", "fit")):
+def required(values: dict[str, Any], name: str) -> str:
+    """A setting that must be given; the error names both places for it."""
+    if name not in values:
+        if any(isinstance(values.get(key), (list, dict)) for key in ("calibration", "fit")):
             raise errors.BadOption(
                 f"{name.upper()} is missing: give it before --calibration and --fit-data, which take all files that "
                 f"follow them, or as {name}: in --recipe."
             )
         raise errors.BadOption(f"{name.upper()} is missing: give it on the command line, or as {name}: in --recipe.")
-    return str(given[name])
+    return str(values[name])
 
 
 def planner(task: str | None) -> Any:
-    """The `plan` of a task's factory; without a task, of the source's own architecture."""
+    """The `plan` function of a task's factory; without a task, that for the source's own class."""
     tasks = auto.FACTORIES
     if task is None:
         return auto.plan
@@ -320,12 +333,12 @@ def planner(task: str | None) -> Any:
     return tasks[task].plan
 
 
-def _bot_options(chosen: argparse.Namespace) -> dict[str, Any]:
+def _bot_options(args: argparse.Namespace) -> dict[str, Any]:
     names = dict.fromkeys([*BOT_OPTIONS, *own_options()])
-    given = {name: getattr(chosen, name) for name in names if getattr(chosen, name, None) is not None}
-    if "=" in given.get("wavelet", ""):
-        given["wavelet"] = dict(_pair(part, "--wavelet") for part in given["wavelet"].split(","))
-    return given
+    values = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
+    if "=" in values.get("wavelet", ""):
+        values["wavelet"] = dict(_pair(part, "--wavelet") for part in values["wavelet"].split(","))
+    return values
 
 
 def _pair(text: str, name: str) -> tuple[str, str]:
@@ -337,44 +350,46 @@ def _pair(text: str, name: str) -> tuple[str, str]:
 
 
 def _field(text: str) -> tuple[str, Any]:
-    """A config field and its value: numbers, true, false, null (as Python writes them, too) and JSON, else text."""
+    """A config field and its value: a constant, as JSON or Python writes it, other JSON, or else text."""
     name, value = _pair(text, "--set")
     if value in CONSTANTS:
         return name, CONSTANTS[value]
     try:
-        found = json.loads(value)
+        parsed = json.loads(value)
     except json.JSONDecodeError:
         if len(parts := re.split(r"[,;\s]\s*(?=\w+\s*=)", text)) > 1:
-            each = " ".join(f"--set {part}" for part in parts)
-            raise errors.BadOption(f"--set takes one field, got {text!r}: repeat it, {each}.") from None
-        found = value
-    except (RecursionError, ValueError):  # nested beyond what Python counts; a number of thousands of digits
+            options = " ".join(f"--set {part}" for part in parts)
+            raise errors.BadOption(f"--set takes one field, got {text!r}: repeat it, {options}.") from None
+        parsed = value
+    except (RecursionError, ValueError):  # nested too deeply for Python; or a number of thousands of digits
         raise errors.BadOption(f"--set {name}: no field of a model takes {cut(value, 40)!r}.") from None
-    if not isinstance(found, str) and _depth(found) > DEEPEST:
+    if not isinstance(parsed, str) and _depth(parsed) > DEEPEST:
         raise errors.BadOption(f"--set {name}: a value of more than {DEEPEST} levels is no setting of a model.")
-    return name, found
+    return name, parsed
 
 
 def _depth(value: Any) -> int:
-    """Levels of lists and objects, without recursion."""
+    """The levels of lists and objects, counted without recursion, which deep input could exhaust."""
     level, depth = [value], 0
     while level and depth <= DEEPEST:
-        inner = [one for one in level if isinstance(one, (list, dict))]
-        level = [part for one in inner for part in (one.values() if isinstance(one, dict) else one)]
+        inner = [container for container in level if isinstance(container, (list, dict))]
+        level = [
+            part for container in inner for part in (container.values() if isinstance(container, dict) else container)
+        ]
         depth += bool(inner)
     return depth
 
 
-def _config(written: Any, named: str | None, fields: dict[str, Any]) -> Any:
-    """The target: --config or the recipe's, with the fields of --set over it; None for the source's own sizes."""
-    base = written if named is None else named
+def _config(from_recipe: Any, name: str | None, fields: dict[str, Any]) -> Any:
+    """The target: --config or the recipe's config, with the fields of --set; None for the source's own sizes."""
+    base = from_recipe if name is None else name
     if isinstance(base, dict):
         return {**base, **fields}
     return target(base, fields) if base is not None else fields or None
 
 
 def target(name: str, overrides: dict[str, Any]) -> Any:
-    """A config by name or place, with fields set otherwise.
+    """A config by name or path, with some fields changed.
 
     Raises:
         BadOption: a name that is no ready config, no folder or file, and no Hub id.
@@ -383,9 +398,9 @@ def target(name: str, overrides: dict[str, Any]) -> Any:
     from ..architectures import configs, sizes
     from ..request.request import READY, named_config
 
-    ready = name.removeprefix(READY)
-    if ready not in configs.names() and not os.path.exists(name) and "/" not in name:
-        hint = errors.suggest(ready, configs.names())
+    ready_name = name.removeprefix(READY)
+    if ready_name not in configs.names() and not os.path.exists(name) and "/" not in name:
+        hint = errors.suggest(ready_name, configs.names())
         raise errors.BadOption(
             f"{name!r} is neither a folder, a file, a Hub id with a slash, nor a ready config "
             f"({', '.join(configs.names())}).{hint}"
@@ -443,10 +458,10 @@ def read_recipe(path: str) -> dict[str, Any]:
         bot_config: {depth: even}
 
     Raises:
-        BadOption: no such file, a file that is no YAML table or is too large, a value of another type.
+        BadOption: there is no such file, it is no YAML table or too large, or a value has the wrong type.
         BadKeyword: a setting that does not exist, with the nearest one.
     """
-    from ..io.plain_yaml import NotPlain, read_yaml  # which help can do without
+    from ..io.plain_yaml import NotPlain, read_yaml  # imported late: --help does not need it
 
     file = Path(path)
     if not file.is_file():
@@ -454,16 +469,16 @@ def read_recipe(path: str) -> dict[str, Any]:
     if file.stat().st_size > LARGEST_RECIPE:
         raise errors.BadOption(f"{path} has {file.stat().st_size:,} bytes; a recipe has at most {LARGEST_RECIPE:,}.")
     try:
-        found = read_yaml(file.read_text(encoding="utf-8"), most=LARGEST_RECIPE)
+        recipe = read_yaml(file.read_text(encoding="utf-8"), most=LARGEST_RECIPE)
     except NotPlain as error:
         raise errors.BadOption(f"{path} is not a YAML recipe: {error}.") from None
     except UnicodeDecodeError as error:
         raise errors.BadOption(f"{path} is not a YAML recipe: byte {error.start} is not UTF-8.") from None
-    if not isinstance(found, dict):
+    if not isinstance(recipe, dict):
         raise errors.BadOption(f"{path} must be a YAML table of settings such as 'source: gpt2'.")
     return {
         _known_setting(path, name): _checked_setting(path, name, value)
-        for name, value in found.items()
+        for name, value in recipe.items()
         if value is not None
     }
 
@@ -478,9 +493,9 @@ def _known_setting(path: str, name: Any) -> str:
 def _checked_setting(path: str, name: str, value: Any) -> Any:
     kinds = SETTINGS[name]
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        wanted = " or ".join(YAML_TYPES[kind] for kind in kinds)
+        expected = " or ".join(YAML_TYPES[kind] for kind in kinds)
         hint = " Put it in quotes." if str in kinds and not isinstance(value, (dict, list)) else ""
-        raise errors.BadOption(f"{path}: {name} must be {wanted}, got {value!r}.{hint}")
+        raise errors.BadOption(f"{path}: {name} must be {expected}, got {value!r}.{hint}")
     for field in value if isinstance(value, dict) else ():
         if not isinstance(field, str):
             raise errors.BadOption(f"{path}: {name} has a field {field!r}; the names of fields are text.")

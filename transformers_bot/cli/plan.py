@@ -1,4 +1,4 @@
-"""`transformers-bot plan`: what a resize would do to every tensor."""
+"""`transformers-bot plan`: show what a resize would do to every tensor."""
 
 import argparse
 import json
@@ -27,7 +27,7 @@ def add(commands: Any) -> None:
         usage="transformers-bot plan SOURCE [--set FIELD=VALUE] [options]",
         help="show what a resize would do to every tensor, without reading weights",
         description="Show what a resize would do to every tensor of a model. Only the config.json of the source is "
-        "read (and, of a folder whose config.json names no class, what tensors its files have), so this is quick and "
+        "read (and, for a folder whose config.json names no class, the names of its tensors), so this is quick and "
         f"downloads no weights. {FIELDS}",
         epilog="examples:\n"
         "  transformers-bot plan gpt2 --set n_layer=6 --set n_embd=384 --set n_head=6\n"
@@ -44,23 +44,23 @@ def add(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(chosen: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     from ..learned.batches import find_files
     from ..planning.render import render
 
-    read_adapters(chosen)
-    given = settings(chosen)
-    source = required(given, "source")
-    if "calibration" in given:
-        find_files(given["calibration"])
-    keywords = {name: value for name, value in given.items() if name in PLANNED}
-    made = planner(given.get("task"))(source, **keywords)
-    told = replace(made, warnings=tuple(map(in_options, made.warnings)))
-    say(json.dumps(made.to_dict(), indent=2) if chosen.json else render(told, width() if has_width() else None))
+    read_adapters(args)
+    recipe = settings(args)
+    source = required(recipe, "source")
+    if "calibration" in recipe:
+        find_files(recipe["calibration"])
+    keywords = {name: value for name, value in recipe.items() if name in PLANNED}
+    plan = planner(recipe.get("task"))(source, **keywords)
+    shown_plan = replace(plan, warnings=tuple(map(in_options, plan.warnings)))
+    say(json.dumps(plan.to_dict(), indent=2) if args.json else render(shown_plan, width() if has_width() else None))
     return 0
 
 
-# What of a recipe a plan depends on.
+# The settings that a plan depends on.
 PLANNED = (
     *("config", "bot_config", "method", "dtype", "ignore_mismatched_sizes", "calibration"),
     *("revision", "subfolder", "variant"),

@@ -1,4 +1,4 @@
-"""`transformers-bot resize`: a checkpoint at another size, as a folder that is whole or not there."""
+"""`transformers-bot resize`: write a checkpoint at another size into a new folder."""
 
 import argparse
 import contextlib
@@ -30,7 +30,7 @@ from .terminal import complain, in_options, say, shown
 if TYPE_CHECKING:
     from ..report.report import Report
 
-REPORT = "transfer_report.json"  # as `Report.save` calls it
+REPORT = "transfer_report.json"  # the file name of `Report.save`
 
 
 def add(commands: Any) -> None:
@@ -59,7 +59,7 @@ def add(commands: Any) -> None:
     output = parser.add_argument_group("the output")
     flag = argparse.BooleanOptionalAction
     output.add_argument(
-        "--overwrite", action=flag, help="replace OUT if a resize wrote it and nobody trained or changed it since"
+        "--overwrite", action=flag, help="replace OUT if it was written by a resize and is unchanged since"
     )
     output.add_argument(
         "--overwrite-foreign",
@@ -83,7 +83,7 @@ def add(commands: Any) -> None:
     output.add_argument(
         "--record-path",
         action=flag,
-        help="note in OUT where the folder SOURCE is; without it only its name and the hashes of its files",
+        help="record in OUT the path of the folder SOURCE; otherwise only its name and the hashes of its files",
     )
     output.add_argument("--max-shard-size", metavar="SIZE", help="largest weight file, such as 2GB")
     add_method(parser)
@@ -95,31 +95,31 @@ def add(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(chosen: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     from ..console import progress
 
-    read_adapters(chosen)
-    given = settings(chosen)
-    source, out = required(given, "source"), required(given, "out")
-    if chosen.overwrite_foreign:
-        given["overwrite"] = "foreign"
+    read_adapters(args)
+    recipe = settings(args)
+    source, out = required(recipe, "source"), required(recipe, "out")
+    if args.overwrite_foreign:
+        recipe["overwrite"] = "foreign"
     with _collected_warnings() as warnings, progress.bar("resizing"):
         with progress.loading("tools.resize_checkpoint"):
             from ..tools.resize_checkpoint import resize_checkpoint
-        given = _with_data(source, given)
-        report = resize_checkpoint(**{**given, "source": source, "out": out})
-        warnings[:] = [text for text in warnings if text not in report.warnings]  # which the table tells
-    done = f"{shown(out)} is written and whole, its report is in {shown((Path(out) / REPORT).as_posix())}"
-    if chosen.json:
-        say(json.dumps(report.to_dict(), indent=2), done)
+        recipe = _with_data(source, recipe)
+        report = resize_checkpoint(**{**recipe, "source": source, "out": out})
+        warnings[:] = [text for text in warnings if text not in report.warnings]  # those are in the printed report
+    result = f"{shown(out)} is written and whole, its report is in {shown((Path(out) / REPORT).as_posix())}"
+    if args.json:
+        say(json.dumps(report.to_dict(), indent=2), result)
     else:
-        told = replace(report, warnings=tuple(map(in_options, report.warnings)))
-        say("\n".join([str(told), "", *_how_to_load(source, out, report)]), done)
+        shown_report = replace(report, warnings=tuple(map(in_options, report.warnings)))
+        say("\n".join([str(shown_report), "", *_how_to_load(source, out, report)]), result)
     return 0
 
 
 def _how_to_load(source: str, out: str, report: "Report") -> list[str]:
-    """Lines of Python and of the shell that load the result and check it."""
+    """Lines that say how to load the result in Python and how to check it in a shell."""
     from ..io.sentences import folder_class
 
     folder = Path(out).as_posix()
@@ -133,37 +133,41 @@ def _how_to_load(source: str, out: str, report: "Report") -> list[str]:
 
 
 def _where(source: str, record: dict[str, Any]) -> str:
-    """How `verify` finds the source, where the result does not say it."""
-    told = not record.get("local") or record.get("path")
-    return "" if told else f" --source {shlex.quote(source)}"
+    """The option with which `verify` finds the source, if the result does not say where it is."""
+    is_known = not record.get("local") or record.get("path")
+    return "" if is_known else f" --source {shlex.quote(source)}"
 
 
-def _with_data(source: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The settings with batches in the place of the files to calibrate with; a method that learns has data."""
+def _with_data(source: str, recipe: dict[str, Any]) -> dict[str, Any]:
+    """The settings, with the batches that are read from the calibration files.
+
+    Raises:
+        BadOption: a method that learns has no data, or calibration has a size but no files.
+    """
     from ..learned.batches import read_batches
     from ..learned.fitting import LEARNED
     from ..request.request import HUB, picked
 
-    if given.get("method") in LEARNED and "fit" not in given:
+    if recipe.get("method") in LEARNED and "fit" not in recipe:
         raise BadOption(
-            f"method {given['method']} learns from data how to grow, and without it the result is worse than random "
+            f"method {recipe['method']} learns from data how to grow, and without it the result is worse than random "
             "weights: give texts or images with --fit-data FILE and, if 100 steps are not enough, --fit-steps N; or "
             "choose a method that needs none, such as bot."
         )
-    amounts = {name: given.pop(f"calibration_{name}", None) for name in ("tokens", "images")}
-    if "calibration" in given:
-        chosen = {name: value for name, value in amounts.items() if value is not None}
-        task = given.get("task")
-        batches = read_batches(source, given["calibration"], task=task, **chosen, **picked(given, HUB))
-        return {**given, "calibration": batches}
+    amounts = {name: recipe.pop(f"calibration_{name}", None) for name in ("tokens", "images")}
+    if "calibration" in recipe:
+        limits = {name: value for name, value in amounts.items() if value is not None}
+        task = recipe.get("task")
+        batches = read_batches(source, recipe["calibration"], task=task, **limits, **picked(recipe, HUB))
+        return {**recipe, "calibration": batches}
     if any(value is not None for value in amounts.values()):
-        raise BadOption("how much to calibrate with is said, but not with what: give --calibration FILE.")
-    return given
+        raise BadOption("--calibration-tokens and --calibration-images need data: give --calibration FILE, too.")
+    return recipe
 
 
 @contextlib.contextmanager
 def _collected_warnings() -> Iterator[list[str]]:
-    """Collects our warnings; what is left of them in the end goes to standard error, also when the call fails."""
+    """Collect our warnings; those that remain in the list go to standard error, also if the call fails."""
     from ..console.progress import diverted
 
     collector = _Collector()
@@ -185,9 +189,9 @@ class _Collector(logging.Handler):
 
 
 def _auto_class(folder: str, model_class: str) -> str:
-    """The Auto class that makes `model_class` of the folder's config, or that class itself."""
+    """The Auto class that loads the folder as `model_class`, or `model_class` if there is none."""
     from ..architectures.inventory import auto_class_of
     from ..request.request import read_config
 
-    found = auto_class_of(read_config(folder, {}), model_class)
-    return found[1] if found else model_class
+    auto_class = auto_class_of(read_config(folder, {}), model_class)
+    return auto_class[1] if auto_class else model_class

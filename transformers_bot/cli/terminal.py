@@ -1,8 +1,8 @@
-"""What is said in a terminal: how wide it is, text that fits it, and messages in terms of options.
+"""Output on a terminal: its width, text that fits it, and messages with options instead of Python keywords.
 
-The package speaks to whoever calls it from Python: `method='tile'`, `allow_pickle=True`. A keyword that the command
-line has too becomes its option, in whatever message it stands; a remedy that the command line does not have is left
-out. A test goes through every message of the package.
+The messages of the package name keywords of Python: `method='tile'`, `allow_pickle=True`. Here every keyword that the
+command line has becomes its option, and remedies that the command line does not have are left out. A test checks every
+message of the package.
 """
 
 import os
@@ -16,13 +16,13 @@ from ..console.text import cut, printable, visible
 from ..errors import BoTError
 from ..tasks import TASKS
 
-PIPED = 100  # columns where nobody looks
-PAGE = 600  # characters of a message
+PIPED = 100  # columns if the output is no terminal
+PAGE = 600  # the most characters of a message
 
 
 def has_width() -> bool:
-    """Whether somebody looks through a window of some width: a terminal, or COLUMNS says so."""
-    is_terminal = sys.stdout is not None and sys.stdout.isatty()  # none: closed by whoever called
+    """Whether the output has a width: it is a terminal, or COLUMNS is set."""
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()  # None if the caller has closed it
     return is_terminal or os.environ.get("COLUMNS", "").isdigit()
 
 
@@ -31,46 +31,46 @@ def width() -> int:
     return max(40, shutil.get_terminal_size((PIPED, 24)).columns) if has_width() else PIPED
 
 
-def say(text: str, done: str = "") -> None:
-    """Print to standard output; one that was closed by whoever called gets nothing.
+def say(text: str, result: str = "") -> None:
+    """Print to standard output, if the caller has not closed it.
 
     Args:
-        done: what is there already, for the error, with a comma or a full stop after it.
+        result: what has been written already, for the message of the error.
 
     Raises:
-        BoTError: the stream takes no more: the disk is full, for one.
+        BoTError: the stream cannot be written to, for example because the disk is full.
     """
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        raise  # its reader has what it wanted
+        raise  # its reader has ended
     except OSError as error:
         drop_output()
-        what = f"{done}, but what there is to say of it" if done else "what was asked for"
-        raise BoTError(f"{what} could not be printed: standard output takes no more ({error.strerror}).") from None
+        subject = f"{result}, but the description of it" if result else "the output"
+        raise BoTError(f"{subject} could not be printed: standard output failed ({error.strerror}).") from None
 
 
 def complain(text: str) -> None:
-    """Print a line to standard error; where that is closed or takes no more, the exit code alone tells."""
-    if sys.stderr is None:  # closed by whoever called; `print` would take standard output for it
+    """Print a line to standard error; if that fails, only the exit code reports the error."""
+    if sys.stderr is None:  # None if the caller has closed it; `print` would then use standard output
         return
     with suppress(OSError, ValueError):
         print(f"transformers-bot: {said(in_options(text))}", file=sys.stderr, flush=True)
 
 
 def drop_output() -> None:
-    """Let what is still to be printed go nowhere, or Python complains of it at its exit."""
+    """Discard the rest of the output; otherwise Python reports an error at its exit."""
     with suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def shown(text: str, longest: int = PAGE) -> str:
-    """Text that may come from a checkpoint: nothing in it steers the terminal, and it has an end."""
+    """Text that may come from a checkpoint, escaped and cut."""
     return cut(printable(text), longest)
 
 
 def said(text: str) -> str:
-    """A message, as `shown`, with the letters of any language: it stands in no column."""
+    """A message, escaped and cut; unlike `shown` it keeps letters of any width, because it is in no table."""
     return cut(visible(text), PAGE)
 
 
@@ -81,14 +81,14 @@ def fill(text: str, columns: int, indent: str = "", hang: str = "") -> str:
 
 # -- messages in terms of options -----------------------------------------------------------------
 
-# Keywords of the Python API that are options of the same name here.
+# Keywords of the Python API whose option has the same name.
 KEYWORDS = (
     *("config", "task", "method", "dtype", "ignore_mismatched_sizes", "calibration", "allow_pickle", "nonfinite"),
     *("overwrite", "max_shard_size", "revision", "subfolder", "variant", "source"),
     *("wavelet", "gain", "depth", "detail_scale", "detail", "heads", "positions", "grids", "reheads", "basis", "order"),
     *("seed", "params", "like", "ratio", "memory"),
 )
-# And those that are called otherwise.
+# Keywords whose option has another name.
 RENAMED = {
     "tokens": "--calibration-tokens",
     "fit": "--fit-data",
@@ -104,7 +104,7 @@ FLAGS = {
     "overwrite='foreign'": "--overwrite-foreign",
     "fields of the config to change": "--set FIELD=VALUE",
 }
-# Remedies that only Python has.
+# Remedies that only the Python API has.
 ONLY_PYTHON = (
     " or use_safetensors=",
     ", or pass generation_config=",
@@ -117,7 +117,7 @@ ONLY_PYTHON = (
 NAMES = "|".join((*KEYWORDS, *RENAMED))
 KEYWORD = rf"(?<![\w.-])({NAMES})="
 FACTORIES = {task.factory: name for name, task in TASKS.items()}
-LITERALS = {"True": "true", "False": "false", "None": "null"}  # of a config's field, as --set reads them
+LITERALS = {"True": "true", "False": "false", "None": "null"}  # values of a config field, as --set reads them
 
 
 def in_options(message: str) -> str:
@@ -135,11 +135,11 @@ def in_options(message: str) -> str:
         message = message.replace(python, shell)
     quoted = r"""(?:'([^']*)'|"([^"]*)"|(True\b)|(\d+))"""
     message = re.sub(KEYWORD + quoted, _with_value, message)
-    message = re.sub(KEYWORD + r"(?=[\s,.;:)]|$)", lambda found: option(found[1]), message)
+    message = re.sub(KEYWORD + r"(?=[\s,.;:)]|$)", lambda match: option(match[1]), message)
     message = re.sub(r"\bSet (\w+=(?:True|False|None)) in the target config\b", r"Pass \1", message)
     message = re.sub(r"\bPass (\w+)=(True|False|None)\b", _set, message)
-    message = re.sub(r"\b(\w+)=(True|False|None)\b", lambda found: f"{found[1]}={LITERALS[found[2]]}", message)
-    return re.sub(r"\bBoTModel\w*", lambda found: _task(found[0]), message)
+    message = re.sub(r"\b(\w+)=(True|False|None)\b", lambda match: f"{match[1]}={LITERALS[match[2]]}", message)
+    return re.sub(r"\bBoTModel\w*", lambda match: _task(match[0]), message)
 
 
 def option(name: str) -> str:
@@ -147,13 +147,13 @@ def option(name: str) -> str:
     return RENAMED.get(name) or "--" + name.replace("_", "-")
 
 
-def _with_value(found: re.Match[str]) -> str:
-    value = found[2] or found[3] or found[5] or ""  # True needs none: the option is its own value
-    return f"{option(found[1])} {value}".rstrip()
+def _with_value(match: re.Match[str]) -> str:
+    value = match[2] or match[3] or match[5] or ""  # True: the option has no value
+    return f"{option(match[1])} {value}".rstrip()
 
 
-def _set(found: re.Match[str]) -> str:
-    return f"Pass --set {found[1]}={LITERALS[found[2]]}"
+def _set(match: re.Match[str]) -> str:
+    return f"Pass --set {match[1]}={LITERALS[match[2]]}"
 
 
 def _task(factory: str) -> str:
