@@ -1,16 +1,16 @@
 """Calibration: a source runs on a few batches, and its readers are fitted to what a low-pass keeps of their inputs.
 
-`watch` runs the batches, `look` measures what norms and matrices read, `fit_to_low_pass` fits them by least
-squares on these moments.
+`watch` runs the batches, `look` measures the inputs of norms and matrices, `fit_to_low_pass` fits the matrices
+by least squares on these moments.
 
-Of its input y a matrix W will only see R y. The dual map C reads that as if nothing was known of y;
-with its mean and covariance known, the best reader of R y is W A, with
+After the resize a matrix W no longer reads its input y, but R y. The dual map C assumes nothing about y. If
+the mean and covariance of y are known, the best reader of R y is W A, with
 
     A = Cov(y, R y) Cov(R y)^-1,    b <- b + W (mean - A R mean),
 
-and without a bias second moments in place of covariances. R A = I holds, so what R keeps of y is
-read as before. Here the readers are rewritten at the source's size, W <- W A R, of which the map C
-of the resize then takes W A, because R C^T = I.
+and second moments instead of covariances if there is no bias. R A = I holds, so what R keeps of y is read
+as before. Here the readers are rewritten at the source's size, W <- W A R. The map C of the resize turns
+that into W A, because R C^T = I.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
@@ -29,22 +29,22 @@ from ..ops.axis_map import AxisMap, Matrix, identity
 from .network import Network, NormPlace, norms
 from .principal import Moments, Opened, Seen, modules_of
 
-UNKNOWN = 8  # batches, of an iterator that does not tell
-# (a module's first input, its first output, which tokens count or None for all), as the module has them
+UNKNOWN = 8  # the progress bar's guess of the number of batches in an iterator without a length
+# Called with a module's first input, its first output, and a mask of the tokens that count (None for all).
 See = Callable[[Tensor, Tensor, Tensor | None], None]
-# Of the mean kept variance: directions that the batches do not show are read by C, as without data.
+# Ridge of the regression, relative to the mean variance of R y: where the batches have no variance, C is used.
 RIDGE = 1e-3
-FEW = 0.1  # as much again for every unit that is kept and token that was seen, m / tokens: few tokens tell little
+FEW = 0.1  # further ridge for few tokens, times the number of kept units per token
 MapsOf = Callable[[tuple[Factor, ...]], tuple[AxisMap, AxisMap]]  # factors of an axis -> R, C
 
 
 @torch.no_grad()
 def watch(model: nn.Module, watched: Iterable[tuple[str, See]], batches: Iterable[Mapping[str, Any]]) -> None:
-    """Run batches through a model and let each of `watched` see its module.
+    """Run batches through a model with a hook on each module of `watched`.
 
     Args:
         model: the source.
-        watched: name of a module, and what looks at it. Tokens outside an `attention_mask` do not count.
+        watched: pairs of a module's name and its hook. Tokens outside an `attention_mask` do not count.
         batches: keyword arguments of the model.
 
     Raises:
@@ -52,24 +52,24 @@ def watch(model: nn.Module, watched: Iterable[tuple[str, See]], batches: Iterabl
             its tokens.
     """
     mask: Tensor | None = None
-    seen = 0
-    moved = _Batches(batches)
+    count = 0
+    tracked = _Batches(batches)
 
     def hook(name: str, see: See) -> Callable[..., None]:
         def call(_module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:  # type: ignore[type-arg]
-            given = args[0] if args else kwargs["hidden_states"]
-            made = output[0] if isinstance(output, tuple) else output
-            if made.dim() > 3:  # (example, choice, token, unit): every choice is a sequence
-                given, made = given.flatten(0, -3), made.flatten(0, -3)
-            if not (bool(given.isfinite().all()) and bool(made.isfinite().all())):
+            x = args[0] if args else kwargs["hidden_states"]
+            y = output[0] if isinstance(output, tuple) else output
+            if y.dim() > 3:  # (example, choice, token, unit): every choice is a sequence
+                x, y = x.flatten(0, -3), y.flatten(0, -3)
+            if not (bool(x.isfinite().all()) and bool(y.isfinite().all())):
                 raise BadOption(
                     f"the source gives values that are not finite at {name} on a calibration= batch. Look for NaN or "
                     "Inf in the batches and in the source; half precision may overflow: load it in float32."
                 )
-            # One vector a sequence, or a choice, is no token.
-            whole = made.dim() == 2 or (mask is not None and made.shape[:-1] == mask.shape[:-1])
-            see(given, made, None if whole else _fitting(mask, made))
-            moved.looked(len(handles))
+            # With one vector for a sequence or a choice there are no tokens to mask.
+            is_pooled = y.dim() == 2 or (mask is not None and y.shape[:-1] == mask.shape[:-1])
+            see(x, y, None if is_pooled else _token_mask(mask, y))
+            tracked.called(len(handles))
 
         return call
 
@@ -80,7 +80,7 @@ def watch(model: nn.Module, watched: Iterable[tuple[str, See]], batches: Iterabl
             handles.append(modules[name].register_forward_hook(hook(name, see), with_kwargs=True))
         if isinstance(batches, Mapping):
             raise BadOption("calibration= is one batch; pass a list of batches.")
-        for batch in moved.each():
+        for batch in tracked.each():
             if not isinstance(batch, Mapping):
                 raise BadOption(
                     "every batch of calibration= must be a dict of tensors, such as a tokenizer gives with "
@@ -88,7 +88,7 @@ def watch(model: nn.Module, watched: Iterable[tuple[str, See]], batches: Iterabl
                 )
             mask = batch.get("attention_mask")
             model(**batch)
-            seen += 1
+            count += 1
     except BadOption:
         raise
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
@@ -99,40 +99,40 @@ def watch(model: nn.Module, watched: Iterable[tuple[str, See]], batches: Iterabl
     finally:
         for handle in handles:
             handle.remove()
-    if not seen:
+    if not count:
         raise BadOption("calibration= gave no batch; pass a list of a few, such as tokenizer outputs.")
 
 
 class _Batches:
-    """Batches, and on the bar how many of them were run; within one, how many modules were looked at."""
+    """Batches with their progress: how many were run, and of the present one how many modules."""
 
     def __init__(self, batches: Iterable[Mapping[str, Any]]) -> None:
         self._batches, self._span = batches, progress.here()
         self._count = len(batches) if isinstance(batches, Sized) else 0
-        self._number = self._looked = 0
+        self._number = self._modules = 0
 
     def each(self) -> Iterator[Mapping[str, Any]]:
         self._show(0.0)
         for batch in self._batches:
             yield batch
-            self._number, self._looked = self._number + 1, 0
+            self._number, self._modules = self._number + 1, 0
             self._show(0.0)
 
-    def looked(self, modules: int) -> None:
-        """One of the modules was looked at."""
-        self._looked += 1
-        self._show(min(1.0, self._looked / modules))
+    def called(self, count: int) -> None:
+        """Count the call of one of `count` watched modules."""
+        self._modules += 1
+        self._show(min(1.0, self._modules / count))
 
     def _show(self, share: float) -> None:
         done, now = self._number + share, self._number + 1
         if self._count:
             self._span.at(done / self._count, f"calibrating, batch {min(now, self._count)} of {self._count}")
-        else:  # nobody knows how many there are: half of what is left for every few
+        else:  # of unknown number: every `UNKNOWN` batches the bar covers half of the rest
             self._span.at(1 - 0.5 ** (done / UNKNOWN), f"calibrating, batch {now}")
 
 
-def _fitting(mask: Tensor | None, x: Tensor) -> Tensor | None:
-    """The attention mask as (sequence, token) of x; several choices of an example are sequences of their own."""
+def _token_mask(mask: Tensor | None, x: Tensor) -> Tensor | None:
+    """The attention mask as (sequence, token) of `x`; every choice of an example is a sequence."""
     if mask is None:
         return None
     flat = mask.flatten(0, -2).bool()
@@ -151,52 +151,52 @@ def measured(
     batches: Iterable[Mapping[str, Any]],
     also: Iterable[tuple[str, See]] = (),
 ) -> Seen:
-    """Run the batches once, and measure what norms and linear modules read.
+    """Run the batches once, and measure the inputs of norms and linear modules.
 
     Args:
         model: the source.
-        norms, linear: names of modules; what is no linear module of this model is left out.
+        norms, linear: names of modules; a name that is no linear module of this model is left out.
         batches: keyword arguments of the model, see `watch`.
-        also: what else looks at the modules meanwhile.
+        also: further hooks for the same run.
     """
-    named = dict(model.named_modules())
-    behind, before = _Sums(_normalised), _Sums(lambda x: x)
-    matrices = [name for name in linear if isinstance(named.get(name), (nn.Linear, Conv1D))]
-    watched = [(name, behind.of(name)) for name in norms] + [(name, before.of(name)) for name in matrices]
+    modules = dict(model.named_modules())
+    normalised, inputs = _Sums(_normalised), _Sums(lambda x: x)
+    matrices = [name for name in linear if isinstance(modules.get(name), (nn.Linear, Conv1D))]
+    watched = [(name, normalised.of(name)) for name in norms] + [(name, inputs.of(name)) for name in matrices]
     watch(model, [*watched, *also], batches)
-    return Seen(behind.moments(), before.moments())
+    return Seen(normalised.moments(), inputs.moments())
 
 
 class _Sums:
-    """First and second sums of what modules take in, once for modules that take in the same."""
+    """First and second sums of modules' inputs, computed once for modules with the same input."""
 
     def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
         self.change = change
         self.sums: dict[str, tuple[Tensor, Tensor, int]] = {}
-        self.owner: dict[str, str] = {}  # name of a module -> the first one that took in the same
+        self.owner: dict[str, str] = {}  # name of a module -> the first one with the same input
         self.last: tuple[Tensor | None, str] = (None, "")
 
     def of(self, name: str) -> See:
-        def see(given: Tensor, _made: Tensor, counted: Tensor | None) -> None:
-            before, owner = self.last
-            if given is before:  # queries, keys and values
+        def see(inputs: Tensor, _outputs: Tensor, counted: Tensor | None) -> None:
+            previous, owner = self.last
+            if inputs is previous:  # queries, keys and values read one tensor
                 self.owner[name] = owner
                 return
-            self.last, self.owner[name] = (given, name), name
-            x = self.change((given.flatten(0, -2) if counted is None else given[counted]).double())  # (token, unit)
-            nothing = torch.zeros((), dtype=torch.float64)
-            first, second, tokens = self.sums.get(name, (nothing, nothing, 0))
+            self.last, self.owner[name] = (inputs, name), name
+            x = self.change((inputs.flatten(0, -2) if counted is None else inputs[counted]).double())  # (token, unit)
+            zero = torch.zeros((), dtype=torch.float64)
+            first, second, tokens = self.sums.get(name, (zero, zero, 0))
             self.sums[name] = (first + x.sum(0).cpu(), second + (x.T @ x).cpu(), tokens + len(x))
 
         return see
 
     def moments(self) -> dict[str, Moments]:
-        found: dict[str, Moments] = {}
+        moments: dict[str, Moments] = {}
         for name in list(self.sums):
             first, second, tokens = self.sums.pop(name)
             mean = first / tokens
-            found[name] = Moments(mean, second.div_(tokens).sub_(torch.outer(mean, mean)), tokens)
-        return {name: found[owner] for name, owner in self.owner.items()}
+            moments[name] = Moments(mean, second.div_(tokens).sub_(torch.outer(mean, mean)), tokens)
+        return {name: moments[owner] for name, owner in self.owner.items()}
 
 
 def _normalised(x: Tensor) -> Tensor:
@@ -205,40 +205,38 @@ def _normalised(x: Tensor) -> Tensor:
 
 
 def look(opened: Opened, matrices: Iterable[str], also: Iterable[tuple[str, See]] = ()) -> Opened:
-    """Run the calibration batches once and note what norms and these matrices read.
+    """Run the calibration batches once and measure the inputs of all norms and of these matrices.
 
     Args:
-        also: what else looks at modules meanwhile, by their names.
+        also: further hooks for the same run, as (module's name, hook).
     """
-    modules = [name.removesuffix(".weight") for name in matrices]
-    every = modules_of(opened.network, norms(opened.network))
-    return replace(
-        opened,
-        seen=measured(opened.model, every, modules, () if opened.calibration is None else opened.calibration, also),
-    )
+    linear = [name.removesuffix(".weight") for name in matrices]
+    norm_names = modules_of(opened.network, norms(opened.network))
+    batches = () if opened.calibration is None else opened.calibration
+    return replace(opened, seen=measured(opened.model, norm_names, linear, batches, also))
 
 
 def fit_to_low_pass(opened: Opened, maps_of: MapsOf, known: Mapping[str, Moments], norms_too: bool) -> None:
-    """Fit every matrix to what the low-pass leaves of its input, as `look` has seen it.
+    """Fit every matrix to what the low-pass leaves of its input, by the moments that `look` has measured.
 
     Args:
-        maps_of: the maps R and C of the factors of an axis, as they are going to be applied.
-        known: name of a matrix -> moments of its input, where they are known already.
-        norms_too: norms of a stream that gets fewer units are matched to those.
+        maps_of: the maps R and C of the factors of an axis that the resize will apply.
+        known: name of a matrix -> moments of its input, if they are known without `look`.
+        norms_too: norms of a stream that gets fewer units are matched to these units.
     """
     network, seen = opened.network, opened.seen or Seen({}, {})
-    inputs = {f"{name}.weight": one for name, one in seen.inputs.items()}
+    inputs = {f"{name}.weight": moments for name, moments in seen.inputs.items()}
     refit_readers(network, {**inputs, **known}, maps_of)
     for stream in network.roles.streams if norms_too else ():
-        low_pass, _ = maps_of((Factor(stream, None, False),))
-        kept = torch.from_numpy(network.moved(stream, None).then(low_pass).dense())
-        every = norms(network, stream)
-        for place, name in zip(every, modules_of(network, every), strict=True):
-            match_norm_scale(network, place, seen.norms[name], kept)
+        produce, _ = maps_of((Factor(stream, None, False),))
+        low_pass = torch.from_numpy(network.moved(stream, None).then(produce).dense())
+        places = norms(network, stream)
+        for place, name in zip(places, modules_of(network, places), strict=True):
+            match_norm_scale(network, place, seen.norms[name], low_pass)
 
 
 def input_axis(rule: Rule) -> tuple[int, tuple[Factor, ...]] | None:
-    """Which axis of a matrix is its module's input, and its factors; None for tables and vectors."""
+    """The axis of a matrix that is its module's input, and its factors; None for tables and vectors."""
     for dim, axis in enumerate(rule.axes):
         factors = [factor for segment in axis.segments for factor in segment]
         if rule.maps and len(axis.segments) == 1 and all(factor.reads for factor in factors):
@@ -249,44 +247,44 @@ def input_axis(rule: Rule) -> tuple[int, tuple[Factor, ...]] | None:
 def refit_readers(network: Network, seen: Mapping[str, Moments], maps_of: MapsOf) -> None:
     """Fit every matrix of `seen` to what the low-pass leaves of its input.
 
-    A tied output embedding has to stay what the input embedding is: its bias alone takes over what
-    the mean loses, mean - C^T R mean.
+    A tied output embedding must stay equal to the input embedding. Only its bias is changed, by what the mean
+    loses, mean - C^T R mean.
 
     Args:
         seen: name of a matrix -> moments of its input, in the order and basis of the stored tensors.
         maps_of: the maps R and C of the factors of an axis.
     """
-    fitted: dict[tuple[int, bool], tuple[AxisMap, Tensor]] = {}  # queries, keys and values read the same
+    fitted: dict[tuple[int, bool], tuple[AxisMap, Tensor]] = {}  # queries, keys and values share one fit
     sizes = [float(len(moments.mean)) ** 3 for moments in seen.values()]
     for name, moments in progress.tracked(seen.items(), sizes, [f"fitting {name}" for name in seen]):
         place = network.places[name]
-        found = input_axis(place.rule)
-        maps = maps_of(found[1]) if found else (identity(0), identity(0))
+        axis = input_axis(place.rule)
+        maps = maps_of(axis[1]) if axis else (identity(0), identity(0))
         bias = network.find(f"{place.stem}.bias", place.layer)
-        if found is None or maps[0].is_identity or (name in network.tied and bias is None):
+        if axis is None or maps[0].is_identity or (name in network.tied and bias is None):
             continue
-        dim, factors = found
-        now = moments.mapped(_moved(network, factors, place.at))
+        dim, factors = axis
+        current = moments.mapped(_moved(network, factors, place.at))
         if name in network.tied:
-            mean = now.mean
+            mean = current.mean
             lost = mean - torch.from_numpy(maps[1].dense().T @ maps[0].dense()) @ mean
         else:
             key = (id(moments), bias is None)
-            fitted[key] = fitted.get(key) or _fit(now if bias else now.uncentred(), *maps)
+            fitted[key] = fitted.get(key) or _fit(current if bias else current.uncentred(), *maps)
             through, lost = fitted[key]
         if bias is not None:
             shift = torch.tensordot(network[name].double(), lost, dims=([dim], [0]))
-            for one in network.names_of(bias):
-                network.edit(one, lambda x, shift=shift: x + shift.reshape(x.shape).to(x))  # type: ignore[misc]
+            for bias_name in network.names_of(bias):
+                network.edit(bias_name, lambda x, shift=shift: x + shift.reshape(x.shape).to(x))  # type: ignore[misc]
         if name not in network.tied:
             network.edit(name, lambda x, through=through, dim=dim: through.apply(x, dim))  # type: ignore[misc]
 
 
 def match_norm_scale(network: Network, place: NormPlace, seen: Moments, low_pass: Tensor) -> None:
-    """Give a norm that stays as it is (post-norm) the scale and shift of a stream of fewer units.
+    """Adjust the scale and shift of a norm that is not folded (post-norm) to a stream of fewer units.
 
-    Over the units R x of a normalised stream x a norm finds the variance rho^2 and the mean mu; it
-    returns (R x - mu) / rho, so gamma <- rho gamma and beta <- beta + gamma mu bring back R x.
+    The kept units R x of a normalised stream x have a mean mu and a variance rho^2. The norm returns
+    (R x - mu) / rho, so gamma <- rho gamma and beta <- beta + gamma mu give R x again.
     """
     units = seen.mapped(low_pass)
     second = units.uncentred().covariance
@@ -300,12 +298,12 @@ def match_norm_scale(network: Network, place: NormPlace, seen: Moments, low_pass
 
 
 def _fit(seen: Moments, kept: AxisMap, dual: AxisMap) -> tuple[AxisMap, Tensor]:
-    """The map of a read axis, W -> W A R, and what the bias takes over, mean - A R mean."""
+    """The map of a read axis, W -> W A R, and the mean that the bias must add, mean - A R mean."""
     low_pass = torch.from_numpy(kept.dense())  # (target, source): R
     cross = seen.covariance @ low_pass.T  # (source, target)
-    within = low_pass @ cross
-    few = FEW * len(within) / seen.tokens if seen.tokens else 0.0
-    ridge = (RIDGE + few) * within.diagonal().mean().clamp_min(1e-300) * torch.eye(len(within), dtype=within.dtype)
+    within = low_pass @ cross  # (target, target)
+    scarcity = FEW * len(within) / seen.tokens if seen.tokens else 0.0
+    ridge = (RIDGE + scarcity) * within.diagonal().mean().clamp_min(1e-300) * torch.eye(len(within), dtype=within.dtype)
     read = torch.linalg.solve(
         within + ridge, (cross + torch.from_numpy(dual.dense()).T @ ridge).T
     )  # (target, source): A^T
@@ -314,9 +312,9 @@ def _fit(seen: Moments, kept: AxisMap, dual: AxisMap) -> tuple[AxisMap, Tensor]:
 
 
 def _moved(network: Network, factors: tuple[Factor, ...], at: At) -> Tensor:
-    """From the stored order of an axis to the one that the edits so far have given it."""
-    whole = np.ones((1, 1))
+    """The matrix from the stored order or basis of an axis to the one after the edits so far."""
+    matrix = np.ones((1, 1))
     for factor in factors:
         length = network.sizes[factor.role] if factor.role else factor.size
-        whole = np.kron(whole, network.moved(factor.role, at).dense() if factor.role else np.eye(length or 1))
-    return torch.from_numpy(whole)
+        matrix = np.kron(matrix, network.moved(factor.role, at).dense() if factor.role else np.eye(length or 1))
+    return torch.from_numpy(matrix)

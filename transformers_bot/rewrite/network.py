@@ -1,4 +1,4 @@
-"""A source's tensors with the meaning of their axes, to be rewritten as a whole before a resize; norms folded."""
+"""A source's tensors with the meaning of their axes, which can be rewritten before a resize; folding of norms."""
 
 import copy
 import math
@@ -18,17 +18,17 @@ from ..ops.recipe import TensorMap, apply
 
 
 class OutOfRange(ArithmeticError):
-    """What is computed from finite weights is not finite, or vanishes, in the dtype it is computed in."""
+    """A value computed from finite weights overflows or vanishes in the dtype of the computation."""
 
 
 Edit = Callable[[Tensor], Tensor]
-KeptLayers = Mapping[str, Collection[int]]  # stack -> the layers that are read; all of a stack that is not named
-LOOKED = 256 << 20  # bytes of tensors that are looked at before freed memory is given back
+KeptLayers = Mapping[str, Collection[int]]  # stack -> the layers that are read; of a stack without an entry all
+RELEASED = 256 << 20  # bytes of tensors that are read before freed memory is returned
 
 
 @dataclass(frozen=True)
 class Place:
-    """What a tensor is: its rule, its layer, and its name with {layer} left open, without a prefix."""
+    """The place of a tensor in the network: its rule, its layer, and its name with {layer} and without a prefix."""
 
     rule: Rule
     layer: int | None
@@ -40,7 +40,7 @@ class Place:
 
     @property
     def at(self) -> At:
-        """Its stack of layers and the number in it."""
+        """Its stack of layers and its layer's number in it."""
         return None if self.layer is None else (self.rule.depth, self.layer)
 
 
@@ -49,10 +49,10 @@ class Block:
     """A part of a layer that adds onto the residual stream.
 
     Attributes:
-        out: the matrix that adds, by name.
-        stream: onto which stream.
-        segment: what it reads, such as (heads head_dim) or ffn.
-        writers: the matrices that write that: values, or the MLP's first matrix (and its gate).
+        out: name of the matrix that adds.
+        stream: the stream that it adds onto.
+        segment: what that matrix reads, such as (heads head_dim) or ffn.
+        writers: names of the matrices that write the segment: values, or the MLP's first matrix and its gate.
     """
 
     out: str
@@ -61,15 +61,15 @@ class Block:
     writers: tuple[str, ...]
 
     def reads(self, role: str) -> bool:
-        """Whether what it adds is made of entries of `role`."""
+        """Whether its matrix reads entries of `role`."""
         return role in [factor.role for factor in self.segment]
 
 
 class Network(Mapping[str, Tensor]):
-    """The tensors of one checkpoint under edits that are noted at once and computed when one is read.
+    """The tensors of one checkpoint with edits, which are recorded at once and computed when a tensor is read.
 
-    So a rewritten source takes no more memory than the one tensor that is looked at. Edited tensors
-    come in float32 or better, the others as they are stored.
+    So a rewritten source needs no more memory than one tensor at a time. Edited tensors are returned in
+    float32 or better, the others as they are stored.
 
     Example:
         `network.map_role("ffn", swap, ("layer", 0))` swaps the MLP units of layer 0 in every tensor that
@@ -79,9 +79,9 @@ class Network(Mapping[str, Tensor]):
         adapter: the architecture.
         sizes: role -> length.
         tensors: name -> tensor; a tied tensor stands under all of its names.
-        places: name -> what it is.
+        places: name -> its place in the network.
         tied: names of tensors that the target keeps equal to another one.
-        wide: all come in float64, for weights whose products are beyond float32.
+        wide: all tensors are returned in float64, for weights whose products exceed float32.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Network(Mapping[str, Tensor]):
         self._edits: dict[str, tuple[Edit, ...]] = {}
         self._moves: list[tuple[str, At, AxisMap]] = []
         self._inherited = 0
-        self._releasing = Releasing(LOOKED)
+        self._releasing = Releasing(RELEASED)
         self._names = {(place.template, place.layer): name for name, place in places.items()}
         self._of_layer: dict[At, list[tuple[str, Place]]] = {None: list(places.items())}
         for name, place in places.items():
@@ -127,7 +127,7 @@ class Network(Mapping[str, Tensor]):
         return self._tensors
 
     def over(self, tensors: Mapping[str, Tensor]) -> "Network":
-        """The edits noted so far over the same tensors in another place, where they are then computed."""
+        """A network with the same edits on the same tensors in another place (a GPU), where the edits are computed."""
         other = copy.copy(self)
         other._tensors, other._edits, other._moves = tensors, dict(self._edits), list(self._moves)
         other._inherited = len(self._moves)
@@ -136,18 +136,18 @@ class Network(Mapping[str, Tensor]):
     # -- edits ----------------------------------------------------------------------------------
 
     def edit(self, name: str, change: Edit) -> None:
-        """Note one more change of a tensor, on top of those it has."""
+        """Record one more change of a tensor, after those it already has."""
         self._edits[name] = (*self._edits.get(name, ()), change)
 
     def names_of(self, name: str) -> list[str]:
-        """All names under which the checkpoint holds this very tensor: a bias may stand in two modules."""
-        here = self._tensors[name].data_ptr()
-        return [other for other in self.places if self._tensors[other].data_ptr() == here]
+        """All names of the memory of this tensor: a bias may belong to two modules."""
+        address = self._tensors[name].data_ptr()
+        return [other for other in self.places if self._tensors[other].data_ptr() == address]
 
     def map_role(self, role: str, axis_map: AxisMap, at: At = None) -> None:
         """Apply one map along every axis of `role`, written or read, in all layers or one.
 
-        A permutation or rotation on both sides leaves the function as it is.
+        A permutation or rotation on both sides does not change the function.
         """
         self._moves.append((role, at, axis_map))
         for name, place in self.having(role, at):
@@ -155,23 +155,23 @@ class Network(Mapping[str, Tensor]):
             self.edit(name, lambda x, maps=maps: apply(x, maps))  # type: ignore[misc]
 
     def follow(self, other: "Network") -> None:
-        """Note what `map_role` has done to another one since it was made by `over`, on top of one's own edits."""
+        """Repeat the calls of `map_role` on a network that was made by `over`, after this network's own edits."""
         for role, at, axis_map in other._moves[other._inherited :]:
             self.map_role(role, axis_map, at)
 
     def moved(self, role: str, at: At) -> AxisMap:
-        """What `map_role` has made of an axis so far: from the stored order or basis to the present one."""
-        whole = identity(self.sizes[role] or 0)
-        for moved, where, axis_map in self._moves:
-            if moved == role and where in (None, at):
-                whole = whole.then(axis_map)
-        return whole
+        """The product of all calls of `map_role` on an axis: from the stored order or basis to the present one."""
+        total = identity(self.sizes[role] or 0)
+        for moved_role, place, axis_map in self._moves:
+            if moved_role == role and place in (None, at):
+                total = total.then(axis_map)
+        return total
 
-    # -- looking --------------------------------------------------------------------------------
+    # -- reading --------------------------------------------------------------------------------
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """Of what is computed from tensors: float32, or float64 where one is."""
+        """The dtype of computations: float32, or float64 if any tensor is float64."""
         wide = self.wide or any(x.dtype == torch.float64 for x in self._tensors.values())
         return torch.float64 if wide else torch.float32
 
@@ -181,7 +181,7 @@ class Network(Mapping[str, Tensor]):
         return self.adapter.roles
 
     def length(self, role: str) -> int:
-        """Entries of a role whose length the config tells."""
+        """The number of entries of a role whose length the config gives."""
         return self.sizes[role] or 0
 
     def layers(self, stack: str) -> range:
@@ -198,11 +198,11 @@ class Network(Mapping[str, Tensor]):
         return [stack for stack in self.roles.depths if any(True for _ in self.having(role, (stack, 0)))]
 
     def find(self, template: str, layer: int | None = None) -> str | None:
-        """The tensor of that name, None if the checkpoint has none."""
+        """The name of the tensor with this template and layer; None if the checkpoint has none."""
         return self._names.get((template, layer))
 
     def numel(self, name: str) -> int:
-        """How many entries a tensor has, without computing it."""
+        """The number of entries of a tensor, without computing it."""
         return self._tensors[name].numel()
 
     def having(self, role: str, at: At = None) -> Iterator[tuple[str, Place]]:
@@ -224,7 +224,7 @@ class Network(Mapping[str, Tensor]):
         return self.roles.kind(factor.role) == "stream"
 
     def along(self, name: str, role: str) -> Iterator[tuple[Factor, Tensor]]:
-        """For every place of `role` in a tensor: its factor, and the tensor as (role, everything else)."""
+        """For every axis of `role` in a tensor: its factor, and the tensor as (role, everything else)."""
         for segment, dim, piece in self._segments(name):
             for offset, factor in enumerate(segment):
                 if factor.role == role:
@@ -234,7 +234,7 @@ class Network(Mapping[str, Tensor]):
     def units(self, name: str, role: str) -> Tensor:
         """A tensor as (all entries of the segment with `role`, everything else), in `dtype`.
 
-        Heads and head_dim stay one axis, heads first; of a fused q|k|v only the part with `role` comes.
+        Heads and head_dim are one axis, heads first; of a fused q|k|v only the part with `role` is returned.
         """
         for segment, dim, piece in self._segments(name):
             if role in [factor.role for factor in segment]:
@@ -243,10 +243,10 @@ class Network(Mapping[str, Tensor]):
         raise LookupError(f"{name} has no axis of {role}")
 
     def blocks(self, at: At) -> list[Block]:
-        """What a layer adds onto the residual stream, in the order in which the checkpoint has it.
+        """The blocks of a layer that add onto the residual stream, in the order of the checkpoint.
 
-        Of several matrices that write the same units (in a decoder: values of its own tokens, and of the
-        encoder's) those belong together whose names agree longest from the start.
+        If several matrices write units of this role (in a decoder: values of its own tokens and of the
+        encoder's), those belong to a block whose names share the longest beginning with its out matrix.
         """
         matrices = [(name, place) for name, place in self._of_layer.get(at, ()) if place.rule.maps]
         blocks = []
@@ -257,8 +257,8 @@ class Network(Mapping[str, Tensor]):
             stream = next(self.roles.leader(f.role) for f in place.rule.factors if not f.reads)
             writers = [name for name, other in matrices if _writes(other.rule, segment[-1].role)]
             longest = max((_shared_path(out, name) for name in writers), default=0)
-            mates = tuple(name for name in writers if _shared_path(out, name) == longest)
-            blocks.append(Block(out, stream, segment, mates))
+            own_writers = tuple(name for name in writers if _shared_path(out, name) == longest)
+            blocks.append(Block(out, stream, segment, own_writers))
         return blocks
 
     def written(self, block: Block) -> tuple[Tensor, Tensor]:
@@ -276,7 +276,7 @@ class Network(Mapping[str, Tensor]):
         return weight, self.units(bias, role)[:, 0] if bias else weight.new_zeros(len(weight))
 
     def _segments(self, name: str) -> Iterator[tuple[tuple[Factor, ...], int, Tensor]]:
-        """Every segment of every axis: its factors, where the first one stands, the tensor cut to it."""
+        """Every segment of every axis: its factors, the axis of the first factor, and the tensor cut to the segment."""
         x, place = self[name], self.places[name]
         for dim, axis in enumerate(place.rule.axes):
             start = 0
@@ -291,19 +291,19 @@ class Network(Mapping[str, Tensor]):
         return apply(self[name], self._maps(self.places[name].rule, reads, writes))
 
     def _maps(self, rule: Rule, reads: Mapping[str, AxisMap], writes: Mapping[str, AxisMap]) -> TensorMap:
-        def one(factor: Factor) -> AxisMap:
+        def map_of(factor: Factor) -> AxisMap:
             return (reads if factor.reads else writes).get(factor.role) or identity(self._length(factor, -1))
 
-        return tuple(tuple(tuple(one(f) for f in segment) for segment in axis.segments) for axis in rule.axes)
+        return tuple(tuple(tuple(map_of(f) for f in segment) for segment in axis.segments) for axis in rule.axes)
 
     def _length(self, factor: Factor, actual: int) -> int:
-        """A factor's length; where only the tensor knows it, the axis is that factor alone."""
+        """A factor's length; `actual` for a role whose length no config gives, which is an axis by itself."""
         known = factor.size if not factor.role else self.sizes[factor.role]
         return actual if known is None else known
 
 
 def is_kept(place: "Place | NormPlace", kept: KeptLayers | None) -> bool:
-    """Whether a tensor or norm belongs to a layer that is read, or to none."""
+    """Whether a tensor or norm belongs to a layer that is read, or to no layer."""
     return kept is None or place.at is None or place.at[0] not in kept or place.at[1] in kept[place.at[0]]
 
 
@@ -312,7 +312,7 @@ def factors(axis: Axis) -> list[Factor]:
 
 
 def _read_segment(rule: Rule) -> tuple[Factor, ...]:
-    """What a matrix reads: the factors of the axis that it reads as a whole; empty where there is none."""
+    """The factors of the axis that a matrix reads as a whole; empty if there is none."""
     for axis in rule.axes:
         if len(axis.segments) == 1 and all(factor.reads for factor in axis.segments[0]):
             return axis.segments[0]
@@ -320,23 +320,23 @@ def _read_segment(rule: Rule) -> tuple[Factor, ...]:
 
 
 def _writes(rule: Rule, role: str) -> bool:
-    """Whether the units of a segment that a matrix writes end in `role`."""
+    """Whether a matrix writes a segment whose last factor is `role`."""
     segments = (segment for axis in rule.axes for segment in axis.segments)
     return any(segment[-1].role == role and not segment[-1].reads for segment in segments)
 
 
 def _shared_path(name: str, other: str) -> int:
-    """How many parts of two tensors' names are the same from the start."""
+    """How many parts of two tensors' names are equal from the start."""
     pairs = zip(name.split("."), other.split("."), strict=False)
-    return next((count for count, (one, two) in enumerate(pairs) if one != two), 0)
+    return next((count for count, (left, right) in enumerate(pairs) if left != right), 0)
 
 
-DEAD = 1e-3  # relative; beta / gamma would drown what the other channels carry
+DEAD = 1e-3  # of a gamma relative to the mean; the quotient beta / gamma would exceed all other channels
 
 
 @dataclass(frozen=True)
 class NormPlace:
-    """One norm of a checkpoint: what the architecture says of it, and its layer."""
+    """One norm of a checkpoint: its description in the architecture, and its layer."""
 
     norm: Norm
     at: At
@@ -350,22 +350,23 @@ class NormPlace:
         return network.find(f"{self.norm.name}.{part}", self.layer)
 
     def gamma(self, network: Network) -> Tensor:
-        """What the norm multiplies by, in float32 or better: its weight, or one more."""
+        """The factor of the norm, its weight or one plus its weight, in float32 or better."""
         weight = at_least_float32(network[str(self.part(network, "weight"))])
         return weight + 1 if self.norm.gain == "1+w" else weight
 
     def set_gamma(self, network: Network, change: Callable[[Tensor], Tensor]) -> None:
-        """Let the norm multiply by what `change` makes of it."""
-        more = 1 if self.norm.gain == "1+w" else 0
-        network.edit(str(self.part(network, "weight")), lambda x: change(x + more) - more if more else change(x))
+        """Replace the factor of the norm by `change` of it."""
+        offset = 1 if self.norm.gain == "1+w" else 0
+        name = str(self.part(network, "weight"))
+        network.edit(name, lambda x: change(x + offset) - offset if offset else change(x))
 
 
 def fold_norms(network: Network) -> None:
     """Fold every norm of a pre-norm network into its readers: `W <- W diag(gamma)`, `b <- b + W beta`.
 
-    The function stays. A norm without a bias has no beta. A reader without a bias leaves `beta / gamma` in
-    the norm, and its dead channels (gamma of 0) as they are. A norm whose output leaves the network, or is
-    read by a tied output embedding, stays as it is.
+    The function does not change. A norm without a bias has no beta. If a reader has no bias, `beta / gamma`
+    remains in the norm, and channels with a gamma of about 0 are not folded. A norm whose output leaves the
+    network, or is read by a tied output embedding, is not folded.
     """
     for place in norms(network):
         if is_foldable(network, place):
@@ -373,30 +374,31 @@ def fold_norms(network: Network) -> None:
 
 
 def norms(network: Network, stream: str = "") -> list[NormPlace]:
-    """All norms that the checkpoint holds, in the order in which the stream meets them.
+    """All norms of the checkpoint, in the order in which the stream passes them.
 
     Args:
-        stream: only those of this residual stream; of all where it is empty.
+        stream: only the norms of this residual stream; empty for all.
     """
     stacks = [(norm, _depth(norm)) for norm in network.adapter.norms]
-    every = [NormPlace(norm, at) for at in network.everywhere for norm, stack in stacks if stack == at[0]]
-    every += [NormPlace(norm, None) for norm, stack in stacks if not stack]
-    held = [(place, name) for place in every for name in [place.part(network, "weight")] if name]
-    return [place for place, name in held if not stream or stream_of(network, name) == stream]
+    places = [NormPlace(norm, at) for at in network.everywhere for norm, stack in stacks if stack == at[0]]
+    places += [NormPlace(norm, None) for norm, stack in stacks if not stack]
+    named = [(place, name) for place in places for name in [place.part(network, "weight")] if name]
+    return [place for place, name in named if not stream or stream_of(network, name) == stream]
 
 
 def _depth(norm: Norm) -> str:
-    found = re.search(DEPTH, norm.name)
-    return found[1] if found else ""
+    """The stack of a norm's layer; empty outside of the layers."""
+    depth = re.search(DEPTH, norm.name)
+    return depth[1] if depth else ""
 
 
 def stream_of(network: Network, name: str) -> str:
-    """The residual stream that a norm is on."""
+    """The residual stream of a norm, by the name of its weight."""
     return network.roles.leader(network.places[name].rule.roles[0])
 
 
 def is_foldable(network: Network, place: NormPlace) -> bool:
-    """Whether all that reads a norm's output is a matrix of its own, so that its weight can move there."""
+    """Whether a norm's weight can be moved into its readers: it has some, and none is tied to another tensor."""
     weights = _readers(network, place)
     return bool(weights) and not any(name in network.tied for name, _ in weights)
 
@@ -407,7 +409,7 @@ def read_by(network: Network, place: NormPlace) -> set[str]:
 
 
 def behind(network: Network, place: NormPlace) -> list[str]:
-    """The matrices that read a folded norm's output, and nothing else."""
+    """The matrices that read a norm's output if the norm can be folded, else none."""
     return [weight for weight, _ in _readers(network, place)] if is_foldable(network, place) else []
 
 
@@ -429,14 +431,14 @@ def _fold(network: Network, place: NormPlace) -> None:
     biased = shift is None or all(bias for _, bias in readers)
     gamma = place.gamma(network)
     beta = torch.zeros_like(gamma) if shift is None else at_least_float32(network[shift])
-    # Of a dead channel only beta is left, which needs a bias to move to: without one it stays in the norm.
+    # beta can only be moved into a bias. Without one it stays in the norm as beta / gamma, if gamma is not about 0.
     folded = gamma if biased else torch.where(gamma.abs() > DEAD * gamma.abs().mean(), gamma, 1.0)
     for weight, bias in readers:
         dim = network.read_axis(weight)
         if biased and bias is not None and shift is not None:
             rows = network[weight].to(beta.dtype).movedim(dim, -1).reshape(-1, len(beta))  # (everything else, width)
-            seen = times(rows, beta)
-            network.edit(bias, lambda x, seen=seen: x + seen.reshape(x.shape).to(x.device))  # type: ignore[misc]
+            added = times(rows, beta)
+            network.edit(bias, lambda x, added=added: x + added.reshape(x.shape).to(x.device))  # type: ignore[misc]
         network.edit(weight, lambda x, dim=dim: x * _column(folded, dim, x.dim()).to(x.device))  # type: ignore[misc]
     place.set_gamma(network, lambda x: torch.ones_like(x) if biased else x / folded.to(x.device))
     if shift is not None:

@@ -1,8 +1,8 @@
-"""The order of units: neighbours are what a low-pass merges, so similar units become neighbours.
+"""The order of units: a low-pass merges neighbours, so similar units are made neighbours.
 
-MLP units, heads and (one order for the whole network) hidden units may be permuted without a change
-of the function. Which units are merged with which, and in which shape, is known from the sizes
-alone (`merge_shapes`); `similar_order` fills those shapes greedily, most similar pairs first.
+MLP units, heads and (in one order for the whole network) hidden units can be permuted without a change of the
+function. The sizes alone decide which places are merged, and in which tree of merges (`merge_shapes`);
+`similar_order` fills these trees greedily, most similar pairs first.
 """
 
 from collections import Counter
@@ -22,11 +22,11 @@ from .network import KeptLayers, Network, OutOfRange, is_kept
 Shape = tuple["Shape", "Shape"] | tuple[()]  # a merge of two shapes, or a single unit
 UNIT: Shape = ()
 PIECE = 256  # rows that are gathered at a time
-TINY = 1e-30  # of a norm or its square: what is smaller is dead; its inverse squared is finite in float32
-LARGE = 1e38  # of a norm: what is larger is none of float32's numbers
-SAFE = 1e6  # of a norm: products of units a millionth as strong are still far from float32's ends
-ENTRIES = 4096  # of a unit, that are multiplied at a time
-STEPS = 2**20  # between similarities of 0 and 1: what differs by less is equal
+TINY = 1e-30  # a smaller norm, or square of a norm, counts as 0; the inverse root is finite in float32
+LARGE = 1e38  # a larger norm may exceed float32
+SAFE = 1e6  # of a norm: products of units a millionth as strong are still well within float32
+ENTRIES = 4096  # entries of a unit that are multiplied at a time
+STEPS = 2**20  # similarities are rounded to this many steps between 0 and 1, so that rounding does not matter
 Groups = Sequence[Sequence[int]]  # layers that are averaged together
 
 
@@ -43,15 +43,16 @@ def order_units(
     of one group are averaged later: their units are first matched to those of the group's first layer.
 
     Args:
-        groups: of a stack, the layers that are averaged together.
-        kept: the layers that are read: the others' units stay, and do not count for a stream; None for all.
+        groups: stack -> groups of layers that are averaged.
+        kept: the layers that are read. Units of other layers are not reordered, and their matrices do not
+            count for the order of a stream. None for all layers.
     """
     length = network.length(role)
     shapes = merge_shapes(length, target)
-    gram = torch.empty(length, length, dtype=network.dtype)  # the same memory for all of them
-    chosen = _together(network, role, groups, kept)
-    progress.expects(len(chosen))
-    for places in chosen:
+    gram = torch.empty(length, length, dtype=network.dtype)  # the same memory for all layers
+    layer_groups = _layer_groups(network, role, groups, kept)
+    progress.expects(len(layer_groups))
+    for places in layer_groups:
         with progress.part(""):
             progress.expects(len(places) + 0.5)
             for at in places[1:]:
@@ -67,10 +68,10 @@ def order_units(
 
 
 def order_by_strength(network: Network, role: str, counts: Sequence[int], strengths: Mapping[At, Tensor]) -> None:
-    """Let every group of units, of which the first is kept, start with one of the strongest.
+    """Order units so that every group, of which the first unit is picked, starts with one of the strongest.
 
     Args:
-        strengths: layer -> (unit,); None for units of the whole network.
+        strengths: layer -> (unit,); the key None is for units of the whole network.
     """
     for at, score in strengths.items():
         _permute(network, role, strongest_first(score, counts), at)
@@ -83,44 +84,44 @@ def order_whole_units(
     groups: Mapping[str, Groups] | None = None,
     kept: KeptLayers | None = None,
 ) -> None:
-    """Let every group of units that hold entries, such as heads, start with one of those that write most.
+    """Order units that hold entries, such as heads, so that every group starts with one that writes most.
 
     Args:
         groups, kept: as for `order_units`.
     """
-    for places in _together(network, role, groups, kept):
+    for places in _layer_groups(network, role, groups, kept):
         total = sum((strength(network, role, at) for at in places), torch.zeros((), dtype=torch.float32))
         for at in places:
             _permute(network, role, strongest_first(total, counts), at)
 
 
-def _together(
+def _layer_groups(
     network: Network, role: str, groups: Mapping[str, Groups] | None, kept: KeptLayers | None
 ) -> Sequence[Sequence[At]]:
-    """The layers whose units get one order together; a stream has one everywhere."""
+    """Groups of layers that get one common order of units; a stream has one order for the whole network."""
     if network.roles.is_network_wide(role):
         return [[None]]
-    chosen: list[list[At]] = []
+    layer_groups: list[list[At]] = []
     for stack in network.stacks_of(role):
         read = network.layers(stack) if kept is None or stack not in kept else kept[stack]
         grouped = (groups or {}).get(stack) or [[layer] for layer in network.layers(stack) if layer in read]
-        chosen += [[(stack, layer) for layer in group] for group in grouped]
-    return chosen
+        layer_groups += [[(stack, layer) for layer in group] for group in grouped]
+    return layer_groups
 
 
 def _layer(at: At) -> tuple[str, int]:
     if at is None:
-        raise ValueError("units of the whole network are in no layer")
+        raise ValueError("units of the whole network do not belong to a layer")
     return at
 
 
 def _permute(network: Network, role: str, order: list[int], at: At) -> None:
-    for moved in network.roles.followers(role):
-        network.map_role(moved, gather(order, len(order)), at)
+    for follower in network.roles.followers(role):
+        network.map_role(follower, gather(order, len(order)), at)
 
 
 def merge_shapes(source: int, target: int) -> list[Shape]:
-    """For every unit of the target, how source units are merged into it, level by level.
+    """For every unit of the target, the tree of merges of source units, level by level.
 
     >>> merge_shapes(5, 2)
     [((), ()), ((), ((), ()))]
@@ -132,16 +133,16 @@ def merge_shapes(source: int, target: int) -> list[Shape]:
         for place in np.flatnonzero(split):
             places[place].extend(([], []))
         places = [leaf for place in places for leaf in (place or [place])]
-    return [_frozen(root) for root in roots]
+    return [_as_tuples(root) for root in roots]
 
 
 def similar_order(gram: Tensor, shapes: Sequence[Shape]) -> list[int]:
     """An order of units in which each shape merges similar ones.
 
     Args:
-        gram: (unit, unit) inner products of what units do; a merged unit does the sum. Symmetric to the
-            last bit; the memory is used.
-        shapes: of `merge_shapes`.
+        gram: (unit, unit) inner products of the units' weights; a merged unit has the sum of weights.
+            Exactly symmetric; it is overwritten.
+        shapes: from `merge_shapes`.
     """
     units: dict[Shape, list[list[int]]] = {UNIT: [[i] for i in range(len(gram))]}
     needed = Counter(node for shape in shapes for node in _merges(shape))
@@ -150,24 +151,25 @@ def similar_order(gram: Tensor, shapes: Sequence[Shape]) -> list[int]:
         left, right = shape  # type: ignore[misc]  # a merge has two parts
         pool = units[left] if left == right else units[left] + units[right]
         similar = _similarities(gram if shape is steps[-1] else gram.clone(), pool)
-        found = best_pairs(similar, needed[shape], 0 if left == right else len(units[left]))
-        units[shape] = units.get(shape, []) + [pool[i] + pool[j] for i, j in found]
-        taken = {id(pool[i]) for pair in found for i in pair}
+        pairs = best_pairs(similar, needed[shape], 0 if left == right else len(units[left]))
+        units[shape] = units.get(shape, []) + [pool[i] + pool[j] for i, j in pairs]
+        taken = {id(pool[i]) for pair in pairs for i in pair}
         for part in {left, right}:
             units[part] = [members for members in units[part] if id(members) not in taken]
-    for made in units.values():
-        made.sort(key=min)
+    for merged in units.values():
+        merged.sort(key=min)
     return [i for shape in shapes for i in units[shape].pop(0)]
 
 
 def best_pairs(free: Tensor, count: int, split: int) -> list[tuple[int, int]]:
-    """The `count` best disjoint pairs, greedily; with `split`, of one before and one from it on.
+    """The `count` best disjoint pairs, greedily; with `split`, of one unit before index `split` and one after.
 
-    Pairs that are each other's nearest are what a greedy choice takes, whatever comes before them. Of
-    equals the first one counts as the nearest: the best row, if it is the first, then always has a mate.
+    Two units that are nearest to each other are a pair of the greedy choice, whatever was chosen before, so
+    all such pairs are taken at once. Among equals the first one counts as the nearest; then the first row
+    with the best similarity is always in such a pair.
 
     Args:
-        free: (unit, unit) similarities, symmetric to the last bit; the memory is used.
+        free: (unit, unit) similarities, exactly symmetric; it is overwritten.
     """
     free.fill_diagonal_(-torch.inf)
     if split:
@@ -183,8 +185,8 @@ def best_pairs(free: Tensor, count: int, split: int) -> list[tuple[int, int]]:
         pairs += zip((-best[mutual]).tolist(), lower.tolist(), upper.tolist(), strict=True)
         gone[lower] = gone[upper] = True
         best[gone] = -torch.inf
-        ahead = -float(best.max())  # no pair to come is better than that
-        if sum(value < ahead for value, _, _ in pairs) >= count:
+        bound = -float(best.max())  # no later pair is better
+        if sum(value < bound for value, _, _ in pairs) >= count:
             break
         for rows in torch.split(place[gone[nearest] & ~gone], PIECE):
             best[rows], nearest[rows] = free[rows].masked_fill_(gone, -torch.inf).max(dim=1)
@@ -192,65 +194,63 @@ def best_pairs(free: Tensor, count: int, split: int) -> list[tuple[int, int]]:
 
 
 def _similarities(gram: Tensor, groups: list[list[int]]) -> Tensor:
-    """Cosines of what groups of units do together, in steps of a millionth, so that rounding parts no twins.
+    """Cosines between the sums of groups of units, in steps of a millionth, so that copies stay equal.
 
     Of single units in their own order they take the place of the gram.
     """
     merged = gram
     if groups != [[unit] for unit in range(len(gram))]:
         merged = _sums_over(_sums_over(gram, groups).T, groups)
-        merged = merged + merged.T  # sums in another order may differ in the last bit
+        merged = merged + merged.T  # exactly symmetric, although sums in another order may differ in the last bit
     scale = merged.diagonal().clamp_min(TINY).rsqrt()
     for rows, own in zip(torch.split(merged, PIECE), torch.split(scale, PIECE), strict=True):
         rows.mul_((own[:, None] * scale).mul_(STEPS)).round_()
-    # Dead units are alike: each is a copy of one other, rather than all of them waiting for the first one.
+    # Units of weight 0 count as copies, in pairs: if each were a copy of all, only the first would find a partner.
     dead = (scale >= TINY**-0.5).nonzero().flatten()
-    one, other = dead[: len(dead) // 2 * 2].view(-1, 2).T
-    merged[one, other] = merged[other, one] = STEPS
+    left, right = dead[: len(dead) // 2 * 2].view(-1, 2).T
+    merged[left, right] = merged[right, left] = STEPS
     return merged
 
 
 def _sums_over(gram: Tensor, groups: list[list[int]]) -> Tensor:
-    """(group, unit): sums of rows."""
+    """(group, unit): the sum of the rows of each group."""
     flat = torch.tensor([unit for units in groups for unit in units])
     group = torch.tensor([row for row, units in enumerate(groups) for _ in units])
     rows = gram.new_zeros(len(groups), gram.shape[1])
-    for some in torch.split(torch.arange(len(flat)), PIECE):
-        rows.index_add_(0, group[some], gram[flat[some]])
+    for piece in torch.split(torch.arange(len(flat)), PIECE):
+        rows.index_add_(0, group[piece], gram[flat[piece]])
     return rows
 
 
 def add_grams(total: Tensor, network: Network, role: str, at: At, kept: KeptLayers | None = None) -> None:
-    """Add (unit, unit) inner products over all matrices that write or read a role, each of weight one.
+    """Add (unit, unit) inner products over all matrices that write or read a role, each scaled to norm 1.
 
     Args:
-        total: what they are added to, on and above the diagonal. Rounding parts twins by less than `STEPS`.
-        kept: without a layer, those of which matrices count; None for all.
+        total: the sum, on and above the diagonal. Rounding makes copies differ by less than one of `STEPS`.
+        kept: the layers whose matrices count if `at` is None; None for all.
     """
-    having = list(network.having(role, at))
-    for name, place in progress.tracked(having, [float(network.numel(name)) for name, _ in having]):
+    tensors = list(network.having(role, at))
+    for name, place in progress.tracked(tensors, [float(network.numel(name)) for name, _ in tensors]):
         if place.rule.maps and is_kept(place, kept):
             for _, units in network.along(name, role):
                 norm = max(_norm(units, total.dtype), TINY)
-                fits = 1 / SAFE < norm < SAFE  # then the products are scaled, which takes no copy of the units
+                is_safe = 1 / SAFE < norm < SAFE  # then the products are scaled instead of the units: no copy is needed
                 for part in torch.split(units, ENTRIES, dim=1):
-                    x = part.to(total.dtype)
-                    add_gram(
-                        total, (x if fits else _scaled(part, norm, total.dtype)).contiguous(), norm**-2 if fits else 1.0
-                    )
+                    x = part.to(total.dtype) if is_safe else _scaled(part, norm, total.dtype)
+                    add_gram(total, x.contiguous(), norm**-2 if is_safe else 1.0)
 
 
 def matching_order(network: Network, role: str, stack: str, first: int, layer: int) -> list[int]:
-    """The order in which a layer's units stand like the first layer's: each next to the most similar one."""
+    """The order of a layer's units in which each has the place of the most similar unit of the first layer."""
     length = network.length(role)
     cross, squares = torch.zeros(length, length, dtype=network.dtype), torch.zeros(2, length, dtype=torch.float64)
     for name, place in network.having(role, (stack, layer)):
-        twin = network.find(place.template, first)
-        if place.rule.maps and twin is not None:
-            for (_, theirs), (_, mine) in zip(network.along(twin, role), network.along(name, role), strict=True):
-                theirs, mine = (_unit(x.to(network.dtype)) for x in (theirs, mine))
-                cross += product(theirs, mine)  # (unit of the first, unit of this layer)
-                squares += torch.stack([theirs.square().sum(1), mine.square().sum(1)])
+        reference = network.find(place.template, first)
+        if place.rule.maps and reference is not None:
+            for (_, theirs), (_, own) in zip(network.along(reference, role), network.along(name, role), strict=True):
+                theirs, own = (_unit(x.to(network.dtype)) for x in (theirs, own))
+                cross += product(theirs, own)  # (unit of the first, unit of this layer)
+                squares += torch.stack([theirs.square().sum(1), own.square().sum(1)])
     rows, columns = squares.clamp_min(TINY).rsqrt().to(cross.dtype)
     both = cross.new_zeros(2 * length, 2 * length)
     both[:length, length:] = (rows[:, None] * cross * columns).mul_(STEPS).round_()
@@ -262,7 +262,8 @@ def matching_order(network: Network, role: str, stack: str, first: int, layer: i
 def strongest_first(strength: Tensor, counts: Sequence[int]) -> list[int]:
     """An order in which every group of `counts` units starts with one of the strongest.
 
-    The weakest join the strongest: their readers, which then read the leader, disturb it least.
+    The weakest units join the strongest: their readers will read the first unit of the group instead, and so
+    the sum of the readers' weights changes least.
     """
     ranked = torch.argsort(strength, descending=True, stable=True).tolist()
     leaders, others = ranked[: len(counts)], ranked[len(counts) :][::-1]
@@ -274,6 +275,7 @@ def strongest_first(strength: Tensor, counts: Sequence[int]) -> list[int]:
 
 
 def _unit(x: Tensor) -> Tensor:
+    """`x` scaled to norm 1."""
     norm = max(length_of(x), TINY)
     return x / norm if norm < LARGE else _scaled(x, norm, x.dtype)
 
@@ -284,12 +286,12 @@ def _norm(x: Tensor, dtype: torch.dtype) -> float:
 
 
 def _scaled(x: Tensor, norm: float, dtype: torch.dtype) -> Tensor:
-    """`x / norm`, also where the norm of numbers of a dtype is none of its own."""
+    """`x / norm`, also for a norm that exceeds the range of `dtype`."""
     return x.to(dtype) / norm if norm < LARGE else (x.double() / norm).to(dtype)
 
 
 def strength(network: Network, role: str, at: At) -> Tensor:
-    """Per unit that holds entries, such as a head, the size of what it can write: the norm of `W_o W_v`."""
+    """The norm of `W_o W_v` of every unit that holds entries, such as a head: the size of what it can write."""
     count = network.length(role)
     total = torch.zeros(count, dtype=network.dtype)
     for block in network.blocks(at):
@@ -301,16 +303,16 @@ def strength(network: Network, role: str, at: At) -> Tensor:
         for name in block.writers:
             reads, _ = network.writing(name, entries)
             reads = reads.reshape(count, -1, reads.shape[1])  # (units, entries, what they read)
-            # |O V|^2 = tr(O^T O V V^T), of which both factors are small
+            # |O V|^2 = tr(O^T O V V^T), where both factors are small: (entries, entries)
             squares = [product(outs[:, i].T, outs[:, i].T) * product(reads[i], reads[i]) for i in range(count)]
-            if not all(bool(one.isfinite().all()) for one in squares):
+            if not all(bool(square.isfinite().all()) for square in squares):
                 raise OutOfRange(f"what the {role} of layer {at and at[1]} write")
-            total = total + torch.stack([one.sum() for one in squares])
-    return total.clamp_min(0).sqrt()  # what writes nothing may round to less
+            total = total + torch.stack([square.sum() for square in squares])
+    return total.clamp_min(0).sqrt()  # rounding may give less than 0
 
 
-def _frozen(node: list) -> Shape:  # type: ignore[type-arg]
-    return (_frozen(node[0]), _frozen(node[1])) if node else UNIT
+def _as_tuples(node: list) -> Shape:  # type: ignore[type-arg]
+    return (_as_tuples(node[0]), _as_tuples(node[1])) if node else UNIT
 
 
 def _merges(shape: Shape) -> list[Shape]:
@@ -318,5 +320,5 @@ def _merges(shape: Shape) -> list[Shape]:
 
 
 def leaves(shape: Shape) -> int:
-    """How many units a shape merges."""
+    """The number of units that a shape merges."""
     return leaves(shape[0]) + leaves(shape[1]) if shape else 1

@@ -1,10 +1,10 @@
-"""The principal basis: the residual stream turned so that low-pass keeps what it carries most.
+"""The principal basis: the residual stream turned so that a low-pass keeps its directions of largest energy.
 
-A pre-norm network whose norms are folded computes the same in every basis of its stream that keeps
-the mean direction (the norm subtracts the mean). Of all turns Q, one that a given low-pass `A` follows
-(m x n, orthonormal rows, `A 1/sqrt(n) = 1/sqrt(m)`) keeps the principal subspace if `A Q = P`: the rows of
-P span the top eigenvectors of the stream's second moments, centred, and the mean direction. The turn and
-the low-pass are one product, so P is all that `basis` finds, and nothing is ever turned.
+A pre-norm network with folded norms computes the same function in every basis of its stream that keeps the
+mean direction (the norm subtracts the mean). Let A be the low-pass, m x n with orthonormal rows and
+`A 1/sqrt(n) = 1/sqrt(m)`. After a turn Q it keeps the principal subspace if the rows of `A Q = P` span the mean
+direction and the first eigenvectors of the stream's centred second moments. Only the product P is needed: `basis`
+computes it, and Q is never applied by itself.
 """
 
 import math
@@ -22,30 +22,30 @@ from ..console import progress
 from ..ops.blocks import add_gram, aligned, gram, mirrored, product, times
 from .network import Block, KeptLayers, Network, NormPlace, OutOfRange, Place, behind, is_kept, norms, read_by
 
-# Attention averages values over tokens, which takes away most of their variance: an assumption, not fitted.
+# Attention averages values over tokens, which removes most of their variance. The value is assumed, not fitted.
 ATTENTION_SHARE = 0.25
-ENTRIES = 4096  # of a table, that are multiplied at a time
-ENOUGH = 16  # entries of a table for every hidden unit: their principal directions keep what those of all do
-VANISHED = 1e-30  # the size of a stream whose squares are too small for float32
+ENTRIES = 4096  # entries of a table that are multiplied at a time
+ENOUGH = 16  # entries of a table per hidden unit; more give practically the same principal directions
+VANISHED = 1e-30  # below this size of the stream its squares are too small for float32
 NEIGHBOUR = 0.95  # correlation of neighbouring pixels
 Batches = Iterable[Mapping[str, Any]]
 
 
 @dataclass
 class Moments:
-    """Mean and covariance of a vector, in float64."""
+    """Mean and covariance of a random vector, in float64."""
 
     mean: Tensor  # (unit,)
     covariance: Tensor  # (unit, unit)
-    tokens: int | None = None  # how many were measured; None for an estimate
+    tokens: int | None = None  # how many were measured; None for an estimate from weights
 
     def add(self, mean: Tensor, covariance: Tensor) -> None:
-        """Take in an independent summand."""
+        """Add an independent random vector."""
         self.mean = self.mean + mean
         self.covariance.add_(covariance)
 
     def mapped(self, matrix: Tensor) -> "Moments":
-        """Of `matrix @ x`."""
+        """The moments of `matrix @ x`."""
         return Moments(matrix @ self.mean, matrix @ self.covariance @ matrix.T, self.tokens)
 
     def uncentred(self) -> "Moments":
@@ -55,12 +55,12 @@ class Moments:
 
     @property
     def size(self) -> Tensor:
-        """Trace of the second moments, after the mean over units is taken away."""
+        """Trace of the second moments after the mean over units was subtracted."""
         off = self.mean - self.mean.mean()
         return self.covariance.trace() - self.covariance.sum() / len(off) + off.square().sum()
 
     def normalised(self) -> "Moments":
-        """After a norm: without the mean over units, of variance 1 over units on average."""
+        """The moments after a norm: without the mean over units, and with variance 1 over units on average."""
         mean = self.mean - self.mean.mean()
         scale = (self.size / len(mean)).clamp_min(1e-300)
         rows, columns = (self.covariance.mean(dim, keepdim=True) for dim in (1, 0))
@@ -73,8 +73,8 @@ class Seen:
     """What was measured while a source ran on a few batches.
 
     Attributes:
-        norms: name of a norm -> what it normalises, every token at mean 0 and variance 1 over units.
-        inputs: name of a linear module -> what it reads.
+        norms: name of a norm -> moments of its input, with every token at mean 0 and variance 1 over units.
+        inputs: name of a linear module -> moments of its input.
     """
 
     norms: Mapping[str, Moments]
@@ -83,7 +83,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Opened:
-    """A source as a method may rewrite it; with calibration, batches to run it on and what they have shown."""
+    """A source that a method may rewrite, with its calibration batches and the moments measured on them, if any."""
 
     network: Network
     model: nn.Module
@@ -94,54 +94,56 @@ class Opened:
 def to_principal_basis(
     opened: Opened, stream: str, low_pass: Tensor, kept_layers: KeptLayers | None = None
 ) -> tuple[Tensor, dict[str, Moments]]:
-    """Find what turns a stream and low-passes it, and match the norms to that.
+    """Find the product of turn and low-pass for a stream, and match the norms to it.
 
     Args:
-        opened: of a pre-norm architecture, its norms folded.
+        opened: of a pre-norm architecture, with folded norms.
         stream: the residual stream that is turned.
         low_pass: (target width, source width) with orthonormal rows, in float64.
-        kept_layers: whose norms say what the stream carries; None for all.
+        kept_layers: the layers whose norms count for the second moments of the stream; None for all.
 
     Returns:
-        P (target width, source width), which takes the place of the low-pass and keeps the principal part,
-        and what every matrix behind a folded norm reads.
+        P (target width, source width), which replaces the low-pass and keeps the principal part, and name ->
+        moments of the input of every matrix behind a folded norm, if they were measured.
     """
     network = opened.network
-    every = norms(network, stream)
-    counted = [is_kept(place, kept_layers) for place in every]
-    kept, shares = _principal(opened, stream, every, counted, low_pass)
-    weights = {place: _weight(network, place) for place in every}
-    seen = [] if opened.seen is None else list(zip(every, _seen(network, opened.seen, every), strict=True))
-    read = {name: _after(network, place, moments) for place, moments in seen for name in behind(network, place)}
-    squares = kept.square()
-    for place, share, counts in zip(every, shares, counted, strict=True):
+    places = norms(network, stream)
+    counted = [is_kept(place, kept_layers) for place in places]
+    low_band, shares = _principal(opened, stream, places, counted, low_pass)
+    weights = {place: _weight(network, place) for place in places}
+    seen = [] if opened.seen is None else list(zip(places, _norm_moments(network, opened.seen, places), strict=True))
+    inputs = {name: _after(network, place, moments) for place, moments in seen for name in behind(network, place)}
+    squares = low_band.square()
+    for place, share, counts in zip(places, shares, counted, strict=True):
         if counts:
-            match_norm(network, place, squares @ weights[place], share, kept)
-    return kept, read
+            match_norm(network, place, squares @ weights[place], share, low_band)
+    return low_band, inputs
 
 
-def match_norm(network: Network, place: NormPlace, diagonal: Tensor, share: Tensor, kept: Tensor) -> None:
-    """Give a norm the weight that its low-passed stream needs.
+def match_norm(network: Network, place: NormPlace, diagonal: Tensor, share: Tensor, low_band: Tensor) -> None:
+    """Give a norm the weight that the low-passed stream needs.
 
-    Of a stream with second moments M the low-pass P keeps the share rho^2 = tr(P M P^T) / tr(M); a norm
-    scales it to variance 1 again, so its weight carries rho. A weight gamma that could not be folded is
-    P diag(gamma) P^T there, of which a norm can only have the diagonal. The low-pass with its gain of
-    sqrt(m / n) on written axes turns the vector set here into exactly that.
+    Of a stream with second moments M the low-pass P keeps the share rho^2 = tr(P M P^T) / tr(M). The norm
+    scales that to variance 1 again, so its weight is multiplied by rho. A weight gamma that could not be
+    folded becomes P diag(gamma) P^T, and a norm can only have the diagonal of that matrix. The weight set
+    here is at the source's size: the low-pass of the resize, with a gain of sqrt(m / n) on written axes,
+    maps it to rho times that diagonal.
 
     Args:
         diagonal: (target width,), of P diag(gamma) P^T.
         share: rho^2.
-        kept: (target width, source width), orthonormal rows: P.
+        low_band: (target width, source width), orthonormal rows: P.
     """
-    target, source = kept.shape
-    weight = kept.T @ diagonal * share.sqrt() * (source / target) ** 0.5
+    target, source = low_band.shape
+    weight = low_band.T @ diagonal * share.sqrt() * (source / target) ** 0.5
     place.set_gamma(network, lambda x: weight.to(x))
 
 
 def basis(moments: Tensor, low_pass: Tensor) -> tuple[Tensor, Tensor]:
-    """P (m x n), which spans the mean and the principal directions, and the n - m directions it leaves out.
+    """P (m x n), which spans the mean and the principal directions, and the other n - m directions.
 
-    Of the frames of that span P is the one nearest to the low-pass; it maps the constant vector as that does.
+    Of all orthonormal bases of that span, P is the one nearest to the low-pass. It maps the constant vector as
+    the low-pass does.
 
     Args:
         moments: (n, n) second moments of the stream, in float64.
@@ -157,22 +159,22 @@ def basis(moments: Tensor, low_pass: Tensor) -> tuple[Tensor, Tensor]:
     centred = moments - mean @ (mean.T @ moments)
     centred = centred - (centred @ mean) @ mean.T
     _, vectors = torch.linalg.eigh(centred)
-    # The mean direction comes first; among the eigenvectors it is one of value 0, which QR then skips.
+    # The mean direction comes first. It is also the eigenvector with eigenvalue 0, which QR then leaves out.
     frame, _ = torch.linalg.qr(torch.cat([mean, vectors.flip(1)], dim=1))  # (source, source), by falling energy
     return _aligned(frame[:, :target].T, low_pass), frame[:, target:].T.contiguous()
 
 
-Event = NormPlace | Block  # a norm looks at the stream, or a block adds to it
+Event = NormPlace | Block  # a norm reads the stream, or a block adds to it
 
 
 def events(network: Network, stream: str) -> Iterator[Event]:
-    """What happens to a stream, in order: every norm comes just before the block that reads it.
+    """The norms and blocks of a stream in order: every norm comes just before the block that reads it.
 
-    Norms that no block of their layer reads look at the end of it; those outside of the layers at the very end.
+    Norms that no block of their layer reads come at the end of the layer, norms outside of the layers at the end.
     """
-    every = norms(network, stream)
+    places = norms(network, stream)
     for at in network.everywhere:
-        waiting = [place for place in every if place.at == at]
+        waiting = [place for place in places if place.at == at]
         for block in network.blocks(at):
             if block.stream != stream:
                 continue
@@ -181,23 +183,24 @@ def events(network: Network, stream: str) -> Iterator[Event]:
             yield from before
             yield block
         yield from waiting
-    yield from (place for place in every if place.at is None)
+    yield from (place for place in places if place.at is None)
 
 
 def weight_moments(
     network: Network, stream: str, activation: Callable[[Tensor], Tensor], embedded: Moments | None = None
 ) -> Iterator[tuple[Moments, "list[Added]"]]:
-    """What every norm of a folded pre-norm network sees of a stream, estimated from the weights alone.
+    """Moments of a stream before every norm of a folded pre-norm network, estimated from the weights alone.
 
-    Tokens and positions count alike, a norm's output has variance 1 in every direction, MLP units
-    see a normal variable of the mean and variance that their weights give it.
+    It is assumed that all tokens and positions are equally frequent, that a norm's output has variance 1 in
+    every direction, and that the input of an MLP unit is normal with the mean and variance that its weights
+    then give.
 
     Args:
-        embedded: the stream in front of the first block, if it is known; it is added to.
+        embedded: moments of the stream in front of the first block, if they are known; they are overwritten.
 
     Yields:
-        Moments of the stream before its norm, and the blocks that were added since the norm before. The moments
-        are one and the same object, to which the next block is added.
+        Moments of the stream before a norm, and the blocks that were added since the previous norm. The moments
+        are always the same object, to which the next block is added.
     """
     moments = embedded or embedded_moments(network, stream)
     added: list[Added] = []
@@ -212,14 +215,14 @@ def weight_moments(
 
 @dataclass(frozen=True)
 class Estimate:
-    """What norms see of a stream, without a (hidden, hidden) matrix for every one of them.
+    """Moments of a stream before its norms, without a (hidden, hidden) matrix for every norm.
 
     Attributes:
-        second: (hidden, hidden) second moments of what they see, centred and normalised, on average.
+        second: (hidden, hidden) second moments, centred, normalised and averaged over norms.
         embedded: covariance of the stream in front of the first block.
-        means: (hidden,) of the stream before every norm.
-        sizes: of the stream before every norm, see `Moments.size`.
-        spreads: (ffn,) of every layer: of what MLP units give.
+        means: per norm, (hidden,) mean of the stream before it.
+        sizes: per norm, the size of the stream before it, see `Moments.size`.
+        spreads: per layer, (ffn,) standard deviation of the outputs of MLP units.
     """
 
     second: Tensor
@@ -232,13 +235,13 @@ class Estimate:
 def estimated(
     network: Network, stream: str, activation: Callable[[Tensor], Tensor], counted: Sequence[bool]
 ) -> Estimate:
-    """What the norms of a stream see by `weight_moments`; those that are `counted` are averaged."""
+    """The estimate by `weight_moments`; second moments are averaged over the norms that are `counted`."""
     width = network.length(stream)
     start = embedded_moments(network, stream)
     total, embedded = torch.zeros(width, width, dtype=torch.float64), start.covariance.clone()
     means, sizes, spreads = [], [], []
-    seen = zip(weight_moments(network, stream, activation, start), counted, strict=True)
-    for (moments, added), counts in progress.tracked(seen, [1.0] * len(counted)):
+    steps = zip(weight_moments(network, stream, activation, start), counted, strict=True)
+    for (moments, added), counts in progress.tracked(steps, [1.0] * len(counted)):
         spreads += [block.right for block in added if block.right.ndim == 1]
         means.append(moments.mean)
         size = float(moments.size)
@@ -254,35 +257,37 @@ def estimated(
 
 
 def kept_shares(network: Network, stream: str, kept: Tensor, dropped: Tensor, estimate: Estimate) -> Iterator[Tensor]:
-    """Of what each norm sees by this estimate, the share of second moments that P keeps.
+    """For every norm, the share of the stream's second moments before it that P keeps.
 
     Args:
-        kept, dropped: of `basis`: (target width, source width) and what completes it.
+        kept, dropped: from `basis`: P (target width, source width), and the other directions.
     """
-    less = len(kept) <= len(dropped)
-    for share in _shares(network, stream, kept if less else dropped, estimate):
+    keeps_fewer = len(kept) <= len(dropped)  # the smaller of the two matrices is multiplied
+    for share in _shares(network, stream, kept if keeps_fewer else dropped, estimate):
         if not bool(share.isfinite()):
             raise OutOfRange("the share of the stream that is kept")
-        yield share if less else (1 - share).clamp_min(0)
+        yield share if keeps_fewer else (1 - share).clamp_min(0)
 
 
 def _shares(network: Network, stream: str, rows: Tensor, estimate: Estimate) -> Iterator[Tensor]:
-    """tr(P M P^T) / tr(M) of a sum of blocks B B^T is a sum of squares of P B: a second look at the weights
-    instead of one (width, width) matrix held for every norm.
+    """tr(P M P^T) / tr(M) before every norm.
+
+    M is a sum of products B B^T over blocks, so the trace is a sum of squares of P B. The weights are read a
+    second time for that; otherwise one (width, width) matrix for every norm would have to be kept.
     """
     centred = rows - rows.mean(1, keepdim=True)  # P (I - 1 1^T / n)
-    inside = ((centred @ estimate.embedded) * centred).sum()
-    left = iter([(centred @ mean).square().sum() for mean in estimate.means])
+    variance = ((centred @ estimate.embedded) * centred).sum()
+    mean_squares = iter([(centred @ mean).square().sum() for mean in estimate.means])
     sizes, centred, spreads = iter(estimate.sizes), centred.to(network.dtype), iter(estimate.spreads)
     for event in events(network, stream):
         if isinstance(event, Block):
-            inside = inside + _seen_through(network, event, centred, spreads).square().sum()
+            variance = variance + _projected(network, event, centred, spreads).square().sum()
         else:
-            yield (inside + next(left)) / next(sizes)
+            yield (variance + next(mean_squares)) / next(sizes)
 
 
-def _seen_through(network: Network, block: Block, rows: Tensor, spreads: Iterator[Tensor]) -> Tensor:
-    """P B of a block whose covariance is B B^T; of MLP units the spreads are known."""
+def _projected(network: Network, block: Block, rows: Tensor, spreads: Iterator[Tensor]) -> Tensor:
+    """P B of a block whose covariance is B B^T; the spreads of MLP units are known from the estimate."""
     if holds_entries(network, block):
         return _values(network, block).factor(rows)
     return product(rows, network.written(block)[0].T) * next(spreads)
@@ -290,24 +295,24 @@ def _seen_through(network: Network, block: Block, rows: Tensor, spreads: Iterato
 
 @dataclass(frozen=True)
 class Added:
-    """What a block adds to the stream: its mean, and the factors of its covariance (L R)(L R)^T."""
+    """Moments of what a block adds to the stream: its mean, and the factors of its covariance (L R)(L R)^T."""
 
     mean: Tensor  # (width,)
     left: Tensor  # (width, units)
     right: Tensor  # (units, entries), or (units,) for a diagonal
 
-    def factor(self, kept: Tensor | None = None) -> Tensor:
-        """L R, with `kept` in front of it."""
-        left = self.left if kept is None else product(kept, self.left.T)
+    def factor(self, rows: Tensor | None = None) -> Tensor:
+        """L R, or the product of `rows` and L R."""
+        left = self.left if rows is None else product(rows, self.left.T)
         if self.right.ndim == 2:
             return product(left, self.right.T)
-        return left.clone(memory_format=torch.contiguous_format).mul_(self.right)  # as `gram` reads it
+        return left.clone(memory_format=torch.contiguous_format).mul_(self.right)  # contiguous, as `gram` needs it
 
 
 def embedded_moments(network: Network, stream: str) -> Moments:
-    """Moments of a stream in front of its first block: of what tables, positions and patches put there."""
-    nothing = torch.zeros(network.length(stream), dtype=torch.float64)
-    moments = Moments(nothing, torch.diag(nothing))
+    """Moments of a stream in front of its first block: the sum of token, position and patch embeddings."""
+    zero = torch.zeros(network.length(stream), dtype=torch.float64)
+    moments = Moments(zero, torch.diag(zero))
     for name, place in network.having(stream):
         if place.layer is not None or network.reads_stream(place) or place.stem in network.adapter.norm_names:
             continue
@@ -320,7 +325,7 @@ def embedded_moments(network: Network, stream: str) -> Moments:
 
 
 def _entries(network: Network, name: str, stream: str) -> tuple[Tensor, Tensor]:
-    """Mean and covariance over the entries of a table; of a long one, every k-th stands for its neighbours."""
+    """Mean and covariance over the entries of a table; of a long table only every k-th entry is used."""
     width = network.length(stream)
     count, first = 0, torch.zeros(width, dtype=torch.float64)
     second = torch.zeros(width, width, dtype=torch.float64)
@@ -334,46 +339,46 @@ def _entries(network: Network, name: str, stream: str) -> tuple[Tensor, Tensor]:
 
 
 def _inputs(network: Network, place: Place) -> Tensor:
-    """Covariance of what a matrix reads from outside, normalised to variance 1.
+    """Covariance of the network's input to a matrix, normalised to variance 1.
 
-    Neighbouring pixels in natural images correlate by about .95, and a distance d by .95^d, the usual
-    first-order model; so do their colours. White pixels instead would weigh fine patterns, which
-    images hardly hold, like the brightness that carries most of them. Of anything else nothing is known: it
-    is taken to be white.
+    In natural images pixels at distance d have a correlation of about 0.95^d (the usual first-order model),
+    and colours of one pixel a correlation of about 0.95. If pixels were taken as uncorrelated, fine patterns,
+    which are rare in images, would count as much as brightness, which has most of their energy. Inputs of
+    other kinds are taken as uncorrelated, because nothing is known about them.
     """
     read = [factor for factor in place.rule.factors if factor.reads]
     patch = any(network.roles.kind(factor.role) == "pixel" for factor in read)
     covariance = torch.eye(1, dtype=torch.float64)
     for factor in reversed(read):
         length = factor.length(network.sizes) or 1
-        alike = torch.eye(length, dtype=torch.float64)
+        correlation = torch.eye(length, dtype=torch.float64)
         if patch and network.roles.kind(factor.role) == "pixel":
-            alike = NEIGHBOUR ** (torch.arange(length)[:, None] - torch.arange(length)).abs().double()
+            correlation = NEIGHBOUR ** (torch.arange(length)[:, None] - torch.arange(length)).abs().double()
         elif patch:
-            alike = NEIGHBOUR + (1 - NEIGHBOUR) * alike
-        covariance = torch.kron(alike, covariance)
+            correlation = NEIGHBOUR + (1 - NEIGHBOUR) * correlation
+        covariance = torch.kron(correlation, covariance)
     return covariance
 
 
 def holds_entries(network: Network, block: Block) -> bool:
-    """Whether a block reads units that hold entries, as attention reads heads."""
+    """Whether a block reads units that hold entries: attention reads heads."""
     return any(network.roles.is_whole(factor.role) for factor in block.segment if factor.role)
 
 
 def added_by(network: Network, block: Block, activation: Callable[[Tensor], Tensor]) -> Added:
-    """What a block adds to the stream, by its weights."""
+    """Moments of what a block adds to the stream, estimated from its weights."""
     return _values(network, block) if holds_entries(network, block) else _units(network, block, activation)
 
 
 def _values(network: Network, block: Block) -> Added:
-    """Attention averages the values of tokens."""
+    """Attention adds averages of values over tokens."""
     out, bias = network.written(block)  # (width, heads * head_dim), (width,)
     values, shift = network.writing(block.writers[0], block.segment[-1].role)  # (heads * head_dim, width), ...
     return Added(times(out, shift) + bias, out, ATTENTION_SHARE**0.5 * values)
 
 
 def _units(network: Network, block: Block, activation: Callable[[Tensor], Tensor]) -> Added:
-    """MLP units are independent of each other; their mean and spread are integrals over a normal variable."""
+    """MLP units are taken as independent; their mean and standard deviation are integrals over a normal variable."""
     out, bias = network.written(block)
     units, shift = network.writing(block.writers[0], block.segment[-1].role)
     nodes, weights = (torch.from_numpy(x) for x in np.polynomial.hermite_e.hermegauss(16))
@@ -386,16 +391,16 @@ def _units(network: Network, block: Block, activation: Callable[[Tensor], Tensor
 
 
 def _aligned(rows: Tensor, reference: Tensor) -> Tensor:
-    """The span of `rows` in the orthonormal frame nearest to `reference` (Procrustes)."""
+    """The orthonormal basis of the span of `rows` that is nearest to `reference` (Procrustes)."""
     u, _, v = torch.linalg.svd(reference @ rows.T)
     aligned: Tensor = u @ v @ rows
     return aligned
 
 
 def _principal(
-    opened: Opened, stream: str, every: list[NormPlace], counted: list[bool], low_pass: Tensor
+    opened: Opened, stream: str, places: list[NormPlace], counted: list[bool], low_pass: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """P for what these norms see on average; of every norm, the share of it that P keeps."""
+    """P for the mean second moments before the norms that are counted, and the share P keeps before each norm."""
     network = opened.network
     if opened.seen is None:
         activation = _activation(network.adapter, opened.model.config)
@@ -403,37 +408,38 @@ def _principal(
         with progress.part("", 0.5):
             estimate = estimated(network, stream, activation, counted)
         with progress.part("", 0.3):
-            kept, dropped = basis(estimate.second, low_pass)
+            low_band, dropped = basis(estimate.second, low_pass)
         with progress.part("", 0.2):
-            shares = kept_shares(network, stream, kept, dropped, estimate)
-            return kept, list(progress.tracked(shares, [1.0] * len(every)))
-    seconds = [moments.uncentred().covariance for moments in _seen(network, opened.seen, every)]
+            shares = kept_shares(network, stream, low_band, dropped, estimate)
+            return low_band, list(progress.tracked(shares, [1.0] * len(places)))
+    seconds = [moments.uncentred().covariance for moments in _norm_moments(network, opened.seen, places)]
     total = sum(
         (second for second, counts in zip(seconds, counted, strict=True) if counts),
         torch.zeros((), dtype=torch.float32),
     )
-    kept, _ = basis(total / sum(counted), low_pass)
-    return kept, [torch.trace(kept @ second @ kept.T).clamp_min(0) / len(second) for second in seconds]
+    low_band, _ = basis(total / sum(counted), low_pass)
+    return low_band, [torch.trace(low_band @ second @ low_band.T).clamp_min(0) / len(second) for second in seconds]
 
 
-def _seen(network: Network, seen: Seen, every: list[NormPlace]) -> list[Moments]:
-    """What every norm normalises, as it was measured."""
-    return [seen.norms[name] for name in modules_of(network, every)]
+def _norm_moments(network: Network, seen: Seen, places: list[NormPlace]) -> list[Moments]:
+    """The measured moments of what every norm normalises."""
+    return [seen.norms[name] for name in modules_of(network, places)]
 
 
 def modules_of(network: Network, places: list[NormPlace]) -> list[str]:
+    """The names of the norms' modules."""
     return [str(place.part(network, "weight")).removesuffix(".weight") for place in places]
 
 
 def _activation(adapter: Adapter, config: Any) -> Callable[[Tensor], Tensor]:
-    """The function behind MLP units."""
-    named = getattr(config, adapter.activation)
-    function: Callable[[Tensor], Tensor] = ACT2FN[named] if isinstance(named, str) else named
+    """The activation function of MLP units."""
+    activation = getattr(config, adapter.activation)
+    function: Callable[[Tensor], Tensor] = ACT2FN[activation] if isinstance(activation, str) else activation
     return function
 
 
 def _after(network: Network, place: NormPlace, seen: Moments) -> Moments:
-    """What a norm gives, of what it has normalised."""
+    """Moments of a norm's output, from those of what it has normalised."""
     gamma, beta = _weight(network, place), place.part(network, "bias")
     shift = network[beta].double() if beta else torch.zeros_like(gamma)
     return Moments(gamma * seen.mean + shift, gamma[:, None] * seen.covariance * gamma, seen.tokens)
