@@ -14,7 +14,7 @@ from transformers_bot.auto import no_full_search
 from transformers_bot.compat import Releasing
 from transformers_bot.ops.axis_map import from_dense, gather, identity
 from transformers_bot.ops.blocks import HELD, Scratch
-from transformers_bot.ops.recipe import Detail, Kept, Read, Recipe, apply, run
+from transformers_bot.ops.recipe import Cache, Detail, Read, Recipe, apply, run
 from transformers_bot.run import loading, opening
 
 CPU = torch.device("cpu")
@@ -64,7 +64,7 @@ def test_results_of_steps_that_share_memory_are_those_of_steps_alone():
     axes = ((gather([5, 0, 1], 6),),), ((gather([1, 1, 2, 7, 0], 8),),), ((dense,),)
     noise = Detail("gaussian", 1.0, (), (), (), 0, "w", None, 1, ((gather([0, 2, 0, 1, 1], 3),),))
     recipes = [Recipe((read,), axes, replace(noise, layer=read.layer)) for read in weights]
-    shared = Kept()
+    shared = Cache()
     together = [run(one, weights.__getitem__, torch.float32, CPU, shared) for one in recipes]
     alone = [run(one, weights.__getitem__, torch.float32, CPU) for one in recipes]
     assert {"drawn", "noise", 0, 1} <= {use for use, _ in shared.scratch._held}

@@ -1,12 +1,12 @@
 """Linear maps along one tensor axis, banded where each target entry reads a few source entries.
 
-Resizing an axis from n to m is an m x n matrix with few entries in a row: one for a copied or
-picked unit, `filter length` for a wavelet. An `AxisMap` is a product of such bands, so that two
-wavelet levels cost two short filters and never a dense m x n product. Maps that do mix everything
-(`Matrix`) are multiplied as such.
+Resizing an axis from n to m entries is an m x n matrix with few nonzero entries in a row: one for a copied or
+picked unit, `filter length` for a wavelet. An `AxisMap` is a product of such bands, so that two wavelet levels
+cost two short filters instead of a dense m x n product. A map in which every entry depends on most others is a
+dense `Matrix`.
 
-A plan holds maps of any length, and most plans are never run: bands of a long axis and dense matrices
-are made when they are first applied, and kept as long as the map is.
+A plan may hold maps of very long axes, and most plans are never run. Bands of a long axis and dense matrices
+are therefore computed when they are first applied, and kept as long as the map.
 """
 
 import math
@@ -21,9 +21,9 @@ from torch import Tensor
 
 from .blocks import Form, aligned, along, apply_form, exact_products, placed
 
-PERIODS = 16  # target entries after which a stencil's rows may at latest repeat
-LONG = 24  # taps from which small dense products beat sums of views
-NEAR = 3  # taps up to which strided views are read as they are, rather than parted into contiguous ones
+PERIODS = 16  # longest period, in target entries, of a stencil
+LONG = 24  # from this number of taps on small dense products are faster than sums of views
+NEAR = 3  # up to this number of taps strided views are faster than contiguous copies of them
 WINDOW = 32  # target entries of one dense product
 
 
@@ -57,11 +57,11 @@ class Taps:
 
 @dataclass(frozen=True, eq=False)
 class Stencil:
-    """Target entry `period * i + r` sums, over the taps of phase r, weight times source entry `step * i + offset`.
+    """Target entry `period * i + r` sums weight times source entry `step * i + offset` over the taps of phase r.
 
     Attributes:
-        inside: the rows i for which no tap leaves the axis; those before and after wrap around it.
-        places: the target entries of these others.
+        inside: the range of rows i whose taps are all on the axis; taps of other rows wrap around it.
+        places: the target entries of these other rows.
         edges: their taps.
     """
 
@@ -78,20 +78,20 @@ class Stencil:
 
     def run(self, x: Tensor, dim: int, out: Tensor) -> None:
         low, rows = self.inside[0], self.inside[1] - self.inside[0]
-        parted = self._parted(x, dim)
-        alike = self.period > 1 and len(set(self.phases)) == 1 and x.device.type != "cpu"
-        for phase, taps in enumerate(self.phases[:1] if alike else self.phases):
+        sources = self._sources(x, dim)
+        are_equal = self.period > 1 and len(set(self.phases)) == 1 and x.device.type != "cpu"
+        for phase, taps in enumerate(self.phases[:1] if are_equal else self.phases):
             into = _strided(out, dim, self.period * low + phase, self.period, rows)
             if not taps:
                 into.zero_()
                 continue
-            parts = [self._read(parted, dim, self.step * low + offset, rows) for offset, _ in taps]
-            if alike:  # one launch writes the entries of all phases, which lie side by side
+            parts = [self._read(sources, dim, self.step * low + offset, rows) for offset, _ in taps]
+            if are_equal:  # one kernel launch writes the entries of all phases, which are neighbours
                 into = out.narrow(dim, self.period * low, self.period * rows)
                 into = torch.unflatten(into, dim, (rows, self.period))
                 parts = [part.unsqueeze(dim + 1).expand_as(into) for part in parts]
             weights = [weight for _, weight in taps]
-            if self.period > 1 and self._is_parted(x, dim):
+            if self.period > 1 and self._needs_copies(x, dim):
                 into.copy_(_weighted_sum(parts, weights, torch.empty(into.shape, dtype=out.dtype)))
             else:
                 _weighted_sum(parts, weights, into)
@@ -100,24 +100,25 @@ class Stencil:
             self.edges.run(x, dim, edge)
             out.index_copy_(dim, placed(self, "places", x.device), edge)
 
-    def _is_parted(self, x: Tensor, dim: int) -> bool:
-        """Whether entries along the last axis are read so often that they are better contiguous."""
+    def _needs_copies(self, x: Tensor, dim: int) -> bool:
+        """Whether entries along the last axis are read so often that contiguous copies are faster."""
         return x.device.type == "cpu" and dim == x.dim() - 1 and max(map(len, self.phases)) > NEAR
 
-    def _parted(self, x: Tensor, dim: int) -> list[Tensor]:
-        """Every `step`-th entry from each place on."""
-        if self.step == 1 or not self._is_parted(x, dim):
+    def _sources(self, x: Tensor, dim: int) -> list[Tensor]:
+        """`x` itself, or contiguous copies of every `step`-th entry from each of the first `step` entries on."""
+        if self.step == 1 or not self._needs_copies(x, dim):
             return [x]
-        return [x[..., place :: self.step].contiguous() for place in range(self.step)]
+        return [x[..., first :: self.step].contiguous() for first in range(self.step)]
 
-    def _read(self, parted: list[Tensor], dim: int, start: int, count: int) -> Tensor:
-        if len(parted) == 1:
-            return _strided(parted[0], dim, start, self.step, count)
-        return _strided(parted[start % self.step], dim, start // self.step, 1, count)
+    def _read(self, sources: list[Tensor], dim: int, start: int, count: int) -> Tensor:
+        """The source entries `start`, `start + step`, ... of one tap for all rows."""
+        if len(sources) == 1:
+            return _strided(sources[0], dim, start, self.step, count)
+        return _strided(sources[start % self.step], dim, start // self.step, 1, count)
 
 
 class Windows:
-    """Every `WINDOW` target entries are a dense matrix times the few source entries that any of them reads."""
+    """A dense matrix for every `WINDOW` target entries, over the few source entries that they read."""
 
     copies = False
 
@@ -126,19 +127,19 @@ class Windows:
         self._windows = [_window(index[i : i + WINDOW], weight[i : i + WINDOW]) for i in range(0, len(index), WINDOW)]
 
     def run(self, x: Tensor, dim: int, out: Tensor) -> None:
-        # Entries that a row does not read have weight 0 here, which an Inf or NaN would not heed; and asking
-        # a GPU whether there are any would wait for all it has to do.
+        # An entry that a row does not read has weight 0 here, and 0 times Inf or NaN is NaN. On a GPU the test for
+        # such values would wait for all work before it.
         if x.device.type != "cpu" or not math.isfinite(float(x.sum())):
             return self._taps.run(x, dim, out)
         if dim == 0 and x.dim() > 2 and out[0].is_contiguous():
-            x, out = x.flatten(1), out.view(len(out), -1)  # of which a product can be made in place
+            x, out = x.flatten(1), out.view(len(out), -1)  # products of matrices can be written in place
         x, start = aligned(x if x.dim() == 2 and x.stride(1) == 1 else x.contiguous()), 0
         with exact_products(x.device):
-            for one in self._windows:
-                read = one.read(x, dim)
-                factor = placed(one, "matrix", x.device, x.dtype)
+            for window in self._windows:
+                read = window.read(x, dim)
+                factor = placed(window, "matrix", x.device, x.dtype)
                 into = out.narrow(dim, start, len(factor))
-                if dim == x.dim() - 1 > 1:  # torch folds leading axes, which `into` may not lie for
+                if dim == x.dim() - 1 > 1:  # torch flattens leading axes, and `into` may not be contiguous
                     into.copy_(torch.matmul(read, factor.T))
                 elif dim == x.dim() - 1 > 0:
                     torch.matmul(read, factor.T, out=into)
@@ -154,7 +155,7 @@ class Windows:
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """Some rows of a band as a matrix over the source entries that any of them reads."""
+    """Some rows of a band as a matrix over the source entries that they read."""
 
     columns: np.ndarray  # (read,)
     matrix: np.ndarray  # (rows, read)
@@ -167,7 +168,7 @@ class Window:
 
 
 def _weighted_sum(parts: Sequence[Tensor], weights: Sequence[float], out: Tensor) -> Tensor:
-    """In the dtype of `out`: what is computed from narrower tensors alone would be rounded to theirs."""
+    """The weighted sum, computed in the dtype of `out`: torch would round sums of narrower tensors to their dtype."""
     is_narrower = parts[0].dtype != out.dtype
     if len(parts) == 1 and weights[0] == 1.0:
         out.copy_(parts[0])
@@ -196,44 +197,47 @@ def _strided(x: Tensor, dim: int, start: int, step: int, count: int) -> Tensor:
 
 
 def _stencil(index: np.ndarray, weight: np.ndarray, source: int) -> Stencil | None:
-    """The band as a stencil of the shortest period, None if its rows do not repeat soon."""
+    """The band as a stencil of the shortest period, None if its rows do not repeat within `PERIODS`."""
     target = len(index)
     for period in range(1, min(PERIODS, target) + 1):
         if target % period or source * period % target:
             continue
         step = source * period // target
         row = np.arange(target) // period
-        # How far a tap is ahead of its row's first place, around the axis; padding comes last.
+        # The distance of a tap from its row's first place, around the axis; padding is sorted last.
         ahead = np.where(weight != 0, (index - step * row[:, None] + source // 2) % source, source)
         order = np.argsort(ahead, axis=1, kind="stable")
         ahead, sorted_weight = np.take_along_axis(ahead, order, 1), np.take_along_axis(weight, order, 1)
         if np.array_equal(ahead[period:], ahead[:-period]) and np.array_equal(
             sorted_weight[period:], sorted_weight[:-period]
         ):
-            return _made(index, weight, source, period, step, ahead[:period] - source // 2, sorted_weight[:period])
+            return _stencil_of(
+                index, weight, source, period, step, ahead[:period] - source // 2, sorted_weight[:period]
+            )
     return None
 
 
-def _made(
+def _stencil_of(
     index: np.ndarray, weight: np.ndarray, source: int, period: int, step: int, offset: np.ndarray, taps: np.ndarray
 ) -> Stencil | None:
-    real, rows = taps != 0, len(index) // period
-    if not real.any():
+    """The stencil with these offsets and weights, (period, taps); None if no row has all its taps on the axis."""
+    is_tap, rows = taps != 0, len(index) // period
+    if not is_tap.any():
         return None
-    low = max(0, -(int(offset[real].min()) // step))
-    high = min(rows, (source - 1 - int(offset[real].max())) // step + 1)
+    low = max(0, -(int(offset[is_tap].min()) // step))
+    high = min(rows, (source - 1 - int(offset[is_tap].max())) // step + 1)
     if high <= low:
         return None
     phases = tuple(
-        tuple((int(o), float(w)) for o, w, one in zip(*phase, strict=True) if one)
-        for phase in zip(offset, taps, real, strict=True)
+        tuple((int(place), float(factor)) for place, factor, used in zip(*phase, strict=True) if used)
+        for phase in zip(offset, taps, is_tap, strict=True)
     )
     outside = np.flatnonzero((np.arange(len(index)) < period * low) | (np.arange(len(index)) >= period * high))
     return Stencil(period, step, phases, (low, high), outside, Taps(index[outside], weight[outside]))
 
 
 def _is_local(index: np.ndarray, source: int) -> bool:
-    """Whether neighbours read neighbours, around the axis: a window has few more entries than it is used for."""
+    """Whether neighbours read neighbours, around the axis, so that the rows of a window share most entries."""
     step = max(1.0, source / len(index))
     widest = max(len(np.unique(index[i : i + WINDOW])) for i in range(0, len(index), WINDOW))
     return bool(widest <= min(source, 2 * step * WINDOW + 2 * index.shape[1]))
@@ -246,31 +250,30 @@ def _window(index: np.ndarray, weight: np.ndarray) -> Window:
     return Window(columns, matrix)
 
 
-# Beyond so many entries in a row one matrix product costs less than a gather for every entry.
-DENSE_TAPS = 32
-LARGE = 1 << 12  # entries of an axis: of longer ones no map outlives its plan
-MANY = 128  # layers: maps over more are as large
+DENSE_TAPS = 32  # with more entries in a row one matrix product is faster than a gather for every entry
+LARGE = 1 << 12  # entries of an axis; maps of longer axes are not cached for longer than their plan
+MANY = 128  # layers; maps over more layers are as large
 
-Made = TypeVar("Made", bound=Callable[..., Any])
-_REMEMBERING: list[Any] = []
+Function = TypeVar("Function", bound=Callable[..., Any])
+_CACHES: list[Any] = []
 
 
-def remembered(function: Made) -> Made:
-    """Keep what a function of sizes gives: every tensor with an axis of some role asks for the same maps."""
+def remembered(function: Function) -> Function:
+    """Cache the results of a function of sizes: all tensors with an axis of the same role need the same maps."""
     cached = lru_cache(maxsize=256)(function)
-    _REMEMBERING.append(cached)
+    _CACHES.append(cached)
     return cached  # type: ignore[return-value]  # called like the function
 
 
 def forget_large(layers: Iterable[int], entries: Iterable[int]) -> None:
-    """Let go of what is remembered where axes of these lengths had maps of megabytes; plans keep what they hold.
+    """Clear the caches if axes of these lengths have maps of megabytes; plans keep the maps that they hold.
 
     Args:
         layers: lengths of stacks of layers, whose maps are dense.
         entries: lengths of axes that are resampled.
     """
     if max(layers, default=0) > MANY or max(entries, default=0) > LARGE:
-        for cached in _REMEMBERING:
+        for cached in _CACHES:
             cached.cache_clear()
 
 
@@ -318,8 +321,8 @@ class Matrix:
     """A dense matrix, for maps in which every target entry reads most source entries (a rotation, a DCT).
 
     Args:
-        matrix: (target, source) float64, or what makes it when it is first needed.
-        shape: of a matrix that is not made yet.
+        matrix: (target, source) in float64, or a function that computes it when it is first needed.
+        shape: of a matrix that is given by a function.
     """
 
     is_gather = False
@@ -331,7 +334,7 @@ class Matrix:
 
     @property
     def matrix(self) -> np.ndarray:
-        """(target, source), made now if it was not."""
+        """(target, source), computed at the first call."""
         if not isinstance(self._matrix, np.ndarray):
             self._matrix = self._matrix()
         return self._matrix
@@ -351,14 +354,14 @@ class Matrix:
 
 
 def banded(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, target: int, source: int) -> Band:
-    """Build a band from (row, column, value) triplets; values that share a place are added."""
+    """Build a band from (row, column, value) triplets; values with the same row and column are added."""
     places, inverse = np.unique(rows * source + columns, return_inverse=True)
     summed = np.bincount(inverse, weights=values, minlength=len(places))
     rows, columns = places // source, places % source
     counts = np.bincount(rows, minlength=target)
     slot = np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
     taps = max(1, int(counts.max(initial=0)))
-    # Padding repeats a row's own first column, so that an Inf elsewhere cannot leak in as 0 * Inf.
+    # Padding repeats the row's own first column: an Inf of another column would become NaN as 0 * Inf.
     index = np.zeros((target, taps), dtype=np.int64)
     first = np.zeros(target, dtype=np.int64)
     first[rows[slot == 0]] = columns[slot == 0]
@@ -373,9 +376,9 @@ class AxisMap:
 
     Args:
         source, target: its lengths.
-        bands: the product, empty for the identity; or what makes it when it is first needed, for a map that is
-            not the identity.
-        mixes: known not to be a plain copy of entries, whatever the bands are.
+        bands: the product, empty for the identity; or, for another map, a function that computes it when it is
+            first needed.
+        mixes: the map is known not to copy entries, so that bands need not be computed to find out.
 
     Example:
         >>> import torch
@@ -409,7 +412,7 @@ class AxisMap:
 
     @property
     def is_made(self) -> bool:
-        """Whether the bands are there already."""
+        """Whether the bands are computed already."""
         return isinstance(self._bands, tuple)
 
     @property
@@ -419,15 +422,15 @@ class AxisMap:
 
     @property
     def work(self) -> int:
-        """Multiply-adds for an entry that it reads, of its widest matrix; short filters count as one."""
+        """Multiply-adds per source entry, of the widest matrix; short filters count as one."""
         return max((band.target if isinstance(band, Matrix) else 1 for band in self.bands), default=1)
 
     def apply(self, x: Tensor, dim: int, out: Tensor | None = None, compute: torch.dtype | None = None) -> Tensor:
-        """Map axis `dim` of `x` from length `source` to `target`; an identity gives `x` itself.
+        """Map axis `dim` of `x` from length `source` to `target`; an identity returns `x` itself.
 
         Args:
-            out: where the result goes, in any dtype; made where it is not given, in `compute`.
-            compute: the dtype that is computed in; None for that of `x`.
+            out: memory for the result, in any dtype; None allocates it in `compute`.
+            compute: the dtype of the computation; None for that of `x`.
         """
         if x.shape[dim] != self.source:
             raise ValueError(f"axis {dim} has length {x.shape[dim]}, the map expects {self.source}")
@@ -449,20 +452,20 @@ class AxisMap:
         return AxisMap(self.source, other.target, lambda: self.bands + other.bands)
 
     def transposed(self) -> "AxisMap":
-        def made() -> tuple[Band | Matrix, ...]:
+        def bands() -> tuple[Band | Matrix, ...]:
             return tuple(band.transposed() for band in reversed(self.bands))
 
-        return AxisMap(self.target, self.source, () if self.is_identity else made)
+        return AxisMap(self.target, self.source, () if self.is_identity else bands)
 
     def scaled(self, factor: float) -> "AxisMap":
         if factor == 1.0:
             return self
         if self.is_made and any(isinstance(band, Matrix) for band in self.bands):
-            return _scaled_now(self, factor)  # of dense matrices none outlives its plan
+            return _scaled_now(self, factor)  # dense matrices are not cached for longer than their plan
         return _scaled(self, factor)
 
     def dense(self) -> np.ndarray:
-        """The map as a (target, source) matrix, for tests and for short axes such as depth."""
+        """The map as a (target, source) matrix, for short axes such as depth, and for tests."""
         eye = torch.eye(self.source, dtype=torch.float64)
         return self.apply(eye, dim=0).numpy()
 
@@ -495,7 +498,7 @@ def gather(index: Sequence[int] | np.ndarray, source: int) -> AxisMap:
 
 @remembered
 def tiled(source: int, target: int) -> AxisMap:
-    """Whole copies of an axis one after another: target entry i is source entry i modulo its length."""
+    """Copies of an axis one after another: target entry i is source entry i mod `source`."""
     return AxisMap(source, target, partial(_tiled_bands, source, target))
 
 
@@ -504,7 +507,7 @@ def _tiled_bands(source: int, target: int) -> tuple[Band | Matrix, ...]:
 
 
 def from_dense(matrix: np.ndarray) -> AxisMap:
-    """The map of a (target, source) matrix: a band where its rows have few entries, else dense."""
+    """The map of a (target, source) matrix: a band if its rows have few nonzero entries, else dense."""
     rows, columns = np.nonzero(matrix)
     target, source = matrix.shape
     if len(rows) and np.bincount(rows).max() > DENSE_TAPS:
@@ -513,11 +516,14 @@ def from_dense(matrix: np.ndarray) -> AxisMap:
 
 
 def turn(source: int, target: int, work: int) -> float:
-    """When an axis is mapped, the lowest first: i before j costs c_i + r_i c_j an entry, after it c_j + r_j c_i.
+    """The sort key of an axis in the order of least work.
+
+    Mapping axis i before j costs c_i + r_i c_j per entry, mapping it after j costs c_j + r_j c_i. The first is less if
+    (r_i - 1) / c_i < (r_j - 1) / c_j.
 
     Args:
-        source, target: its lengths, of ratio r.
-        work: c, of its map.
+        source, target: lengths of the axis; their ratio is r.
+        work: c, the work of its map per entry.
     """
     return (target / source - 1) / work
 
@@ -525,17 +531,16 @@ def turn(source: int, target: int, work: int) -> float:
 def apply_along(x: Tensor, maps: Mapping[int, AxisMap]) -> Tensor:
     """Map several axes of `x`, computed in float32 or better, returned in its dtype.
 
-    What is stacked along the first axis is mapped one after another, so that what lies between two axes
-    stays small: before the first axis shrinks, after it has grown. Within them the axes that shrink
-    most go first.
+    On a CPU the slices along the first axis are mapped one at a time, so that intermediate tensors stay small:
+    before the first axis shrinks, or after it has grown. The other axes are mapped in the order of `turn`.
     """
-    maps = {axis: one for axis, one in maps.items() if not one.is_identity}
+    maps = {axis: axis_map for axis, axis_map in maps.items() if not axis_map.is_identity}
     compute = torch.promote_types(x.dtype, torch.float32)
     shape = [maps[axis].target if axis in maps else length for axis, length in enumerate(x.shape)]
     if not maps:
         return x
     out = torch.empty(shape, dtype=x.dtype, device=x.device)
-    inner = {axis - 1: one for axis, one in maps.items() if axis > 0}
+    inner = {axis - 1: axis_map for axis, axis_map in maps.items() if axis > 0}
     if x.device.type != "cpu" or 0 not in maps or not inner:
         return _one_after_another(x, maps, out, compute)
     outer, stacked = maps[0], out

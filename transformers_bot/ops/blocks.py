@@ -1,4 +1,4 @@
-"""Arithmetic over large tensors, block by block: memory for what lies between, products, sums of squares."""
+"""Arithmetic over large tensors in blocks: memory for intermediate results, products, sums of squares."""
 
 import contextlib
 import math
@@ -12,26 +12,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = 1 << 22  # entries: larger ones leave the cache, in smaller ones the calls take longer than the sums
+BLOCK = 1 << 22  # entries; larger blocks exceed the cache, in smaller ones the calls take longer than the sums
 
-HELD = 32 << 20  # bytes: of larger tensors there are few, and holding one would cost more memory than its pages time
+HELD = 32 << 20  # bytes; larger tensors are few, and the memory to hold one outweighs the time for its pages
 
 
 class Scratch:
-    """Memory for tensors that lie between two maps, used by one step after another.
+    """Memory for intermediate tensors, which one step after another reuses.
 
-    Freed one by one they would come from fresh pages in every step, at a microsecond for 4 KiB: results, which
-    stay, move into what was freed before.
+    If every step allocated and freed it, the results, which are kept, would take the freed memory, and every
+    step would need new pages, at about a microsecond for 4 KiB.
     """
 
     def __init__(self) -> None:
         self._held: dict[tuple[Hashable, torch.dtype], Tensor] = {}
 
     def empty(self, use: Hashable, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-        """A tensor of any content, which is valid until the next one for the same `use`."""
+        """An uninitialised tensor, which is valid until the next call for the same `use`."""
         count = math.prod(shape)
         if device.type != "cpu" or count * dtype.itemsize > HELD:
-            self._held.clear()  # at the largest tensors nothing else is held
+            self._held.clear()  # no other memory is held beside the largest tensors
             return torch.empty(shape, dtype=dtype, device=device)
         held = self._held.pop((use, dtype), None)
         if held is None or len(held) < count:
@@ -46,7 +46,7 @@ class Form(Protocol):
 
     @property
     def copies(self) -> bool:
-        """Whether every target entry is a source entry as it is, for which no dtype to compute in is needed."""
+        """Whether every target entry is a copy of a source entry, which needs no wider dtype."""
 
     def run(self, x: Tensor, dim: int, out: Tensor) -> None:
         """Map axis `dim` of a block into `out`, which has its dtype or a wider one."""
@@ -60,9 +60,9 @@ def apply_form(form: Form, x: Tensor, dim: int, out: Tensor, compute: torch.dtyp
         if into.dtype == compute or (form.copies and not in_blocks):
             form.run(part, dim, into)
         else:
-            made = torch.empty(into.shape, dtype=compute, device=x.device)
-            form.run(part, dim, made)
-            into.copy_(made)
+            result = torch.empty(into.shape, dtype=compute, device=x.device)
+            form.run(part, dim, result)
+            into.copy_(result)
     return out
 
 
@@ -79,12 +79,12 @@ def add_into(total: Tensor, x: Tensor, weight: float, first: bool) -> None:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """What is computed with instead of `x`: itself, unless its dtype is narrower."""
+    """`x` in float32 if its dtype is narrower, else itself."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def blocks(source: Sequence[int], target: Sequence[int], dim: int = -1) -> Iterator[tuple[slice, ...]]:
-    """Cuts along the axes other than `dim`, the first ones first, until a block is small enough."""
+    """Slices that cut tensors of both shapes into blocks, along all axes except `dim`, the first axes first."""
     sizes = [max(pair) for pair in zip(source, target, strict=True)]
     steps = list(sizes)
     for axis in range(len(sizes)):
@@ -92,22 +92,22 @@ def blocks(source: Sequence[int], target: Sequence[int], dim: int = -1) -> Itera
             rest = math.prod(steps) // max(1, steps[axis])
             steps[axis] = min(sizes[axis], max(1, BLOCK // max(1, rest)))
     ranges = [range(0, size, max(1, step)) for size, step in zip(sizes, steps, strict=True)]
-    for start in np.ndindex(*(len(one) for one in ranges)):
-        places = [one[i] for one, i in zip(ranges, start, strict=True)]
+    for number in np.ndindex(*(len(starts) for starts in ranges)):
+        block = [starts[i] for starts, i in zip(ranges, number, strict=True)]
         yield tuple(
-            slice(None) if axis == dim else slice(place, place + steps[axis]) for axis, place in enumerate(places)
+            slice(None) if axis == dim else slice(start, start + steps[axis]) for axis, start in enumerate(block)
         )
 
 
 def placed(owner: Hashable, field: str, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """An array that a map holds, as a tensor; copied to a GPU once, because such a copy waits for all it has to do."""
+    """An array of a map as a tensor; copied to a GPU only once, because the copy waits for all work before it."""
     if device.type == "cpu":
         return torch.from_numpy(np.ascontiguousarray(getattr(owner, field))).to(dtype=dtype)
     return _copied(owner, field, device, dtype)
 
 
 def forget_placed() -> None:
-    """Let go what `placed` has left on devices."""
+    """Free the arrays that `placed` has copied to devices."""
     _copied.cache_clear()
 
 
@@ -116,13 +116,13 @@ def _copied(owner: Hashable, field: str, device: torch.device, dtype: torch.dtyp
     return torch.from_numpy(np.ascontiguousarray(getattr(owner, field))).to(device=device, dtype=dtype)
 
 
-LEAF = 256  # units whose products with each other are computed both ways, rather than half and mirrored
-PIECE = 4096  # rows that are made at a time, before they go where they belong
+LEAF = 256  # up to this number of units a Gram matrix is computed whole, not by half and mirrored
+PIECE = 4096  # rows that are computed at a time before they are copied to the result
 _LOCK = threading.Lock()
-_INSIDE: dict[str, tuple[int, str]] = {}  # kind of device -> how many are inside, and what was set before
-SMALL = 2**16  # multiply-adds below which the call would outweigh the product
-# What torch's compiler calls for a linear layer; a build of torch without oneDNN has none. Private, read in torch 2.4
-# and 2.13; not in `compat`, because wavelets alone need no transformers.
+_INSIDE: dict[str, tuple[int, str]] = {}  # kind of device -> callers inside `exact_products`, precision before them
+SMALL = 2**16  # multiply-adds; for smaller products the call would cost more than the product
+# The kernel that torch's compiler calls for a linear layer; a build of torch without oneDNN has none. Private: its
+# signature was read in torch 2.4 and 2.13. Not in `compat`, because wavelets alone need no transformers.
 _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
@@ -139,12 +139,12 @@ def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 def times(matrix: Tensor, vector: Tensor) -> Tensor:
-    """`matrix @ vector`, the vector first: so the matrix is read as it lies, where it is transposed, too."""
+    """`matrix @ vector`, computed with the vector first, so that a transposed matrix is not copied."""
     return product(vector[None], matrix)[0]
 
 
 def aligned(x: Tensor) -> Tensor:
-    """Where a tensor lies in its file must not change the last bit of a product (BLAS looks at addresses)."""
+    """`x` at an aligned address: BLAS rounds products differently at others, and an address depends on the file."""
     return x if x.data_ptr() % 64 == 0 else x.clone()
 
 
@@ -156,20 +156,20 @@ def along(matrix: Tensor, x: Tensor, dim: int, out: Tensor) -> Tensor:
         product(flat, matrix, into.view(-1, target))
         return out if into is out else out.copy_(into)
     moved = x.movedim(dim, 0)
-    made = product(matrix, moved.reshape(source, -1).T)
-    return out.copy_(made.view(target, *moved.shape[1:]).movedim(0, dim))
+    mapped = product(matrix, moved.reshape(source, -1).T)
+    return out.copy_(mapped.view(target, *moved.shape[1:]).movedim(0, dim))
 
 
 @contextlib.contextmanager
 def exact_products(device: torch.device) -> Iterator[None]:
-    """Products of float32 matrices in full precision, whatever the caller allows its own (TF32, bfloat16).
+    """Compute products of float32 matrices in full precision, whatever the caller's setting (TF32, bfloat16).
 
-    The setting is one for all threads: the first that comes in makes it, the last that leaves takes it back.
+    The setting is shared by all threads: the first one inside changes it, the last one to leave restores it.
     """
     kind = "cuda" if device.type == "cuda" else "mkldnn"
     with _LOCK:
         inside, before = _INSIDE.get(kind, (0, ""))
-        _INSIDE[kind] = (inside + 1, before if inside else _made_exact(kind))
+        _INSIDE[kind] = (inside + 1, before if inside else _set_exact(kind))
     try:
         yield
     finally:
@@ -177,37 +177,37 @@ def exact_products(device: torch.device) -> Iterator[None]:
             inside, before = _INSIDE[kind]
             _INSIDE[kind] = (inside - 1, before)
             if inside == 1 and before:
-                _allow(kind, before)
+                _set_precision(kind, before)
 
 
-def _made_exact(kind: str) -> str:
-    """Ask for full precision; what was asked for before, empty where it was that."""
+def _set_exact(kind: str) -> str:
+    """Set full precision; return the setting before, empty if that was full precision."""
     holder = _holder(kind)
     before: str = holder.fp32_precision if holder else torch.get_float32_matmul_precision()
     if before in ("ieee", "none", "highest"):
         return ""
-    _allow(kind, "ieee" if holder else "highest")
+    _set_precision(kind, "ieee" if holder else "highest")
     return before
 
 
-def _allow(kind: str, precision: str) -> None:
+def _set_precision(kind: str, precision: str) -> None:
     holder = _holder(kind)
     if holder is None:
         torch.set_float32_matmul_precision(precision)
         return
-    holder.fp32_precision = "none"  # what is asked for all devices then holds for this one
+    holder.fp32_precision = "none"  # "none": the setting for all devices holds for this one
     if holder.fp32_precision != precision:
         holder.fp32_precision = precision
 
 
 def _holder(kind: str) -> Any:
-    """Where one device's setting is; None before torch 2.9, which has one for all."""
-    found = getattr(getattr(torch.backends, kind), "matmul", None)
-    return found if hasattr(found, "fp32_precision") else None
+    """The object with the setting of one device; None before torch 2.9, which has one setting for all devices."""
+    holder = getattr(getattr(torch.backends, kind), "matmul", None)
+    return holder if hasattr(holder, "fp32_precision") else None
 
 
 def add_gram(total: Tensor, x: Tensor, factor: float = 1.0) -> None:
-    """Add `factor * x @ x.T` to blocks of `total` on and above its diagonal; `mirrored` fills the others."""
+    """Add `factor * x @ x.T` to the blocks of `total` on and above its diagonal; `mirrored` fills the others."""
     count = len(x)
     if count <= LEAF:
         total.add_(product(x, x), alpha=factor)
@@ -219,7 +219,7 @@ def add_gram(total: Tensor, x: Tensor, factor: float = 1.0) -> None:
 
 
 def mirrored(total: Tensor) -> Tensor:
-    """`total` with what stands above its diagonal below it, too: symmetric to the last bit."""
+    """`total` with the part above its diagonal copied below it, so that it is exactly symmetric."""
     for start in range(0, len(total), LEAF):
         stop = start + LEAF
         block = total[start:stop, start:stop]
@@ -229,17 +229,17 @@ def mirrored(total: Tensor) -> Tensor:
 
 
 def gram(x: Tensor) -> Tensor:
-    """`x @ x.T`, symmetric to the last bit."""
+    """`x @ x.T`, exactly symmetric."""
     total = x.new_zeros(len(x), len(x))
     add_gram(total, x.contiguous())
     return mirrored(total)
 
 
 def _onednn(a: Tensor, b: Tensor) -> Tensor:
-    # It reads a transposed matrix as it lies; for other strides it takes a loop a thousand times slower.
+    # It reads transposed matrices without a copy; with other strides it would be a thousand times slower.
     b = b if b.T.is_contiguous() else b.contiguous()
-    made: Tensor = _ONEDNN(a.detach().contiguous(), b.detach(), None, "none", [], "")  # type: ignore[misc]
-    return made
+    result: Tensor = _ONEDNN(a.detach().contiguous(), b.detach(), None, "none", [], "")  # type: ignore[misc]
+    return result
 
 
 def _by_onednn(a: Tensor, b: Tensor) -> bool:
@@ -266,7 +266,7 @@ class Sums:
 
     @property
     def is_finite(self) -> bool:
-        """Whether every entry is."""
+        """Whether every entry is finite."""
         return math.isfinite(self.total)
 
     @property
@@ -288,10 +288,10 @@ def sums(x: Tensor) -> Sums:
         return Sums(x.numel(), float(x.sum()), float(x.square().sum()))
     rows = x[: x.numel() // ROW * ROW].view(-1, ROW)
     dtype = torch.promote_types(x.dtype, torch.float32)
-    found = _row_sums(rows, dtype)
-    if not FAINT * found.count < found.squares < math.inf:  # squares may be too large, or too small, for float32
-        found = _row_sums(rows, torch.float64)
-    return found + sums(x[rows.numel() :])
+    total = _row_sums(rows, dtype)
+    if not FAINT * total.count < total.squares < math.inf:  # squares may be too large, or too small, for float32
+        total = _row_sums(rows, torch.float64)
+    return total + sums(x[rows.numel() :])
 
 
 def _row_sums(rows: Tensor, dtype: torch.dtype) -> Sums:
@@ -299,7 +299,7 @@ def _row_sums(rows: Tensor, dtype: torch.dtype) -> Sums:
     blocks, buffer = _cached_blocks(rows), None
     for block in blocks:
         if block.dtype != dtype and block.device.type == "cpu":
-            # A new block each time would be new pages of memory each time.
+            # One buffer for all blocks: new memory for each would cost page faults.
             buffer = torch.empty_like(blocks[0], dtype=dtype) if buffer is None else buffer
             block = buffer[: len(block)].copy_(block)
         totals.append(block.sum(dim=1, dtype=dtype))
@@ -311,25 +311,25 @@ def energy(x: Tensor, weights: Mapping[int, Tensor] | None = None) -> float:
     """The sum of squares of all entries, weighted along some axes.
 
     Args:
-        weights: axis -> (length,), at least 0; what is weighted exists for a block of `x` at a time.
+        weights: axis -> (length,), at least 0; they are applied to one block of `x` at a time.
     """
     compute = torch.promote_types(x.dtype, torch.float32)
-    found = _energy(x, weights, compute)
-    in_range = FAINT * x.numel() < found < math.inf
-    return found if in_range or compute == torch.float64 else _energy(x, weights, torch.float64)
+    squares = _energy(x, weights, compute)
+    in_range = FAINT * x.numel() < squares < math.inf
+    return squares if in_range or compute == torch.float64 else _energy(x, weights, torch.float64)
 
 
 def length_of(x: Tensor) -> float:
-    """The Euclidean norm of all entries together, whatever their magnitude."""
-    found = float(torch.linalg.vector_norm(x))
-    in_range = FAINT * x.numel() < found * found < math.inf
-    return found if in_range else float(torch.linalg.vector_norm(x, dtype=torch.float64))
+    """The Euclidean norm of all entries, which may be of any magnitude."""
+    norm = float(torch.linalg.vector_norm(x))
+    in_range = FAINT * x.numel() < norm * norm < math.inf
+    return norm if in_range else float(torch.linalg.vector_norm(x, dtype=torch.float64))
 
 
 def _energy(x: Tensor, weights: Mapping[int, Tensor] | None, compute: torch.dtype) -> float:
-    every = weights or {}
-    uneven = {axis: one for axis, one in every.items() if float(one.min()) != float(one.max())}
-    scale = math.prod(float(one[0]) for axis, one in every.items() if axis not in uneven)
+    weights = weights or {}
+    uneven = {axis: weight for axis, weight in weights.items() if float(weight.min()) != float(weight.max())}
+    scale = math.prod(float(weight[0]) for axis, weight in weights.items() if axis not in uneven)
     flat = _as_stored(x)
     if uneven or not flat.is_contiguous():  # a part of a larger tensor is not copied to be flat
         return scale * _uneven_energy(x, uneven, compute)
@@ -340,20 +340,20 @@ def _energy(x: Tensor, weights: Mapping[int, Tensor] | None, compute: torch.dtyp
 
 
 def _uneven_energy(x: Tensor, weights: Mapping[int, Tensor], compute: torch.dtype) -> float:
-    """Entries are weighted along the last axis, then their norms along the others."""
+    """Weight the entries along the last axis, then their norms along the other axes."""
     if x.dim() == 1:
         x, weights = x[None], {1: weights[0]}
-    factors = {axis: one.sqrt().to(x.device, compute) for axis, one in weights.items()}
+    factors = {axis: weight.sqrt().to(x.device, compute) for axis, weight in weights.items()}
     last = factors.pop(x.dim() - 1, None)
-    found, start = [], 0
+    parts, start = [], 0
     for block in _cached_blocks(x):
         norms = torch.linalg.vector_norm((block if last is None else block * last).to(compute), dim=-1)
         for axis, factor in factors.items():
             own = factor[start : start + len(block)] if axis == 0 else factor
             norms = norms * own.view([-1 if dim == axis else 1 for dim in range(norms.dim())])
-        found.append(norms)
+        parts.append(norms)
         start += len(block)
-    return float(_joined(found).square().sum())
+    return float(_joined(parts).square().sum())
 
 
 def _cached_blocks(x: Tensor) -> tuple[Tensor, ...]:
@@ -367,6 +367,6 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 
 def _as_stored(x: Tensor) -> Tensor:
-    """The same entries in the order in which they lie in memory: sums ask for no other."""
+    """The same entries in their order in memory, which is the fastest and does not matter for sums."""
     order = sorted(range(x.dim()), key=x.stride, reverse=True)
     return x.permute(order)

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def dct(length: int, kept: int | None = None) -> np.ndarray:
-    """The orthonormal DCT-II as a matrix, frequency by entry; of the lowest frequencies where a number is `kept`."""
+    """The orthonormal DCT-II as a (frequency, entry) matrix; only the `kept` lowest frequencies if that is given."""
     frequency, entry = np.arange(length if kept is None else kept)[:, None], np.arange(length)[None]
     waves = np.cos(np.pi * frequency * (2 * entry + 1) / (2 * length)) * np.sqrt(2 / length)
     waves[0] /= np.sqrt(2)
@@ -12,6 +12,6 @@ def dct(length: int, kept: int | None = None) -> np.ndarray:
 
 
 def low_frequencies(source: int, target: int) -> np.ndarray:
-    """The (target, source) matrix that keeps the frequencies both lengths have."""
+    """The (target, source) matrix that keeps the frequencies which both lengths have."""
     kept = min(source, target)
     return np.asarray(dct(target, kept).T @ dct(source, kept))

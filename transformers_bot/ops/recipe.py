@@ -1,4 +1,4 @@
-"""How one target tensor is computed, layers summed with weights, then a map along every axis; and what maps keep."""
+"""How a target tensor is computed: a weighted sum of layers, then a map along every axis; and what maps keep."""
 
 import hashlib
 import math
@@ -18,26 +18,26 @@ from .blocks import Scratch, Sums, add_into, sums
 def undo_norm(weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
     """Parameters of a norm that turns another norm's output back into its normalised input.
 
-    The norm below gives x = w * z + b with z of mean 0 and spread 1. A norm on x sees
-    (x - m) / s with m = mean(b), s^2 = mean(w^2) + var(b) up to the token's own fluctuation, so
-    s / w and (m - b) / w give z again; the block's second norm, with w and b once more, gives x.
-    Only the fluctuation of s times (b - m) / w is left, because that second norm rescales z.
-    Channels with w close to 0 carry the constant b and nothing of z.
+    The norm below gives x = w * z + b, where z has mean 0 and variance 1. A norm of x computes (x - m) / s with
+    m = mean(b) and s^2 = mean(w^2) + var(b), apart from fluctuations between tokens. So s / w and (m - b) / w give
+    z again, and the second norm of the block, which has w and b once more, gives x. The error is the
+    fluctuation of s times (b - m) / w, because the second norm rescales z. Channels with w close to 0 have the
+    constant b and nothing of z.
     """
     mean = bias.mean()
-    spread = (weight.square().mean() + bias.var(correction=0)).sqrt()
+    std = (weight.square().mean() + bias.var(correction=0)).sqrt()
     alive = weight.abs() > 1e-3 * weight.abs().mean()
     safe = torch.where(alive, weight, torch.ones_like(weight))
     zero = torch.zeros_like(weight)
     return {
-        "weight": torch.where(alive, spread / safe, zero),
+        "weight": torch.where(alive, std / safe, zero),
         "bias": torch.where(alive, (mean - bias) / safe, zero),
     }
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What the steps of one plan share: mean and spread of stacks measured already, memory for what lies between."""
+class Cache:
+    """Shared by the steps of one plan: (mean, standard deviation) of measured stacks, and memory that is reused."""
 
     moments: dict[Hashable, tuple[float, float]] = field(default_factory=dict)
     scratch: Scratch = field(default_factory=Scratch)
@@ -45,12 +45,13 @@ class Kept:
 
 def moments(tensors: Iterable[Tensor]) -> tuple[float, float]:
     """The mean and standard deviation of all entries together, one tensor at a time."""
-    found = sum((sums(x) for x in tensors), Sums())
-    return found.total / found.count, found.std
+    total = sum((sums(x) for x in tensors), Sums())
+    return total.total / total.count, total.std
 
 
 def matched(x: Tensor, own: tuple[float, float], wanted: tuple[float, float]) -> Tensor:
-    # Below float32's resolution of the mean a spread is rounding: a constant stays a constant.
+    """`x`, of mean and standard deviation `own`, shifted and scaled to `wanted`."""
+    # A standard deviation below float32's resolution of the mean is rounding: a constant stays a constant.
     scale = wanted[1] / own[1] if own[1] > 1e-6 * abs(own[0]) else 0.0
     return (x - own[0]) * scale + wanted[0]
 
@@ -58,19 +59,19 @@ def matched(x: Tensor, own: tuple[float, float], wanted: tuple[float, float]) ->
 def drawn(
     kind: str, seed: str, shape: Sequence[int], like: Tensor, empty: Callable[..., Tensor] = torch.empty
 ) -> Tensor:
-    """Unit noise, "uniform" in [-1, 1] or "gaussian", in the dtype of `like`, the same for the same words of `seed`.
+    """Unit noise, "uniform" in [-1, 1] or "gaussian", in the dtype of `like`; it depends on the text `seed` alone.
 
     Args:
-        empty: gives the memory that is drawn into.
+        empty: allocates the memory for the noise.
     """
     generator = torch.Generator()
     generator.manual_seed(int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=7).digest(), "big"))
-    made = empty(shape, dtype=torch.float32, device=torch.device("cpu"))
+    noise = empty(shape, dtype=torch.float32, device=torch.device("cpu"))
     if kind == "uniform":
-        made.uniform_(-1.0, 1.0, generator=generator)
+        noise.uniform_(-1.0, 1.0, generator=generator)
     else:
-        made.normal_(generator=generator)
-    return made.to(like.device, like.dtype)
+        noise.normal_(generator=generator)
+    return noise.to(like.device, like.dtype)
 
 
 # One map per factor of a segment; an axis is one or more segments; a tensor has one entry per axis.
@@ -80,20 +81,20 @@ TensorMap = tuple[tuple[Segment, ...], ...]
 
 @dataclass(frozen=True)
 class Detail:
-    """Noise for the detail bands: drawn there, or everywhere less what is none.
+    """Noise for the detail bands: drawn in the bands, or drawn everywhere without the part that is visible.
 
     Attributes:
         kind: "gaussian" or "uniform".
         scale: in units of the low band's standard deviation.
-        visible: target -> target projection, per axis, onto what is taken away again; not asked with `bands`.
-        layers: row of the same projection over depth: target layer -> weight (empty: no depth).
-        stack: all source layers, whose joint standard deviation counts (the paper's); empty: the
-            result's own counts.
+        visible: per axis, the target -> target projection that is subtracted; not used with `bands`.
+        layers: a row of that projection over depth: (target layer, weight); empty if depth is not projected.
+        stack: all source layers, if the unit is their common standard deviation (as in the paper); empty if it
+            is that of the result.
         seed: mixed with the tensor's name.
-        name: the tensor's name with {layer} where its layer stands.
-        layer: the target layer, None outside of the blocks.
-        dim: the axis along which noise is drawn for the detail bands alone.
-        bands: maps of that axis from what is drawn to the target; empty: all of the target is drawn.
+        name: the tensor's name with {layer} in place of the layer's number.
+        layer: the target layer, None outside of the layers.
+        dim: the axis whose detail bands are drawn, with `bands`.
+        bands: maps of that axis from the drawn bands to the target; empty if noise is drawn everywhere.
     """
 
     kind: str
@@ -108,13 +109,13 @@ class Detail:
     bands: tuple[Segment, ...] = ()
 
     def seed_of(self, layer: int | None) -> str:
-        """The words that seed the noise of a layer of this stack."""
+        """The text that seeds the noise of a layer of this stack."""
         return f"{self.seed}/{self.name}/{layer}"
 
 
 @dataclass(frozen=True)
 class Read:
-    """A source tensor: its name with {layer} left open, its layer (None outside of the blocks), its weight."""
+    """A source tensor: its name with {layer} for the number, its layer (None outside of the layers), its weight."""
 
     name: str
     layer: int | None
@@ -123,21 +124,20 @@ class Read:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What makes a target tensor out of the source tensors of the same rule.
+    """How a target tensor is computed from source tensors of the same rule.
 
     Attributes:
-        reads: the source tensors it takes.
+        reads: the source tensors.
         maps: a map per factor, segment and axis.
         detail: noise for the empty bands, if any.
-        undo: None sums what is read; "weight" or "bias" reads a norm's two tensors and makes the
-            one of a norm that undoes it (see `undo_norm`).
-        note: in words, for the plan.
+        undo: None for the sum of `reads`; with "weight" or "bias", `reads` are the two tensors of a norm, and the
+            result is that tensor of a norm which undoes it (see `undo_norm`).
+        note: a phrase for the plan.
         plus: recipes whose results are added, for methods that mix layers unit by unit.
-        match: the result is shifted and scaled to the mean and spread that these tensors have together.
-        shift: what is added to a tensor before it is mapped and taken away again: 1 for a norm that multiplies by
-            one more than its weight.
-        mates: rows of weights on `match`, one for each tensor of the result's own stack: the shift and
-            scale are then those of that stack; empty: the result's own.
+        match: tensors whose common mean and standard deviation the result gets.
+        shift: added before the maps and subtracted after them: 1 for a norm that multiplies by one plus its weight.
+        mates: rows of weights on `match`, one for each tensor of the result's own stack, whose common mean and
+            standard deviation are then matched to those of `match`; empty if the result is matched alone.
     """
 
     reads: tuple[Read, ...]
@@ -152,7 +152,7 @@ class Recipe:
 
     @property
     def needs(self) -> tuple[Read, ...]:
-        """All source tensors that are looked at, also for their mean and spread alone."""
+        """All source tensors that are read, including those of which only mean and standard deviation are needed."""
         own = self.reads + (self.detail.stack if self.detail else ()) + self.match
         return tuple(dict.fromkeys(own + tuple(read for other in self.plus for read in other.needs)))
 
@@ -168,13 +168,13 @@ def is_identity(maps: TensorMap) -> bool:
 
 
 class Watcher(Protocol):
-    """What is told how one target tensor comes about, in this order; it looks at tensors and keeps none."""
+    """Follows the computation of one target tensor; its methods are called in this order and keep no tensor."""
 
     def summed(self, signal: Tensor) -> None:
-        """The layers that are read have been summed."""
+        """The source layers were summed."""
 
     def mapped(self, dim: int, segments: tuple[Segment, ...], place: tuple[int, int], x: Tensor, out: Tensor) -> None:
-        """One map of axis `dim` has been applied.
+        """One map of axis `dim` was applied.
 
         Args:
             segments: all maps of that axis.
@@ -184,7 +184,7 @@ class Watcher(Protocol):
         """
 
     def filled(self, noise: Tensor) -> None:
-        """This noise is added for the detail bands."""
+        """This noise will be added for the detail bands."""
 
 
 def run(
@@ -192,23 +192,23 @@ def run(
     read: Callable[[Read], Tensor],
     dtype: torch.dtype,
     device: torch.device,
-    kept: Kept | None = None,
+    cache: Cache | None = None,
     watch: Watcher | None = None,
 ) -> Tensor:
     """Compute a target tensor: read, upcast, sum layers, map axes, add detail, downcast once.
 
     Args:
         recipe: what to compute.
-        read: gives the source tensor of a `Read`.
+        read: returns the source tensor of a `Read`.
         dtype: of the result; the computation is in float32 or better.
-        device: where the computation runs and the result lies.
-        kept: between the calls for one plan.
-        watch: is told how the result comes about; it changes nothing.
+        device: of the computation and the result.
+        cache: shared by the calls for one plan.
+        watch: follows the computation; it changes nothing.
     """
-    kept = kept or Kept()
+    cache = cache or Cache()
     if recipe.is_copy:
         return read(recipe.reads[0]).to(device, dtype)
-    inputs = (read(one).to(device) for one in recipe.reads)  # one at a time: a sum holds two tensors
+    inputs = (read(each).to(device) for each in recipe.reads)  # read one at a time: a sum holds two tensors
     if recipe.undo:
         signal = undo_norm(*(x.to(_computed(x.dtype, dtype)) for x in inputs))[recipe.undo]
     else:
@@ -218,21 +218,22 @@ def run(
     if watch:
         watch.summed(signal)
     compute = _computed(signal.dtype, dtype)
-    # Round only at the end: what is measured or added to is kept as it was computed.
-    goes_on = recipe.detail or recipe.plus or recipe.match or recipe.shift or watch
-    out = apply(signal, recipe.maps, watch, compute, compute if goes_on else dtype, kept.scratch)
+    # Round only at the end: a result that is measured or changed further stays in the dtype of the computation.
+    is_final = not (recipe.detail or recipe.plus or recipe.match or recipe.shift or watch)
+    out = apply(signal, recipe.maps, watch, compute, dtype if is_final else compute, cache.scratch)
     for other in recipe.plus:
-        out = out + run(other, read, out.dtype, device, kept)
+        out = out + run(other, read, out.dtype, device, cache)
     if recipe.detail is not None:
         stack = recipe.detail.stack
-        spread = (_stack_moments(stack, read, kept) if stack else moments([out]))[1] or moments([out])[1]
-        noise = _detail(recipe.detail, out, kept.scratch).mul_(recipe.detail.scale * spread)
+        std = (_stack_moments(stack, read, cache) if stack else moments([out]))[1] or moments([out])[1]
+        noise = _detail(recipe.detail, out, cache.scratch).mul_(recipe.detail.scale * std)
         if watch:
             watch.filled(noise)
-        out = torch.add(out, noise, out=None if is_identity(recipe.maps) else out)  # it may be the source's own
+        # With identity maps `out` may be the source's own tensor, which must not change.
+        out = torch.add(out, noise, out=None if is_identity(recipe.maps) else out)
     if recipe.match:
-        own = _mates_moments(recipe, read, out, kept) if recipe.mates else moments([out])
-        out = matched(out, own, _stack_moments(recipe.match, read, kept))
+        own = _mates_moments(recipe, read, out, cache) if recipe.mates else moments([out])
+        out = matched(out, own, _stack_moments(recipe.match, read, cache))
     if recipe.shift:
         out = out - recipe.shift
     return out.to(dtype).contiguous()
@@ -246,15 +247,15 @@ def apply(
     dtype: torch.dtype | None = None,
     scratch: Scratch | None = None,
 ) -> Tensor:
-    """Map every axis of `x`, in the order of least work: first what shrinks most for its own work.
+    """Map every axis of `x`, in the order of least work (see `turn`).
 
     Args:
-        compute: the dtype that is computed in; None for that of `x`.
+        compute: the dtype of the computation; None for that of `x`.
         dtype: of the result; None for `compute`.
-        scratch: memory for what lies between two axes.
+        scratch: memory for intermediate tensors.
     """
     compute = compute or x.dtype
-    dims = [dim for dim, axis in enumerate(maps) if not all(m.is_identity for one in axis for m in one)]
+    dims = [dim for dim, axis in enumerate(maps) if not all(m.is_identity for segment in axis for m in segment)]
     order = sorted(dims, key=lambda dim: _turn(maps[dim]))
     for number, dim in enumerate(order, 1):
         between = partial(scratch.empty, number % 2) if scratch and number < len(order) else torch.empty
@@ -267,16 +268,16 @@ def _computed(stored: torch.dtype, dtype: torch.dtype) -> torch.dtype:
 
 
 def _weighted_sum(recipe: Recipe, inputs: Iterable[Tensor], dtype: torch.dtype) -> Tensor:
-    """In float32 or better where anything is summed; a single tensor is left as it is stored."""
+    """The sum of the inputs, in float32 or better; a single tensor of weight 1 is returned as it is stored."""
     pairs = zip(recipe.reads, inputs, strict=True)
-    one, x = next(pairs)
-    if len(recipe.reads) == 1 and one.weight == 1.0:
+    first, x = next(pairs)
+    if len(recipe.reads) == 1 and first.weight == 1.0:
         return x
     total = torch.empty_like(x, dtype=_computed(x.dtype, dtype))
-    add_into(total, x, one.weight, first=True)
-    for one, x in pairs:
+    add_into(total, x, first.weight, first=True)
+    for read, x in pairs:
         total = total.to(_computed(x.dtype, total.dtype))
-        add_into(total, x, one.weight, first=False)
+        add_into(total, x, read.weight, first=False)
     return total
 
 
@@ -289,7 +290,7 @@ def apply_axis(
     dtype: torch.dtype | None = None,
     empty: Callable[..., Tensor] = torch.empty,
 ) -> Tensor:
-    """Map every segment of one axis, factor by factor, into what `empty` gives; the dtypes are those of `apply`."""
+    """Map every segment of one axis, factor by factor, into memory from `empty`; dtypes as in `apply`."""
     if all(m.is_identity for segment in segments for m in segment):
         return x
     compute = compute or x.dtype
@@ -313,44 +314,46 @@ def apply_axis(
     return out
 
 
-def _stack_moments(stack: tuple[Read, ...], read: Callable[[Read], Tensor], kept: Kept) -> tuple[float, float]:
-    if stack not in kept.moments:
-        kept.moments[stack] = moments(read(one) for one in stack)
-    return kept.moments[stack]
+def _stack_moments(stack: tuple[Read, ...], read: Callable[[Read], Tensor], cache: Cache) -> tuple[float, float]:
+    """The mean and standard deviation of a whole source stack, computed once for all of its layers."""
+    if stack not in cache.moments:
+        cache.moments[stack] = moments(read(layer) for layer in stack)
+    return cache.moments[stack]
 
 
-def _mates_moments(recipe: Recipe, read: Callable[[Read], Tensor], like: Tensor, kept: Kept) -> tuple[float, float]:
-    """The mean and spread of a whole resized stack, made once for all of its layers."""
+def _mates_moments(recipe: Recipe, read: Callable[[Read], Tensor], like: Tensor, cache: Cache) -> tuple[float, float]:
+    """The mean and standard deviation of a whole resized stack, computed once for all of its layers."""
     key = ("resized", *recipe.match)
-    if key not in kept.moments:
-        kept.moments[key] = moments(_mate(recipe, row, read, like) for row in recipe.mates)
-    return kept.moments[key]
+    if key not in cache.moments:
+        cache.moments[key] = moments(_mate(recipe, row, read, like) for row in recipe.mates)
+    return cache.moments[key]
 
 
 def _mate(recipe: Recipe, row: tuple[float, ...], read: Callable[[Read], Tensor], like: Tensor) -> Tensor:
-    weighted = tuple(replace(one, weight=weight) for one, weight in zip(recipe.match, row, strict=True))
-    inputs = (read(one).to(like.device, like.dtype) for one in recipe.match)
+    """One tensor of the resized stack, from its row of weights."""
+    weighted = tuple(replace(layer, weight=weight) for layer, weight in zip(recipe.match, row, strict=True))
+    inputs = (read(layer).to(like.device, like.dtype) for layer in recipe.match)
     return apply(_weighted_sum(replace(recipe, reads=weighted), inputs, like.dtype), recipe.maps)
 
 
 def _detail(detail: Detail, like: Tensor, scratch: Scratch) -> Tensor:
-    """Unit noise in the shape of `like`, in its detail bands; with `bands` in memory of the scratch."""
+    """Unit noise in the shape of `like`, in its detail bands; with `bands` in memory of `scratch`."""
     if detail.bands:
         shape = list(like.shape)
         shape[detail.dim] = _length(detail.bands, "source")
         inner = drawn(detail.kind, detail.seed_of(detail.layer), shape, like, partial(scratch.empty, "drawn"))
         return apply_axis(inner, detail.dim, detail.bands, empty=partial(scratch.empty, "noise"))
-    own = drawn(detail.kind, detail.seed_of(detail.layer), like.shape, like)
-    seen = own
+    noise = drawn(detail.kind, detail.seed_of(detail.layer), like.shape, like)
+    low_band = noise
     if detail.layers:
-        seen = torch.zeros_like(own)
+        low_band = torch.zeros_like(noise)
         for layer, weight in detail.layers:
-            seen.add_(drawn(detail.kind, detail.seed_of(layer), like.shape, like), alpha=weight)
-    return own.sub_(apply(seen, detail.visible))
+            low_band.add_(drawn(detail.kind, detail.seed_of(layer), like.shape, like), alpha=weight)
+    return noise.sub_(apply(low_band, detail.visible))
 
 
 def _unflattened(x: Tensor, dim: int, lengths: list[int]) -> Tensor:
-    """A view in which an axis is several."""
+    """A view in which an axis is split into several."""
     return x.view(*x.shape[:dim], *lengths, *x.shape[dim + 1 :]) if len(lengths) > 1 else x
 
 
@@ -362,28 +365,28 @@ def _length(axis: tuple[Segment, ...], side: str) -> int:
     return sum(math.prod(getattr(m, side) for m in segment) for segment in axis)
 
 
-ROUNDING = 1e-9  # beside a Gram matrix's largest entry: what a product of filters misses zero by
-FADED = 1e-7  # beside a matrix's largest entry: what no figure of the report shows
+ROUNDING = 1e-9  # relative to the largest entry of a Gram matrix; rounding errors of a product of filters
+FADED = 1e-7  # relative to the largest entry of a matrix; smaller entries change no figure of the report
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """What a map does to the length of what it keeps.
+    """How a map changes the length of the part of a tensor that it keeps.
 
-    A map M (target x source) keeps the part of x that lies in its row space: ||P x||^2 with P = M^+ M.
-    What is measured is y = M x, so M's own stretch has to be taken out again. With the small Gram matrix
+    A map M (target x source) keeps the part of x in its row space, of energy ||P x||^2 with P = M^+ M. Only
+    y = M x is measured, so the stretch of M must be undone. With the smaller of the two Gram matrices
 
         shrinking   G = M M^T:   ||P x||^2 = y^T G^-1 y = ||L^-1 y||^2 for G = L L^T,
         growing     G = M^T M:   P = I if G is regular, and x = G^-1 M^T y.
 
-    Where G = c I, as for a wavelet's whole levels, ||P x||^2 = ||y||^2 / c and nothing is solved. Rows
-    that are orthogonal, but not equally long (uneven groups, partial levels), need one factor a row.
+    If G = c I, as for whole levels of a wavelet, ||P x||^2 = ||y||^2 / c and no system is solved. If the rows of
+    M are orthogonal, but not equally long (uneven groups, partial levels), one factor per row is needed.
 
     Attributes:
         squares: the sum of the squares of its matrix (Frobenius norm squared).
-        undo: what leaves the kept part with its own energy again: (target,) weights on the energy of the
-            result's rows, or where such do not tell it a map for the result.
-        lossless: it keeps everything.
+        undo: gives the energy of the kept part from the result: (target,) weights on the energy of its rows or,
+            if weights are not enough, a map to apply to it.
+        lossless: the map keeps all of x.
     """
 
     squares: float
@@ -392,24 +395,24 @@ class Stretch:
 
     @property
     def undoing(self) -> AxisMap:
-        """`undo` as a map in any case."""
+        """`undo` as a map."""
         return self.undo if isinstance(self.undo, AxisMap) else _rows_scaled(self.undo.sqrt())
 
 
 class Stretches:
-    """The stretch of every map, worked out once for maps of equal entries."""
+    """The stretch of every map, computed once for maps with equal entries."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, Stretch] = {}
-        self._same: dict[AxisMap, Stretch] = {}  # by the object, which most tensors share
+        self._by_object: dict[AxisMap, Stretch] = {}  # most tensors share their maps
 
     def of(self, axis_map: AxisMap) -> Stretch:
-        if axis_map not in self._same:
+        if axis_map not in self._by_object:
             key = _digest(axis_map)
             if key not in self._known:
                 self._known[key] = _stretch(axis_map)
-            self._same[axis_map] = self._known[key]
-        return self._same[axis_map]
+            self._by_object[axis_map] = self._known[key]
+        return self._by_object[axis_map]
 
 
 def _stretch(axis_map: AxisMap) -> Stretch:
@@ -423,8 +426,8 @@ def _stretch(axis_map: AxisMap) -> Stretch:
     dead = diagonal <= ROUNDING * largest
     lossless = grows and not bool(dead.any())
     if largest - float(diagonal.min()) <= ROUNDING * largest:
-        one_factor = 1 / largest if largest > 0 else 0.0
-        return Stretch(squares, torch.full((axis_map.target,), one_factor, dtype=torch.float64), lossless)
+        factor = 1 / largest if largest > 0 else 0.0
+        return Stretch(squares, torch.full((axis_map.target,), factor, dtype=torch.float64), lossless)
     inverse = torch.where(dead, 0.0, 1 / diagonal)
     if not grows:
         return Stretch(squares, inverse)
@@ -432,10 +435,10 @@ def _stretch(axis_map: AxisMap) -> Stretch:
 
 
 def _diagonal(axis_map: AxisMap, grows: bool) -> Tensor | None:
-    """The Gram matrix where it is diagonal, else None.
+    """The diagonal of the Gram matrix G if G is diagonal, else None.
 
-    Then G 1 is its diagonal d, and G v is d * v entry by entry. For a random v no other matrix does
-    that: sum_j G_ij (v_j - v_i) is 0 by chance only.
+    A diagonal G has G 1 = d, its diagonal, and G v = d * v entry by entry. For a random v no other matrix has
+    that property: sum_j G_ij (v_j - v_i) would be 0 by chance only.
     """
     small = min(axis_map.source, axis_map.target)
     probe = torch.randn(small, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -452,7 +455,7 @@ def _gram(axis_map: AxisMap, grows: bool, x: Tensor) -> Tensor:
 
 
 def _uneven(axis_map: AxisMap, grows: bool) -> Stretch:
-    """The stretch of a map whose rows are not orthogonal: R with R^T R = G^+ is needed as a matrix."""
+    """The stretch of a map whose rows are not orthogonal, from a matrix R with R^T R = G^+."""
     small = min(axis_map.source, axis_map.target)
     gram = _gram(axis_map, grows, torch.eye(small, dtype=torch.float64))
     squares = float(gram.trace())
@@ -480,16 +483,16 @@ def _rows_scaled(factors: Tensor) -> AxisMap:
 
 
 def _faded(matrix: Tensor) -> AxisMap:
-    """A matrix as a map: inverses of bands fade away from the diagonal, and what has faded is left out."""
+    """A matrix as a map. Inverses of bands fade with the distance from the diagonal; faded entries are left out."""
     kept = matrix.abs() > FADED * matrix.abs().max()
     return from_dense(torch.where(kept, matrix, 0.0).numpy())
 
 
 def _digest(axis_map: AxisMap) -> bytes:
-    made = hashlib.blake2b(f"{axis_map.source} {axis_map.target}".encode(), digest_size=16)
+    digest = hashlib.blake2b(f"{axis_map.source} {axis_map.target}".encode(), digest_size=16)
     for band in axis_map.bands:
         parts = (band.index, band.weight) if isinstance(band, Band) else (band.matrix,)
         for part in parts:
-            made.update(f"{part.shape} {part.dtype}".encode())
-            made.update(np.ascontiguousarray(part).data)
-    return made.digest()
+            digest.update(f"{part.shape} {part.dtype}".encode())
+            digest.update(np.ascontiguousarray(part).data)
+    return digest.digest()

@@ -8,12 +8,11 @@ With filters of length F and a signal x of even length N (indices modulo N and N
 so analysis halves an axis and synthesis doubles it. Both filters of every PyWavelets wavelet sum
 to sqrt(2): analysis multiplies a constant by sqrt(2), synthesis by 1/sqrt(2).
 
-Ratios that are no power of two are ours, not the paper's: whole levels as far as they fit, then one
-*partial level* that splits (or merges) only as many evenly spread places as are needed and passes
-the others through. It is the pure transform when every place is split, never mixes more than the
-wavelet does, costs no more than one level, and analysis still inverts synthesis exactly. Finer
-grids with area averages were the alternative; they nearly cancel alternating signals when the
-ratio is close to one, and their exact dual is dense.
+Ratios that are no power of two are not in the paper. Here as many whole levels as fit are followed by one
+*partial level*, which splits (or merges) only as many evenly spread places as needed and leaves the others
+unchanged. If every place is split it is the wavelet's own level. It never mixes more entries than the wavelet,
+costs no more than one level, and analysis still inverts synthesis exactly. The alternative, averages of areas on
+a finer grid, nearly cancels alternating signals at ratios close to one, and its exact dual is dense.
 
 Sources: https://pywavelets.readthedocs.io/en/latest/ref/signal-extension-modes.html and
 supplement A of the BoT paper (eqs. 5 and 6).
@@ -32,11 +31,11 @@ from ..errors import BadOption, BadSize, suggest
 from .axis_map import AxisMap, Band, Matrix, apply_along, banded, remembered
 
 SQRT2 = math.sqrt(2.0)
-MAX_LENGTH = 2**31  # of one axis: beyond it only a mistyped level leads
+MAX_LENGTH = 2**31  # entries of one axis; only a mistyped level exceeds it
 
 
 def names() -> list[str]:
-    """All discrete wavelets that PyWavelets knows, sorted as it sorts them."""
+    """The names of all discrete wavelets of PyWavelets, in its order."""
     return list(pywt.wavelist(kind="discrete"))
 
 
@@ -49,9 +48,9 @@ def check_name(name: object) -> str:
 
 
 def analysis(x: Tensor, wavelet: str = "haar", level: int = 1, axis: int | Sequence[int] = -1) -> Tensor:
-    """The low band of `x` after `level` wavelet analyses along `axis`: its length over 2**level.
+    """The low band of `x` after `level` wavelet analyses along `axis`; the axis has its length over 2**level.
 
-    Over several axes it is the band that is low on all of them, such as a stack of layers (layer, row, column).
+    Of several axes, such as those of a stack of layers (layer, row, column), it is the band that is low on all.
 
     Example:
         >>> import torch
@@ -64,31 +63,31 @@ def analysis(x: Tensor, wavelet: str = "haar", level: int = 1, axis: int | Seque
         x: a floating-point tensor on any device; computed in float32 or better, returned in its dtype. No
             gradient flows through.
         wavelet: a discrete PyWavelets wavelet.
-        level: how often to halve the axis; 0 returns `x`.
+        level: number of times the axis is halved; 0 returns `x`.
         axis: the axis to halve, or several.
 
     Raises:
         BadOption: unknown wavelet, or an axis that `x` does not have.
-        BadSize: the axis length is no multiple of 2**level.
+        BadSize: the axis length is not a multiple of 2**level.
 
     Equal to `pywt.dwt(x, wavelet, mode="periodization", axis=axis)[0]` at level 1 (supplement eq. 5), for
     several axes to the band `a...a` of `pywt.dwtn(x, wavelet, mode="periodization", axes=axis)`.
     """
     maps = {}
-    for one in _check_call(x, level, axis):
-        length = x.shape[one]
+    for dim in _check_call(x, level, axis):
+        length = x.shape[dim]
         if length % 2**level or length < 2**level:
             deepest = (length & -length).bit_length() - 1 if length else 0
             raise BadSize(
-                f"{level} levels of analysis need an axis length that is a multiple of {2**level}, but axis {one} "
+                f"{level} levels of analysis need an axis length that is a multiple of {2**level}, but axis {dim} "
                 f"of shape {tuple(x.shape)} has {length}; at most level {deepest} is possible."
             )
-        maps[one] = analysis_map(length, length >> level, wavelet, unit_dc=False)
+        maps[dim] = analysis_map(length, length >> level, wavelet, unit_dc=False)
     return apply_along(x.detach(), maps)
 
 
 def synthesis(x: Tensor, wavelet: str = "haar", level: int = 1, axis: int | Sequence[int] = -1) -> Tensor:
-    """The signal whose low band is `x` and whose detail bands are empty: its length times 2**level.
+    """The signal whose low band is `x` and whose detail bands are empty; the axis has its length times 2**level.
 
     Example:
         >>> import torch
@@ -96,19 +95,19 @@ def synthesis(x: Tensor, wavelet: str = "haar", level: int = 1, axis: int | Sequ
         tensor([1., 1., 2., 2.])
 
     Arguments, dtype, device and errors are those of `analysis`. Equal to
-    `pywt.idwt(x, None, wavelet, mode="periodization", axis=axis)` at level 1 (supplement eq. 6), over several
-    axes to one after the other.
+    `pywt.idwt(x, None, wavelet, mode="periodization", axis=axis)` at level 1 (supplement eq. 6); of several
+    axes dim after the other.
     """
     maps = {}
-    for one in _check_call(x, level, axis):
-        length = x.shape[one]
+    for dim in _check_call(x, level, axis):
+        length = x.shape[dim]
         if length < 1:
-            raise BadSize(f"axis {one} of shape {tuple(x.shape)} is empty; synthesis needs at least one entry.")
+            raise BadSize(f"axis {dim} of shape {tuple(x.shape)} is empty; synthesis needs at least dim entry.")
         if level > 40 or length << level > MAX_LENGTH:
             raise BadSize(
                 f"{level} levels of synthesis on {length} entries exceed {MAX_LENGTH} entries; use fewer levels."
             )
-        maps[one] = synthesis_map(length, length << level, wavelet, unit_dc=False)
+        maps[dim] = synthesis_map(length, length << level, wavelet, unit_dc=False)
     return apply_along(x.detach(), maps)
 
 
@@ -122,7 +121,7 @@ def synthesis_map(small: int, large: int, wavelet: str, unit_dc: bool) -> AxisMa
         return AxisMap(small, large)
     taps = np.count_nonzero(pywt.Wavelet(check_name(wavelet)).rec_lo)
     first = min(small, large - small)
-    # Several taps fall on an entry, unless they go around an axis that is shorter than they are.
+    # A target entry is a sum of several taps, except on an axis so short that they wrap around onto one entry.
     mixes = bool(taps > 2) and (bool(taps <= first) or _synthesis_band(first, wavelet).index.shape[1] > 1)
     return AxisMap(small, large, partial(_synthesis_bands, small, large, wavelet, unit_dc), mixes)
 
@@ -166,7 +165,7 @@ def _analysis_bands(large: int, small: int, wavelet: str, unit_dc: bool) -> tupl
 
 
 def split_places(length: int, count: int) -> np.ndarray:
-    """Which `count` of `length` places a partial level splits, spread as evenly as integers allow.
+    """A mask of the `count` of `length` places that a partial level splits, as even as integers allow.
 
     >>> split_places(4, 2).tolist()
     [False, True, False, True]
@@ -176,7 +175,7 @@ def split_places(length: int, count: int) -> np.ndarray:
 
 
 def _snapped(band: Band) -> Band:
-    """Halves and ones that sqrt(2) * sqrt(1/2) missed by an ulp: with them Haar copies, bit for bit."""
+    """Round weights within an ulp of 1/2 or 1, an error of sqrt(2) * sqrt(1/2), so that Haar copies exactly."""
     near = np.round(band.weight * 2) / 2
     weight = np.where(np.abs(band.weight - near) < 1e-15, near, band.weight)
     return Band(band.index, weight, band.source)
@@ -218,26 +217,28 @@ def _filter_band(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, targ
 
 
 def _check_call(x: Tensor, level: int, axis: int | Sequence[int]) -> list[int]:
-    """The axes, counted from the first."""
+    """The axes as indices from the first."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise BadOption(f"wavelets need a floating-point torch tensor, got {got}; convert it first.")
     if isinstance(level, bool) or not isinstance(level, int) or level < 0:
         raise BadOption(f"level must be a whole number of at least 0, got {level!r}.")
-    axes = [_axis(one, x) for one in (axis if isinstance(axis, Sequence) and not isinstance(axis, str) else [axis])]
+    given = axis if isinstance(axis, Sequence) and not isinstance(axis, str) else [axis]
+    axes = [_axis(each, x) for each in given]
     if len(set(axes)) < len(axes):
         raise BadOption(f"axes {axis} of shape {tuple(x.shape)} name one axis twice; use level for several levels.")
     return axes
 
 
 def _axis(axis: object, x: Tensor) -> int:
+    """The index of an axis; an axis that is no integer is refused like one out of range."""
     try:
-        one = -1 - x.dim() if isinstance(axis, bool) else operator.index(axis)  # type: ignore[arg-type]
+        index = -1 - x.dim() if isinstance(axis, bool) else operator.index(axis)  # type: ignore[arg-type]
     except TypeError:
-        one = -1 - x.dim()
-    if not -x.dim() <= one < x.dim():
+        index = -1 - x.dim()
+    if not -x.dim() <= index < x.dim():
         raise BadOption(f"axis {axis!r} is not one of the {x.dim()} axes of shape {tuple(x.shape)}.")
-    return one % x.dim()
+    return index % x.dim()
 
 
 __all__ = ["analysis", "analysis_map", "check_name", "names", "split_places", "synthesis", "synthesis_map"]

@@ -22,7 +22,7 @@ from .network import KeptLayers, Network, OutOfRange, is_kept
 Shape = tuple["Shape", "Shape"] | tuple[()]  # a merge of two shapes, or a single unit
 UNIT: Shape = ()
 PIECE = 256  # rows that are gathered at a time
-TINY = 1e-30  # a smaller norm, or square of a norm, counts as 0; the inverse root is finite in float32
+TINY = 1e-30  # a smaller norm, or square of a norm, counts as 0; the inverse is finite in float32
 LARGE = 1e38  # a larger norm may exceed float32
 SAFE = 1e6  # of a norm: products of units a millionth as strong are still well within float32
 ENTRIES = 4096  # entries of a unit that are multiplied at a time

@@ -21,7 +21,7 @@ from ..console import progress
 from ..errors import PlanError
 from ..hub.provenance import claimed_source, described
 from ..ops.blocks import forget_placed
-from ..ops.recipe import Kept, Watcher, run
+from ..ops.recipe import Cache, Watcher, run
 from ..planning.planner import Plan, Step
 from ..report.measure import Watch
 from ..report.report import Report
@@ -77,7 +77,7 @@ def _run_steps(
     before: Callable[[], None] | None,
     dropped: tuple[str, ...],
 ) -> Generator[tuple[str, Tensor], None, None]:
-    cache = Kept()
+    cache = Cache()
     with _on(device, tensors, order) as placed:
         placed = watch.measured(placed) if watch else placed
         for step in steps:
@@ -120,7 +120,7 @@ def _run_step(
     tensors: Mapping[str, Tensor],
     dtype: torch.dtype,
     device: torch.device,
-    cache: Kept,
+    cache: Cache,
     watch: Watcher | None,
 ) -> Tensor:
     if step.recipe is None:
