@@ -175,7 +175,7 @@ def test_a_suggestion_is_plain_data():
 @pytest.mark.parametrize(
     ("asked", "error", "message"),
     [
-        ({}, BadOption, r"by one of params=, like=, ratio= and memory=, got none"),
+        ({}, BadOption, r"pass exactly one of params=, like=, ratio= and memory=, got none"),
         ({"params": 1, "ratio": 2}, BadOption, r"got params= and ratio="),
         ({"params": "many"}, BadOption, r"'many' is not a number of parameters such as 60M"),
         ({"params": True}, BadOption, r"True is not a number"),

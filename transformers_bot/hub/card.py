@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..report.report import Report
 
 TAGS = ("transformers_bot", "bot")
-# The keys of a recipe that provenance holds under the same name; settings that are left out at their default.
+# The keys of a recipe that provenance has under the same name; settings that are left out at their default.
 RECIPE = ("variant", "method", "dtype")
 DEFAULTS = {"ignore_mismatched_sizes": False, "nonfinite": "error", "strict": True, "allow_pickle": False}
 # The end of an architecture's name -> the Hub's name of what it does.
@@ -81,7 +81,7 @@ def model_card(
         source_card: more of the source's card (see `hub.source_card`): licence, its name and link,
             languages, pipeline tag. `licence` comes first.
         tags: further tags.
-        name: what the loading example loads; a folder's place holder by default.
+        name: the name in the loading example; by default a placeholder for a folder.
         library_class: the class of sentence-transformers that loads the folder, of `LIBRARY_TAGS`; None for a
             plain model.
 
@@ -120,11 +120,11 @@ def pipeline_tag(config: PreTrainedConfig) -> str | None:
 
 
 def recipe(config: PreTrainedConfig) -> dict[str, Any]:
-    """The settings that make this model again, under the names of the API; `resize --recipe` reads them.
+    """The settings that make this model again, under the names of the API, as `resize --recipe` reads them.
 
     `config` holds the fields in which the target differs from the source where provenance has them,
-    else the fields that set its sizes. A folder is `local_source`, by its name alone: whoever reads the recipe says
-    where it is. Where its path was recorded, that is the `source`.
+    else the fields that set its sizes. A local folder is given by its name, as `local_source`: the reader of the recipe
+    must say where it is. If its path was recorded, that is the `source`.
     """
     provenance = provenance_of(config)
     settings = {**_recipe_source(provenance), **{key: provenance.get(key) for key in RECIPE}}
@@ -137,7 +137,7 @@ def recipe(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def _recipe_source(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Where a recipe's source is."""
+    """The fields of a recipe that name its source."""
     if provenance.get("path"):
         return {"source": provenance["path"]}
     shown = public(provenance)
@@ -173,12 +173,12 @@ def _block(text: str, language: str) -> str:
 
 
 def _sorted(table: Any) -> dict[str, Any]:
-    """Sorted by name, as a saved config sorts its fields, so that a reloaded model gets the same card."""
+    """A table sorted by name, as a saved config sorts its fields, so that a reloaded model gets the same card."""
     return dict(sorted(table.items())) if isinstance(table, dict) else {}
 
 
 def _size_fields(config: PreTrainedConfig, provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """All sizes, changed or not: a field that follows another by default is pinned where it stayed."""
+    """All sizes, changed or not: otherwise a field that follows another one by default would change with it."""
     adapter = ADAPTERS.get(config.model_type)
     roles = adapter.roles if adapter else {}
     names = [roles[role].field for role in provenance["target_sizes"] if role in roles]
@@ -243,7 +243,7 @@ def _recipe_part(config: PreTrainedConfig, provenance: Mapping[str, Any], title:
     out = re.sub(r"[^\w.-]+", "-", title, flags=re.ASCII).strip("-.") or "resized"
     first = "source" if "source" in fields else "local_source"
     settings = {first: fields.pop(first), "out": out, **fields}
-    settings = json.loads(json.dumps(settings))  # nothing shared, so that YAML needs no aliases
+    settings = json.loads(json.dumps(settings))  # a copy without shared parts, so that YAML needs no aliases
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=False, width=110)
     note = (
         "\n\nIt was calibrated on batches that this card does not hold, so the recipe alone gives other weights."
@@ -291,7 +291,7 @@ def _origin_part(provenance: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-# -- updating a card in place: our section and our metadata change, what a person wrote stays --------
+# -- updating a card in place: our section and our metadata change, all text of people stays ---------
 
 # Why by hand: huggingface_hub's metadata_update and ModelCard.save write all metadata anew, without the comments, the
 # order and the quoting of the person who wrote it, and know nothing of a section of the text. The split into metadata
@@ -299,7 +299,7 @@ def _origin_part(provenance: Mapping[str, Any]) -> str:
 
 BEGIN = "<!-- transformers_bot: begin -->"
 MARKER = re.compile(r"^<!-- transformers_bot: (begin|end)(?: ([0-9a-f]{16}))? -->[ \t]*(?=\r?$)", re.MULTILINE)
-UNITED = ("tags", "base_model")  # ours are added to these lists; every other field that a person wrote stays
+UNITED = ("tags", "base_model")  # lists to which ours are added; any other field that is there stays as it is
 
 
 def in_markers(text: str) -> str:
@@ -309,15 +309,14 @@ def in_markers(text: str) -> str:
 
 
 def update_card(existing: str, fresh: str) -> str:
-    """An existing card with the section and the metadata of a freshly made one.
+    """An existing card with the section and the metadata of a new one.
 
-    Of our section only what we wrote is replaced. A section that somebody edited, or that has lost a
-    marker, stays as text, and the new one goes to the end. Metadata that is there stays as it is
-    written, comments included; what is missing is added, tags and base models are united. Updating
-    twice gives what updating once gives.
+    Our section is replaced only if nobody has edited it. An edited section, or one that has lost a marker, stays as
+    text, and the new one goes to the end. Metadata that is there stays as it is written, comments included; missing
+    fields are added, and tags and base models are united. A second update changes nothing.
 
     Raises:
-        SaveError: metadata that is no YAML table; the Hub would refuse such a card as well.
+        SaveError: the metadata is no YAML table; the Hub would refuse such a card as well.
     """
     if not existing.strip():
         return fresh
@@ -338,7 +337,7 @@ def update_card(existing: str, fresh: str) -> str:
 
 
 def split_card(card: str) -> tuple[tuple[str, str], str | None, str]:
-    """The lines around the metadata, the metadata (None where a card has none), and the text after it."""
+    """The lines around the metadata, the metadata (None if the card has none), and the text after it."""
     block = REGEX_YAML_BLOCK.match(card)
     if not block:
         return ("", ""), None, card
@@ -352,8 +351,8 @@ def read_metadata(header: str | None, before: str = "---\n") -> dict[str, Any]:
         before: the text before it in the card, so that a message names the right line.
 
     Raises:
-        SaveError: it is no YAML, no table, beyond all measure, or written with anchors, aliases, merge keys or types
-            of its own, which could not be kept.
+        SaveError: it is no YAML, no table, too large, or written with anchors, aliases, merge keys or own types, which
+            could not be kept.
     """
     try:
         data = read_yaml(header or "", first_line=before.count("\n") + 1)
@@ -371,13 +370,13 @@ def read_metadata(header: str | None, before: str = "---\n") -> dict[str, Any]:
 
 
 def _digest(section: str) -> str:
-    """A hash of the text without the ends of its lines, which editors and git change on their own."""
+    """A hash of the text without trailing spaces and line endings, which editors and git may change."""
     lines = "\n".join(line.rstrip() for line in section.strip().splitlines())
     return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _section(body: str) -> tuple[int, int]:
-    """Where the section that may be replaced begins and ends; both are 0 where there is none."""
+    """The begin and the end of the section that may be replaced; both are 0 if there is none."""
     marks = list(MARKER.finditer(body))
     for first, last in pairwise(marks):
         if (first[1], last[1]) != ("begin", "end"):
@@ -401,7 +400,7 @@ def _with_section(body: str, section: str, newline: str) -> str:
 
 
 def _merged(header: str, ours: Mapping[str, Any], newline: str, before: str) -> str:
-    """The metadata's text with ours added, otherwise unchanged where possible."""
+    """The text of the metadata with our fields added, and otherwise unchanged if possible."""
     theirs = read_metadata(header, before)
     merged, text, missing = dict(theirs), header, {}
     for name, value in ours.items():
@@ -416,7 +415,9 @@ def _merged(header: str, ours: Mapping[str, Any], newline: str, before: str) -> 
         text = (text.rstrip("\r\n") + newline if text.strip() else "") + _dumped(missing, newline)
     if _reads_as(text, merged):
         return text
-    logger.warning("the model card's metadata is written in a way that cannot be added to; it is written anew.")
+    logger.warning(
+        "the model card's metadata is written in a form to which fields cannot be added; it is written anew."
+    )
     return _dumped(merged, newline)
 
 
@@ -428,7 +429,7 @@ def _reads_as(text: str, data: dict[str, Any]) -> bool:
 
 
 def _united(theirs: Any, ours: Any) -> Any:
-    """Their values, then ours that they lack; a single name without additions stays a plain name."""
+    """Their values, then those of ours that they lack; a single name without additions stays a plain name."""
     lists = [value if isinstance(value, list) else [] if value is None else [value] for value in (theirs, ours)]
     added = [value for value in lists[1] if value not in lists[0]]
     if theirs is None:
@@ -437,7 +438,7 @@ def _united(theirs: Any, ours: Any) -> Any:
 
 
 def _with_value(text: str, name: str, value: Any, newline: str) -> str:
-    """The metadata's text with another value of one field; new list items follow the last one."""
+    """The text of the metadata with a new value of one field; new list items follow the last one."""
     root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
     node = [value_node for key, value_node in root.value if key.value == name][-1]
     if isinstance(node, yaml.SequenceNode) and not node.flow_style and node.value:

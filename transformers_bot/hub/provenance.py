@@ -49,12 +49,12 @@ class Place:
 
     @classmethod
     def of(cls, source: str, subfolder: str | None) -> "Place":
-        """With an absolute path, so that it stays valid when the current folder changes."""
+        """The place with an absolute path, which stays valid if the current folder changes."""
         return cls(os.path.abspath(source) if os.path.isdir(source) else source, subfolder)
 
 
 def described(source: str, subfolder: str | None, revision: str | None, record_path: bool = False) -> dict[str, Any]:
-    """A record's fields on a source: where it is on the Hub, or the bare name of a folder.
+    """The fields of a record that describe a source: its place on the Hub, or the bare name of a folder.
 
     >>> described("gpt2", None, "f" * 40)["source"], described("gpt2", None, None)["local"]
     ('gpt2', False)
@@ -88,7 +88,7 @@ def described(source: str, subfolder: str | None, revision: str | None, record_p
 
 
 def folder_name(place: str | os.PathLike[str]) -> str:
-    """A folder's own name; `NAMELESS` where that is, or holds, the name of a user or of a folder above.
+    """A folder's own name; `NAMELESS` if that is, or holds, the name of a user or of a folder above.
 
     >>> folder_name("/data/projects/gpt2-small"), folder_name("/home/alice"), folder_name("/data/x/data")
     ('gpt2-small', 'model', 'model')
@@ -97,8 +97,8 @@ def folder_name(place: str | os.PathLike[str]) -> str:
     name = "".join(mark if mark.isprintable() else "_" for mark in path.name)[:100]
     above = {part.casefold() for part in path.parent.parts}
     parts = set(re.split(r"[^0-9a-z]+", name.casefold())) | {name.casefold()}
-    own = path.parent.name in HOMES or name.casefold() in above or bool(parts & _users(path))
-    return NAMELESS if own or not name else name
+    is_private = path.parent.name in HOMES or name.casefold() in above or bool(parts & _users(path))
+    return NAMELESS if is_private or not name else name
 
 
 def _users(path: Path) -> set[str]:
@@ -111,7 +111,7 @@ def _users(path: Path) -> set[str]:
 
 
 def without_places(texts: Iterable[str], *places: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Sentences in which a folder is called by its name instead of its path.
+    """The sentences, with the names of folders instead of their paths.
 
     Args:
         places: the folders, as the user gave them; a hub id changes nothing.
@@ -132,7 +132,7 @@ def _replaced(text: str, forms: list[str], names: Mapping[str, str]) -> str:
 
 
 def public(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record without any path of a computer: what is pushed."""
+    """A record without local paths, for a push."""
     fields = {key: value for key, value in record.items() if key != "path"}
     place = recorded_path(record)
     if place is None or record.get("path"):
@@ -144,17 +144,17 @@ def public(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def recorded_path(record: Mapping[str, Any]) -> str | None:
-    """Where a record says that its folder is; None for most, which name it only."""
+    """The path of the source folder in a record; None for most records, which hold only its name."""
     if record.get("path"):
         return str(record["path"])
-    # Records of earlier versions hold the path as the source; a name alone says nothing of where it was.
+    # Records of earlier versions hold the path as the source; a name alone does not say where the folder was.
     source = str(record.get("source"))
     is_path = re.search(r"[/\\]|^(\.{1,2}|~.*)$", source)
     return source if is_path and record.get("local", not _is_repo_id(source)) else None
 
 
 def names_of(path: str) -> tuple[str, ...]:
-    """What a record may call the folder at a path: its own name, or the repository that it is a copy of."""
+    """The names that a record may have for the folder at a path: its own, or the repository that it is a copy of."""
     cached = _cached(path)
     return (_last(path), cached[0]) if cached else (_last(path),)
 
@@ -167,8 +167,8 @@ def is_local(record: Mapping[str, Any]) -> bool:
 def hub_source(record: Mapping[str, Any]) -> tuple[str, str] | None:
     """The repository and commit that a model was made from, None for a folder.
 
-    Only what was loaded from the Hub has a commit; a relative folder may look like an id. Of a folder
-    in the Hub's cache the path tells.
+    Only sources that were loaded from the Hub have a commit; a relative folder may look like an id. For a folder in
+    the Hub's cache the path names both.
     """
     source, revision = str(record.get("source")), str(record.get("revision"))
     cached = _cached(source)
@@ -180,7 +180,7 @@ def hub_source(record: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def claimed_source(config: PreTrainedConfig) -> dict[str, str] | None:
-    """The repository and commit that a source's own config claims to be made from, None where it claims none."""
+    """The repository and commit that a source's own config claims to be made from, None if it claims none."""
     record = getattr(config, "transformers_bot", None)
     if not isinstance(record, dict):
         return None
@@ -189,7 +189,7 @@ def claimed_source(config: PreTrainedConfig) -> dict[str, str] | None:
 
 
 def claimed_in(record: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The repository and commit that a record's source claimed, None where it claimed none."""
+    """The repository and commit that a record's source claimed, None if it claimed none."""
     claim = record.get("claimed_source")
     return hub_source({**claim, "local": False}) if isinstance(claim, dict) else None
 
@@ -201,7 +201,7 @@ def base_model(record: Mapping[str, Any]) -> str | None:
 
 
 def provenance_of(config: PreTrainedConfig) -> dict[str, Any]:
-    """What made a model, from its config.
+    """The record of how a model was made, from its config.
 
     Raises:
         BadOption: the config has none, or it is not in the form that resizing writes.
@@ -225,7 +225,7 @@ def damage_of(record: Any, printable: bool = False) -> str | None:
     """The first fault of a record, as a clause; None if it has the form that resizing writes.
 
     Args:
-        printable: also refuse control characters in names, because the names are going to be used, not only shown.
+        printable: also refuse control characters in names, because the names will be used, not only shown.
     """
     if not isinstance(record, dict):
         return f"it is {shown(record)}, not a table"
@@ -270,7 +270,7 @@ def _is_seed(value: Any) -> bool:
 
 
 def _is_inside(subfolder: Any) -> bool:
-    """Whether a record's subfolder stays inside of its source."""
+    """Whether a record's subfolder stays inside its source."""
     parts = re.split(r"[/\\]", subfolder) if isinstance(subfolder, str) else []
     return ".." not in parts and parts[:1] != [""] and not any(":" in part for part in parts)
 
@@ -298,10 +298,10 @@ def _is_repo_id(name: str) -> bool:
     return True
 
 
-# -- what a model in memory carries --------------------------------------------------------------------
+# -- attributes of a model in memory --------------------------------------------------------------------
 
 Push = Callable[..., CommitInfo]  # `push.push_to_hub`, which stands above this module
-Stamps = Mapping[str, tuple[Path, Stamp]]  # name in the record -> where the file is, and what it was when it was read
+Stamps = Mapping[str, tuple[Path, Stamp]]  # name in the record -> path of the file, and its state when it was read
 
 
 def attach(
@@ -313,11 +313,10 @@ def attach(
 ) -> None:
     """Give a model its report, and make its own `push_to_hub` write our card.
 
-    The class stays what it is; both are attributes of this one instance, which copies and pickles of
-    it keep.
+    The class is not changed: both are attributes of this instance, which its copies and pickles keep.
 
     Args:
-        push: what its `push_to_hub` calls with the model: `push.push_to_hub`.
+        push: the function `push.push_to_hub`, which its `push_to_hub` calls with the model.
         files: the source's files, by their names in the record. A push hashes them if they have not changed;
             loading does not wait for that.
         place: where the source is.

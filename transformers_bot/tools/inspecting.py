@@ -1,12 +1,11 @@
-"""What a checkpoint is made of, and how much of it a plain halving of each role would keep.
+"""The tensors of a checkpoint, and the share of their energy that halving each role would keep.
 
-An orthonormal wavelet level splits a tensor into a low and a high band whose energies (sums of
-squares) add up to the tensor's. The low band's share along a role is what halving that role would
-keep: 0.5 for weights without order, as noise has it, 1 for weights that are smooth along the role.
-An odd length keeps one entry as it is (a partial level). A role that is on both axes of a tensor is
-halved on both, as a resize does it, so that noise has 0.25 there.
+An orthonormal wavelet level splits a tensor into a low and a high band whose energies (sums of squares) add up to the
+energy of the tensor. Halving a role keeps the share of the low band along that role: 0.5 for weights in random order,
+such as noise, and 1 for weights that are constant along the role. With an odd length one entry stays as it is (a
+partial level). A role that is on both axes of a tensor is halved on both, as in a resize, so that noise has 0.25 there.
 
-A resize with the defaults keeps more than this: it puts similar units next to each other first.
+A resize with the defaults keeps more than this, because it first puts similar units next to each other.
 """
 
 import math
@@ -44,26 +43,26 @@ if TYPE_CHECKING:
 
     from ..request.signatures import SourceKeywords
 
-LITTLE = 4 << 20  # bytes of tensors after which freed memory is given back
-NOISE = 0.5  # what weights without order keep of a halved axis
-CELL, ROW = 0.46, 0.27  # inches of a cell with its number in a picture
-MANY = 16  # layers; beyond so many a cell has no room for a number
+LITTLE = 4 << 20  # bytes of tensors after which freed memory is returned to the system
+NOISE = 0.5  # the share that halving an axis keeps of weights in random order
+CELL, ROW = 0.46, 0.27  # inches of a cell that holds a number
+MANY = 16  # layers; with more, a cell has no room for a number
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Tensors of one function, over the layers.
+    """The tensors of one function in all layers.
 
     Attributes:
-        name: with {layer} where the layer stands.
-        axes: what its axes mean, as in the adapter's rule.
+        name: of the tensors, with {layer} for the number of the layer.
+        axes: the roles of its axes, as in the adapter's rule.
         shape: of one tensor.
         dtype: as stored, such as "float32".
-        layers: how many there are; 0 for a tensor outside of the blocks.
-        parameters: of all of them; 0 for a tensor that is tied to another one.
-        kept: role, and the depth -> share of the energy that halving it keeps; NaN where weights are not finite,
-            nothing for a tensor of zeros.
-        by_layer: the same for each layer, without the depth.
+        layers: number of layers; 0 for a tensor outside the layers.
+        parameters: of all layers together; 0 for a tensor that is tied to another one.
+        kept: role (or depth) -> share of the energy that halving it keeps; NaN if weights are not finite, empty for
+            tensors of zeros.
+        by_layer: role -> that share for each layer.
     """
 
     name: str
@@ -82,16 +81,16 @@ class Stack:
 
 @dataclass(frozen=True, repr=False)
 class Inspection:
-    """What `inspect` found. Take `to_dict()` for machines, `plot(path)` for a picture.
+    """The result of `inspect`. Print it, or take `to_dict()` or `plot(path)`.
 
     Attributes:
         model_class: the class that the checkpoint is for.
         sizes: role -> length.
-        wavelet: what `kept` was measured with.
-        stacks: in the model's order.
+        wavelet: the wavelet that `kept` was measured with.
+        stacks: the tensors, in the model's order.
         missing: tensors of the class that the checkpoint does not hold.
         unexpected: tensors that the class does not have.
-        notes: what there is to say of the files.
+        notes: remarks on the files.
         roles: of the architecture.
     """
 
@@ -106,42 +105,42 @@ class Inspection:
 
     @property
     def lengths(self) -> dict[str, int]:
-        """The sizes that are known, of roles that do not only repeat another one's."""
+        """The known sizes, without those of roles that only repeat another role."""
         return {role: length for role, length in self.sizes.items() if length and role not in self.roles.echoes}
 
     @property
     def measured(self) -> list[str]:
-        """The roles of which halving was measured, in the order of the sizes."""
-        found = {role for stack in self.stacks for role in stack.kept}
-        return [role for role in self.sizes if role in found]
+        """The roles that were measured, in the order of the sizes."""
+        roles = {role for stack in self.stacks for role in stack.kept}
+        return [role for role in self.sizes if role in roles]
 
     def __repr__(self) -> str:
         lengths = [f"{role} {length}" for role, length in self.lengths.items()]
-        missing = [f"{len(self.missing)} tensors are missing"] if self.missing else []
-        missing += [f"{len(self.unexpected)} are of no such model"] if self.unexpected else []
-        missing += [".plot() draws them"]
+        notes = [f"{len(self.missing)} tensors are missing"] if self.missing else []
+        notes += [f"{len(self.unexpected)} are of no such model"] if self.unexpected else []
+        notes += [".plot() draws them"]
         return lines(
             f"Inspection: {self.model_class}, {self.parameters:,} parameters, {size(self.bytes)}",
             ", ".join(lengths),
-            f"{len(self.stacks)} kinds of tensors, wavelet {self.wavelet}; {'; '.join(missing)}",
+            f"{len(self.stacks)} kinds of tensors, wavelet {self.wavelet}; {'; '.join(notes)}",
         )
 
     def _repr_html_(self) -> str:
         roles = self.measured
         rows: list[Row] = [("tensor", "shape", "layers", "bytes", "axes", *roles)]
-        for one in self.stacks:
-            kept = (one.kept.get(role) for role in roles)
-            shares = ("" if share is None else f"{share:.2f}" for share in kept)
-            weight = size(one.bytes) if one.parameters else "tied"
-            rows.append((one.name, shape(one.shape), str(one.layers or ""), weight, one.axes, *shares))
+        for stack in self.stacks:
+            values = (stack.kept.get(role) for role in roles)
+            shares = ("" if share is None else f"{share:.2f}" for share in values)
+            weight = size(stack.bytes) if stack.parameters else "tied"
+            rows.append((stack.name, shape(stack.shape), str(stack.layers or ""), weight, stack.axes, *shares))
         lengths = ", ".join(f"{role} {length}" for role, length in self.lengths.items())
-        gaps = [f"{len(self.missing)} tensors are not in the checkpoint"] if self.missing else []
-        gaps += [f"{len(self.unexpected)} tensors are not part of {self.model_class}"] if self.unexpected else []
+        warnings = [f"{len(self.missing)} tensors are not in the checkpoint"] if self.missing else []
+        warnings += [f"{len(self.unexpected)} tensors are not part of {self.model_class}"] if self.unexpected else []
         return page(
             f"{self.model_class}: {self.parameters:,} parameters, {size(self.bytes)}",
             [lengths, f"the columns of roles: share of the energy that halving keeps, wavelet {self.wavelet}"],
             [html_table(rows, right=(2, 3, *range(5, 5 + len(roles))))],
-            [*gaps, *self.notes],
+            [*warnings, *self.notes],
         )
 
     @property
@@ -153,7 +152,7 @@ class Inspection:
         return sum(stack.bytes for stack in self.stacks)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON types; a share of weights that are not finite is None."""
+        """Everything as JSON types; NaN is written as None."""
         return {
             "model_class": self.model_class,
             "sizes": {role: length for role, length in self.sizes.items() if length is not None},
@@ -173,18 +172,18 @@ class Inspection:
     def plot(self, path: str | os.PathLike[str]) -> Path: ...
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> "Path | Figure":
-        """A heat map: a panel per role, rows are kinds of tensors, columns layers, colour the share kept.
+        """Draw a heat map for every role: a row per kind of tensor, a column per layer, the share kept as colour.
 
         Args:
-            path: the picture file to write. None writes none.
+            path: the file to write; None for none.
 
         Returns:
-            The file, or without a path matplotlib's figure, which a notebook shows and `.savefig` writes;
-            pyplot does not know it, so nothing has to be closed.
+            The file, or without a path the figure of matplotlib, which a notebook shows and `.savefig` writes. Pyplot
+            does not hold it, so it need not be closed.
 
         Raises:
-            BadOption: matplotlib is not installed (`pip install transformers-bot[plot]`), or an ending that it
-                does not write.
+            BadOption: matplotlib is not installed (`pip install transformers-bot[plot]`), or does not
+                write files with this ending.
         """
         return _plot(self, None if path is None else Path(path))
 
@@ -198,9 +197,10 @@ def inspect(
     allow_pickle: bool = False,
     **keywords: "Unpack[SourceKeywords]",
 ) -> Inspection:
-    """Roles, shapes and energy per wavelet band of a checkpoint's tensors, read one after another.
+    """Show the tensors of a checkpoint: roles of their axes, shapes, and the energy that halving would keep.
 
-    Memory beyond the mapped files is about three times the largest tensor in float32, whatever the layers.
+    Tensors are read one after another: beside the mapped files this needs about three times the largest tensor in
+    float32, for any number of layers.
 
     Example:
         >>> inspect("gpt2").stacks[0].kept  # doctest: +SKIP
@@ -208,13 +208,13 @@ def inspect(
 
     Args:
         source: hub id or folder.
-        wavelet: an orthogonal one, or the bands' energies would not add up to the whole.
-        task: the head, where config.json does not name it and the tensors fit several classes.
-        allow_pickle: read pytorch_model.bin where there is no safetensors file, as tensors only.
+        wavelet: an orthogonal wavelet; for others the energies of the bands do not add up to the whole.
+        task: the head, if config.json does not name it and the tensors fit several classes.
+        allow_pickle: read pytorch_model.bin, as tensors only, if there is no safetensors file.
         keywords: of the Hub (revision, subfolder, token, ...) and of the files (variant, ...).
 
     Raises:
-        BadOption: a wavelet that is unknown or not orthogonal.
+        BadOption: an unknown wavelet, or one that is not orthogonal.
         BadCheckpoint, UnsafeCheckpoint: weights that cannot be read, as in `from_pretrained`.
         UnsupportedArchitecture: a model type without an adapter.
     """
@@ -227,43 +227,43 @@ def inspect(
     adapter = architectures.get(config.model_type)
     sizes = role_sizes(adapter, config, "source")
     check_fields(adapter, config, "source")
-    told: tuple[str, ...] = ()
+    class_notes: tuple[str, ...] = ()
     class_for = class_for_task(task)
     if task is None:
-        said = sort_keywords({**keywords, "allow_pickle": allow_pickle})
-        config, told = told_class(adapter, config, name, said)
-    alone = without_crossing(config)
-    where = {key: value for key, value in picked(keywords, (*HUB, *FILES)).items() if key != "code_revision"}
+        call = sort_keywords({**keywords, "allow_pickle": allow_pickle})
+        config, class_notes = told_class(adapter, config, name, call)
+    without_cross = without_crossing(config)
+    file_keywords = {key: value for key, value in picked(keywords, (*HUB, *FILES)).items() if key != "code_revision"}
     progress.expects(10)
     with progress.part("opening the source", 2):
-        checkpoint = check_files(name, where, allow_pickle=allow_pickle)
-        model_class = class_for(alone)
+        checkpoint = check_files(name, file_keywords, allow_pickle=allow_pickle)
+        model_class = class_for(without_cross)
         with quiet():
-            described = predict(model_class, alone)
+            described = predict(model_class, without_cross)
         check_amount(checkpoint, described.shapes, described.ties)
-        opened = open_checked(model_class, name, alone, where, checkpoint)
+        opened = open_checked(model_class, name, without_cross, file_keywords, checkpoint)
     inventory = inventory_of(opened.model)
     tensors = opened.model.state_dict()
     groups: dict[str, list[str]] = {}
     rules = rules_of(adapter, inventory, sizes)
     for tensor, (rule, _) in rules.items():
         if tensor not in opened.missing:
-            groups.setdefault(_shown(tensor, rule, inventory.canonical(tensor)), []).append(tensor)
+            groups.setdefault(_stack_name(tensor, rule, inventory.canonical(tensor)), []).append(tensor)
     stacks = []
-    sizes_of = [float(sum(tensors[one].numel() for one in names)) for names in groups.values()]
+    sizes_of = [float(sum(tensors[tensor_name].numel() for tensor_name in names)) for names in groups.values()]
     for shown, names in progress.tracked(groups.items(), sizes_of, [f"measuring {shown}" for shown in groups]):
         rule, layer = rules[names[0]]
         tied = names[0] in inventory.ties
-        reader = _Reader(rule, adapter.roles, [tensors[one] for one in names], sizes, wavelet)
+        reader = _Reader(rule, adapter.roles, [tensors[tensor_name] for tensor_name in names], sizes, wavelet)
         stacks.append(reader.stack(shown, layered=layer is not None, tied=tied))
     missing = tuple(sorted(opened.missing))
-    found = inventory.model_class, sizes, wavelet, tuple(stacks), missing, opened.unexpected
-    return Inspection(*found, (*told, *checkpoint.notes), adapter.roles)
+    measured = inventory.model_class, sizes, wavelet, tuple(stacks), missing, opened.unexpected
+    return Inspection(*measured, (*class_notes, *checkpoint.notes), adapter.roles)
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """Tensors of one stack and what their axes mean."""
+    """Measures the tensors of one stack."""
 
     rule: Rule
     roles: Roles
@@ -273,14 +273,14 @@ class _Reader:
 
     def stack(self, name: str, layered: bool, tied: bool) -> Stack:
         first = self.tensors[0]
-        whole = [energy(x.detach()) for x in self.tensors]
-        measured = sum(whole) != 0  # of nothing there is no share
-        shares = {role: list(self._by_layer(role)) for role in self._halved() if measured}
-        kept = {role: _share(kept, whole) for role, kept in shares.items()}
-        if layered and measured and len(self.tensors) > 1:
-            kept[self.rule.depth] = _share(self._over_layers(), whole)
+        energies = [energy(x.detach()) for x in self.tensors]
+        has_energy = sum(energies) != 0  # zeros have no energy to take a share of
+        shares = {role: list(self._by_layer(role)) for role in self._halved() if has_energy}
+        kept = {role: _share(kept, energies) for role, kept in shares.items()}
+        if layered and has_energy and len(self.tensors) > 1:
+            kept[self.rule.depth] = _share(self._over_layers(), energies)
         by_layer = {
-            role: tuple(_share([part], [all_]) for part, all_ in zip(kept_of, whole, strict=True))
+            role: tuple(_share([part], [all_]) for part, all_ in zip(kept_of, energies, strict=True))
             for role, kept_of in shares.items()
             if layered
         }
@@ -291,9 +291,9 @@ class _Reader:
         return Stack(name, axes, tuple(first.shape), dtype, layers, parameters, kept, by_layer)
 
     def _halved(self) -> list[str]:
-        """The roles to halve; one that follows another numbers the same entries."""
-        found = {self.roles.leader(role) for role in self.rule.roles}
-        return [role for role in self.roles.resized if role in found and (self.sizes[role] or 1) > 1]
+        """The roles to halve; a role that follows another one is halved with it."""
+        leaders = {self.roles.leader(role) for role in self.rule.roles}
+        return [role for role in self.roles.resized if role in leaders and (self.sizes[role] or 1) > 1]
 
     def _by_layer(self, role: str) -> Iterator[float]:
         """The energy of each tensor's low band along a role."""
@@ -303,8 +303,8 @@ class _Reader:
         )
         releasing = Releasing(LITTLE)
         for x in self.tensors:
-            found = energy(apply(_floats(x), maps))
-            yield found if math.isfinite(found) else energy(apply(x.detach().double(), maps))
+            low_band = energy(apply(_floats(x), maps))
+            yield low_band if math.isfinite(low_band) else energy(apply(x.detach().double(), maps))
             releasing.made(x.nbytes)
 
     def _map(self, factor: Factor, role: str) -> AxisMap:
@@ -314,10 +314,10 @@ class _Reader:
         return halving(length, self.wavelet)
 
     def _over_layers(self) -> Iterator[float]:
-        """The energies of the low band over the layers, one entry of it at a time."""
+        """The energies of the low band over the layers, one tensor of it at a time."""
         for row in halving(len(self.tensors), self.wavelet).dense():
-            found = energy(self._summed(row, torch.float32))
-            yield found if math.isfinite(found) else energy(self._summed(row, torch.float64))
+            low_band = energy(self._summed(row, torch.float32))
+            yield low_band if math.isfinite(low_band) else energy(self._summed(row, torch.float64))
 
     def _summed(self, row: Any, dtype: torch.dtype) -> Tensor:
         total = torch.zeros(self.tensors[0].shape, dtype=dtype)
@@ -328,7 +328,7 @@ class _Reader:
 
 
 def halving(length: int, wavelet: str) -> AxisMap:
-    """One orthonormal level on `length` entries; an odd one keeps an entry more.
+    """One orthonormal level on `length` entries; an odd length n gives (n + 1) / 2 entries.
 
     >>> halving(3, "haar").dense().round(2).tolist()
     [[1.0, 0.0, 0.0], [0.0, 0.71, 0.71]]
@@ -336,7 +336,7 @@ def halving(length: int, wavelet: str) -> AxisMap:
     return analysis_map(length, (length + 1) // 2, wavelet, unit_dc=False)
 
 
-def _shown(name: str, rule: Rule, canonical: str) -> str:
+def _stack_name(name: str, rule: Rule, canonical: str) -> str:
     return name[: len(name) - len(canonical)] + rule.template(canonical)
 
 
@@ -345,7 +345,7 @@ def _floats(x: Tensor) -> Tensor:
 
 
 def _share(kept: Any, whole: list[float]) -> float:
-    """Kept over whole; a layer of zeros loses nothing."""
+    """The kept part of an energy as a share; 1 for zeros, which lose nothing."""
     total = sum(whole)
     return float(sum(kept)) / total if total else 1.0
 
@@ -363,31 +363,31 @@ def _as_dict(stack: Stack) -> dict[str, Any]:
         "parameters": stack.parameters,
         "bytes": stack.bytes,
         "kept": {role: plain(share) for role, share in stack.kept.items()},
-        "kept_by_layer": {role: [plain(one) for one in shares] for role, shares in stack.by_layer.items()},
+        "kept_by_layer": {role: [plain(share) for share in shares] for role, shares in stack.by_layer.items()},
     }
 
 
-def _plot(found: "Inspection", path: Path | None) -> "Path | Figure":
-    """A picture of `found`: the figure, or the file it is written to; see `Inspection.plot`."""
-    panels = _panels(found)
+def _plot(inspection: "Inspection", path: Path | None) -> "Path | Figure":
+    """Draw an inspection; returns the figure, or the written file; see `Inspection.plot`."""
+    panels = _panels(inspection)
     if not panels:
-        raise BadOption(f"{found.model_class} has no layers to draw.")
-    layers = max(stack.layers for stack in found.stacks)
+        raise BadOption(f"{inspection.model_class} has no layers to draw.")
+    layers = max(stack.layers for stack in inspection.stacks)
     rows = [len(panel) for panel in panels.values()]
     size = (4.5 + CELL * min(layers, MANY), 1.2 + sum(ROW * count + 0.7 for count in rows))
     figure = picture(*size)
     all_axes = figure.subplots(len(panels), 1, height_ratios=rows, squeeze=False)[:, 0]
     for axes, (role, stacks) in zip(all_axes, panels.items(), strict=True):
         image = _panel(axes, role, stacks, layers)
-    figure.suptitle(f"{found.model_class}: share of the energy kept, one {found.wavelet} level", fontsize=11)
+    figure.suptitle(f"{inspection.model_class}: share of the energy kept, one {inspection.wavelet} level", fontsize=11)
     figure.colorbar(image, ax=all_axes.tolist(), label="kept (0.5: no more than of noise)", shrink=0.6)
     return figure if path is None else save(figure, path, dpi=120)
 
 
-def _panels(found: "Inspection") -> dict[str, list["Stack"]]:
-    """Role -> the layered matrices that have it; biases and norms are too short to tell anything."""
+def _panels(inspection: "Inspection") -> dict[str, list["Stack"]]:
+    """Role -> the matrices in layers that have it; biases and norms have too few entries for a useful share."""
     panels: dict[str, list[Stack]] = {}
-    for stack in found.stacks:
+    for stack in inspection.stacks:
         for role in stack.by_layer:
             if len(stack.shape) > 1:
                 panels.setdefault(role, []).append(stack)

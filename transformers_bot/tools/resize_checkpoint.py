@@ -1,4 +1,4 @@
-"""From a checkpoint folder to a checkpoint folder, tensor by tensor: no model is ever held."""
+"""Resizes a checkpoint from folder to folder, tensor by tensor, without a model in memory."""
 
 import os
 from collections.abc import Mapping
@@ -74,16 +74,15 @@ def resize_checkpoint(
     fit: "Mapping[str, Any] | None" = None,
     **kwargs: "Unpack[FolderKeywords]",
 ) -> Report:
-    """Write `source` at another size to the folder `out`, shard by shard, and say what became of it.
+    """Write `source` at another size to the folder `out`, tensor by tensor, and return the report.
 
-    What `BoTModel...from_pretrained(source, config).save_pretrained(out)` would write, byte for byte
-    in its weights, but neither model is ever in memory: the source stays on disk and each target
-    tensor is written as soon as it is made. Beside the weights, `out` gets the configs, tokenizer and
-    processor files, the report (`transfer_report.json`) and a model card (`README.md`).
+    The weights are, byte for byte, those of `BoTModel...from_pretrained(source, config).save_pretrained(out)`, but
+    neither model is ever in memory: the source stays on disk, and each target tensor is written as soon as it is
+    computed. Beside the weights, `out` gets the configs, tokenizer and processor files, the report
+    (`transfer_report.json`) and a model card (`README.md`).
 
-    The folder is written whole or not at all: an existing `out` stays as it is until the new one is
-    complete, also when the run is killed. The same inputs give the same bytes; new heads are drawn
-    from `BoTConfig.seed`.
+    The folder is written whole or not at all: an existing `out` stays as it is until the new one is complete, also if
+    the run is killed. The same inputs give the same bytes; new heads are drawn from `BoTConfig.seed`.
 
     Example:
         >>> report = resize_checkpoint("gpt2", "my-gpt2", n_layer=6, n_embd=384, n_head=6)  # doctest: +SKIP
@@ -95,30 +94,30 @@ def resize_checkpoint(
         config: the target, as in `BoTModel.from_pretrained`; overrides may be keywords.
         task: another head than the source's own: one of `transformers_bot.tasks.TASKS`.
         max_shard_size: of a weight file, as in `save_pretrained`.
-        overwrite: True replaces `out` as a whole if it exists and is what a resize wrote, not trained and not
-            changed since. "foreign" replaces any saved model, whoever made or trained it: that one is lost.
-            A folder that holds anything but a saved model is never replaced.
-        tokenizer: carry tokenizer and processor files along, and check the vocabulary.
-        modules: carry the modules of a sentence-transformers folder along, at the new width; off, the result
-            is a plain model.
+        overwrite: True replaces an existing `out` as a whole if a resize wrote it and it is unchanged since. "foreign"
+            replaces any saved model, also a trained one: that model is lost. A folder that holds anything but a saved
+            model is never replaced.
+        tokenizer: copy tokenizer and processor files, and check the vocabulary.
+        modules: copy the modules of a sentence-transformers folder, at the new width; with False, the result is a
+            plain model.
         fit: data for the methods "ligo" and "mango", which learn their maps: a dict of `fit`'s arguments, such as
             {"batches": "corpus.txt", "steps": 100}. Batches may be files or folders of texts or images, as
-            `read_batches` takes them (then also "batch_size" and "tokens"). The model is in memory meanwhile.
+            `read_batches` takes them (then also "batch_size" and "tokens"). The model is in memory during the fit.
         bot_config, method, calibration, nonfinite, allow_pickle, strict, record_path,
             ignore_mismatched_sizes, dtype, torch_dtype: as in `BoTModel.from_pretrained`.
-        kwargs: fields of the config and hub keywords, as there; those that place a model in memory
-            (`device_map`, `quantization_config`, ...) are refused.
+        kwargs: fields of the config and hub keywords, as there. Keywords for a model in memory (`device_map`,
+            `quantization_config`, ...) are refused.
 
-    Memory: beyond the source's mapped (evictable) pages, `memory_bound` bytes at most with the method
-    "bot", whatever the number of layers; with `calibration` also one float64 covariance for every fitted
-    matrix. "lemon" and "importance" hold more.
+    Memory: beside the mapped pages of the source, which the system can evict, at most `memory_bound` bytes with the
+    method "bot", for any number of layers; with `calibration` also one float64 covariance for every fitted matrix.
+    "lemon" and "importance" need more.
 
     Raises:
         SaveError: `out` exists, is being written by another process, or does not fit on the disk.
-        TooLittleMemory: not even its largest tensor fits into the memory that can be had.
+        TooLittleMemory: the memory does not even suffice for the largest tensor.
         What `BoTModel.from_pretrained` raises.
     """
-    ours = stated(
+    own_keywords = stated(
         bot_config=bot_config,
         method=method,
         calibration=calibration,
@@ -134,10 +133,10 @@ def resize_checkpoint(
     replacing = _replacing(overwrite)
     name = source_name(source)
     with progress.part("reading the configs", progress.READING_SECONDS):
-        request = _request(name, config, task, {**kwargs, **ours})
+        request = _request(name, config, task, {**kwargs, **own_keywords})
     learning = fit_of(fit, request.keywords.method)
-    lay_out((), max_shard_size)  # refuses a size that is none
-    place = _free_place(out, replacing, request)  # before weights are fetched
+    lay_out((), max_shard_size)  # raises for an invalid size
+    place = _free_place(out, replacing, request)  # checked before weights are fetched
     before = _card_before(place / CARD)
     resize = open_resize(request)
     seed = request.options.seed
@@ -148,49 +147,49 @@ def resize_checkpoint(
     pinned = {"revision": resize.checkpoint.revision} if resize.checkpoint.revision else {}
     places = {**picked(kwargs, HUB), **pinned}
     files = companions.find(name, places) if tokenizer else {}
-    behind = modules_of(resize, places) if modules else None
+    carried = modules_of(resize, places) if modules else None
     batches = learning.batches_for(resize, places) if learning else None
     needs = total_bytes(shards) + ROOM + sum(file.stat().st_size for file in files.values())
-    needs += behind.size if behind else 0
+    needs += carried.size if carried else 0
     writing = whole_folder(out, **replacing, needs=needs, keep=resize.checkpoint.files)
     with writing as folder, Hashing(resize.checkpoint.hashes) as hashing:
         warnings = companions.carry(files, folder, resize.config, resize.plan.positions)
         with told_of_memory(f"Writing {os.fspath(out)!r}", memory_bound(resize.plan)):
             if learning:
                 watch, grown, learned = fitted(resize, seed, learning, batches)
-                write_tensors(folder, skeleton, {kept: grown[one] for one, kept in stored.items()}, shards)
+                write_tensors(folder, skeleton, {file_name: grown[name] for name, file_name in stored.items()}, shards)
             else:
                 watch, grown, learned = write_weights(folder, resize, skeleton, stored, shards), {}, {}
         with progress.part("hashing the source's files", progress.finishing_seconds(resize.plan) / 4):
             hashes = hashing.result()
         record = {**provenance(resize), **learned, "files": hashes, "seed_of_new_heads": seed}
-        if behind:
-            behind.write(folder)
-            warnings += behind.warnings
-            record["modules"] = sorted(behind.files)
+        if carried:
+            carried.write(folder)
+            warnings += carried.warnings
+            record["modules"] = sorted(carried.files)
         skeleton.config.transformers_bot = record
         report = make_report(resize.plan, watch, skeleton.config.transformers_bot)
         report = fitted_report(report, record, grown) if learned else report
         report = replace(report, warnings=without_places((*report.warnings, *warnings), name, folder))
-        resize.checkpoint.check_unchanged()  # the record names what was read
-        report = _write_side_files(folder, skeleton, report, resize, before, behind.kind if behind else None)
+        resize.checkpoint.check_unchanged()  # the record must name the files that were read
+        report = _write_side_files(folder, skeleton, report, resize, before, carried.kind if carried else None)
     for sentence in report.warnings:
         logger.warning(sentence)
     return report
 
 
 def modules_of(resize: Resize, places: dict[str, Any]) -> Carried | None:
-    """The modules of a sentence-transformers source at the target's width; None where it has none.
+    """The modules of a sentence-transformers source at the target's width; None if it has none.
 
     Args:
         places: hub keywords of the source.
     """
-    found = sentences.find(resize.request.name, places, resize.request.keywords.allow_pickle)
-    return carry_modules(found, resize) if found else None
+    list_of_modules = sentences.find(resize.request.name, places, resize.request.keywords.allow_pickle)
+    return carry_modules(list_of_modules, resize) if list_of_modules else None
 
 
 def _card_before(path: Path) -> str:
-    """The card that is going to be replaced; raises now what could not be merged at the end."""
+    """The text of the card that will be replaced; raises if the new card could not be merged into it."""
     if not path.is_file():
         return ""
     try:
@@ -199,32 +198,34 @@ def _card_before(path: Path) -> str:
         raise SaveError(f"{path} cannot be read ({error.strerror}), so its text could not be kept. Move it.") from None
     except UnicodeDecodeError as error:
         raise SaveError(f"{path} is not UTF-8 ({error}), so its text could not be kept. Mend or move it.") from None
-    before, header, _ = split_card(text.removeprefix("\ufeff"))
-    read_metadata(header, before[0])
+    body, header, _ = split_card(text.removeprefix("\ufeff"))
+    read_metadata(header, body[0])
     return text
 
 
 def _check_generation(name: str, skeleton: PreTrainedModel) -> None:
-    """Refuse settings that transformers would load and, at the very end, not save."""
+    """Refuse generation settings that transformers loads but would not save at the end."""
     if not skeleton.can_generate():
         return
     try:
         skeleton.generation_config.validate(strict=True)
     except ValueError as error:
         raise BadCheckpoint(
-            f"the generation_config.json of {name} contradicts itself, and transformers does not save such: "
+            f"the generation_config.json of {name} contradicts itself, and transformers does not save such settings: "
             f"{' '.join(str(error).split())} Correct that file, or pass generation_config=."
         ) from None
 
 
 def _request(name: str, config: Any, task: str | None, kwargs: dict[str, Any]) -> Request:
-    """What a call asks for, the source's config first: a source that is none is said before anything else."""
-    placing = sorted(set(kwargs) & ({*TARGET, "output_loading_info"} - {"generation_config"}))
-    if placing:
-        raise BadKeyword(f"{placing[0]}= is for a model in memory; resize_checkpoint writes files. Leave it out.")
-    class_for, given = class_for_task(task), {**kwargs, "config": config}
-    source, adapter = read_source(name, given)
-    keywords = sort_keywords(given, init_keywords(class_for(source)))
+    """The checked request of a call. The source's config is read first, so that a missing source is reported first."""
+    memory_keywords = sorted(set(kwargs) & ({*TARGET, "output_loading_info"} - {"generation_config"}))
+    if memory_keywords:
+        raise BadKeyword(
+            f"{memory_keywords[0]}= is for a model in memory; resize_checkpoint writes files. Leave it out."
+        )
+    class_for, call = class_for_task(task), {**kwargs, "config": config}
+    source, adapter = read_source(name, call)
+    keywords = sort_keywords(call, init_keywords(class_for(source)))
     if not keywords.names_target:
         raise BadOption("no target is given: pass config=, or fields of the config to change.")
     request = Request.of(name, source, adapter, keywords, class_for)
@@ -232,14 +233,14 @@ def _request(name: str, config: Any, task: str | None, kwargs: dict[str, Any]) -
 
 
 def _replacing(overwrite: bool | str) -> dict[str, Any]:
-    """How an existing folder is dealt with, as `whole_folder` takes it."""
+    """The keywords of `whole_folder` on an existing folder."""
     if overwrite not in (True, False, "foreign"):
         raise BadOption(f"overwrite must be True, False or 'foreign', got {overwrite!r}.")
     return {"overwrite": bool(overwrite), "foreign": None if overwrite == "foreign" else why_foreign}
 
 
 def _free_place(out: str | os.PathLike[str], replacing: dict[str, Any], request: Request) -> Path:
-    """The folder to write; where it is taken, mistakes in the call come first: another folder would not mend them."""
+    """The folder to write. If it is taken, report other mistakes first: a free folder would not mend them."""
     try:
         return check_place(out, **replacing)
     except SaveError:
@@ -257,14 +258,14 @@ def _write_side_files(
     card_before: str,
     library_class: str | None,
 ) -> Report:
-    """The configs as `save_pretrained` writes them, the report, and the card with what people wrote before."""
+    """Write the configs as `save_pretrained` does, the report, and the card with the text that people wrote before."""
     skeleton.config.dtype = str(resize.dtype).removeprefix("torch.")
     skeleton.config.architectures = [type(skeleton).__name__]
     save_configs(folder, skeleton)
     report = replace(report, written=fingerprints(folder))
     report.save(folder)
-    found = push.source_card(resize.request.name, resize.request.keywords.hub)
-    text = card.model_card(skeleton.config, report, source_card=found, library_class=library_class)
+    source_card = push.source_card(resize.request.name, resize.request.keywords.hub)
+    text = card.model_card(skeleton.config, report, source_card=source_card, library_class=library_class)
     text = update_card(card_before, text) if card_before else text
     (folder / CARD).write_text(text, encoding="utf-8")
     return report

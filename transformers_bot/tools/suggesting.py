@@ -1,14 +1,14 @@
-"""Sizes worth resizing to: valid, near what is asked for, and near the source's own sizes.
+"""Sizes worth resizing to: valid, near the wish, and near the source's own sizes.
 
-Proposals keep the source's head_dim and its ratio of ffn to hidden, so that heads and MLP units are
-copied, picked or merged but never cut, and they change width and depth in one direction. For every
-width there is one depth that comes nearest to the parameters asked for. Of those, what is equally
-near (within steps of 5, 15 and 30 %) is sorted by how much has to be merged or invented:
+Suggestions keep the source's head_dim and its ratio of ffn to hidden, so that heads and MLP units are copied, picked
+or merged but never cut. Width and depth both grow or both shrink. Every width gets the depth that comes nearest to the
+number of parameters wished for. The distance from the wish counts in steps (within 5, 15 or 30 %); sizes of the same
+step are sorted by how much must be merged or invented:
 
     cost = |log2 of the width's ratio| + |log2 of the depth's ratio| + 1/2 for a width's partial level,
 
-the number of halvings or doublings; a ratio that is no power of two needs a partial level, which
-merges some places and passes the others on.
+the number of halvings or doublings. A ratio that is no power of two needs a partial level, which merges some entries
+and copies the others.
 """
 
 import copy
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
     from ..request.signatures import DType, SourceKeywords
 
 OWN = ("params", "like", "ratio", "memory", "dtype", "count", "task", "allow_pickle")
-NEAR = (0.05, 0.15, 0.30)  # relative distances that count as equal
-DEARER = 2  # halvings more than the cheapest proposal has: what is left out
-FARTHEST = 8  # times the source's width or depth
+NEAR = (0.05, 0.15, 0.30)  # steps of the relative distance; within a step all sizes count as equally near
+DEARER = 2  # the most that a suggestion may cost above the cheapest one
+FARTHEST = 8  # the most times the source's width or depth
 SMALLEST_HEAD = 8
-NARROWEST = 16  # times narrower than the source: hardly a model
+NARROWEST = 16  # times narrower than the source: such a result is hardly a model
 HARDLY = "is hardly a model"
 QUICK = {"basis": "plain"}  # sizes and the inherited share are the same for every basis; this one is planned fastest
 
@@ -54,15 +54,15 @@ class Suggestion:
     """A size to resize to.
 
     Attributes:
-        fields: config fields that give it, as keywords of `from_pretrained` and `resize_checkpoint`.
-        sizes: role -> length, for layers, the stream, units and what they hold.
-        parameters: of the result, tied ones once.
+        fields: the config fields of this size, as keywords of `from_pretrained` and `resize_checkpoint`.
+        sizes: role -> length, for layers, the stream, units and their entries.
+        parameters: of the result; tied ones count once.
         bytes: of its weights.
-        flops: of a forward pass per token at the longest sequence, beside the source's.
+        flops: of a forward pass per token at the longest sequence, as a multiple of the source's.
         inherited: share of the parameters that comes from the source.
-        off: relative distance of the parameters from those asked for.
+        off: relative difference of the parameters from the wish.
         cost: halvings and doublings, and 0.5 for a partial level.
-        notes: what happens to width, depth and heads, and whether that is hardly a model any more.
+        notes: what happens to width, depth and heads, and whether the result is too narrow for use.
         kept: share of the source's parameters that the result has, at most 1; below 1 it must be trained.
     """
 
@@ -79,11 +79,11 @@ class Suggestion:
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={value!r}" for name, value in self.fields.items())
-        told = f"{self.parameters:,} parameters ({100 * self.off:+.1f} %), {size(self.bytes)}"
-        told += f", {self.flops:.2f} of the FLOPs"
-        told += f", keeps {percent(self.kept)} of the source's parameters"
-        why = next((f": {note}" for note in self.notes if HARDLY in note), "")
-        return f"<Suggestion: {printable(fields)}; {told}{why}>"
+        facts = f"{self.parameters:,} parameters ({100 * self.off:+.1f} %), {size(self.bytes)}"
+        facts += f", {self.flops:.2f} of the FLOPs"
+        facts += f", keeps {percent(self.kept)} of the source's parameters"
+        warning = next((f": {note}" for note in self.notes if HARDLY in note), "")
+        return f"<Suggestion: {printable(fields)}; {facts}{warning}>"
 
     def _repr_html_(self) -> str:
         return _page([self], tuple(self.sizes))
@@ -93,14 +93,14 @@ class Suggestion:
 
 
 class Suggestions(list[Suggestion]):
-    """What `suggest` returns: a list of suggestions, the best first, that shows as one table in a notebook.
+    """The result of `suggest`: a list of suggestions, the best first, which a notebook shows as one table.
 
     Attributes:
-        columns: the roles whose lengths tell the sizes apart.
+        columns: the roles that are shown.
     """
 
-    def __init__(self, found: Iterable[Suggestion] = (), columns: Sequence[str] = ()) -> None:
-        super().__init__(found)
+    def __init__(self, suggestions: Iterable[Suggestion] = (), columns: Sequence[str] = ()) -> None:
+        super().__init__(suggestions)
         self.columns = tuple(columns)
 
     def __repr__(self) -> str:
@@ -123,7 +123,7 @@ def suggest(
     allow_pickle: bool = False,
     **keywords: "Unpack[SourceKeywords]",
 ) -> Suggestions:
-    """A handful of valid sizes for `source`, the best first; from configs alone, no weights are read.
+    """Suggest valid sizes for `source`, the best first; only configs are read, no weights.
 
     Example:
         >>> from transformers import BertConfig
@@ -133,47 +133,49 @@ def suggest(
 
     Args:
         source: hub id, folder, or config.
-        params: how many parameters the result shall have, a number or text such as "60M".
+        params: the number of parameters of the result, a number or text such as "60M".
         like: a model whose layers, width and MLP to take: a ready config's name, a folder, a hub id or a
             config of any supported architecture. Vocabulary and positions stay the source's.
-        ratio: parameters beside the source's, such as 0.5, "50%" or "1/2".
-        memory: the most that the weights may take, bytes or text such as "200MB".
-        dtype: of the result, for bytes; the source's by default.
-        count: how many sizes at most.
-        task: the head, where it is not the source's own or config.json does not name it.
-        allow_pickle: read pytorch_model.bin for its tensors' names, where nothing else tells the class.
+        ratio: parameters as a share of the source's, such as 0.5, "50%" or "1/2".
+        memory: the most memory for the weights, bytes or text such as "200MB".
+        dtype: of the result, to count its bytes; the source's by default.
+        count: the most suggestions.
+        task: the head, if it is not the source's own or config.json does not name it.
+        allow_pickle: read the names of the tensors in pytorch_model.bin, if nothing else shows the class.
         keywords: of the Hub (revision, subfolder, token, ...) and of the files (variant, ...).
 
     Raises:
         BadKeyword: a keyword that does not exist.
-        BadOption: none or several of params, like, ratio and memory, or a value that is no size.
-        BadSize: a size that no width or depth comes near.
+        BadOption: none or several of params, like, ratio and memory are given, or a value is no size.
+        BadSize: no width and depth come near the wish.
         UnsupportedArchitecture: a model type without an adapter.
     """
     for unknown in set(keywords) - {*HUB, *FILES}:
         raise BadKeyword(f"suggest has no keyword {unknown!r}.{nearest(unknown, (*OWN, *HUB, *FILES))}")
-    given = {"params": params, "like": like, "ratio": ratio, "memory": memory}
-    asked = [name for name, value in given.items() if value is not None]
-    if len(asked) != 1:
-        got = " and ".join(f"{name}=" for name in asked) or "none of them"
-        raise BadOption(f"a size is asked for by one of params=, like=, ratio= and memory=, got {got}.")
+    sizes = {"params": params, "like": like, "ratio": ratio, "memory": memory}
+    wishes = [name for name, value in sizes.items() if value is not None]
+    if len(wishes) != 1:
+        names = " and ".join(f"{name}=" for name in wishes) or "none of them"
+        raise BadOption(f"pass exactly one of params=, like=, ratio= and memory=, got {names}.")
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise BadOption(f"count must be a whole number of at least 1, got {count!r}.")
     config = _config(source, task, {**keywords, "allow_pickle": allow_pickle})
     search = _Search.of(without_crossing(config), dtype, config)
     if like is not None:
-        found = search.like(like, count)
+        suggestions = search.like(like, count)
     elif memory is not None:
-        found = search.within(int(read_bytes(memory) / search.itemsize), count)
+        suggestions = search.within(int(read_bytes(memory) / search.itemsize), count)
     else:
-        found = search.near(read_number(params) if params is not None else read_share(ratio) * search.parameters, count)
+        suggestions = search.near(
+            read_number(params) if params is not None else read_share(ratio) * search.parameters, count
+        )
     roles = search.adapter.roles
-    return Suggestions(found, [role for role in roles.resized if role not in roles.entries])
+    return Suggestions(suggestions, [role for role in roles.resized if role not in roles.entries])
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """The roles by which the size of an architecture is told: the first depth and stream, heads and what they hold."""
+    """The roles that define the size of an architecture: the first depth and stream, heads and their entries."""
 
     depth: str
     width: str
@@ -191,7 +193,7 @@ class _Shape:
 
 @dataclass(frozen=True)
 class _Search:
-    """The source, counted."""
+    """The source with its counted parameters, and the search for sizes near a wish."""
 
     adapter: Adapter
     config: PreTrainedConfig
@@ -199,7 +201,7 @@ class _Search:
     shapes: Shapes
     dtype: Any
     itemsize: int
-    crossed: bool  # whether the source has cross attention, which its target is to leave out
+    crossed: bool  # whether the source has cross attention, which the target leaves out
     shape: _Shape
 
     @classmethod
@@ -209,7 +211,7 @@ class _Search:
         check_fields(adapter, config, "source")
         with quiet():
             inventory = predict(own_class(config), config)
-        # Asks for the source's own size: checks dtype, and says how large one parameter is.
+        # A plan to the source's own size: it checks the dtype and gives the bytes of one parameter.
         bytes_ = plan(copy.deepcopy(config), {}, dtype=dtype, bot_config=QUICK).to_dict()["bytes"]["target"]
         shapes = Shapes.of(adapter, inventory, sizes)
         itemsize, crossed = bytes_ // shapes.parameters(sizes), config is not whole
@@ -230,10 +232,12 @@ class _Search:
             )
         width = self.shape.width
         best = {sizes[width]: sizes for sizes in reversed(ranked)}  # the best depth of every width
-        far, most = self._rank(ranked[0], wanted)[0], min(map(self._cost, best.values())) + DEARER
-        kept = [s for s in ranked if best[s[width]] is s and self._rank(s, wanted)[0] <= max(far, len(NEAR) - 1)]
-        cheap = [sizes for sizes in kept if self._cost(sizes) <= most] or kept
-        cheap = [sizes for sizes in cheap if not self._hardly(sizes)] or cheap
+        best_step, max_cost = self._rank(ranked[0], wanted)[0], min(map(self._cost, best.values())) + DEARER
+        candidates = [
+            s for s in ranked if best[s[width]] is s and self._rank(s, wanted)[0] <= max(best_step, len(NEAR) - 1)
+        ]
+        cheap = [sizes for sizes in candidates if self._cost(sizes) <= max_cost] or candidates
+        cheap = [sizes for sizes in cheap if not self._is_too_narrow(sizes)] or cheap
         return [self._suggestion(sizes, wanted) for sizes in cheap[:count]]
 
     def within(self, limit: float, count: int) -> list[Suggestion]:
@@ -242,44 +246,48 @@ class _Search:
 
     def like(self, other: str | os.PathLike[str] | PreTrainedConfig, count: int) -> list[Suggestion]:
         """Another model's shape first, then sizes near its number of parameters."""
-        named = place(other) if isinstance(other, os.PathLike) else other
-        config = named_config(named) if isinstance(named, str) else named
+        model = place(other) if isinstance(other, os.PathLike) else other
+        config = named_config(model) if isinstance(model, str) else model
         adapter = architectures.get(config.model_type)
-        theirs, other_shape = role_sizes(adapter, config, "target"), _Shape.of(adapter.roles)
-        width, head_dim = _known(theirs, other_shape.width), _known(self.sizes, self.shape.entry)
-        heads = width // head_dim if width % head_dim == 0 else _known(theirs, other_shape.heads)
-        plain = [_known(theirs, unit) for unit in other_shape.plain]
-        shape = self._sized(_known(theirs, other_shape.depth), heads, width // heads, plain)
+        lengths_of_other, other_shape = role_sizes(adapter, config, "target"), _Shape.of(adapter.roles)
+        width, head_dim = _known(lengths_of_other, other_shape.width), _known(self.sizes, self.shape.entry)
+        heads = width // head_dim if width % head_dim == 0 else _known(lengths_of_other, other_shape.heads)
+        plain = [_known(lengths_of_other, unit) for unit in other_shape.plain]
+        shape = self._sized(_known(lengths_of_other, other_shape.depth), heads, width // heads, plain)
         wanted = self.shapes.parameters(shape)
         first = self._suggestion(shape, wanted)
-        others = [one for one in self.near(wanted, count) if one.sizes != first.sizes]
+        others = [suggestion for suggestion in self.near(wanted, count) if suggestion.sizes != first.sizes]
         return [first, *others][:count]
 
     # -- the grid -------------------------------------------------------------------------------
 
     def _grid(self, wanted: float) -> Iterator[Sizes]:
-        """For every width the depth that comes nearest, in the direction that is asked for."""
+        """Every width with the one or two depths that come nearest, growing or shrinking as the wish does."""
         layers, heads, head_dim = (
             _known(self.sizes, role) for role in (self.shape.depth, self.shape.heads, self.shape.entry)
         )
         grows = wanted > self.parameters
-        least, most = (layers, FARTHEST * layers) if grows else (1, layers)
+        min_depth, max_depth = (layers, FARTHEST * layers) if grows else (1, layers)
         while head_dim % 2 == 0 and head_dim > SMALLEST_HEAD and self._parameters(1, 1, head_dim) > wanted:
-            head_dim //= 2  # not even one head is narrow enough
+            head_dim //= 2  # even one head is too wide
         for number in range(heads, FARTHEST * heads + 1) if grows else range(1, heads + 1):
-            none, one = (self._parameters(depth, number, head_dim) for depth in (0, 1))
-            best = (wanted - none) / (one - none)  # every layer has as many
-            for depth in {min(most, max(least, step)) for step in (math.floor(best), math.ceil(best))}:
+            without_layers, with_one = (self._parameters(depth, number, head_dim) for depth in (0, 1))
+            depth_wanted = (wanted - without_layers) / (
+                with_one - without_layers
+            )  # every layer has the same number of parameters
+            for depth in {
+                min(max_depth, max(min_depth, step)) for step in (math.floor(depth_wanted), math.ceil(depth_wanted))
+            }:
                 yield self._sized(depth, number, head_dim)
 
     def _parameters(self, layer: int, heads: int, head_dim: int) -> int:
         return self.shapes.parameters(self._sized(layer, heads, head_dim))
 
     def _sized(self, layers: int, heads: int, head_dim: int, plain: Sequence[int] = ()) -> Sizes:
-        """The source's sizes at another depth and width; what is as wide as the stream stays so.
+        """The source's sizes at another depth and width; roles that are as long as the one they follow stay so.
 
         Args:
-            plain: of the MLP's units, one for each such role; in proportion to the width by default.
+            plain: lengths of the MLP's units, one per role; in proportion to the width by default.
         """
         roles, shape = self.adapter.roles, self.shape
         before = [_known(self.sizes, role) for role in (shape.depth, shape.heads, shape.entry)]
@@ -287,56 +295,56 @@ class _Search:
         scaled = {**dict.fromkeys(roles.depths, deeper), **dict.fromkeys((*roles.streams, *shape.plain), wider)}
         lengths = {role: round(_known(self.sizes, role) * share) for role, share in scaled.items()}
         lengths |= {**dict(zip(shape.plain, plain, strict=False)), shape.heads: heads, shape.entry: head_dim}
-        alike = {  # what follows one of these and is as long
+        followers = {  # roles that follow one of these and are as long
             role: lengths[roles.leader(role)]
             for role in roles
             if role not in lengths
             and roles.leader(role) in lengths
             and self.sizes[role] == self.sizes[roles.leader(role)]
         }
-        return {**self.sizes, **lengths, **alike}
+        return {**self.sizes, **lengths, **followers}
 
-    def _hardly(self, sizes: Sizes) -> bool:
-        """Whether a size is too narrow to be of use: one head left of several, or next to no width."""
+    def _is_too_narrow(self, sizes: Sizes) -> bool:
+        """Whether a size is too narrow to be of use: one of several heads is left, or little of the width."""
         (heads, width), (heads_before, width_before) = (
             (_known(side, self.shape.heads), _known(side, self.shape.width)) for side in (sizes, self.sizes)
         )
         return heads == 1 < heads_before or width * NARROWEST < width_before
 
-    def _off(self, sizes: Sizes, wanted: float) -> float:
+    def _distance(self, sizes: Sizes, wanted: float) -> float:
         return abs(self.shapes.parameters(sizes) / wanted - 1)
 
     def _rank(self, sizes: Sizes, wanted: float) -> tuple[float, ...]:
-        off = self._off(sizes, wanted)
-        step = next((number for number, near in enumerate(NEAR) if off <= near), len(NEAR))
-        return (step, off if step == len(NEAR) else 0, self._cost(sizes), off)
+        distance = self._distance(sizes, wanted)
+        step = next((number for number, near in enumerate(NEAR) if distance <= near), len(NEAR))
+        return (step, distance if step == len(NEAR) else 0, self._cost(sizes), distance)
 
     def _cost(self, sizes: Sizes) -> float:
         roles = self.shape.width, self.shape.depth
         width, depth = (math.log2(_known(sizes, role) / _known(self.sizes, role)) for role in roles)
         return abs(width) + abs(depth) + (0 if width.is_integer() else 0.5)
 
-    # -- one of them ----------------------------------------------------------------------------
+    # -- one suggestion ----------------------------------------------------------------------------
 
     def _suggestion(self, sizes: Sizes, wanted: float) -> Suggestion:
         fields = self._fields(sizes)
-        made = plan(copy.deepcopy(self.config), fields, dtype=self.dtype, bot_config=QUICK)
-        shown = {role: _known(made.target_sizes, role) for role in self.adapter.roles.resized}
+        result = plan(copy.deepcopy(self.config), fields, dtype=self.dtype, bot_config=QUICK)
+        lengths = {role: _known(result.target_sizes, role) for role in self.adapter.roles.resized}
         return Suggestion(
             {**fields, "add_cross_attention": False} if self.crossed else fields,
-            shown,
-            made.parameters,
-            made.to_dict()["bytes"]["target"],
-            round(self.shapes.flops(made.target_sizes) / self.shapes.flops(self.sizes), 4),
-            made.inherited,
-            round(made.parameters / wanted - 1, 4),
-            round(self._cost(made.target_sizes), 3),
-            tuple(self._notes(shown)),
-            round(parameters_kept(made), 4),
+            lengths,
+            result.parameters,
+            result.to_dict()["bytes"]["target"],
+            round(self.shapes.flops(result.target_sizes) / self.shapes.flops(self.sizes), 4),
+            result.inherited,
+            round(result.parameters / wanted - 1, 4),
+            round(self._cost(result.target_sizes), 3),
+            tuple(self._notes(lengths)),
+            round(parameters_kept(result), 4),
         )
 
     def _fields(self, sizes: Sizes) -> dict[str, int]:
-        """Config fields for these sizes; those that follow the width by themselves only where they would not."""
+        """The config fields for these sizes, without those that transformers derives correctly from the width."""
         roles = self.adapter.roles
         fields = {roles[role].field: _known(sizes, role) for role in (*roles.depths, *roles.streams, self.shape.heads)}
         after = role_sizes(self.adapter, rebuild(self.adapter, self.config, fields), "target")
@@ -359,7 +367,7 @@ class _Search:
                 yield f"{after} of {before} {name} kept whole"
             else:
                 yield f"all {name} kept" + (f", {after - before} added" if after > before else "")
-        if self._hardly(sizes):
+        if self._is_too_narrow(sizes):
             number = sizes[self.shape.heads]
             heads = "one head" if number == 1 else f"{number} heads"
             yield f"width {sizes[self.shape.width]} with {heads} {HARDLY}: ask for more parameters"
@@ -369,7 +377,7 @@ class _Search:
 
 
 def _config(source: Any, task: str | None, keywords: dict[str, Any]) -> PreTrainedConfig:
-    """The source's config, naming the class that is going to be resized."""
+    """The source's config, with the class to resize in its `architectures`."""
     if isinstance(source, PreTrainedConfig):
         config = source
     else:
@@ -377,8 +385,8 @@ def _config(source: Any, task: str | None, keywords: dict[str, Any]) -> PreTrain
         config = read_config(name, picked(keywords, HUB))
         adapter = architectures.get(config.model_type)
         if task is None:
-            config, told = told_class(adapter, config, name, sort_keywords(keywords), fetch=False)
-            for sentence in told:
+            config, notes = told_class(adapter, config, name, sort_keywords(keywords), fetch=False)
+            for sentence in notes:
                 logger.warning(sentence)
     if task is not None:
         config = copy.deepcopy(config)
@@ -387,21 +395,27 @@ def _config(source: Any, task: str | None, keywords: dict[str, Any]) -> PreTrain
 
 
 def _known(sizes: Mapping[str, int | None], role: str) -> int:
-    """A length that every adapter must be able to tell."""
+    """The length of a role that every adapter must know."""
     length = sizes[role]
     if length is None:
         raise BadOption(f"the adapter does not say how long {role} is; sizes need it.")
     return length
 
 
-def _page(every: Sequence[Suggestion], columns: Sequence[str]) -> str:
+def _page(suggestions: Sequence[Suggestion], columns: Sequence[str]) -> str:
     """Suggestions as one HTML table, the best first."""
-    head = ("keywords", *columns, "parameters", "off", "bytes", "FLOPs", "kept", "notes")
+    header = ("keywords", *columns, "parameters", "off", "bytes", "FLOPs", "kept", "notes")
     rows = []
-    for one in every:
-        fields = ", ".join(f"{name}={value!r}" for name, value in one.fields.items())
-        sizes = (str(one.sizes[role]) for role in columns)
-        cost = f"{one.parameters:,}", f"{100 * one.off:+.1f} %", size(one.bytes), f"{one.flops:.2f}x", percent(one.kept)
-        rows.append((fields, *sizes, *cost, "; ".join(one.notes)))
-    told = "off: from what was asked; FLOPs: of a token, beside the source's; kept: of the source's parameters"
-    return page("Suggestions", [told], [html_table([head, *rows], right=range(1, len(head) - 1))])
+    for suggestion in suggestions:
+        fields = ", ".join(f"{name}={value!r}" for name, value in suggestion.fields.items())
+        sizes = (str(suggestion.sizes[role]) for role in columns)
+        cost = (
+            f"{suggestion.parameters:,}",
+            f"{100 * suggestion.off:+.1f} %",
+            size(suggestion.bytes),
+            f"{suggestion.flops:.2f}x",
+            percent(suggestion.kept),
+        )
+        rows.append((fields, *sizes, *cost, "; ".join(suggestion.notes)))
+    legend = "off: from the wish; FLOPs: per token, as a multiple of the source's; kept: of the source's parameters"
+    return page("Suggestions", [legend], [html_table([header, *rows], right=range(1, len(header) - 1))])

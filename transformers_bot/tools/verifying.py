@@ -42,23 +42,23 @@ from .resize_checkpoint import modules_of
 if TYPE_CHECKING:
     from ..request.signatures import HubKeywords
 
-KEPT = ("method", "revision", "subfolder", "variant", "dtype", "ignore_mismatched_sizes", "nonfinite")
+RECORDED = ("method", "revision", "subfolder", "variant", "dtype", "ignore_mismatched_sizes", "nonfinite")
 SWITCHES = ("strict",)
-LISTED = 50  # the most differences in a page
+LISTED = 50  # the most differences in a notebook
 
 
 @dataclass(frozen=True, repr=False)
 class Verification:
-    """What recomputing a result has shown. Print it, or take `to_dict()`.
+    """The result of `verify`. Print it, or take `to_dict()`.
 
     Attributes:
         folder: the result.
-        source: what it was recomputed from.
-        compared: tensors that were computed again.
-        differing: a line for everything that is not as recomputed.
-        unknown: new heads of a model saved from memory: nothing says how they were drawn.
-        changed: tensors among the differing ones that have their shape, but other values or another dtype.
-        unchecked: facts of the record that the given source cannot show, where it is called otherwise than recorded.
+        source: the source that it was recomputed from.
+        compared: number of tensors that were recomputed.
+        differing: a line for every difference.
+        unknown: new heads of a model saved from memory, whose random seed is not recorded.
+        changed: those of the differing tensors that have the right shape, but other values or another dtype.
+        unchecked: recorded facts that cannot be checked, because the given source has another name.
     """
 
     folder: str
@@ -71,23 +71,23 @@ class Verification:
 
     @property
     def equal(self) -> bool:
-        """Whether every tensor and fact that can be computed again is the same, tensors bit by bit."""
+        """Whether every tensor and fact that can be recomputed is the same, tensors bit by bit."""
         return not self.differing
 
     @property
     def trained(self) -> bool:
-        """Whether more than half of the tensors have other values: it was trained, or it is another model."""
+        """Whether more than half of the tensors have other values: the result was trained, or is another model."""
         return len(self.changed) > max(3, self.compared // 2)
 
     def __repr__(self) -> str:
-        head, *others = str(self).splitlines()
-        return lines(f"Verification: {head}", *([f"{len(others)} more lines: print() shows them"] if others else []))
+        verdict, *others = str(self).splitlines()
+        return lines(f"Verification: {verdict}", *([f"{len(others)} more lines: print() shows them"] if others else []))
 
     def _repr_html_(self) -> str:
-        head, *others = str(self).splitlines()
-        shown = [line.strip() for line in others[:LISTED]]
-        shown += [f"and {len(others) - LISTED} more"] if len(others) > LISTED else []
-        return page(head, [], [html_table([("difference",), *((line,) for line in shown)])] if shown else [])
+        verdict, *others = str(self).splitlines()
+        rows = [line.strip() for line in others[:LISTED]]
+        rows += [f"and {len(others) - LISTED} more"] if len(others) > LISTED else []
+        return page(verdict, [], [html_table([("difference",), *((line,) for line in rows)])] if rows else [])
 
     def __str__(self) -> str:
         if self.trained:
@@ -114,15 +114,15 @@ class Verification:
         }
 
 
-def _trained(one: Verification) -> str:
-    """The verdict on a model that was trained since: no line for every tensor."""
-    names = set(one.changed)
-    others = [line for line in one.differing if line.partition(":")[0] not in names]
-    head = (
-        f"{one.folder} was trained or changed since it was made from {one.source}: {len(one.changed)} of "
-        f"{one.compared} tensors have other values."
+def _trained(verification: Verification) -> str:
+    """The text about a model that was trained since, without a line for every tensor."""
+    names = set(verification.changed)
+    others = [line for line in verification.differing if line.partition(":")[0] not in names]
+    verdict = (
+        f"{verification.folder} was trained or changed since it was made from {verification.source}: "
+        f"{len(verification.changed)} of {verification.compared} tensors have other values."
     )
-    return "\n".join([head, *(f"  {line}" for line in others)])
+    return "\n".join([verdict, *(f"  {line}" for line in others)])
 
 
 @progress.bar("verifying")
@@ -133,12 +133,12 @@ def verify(
     allow_pickle: bool = False,
     **hub: "Unpack[HubKeywords]",
 ) -> Verification:
-    """Whether a resized checkpoint is what its record says: the same source resized again, bit by bit.
+    """Check that a resized checkpoint is what its record says: resize the same source again and compare bit by bit.
 
-    Weights, the whole record and config.json, the modules of a sentence-transformers folder and what a
-    transfer_report.json measured are compared; the card, tokenizer files, a report's warnings and its hashes of the
-    result's files (`written`) are not. What is changed, missing or added is a difference, with both
-    values. Versions of libraries may be others than when the result was made.
+    Compared are the weights, the whole record, config.json, the modules of a sentence-transformers folder, and the
+    figures of transfer_report.json; not the card, the tokenizer files, and the warnings and file hashes (`written`)
+    of the report. Changed, missing and added facts are reported as differences with both values. The versions of
+    libraries may differ from those that the result was made with.
 
     Example:
         >>> print(verify("my-gpt2"))                                              # doctest: +SKIP
@@ -146,15 +146,15 @@ def verify(
 
     Args:
         folder: written by `resize_checkpoint`, or saved from `BoTModel.from_pretrained`.
-        source: where the source is now, if not where the record says.
-        allow_pickle: read pickled weights, as tensors only, where the result was made of such.
+        source: where the source is now, if it is not where the record says.
+        allow_pickle: read pickled weights, as tensors only, if the result was made from such weights.
         hub: hub keywords that the record does not hold (`token`, `cache_dir`, ...).
 
     Raises:
-        FileNotFoundError: no such folder, or a local source that is not where it was.
-        BadCheckpoint: no checkpoint, or one without a record of ours, or with a damaged one.
-        BadOption: a result that depends on data that it does not hold (calibration, a fitted operator).
-        What `BoTModel.from_pretrained` raises where the source cannot be opened.
+        FileNotFoundError: there is no such folder, or a local source is not where it was.
+        BadCheckpoint: the folder is no checkpoint, or its record is missing or damaged.
+        BadOption: the result depends on data that is not stored with it (calibration, a fitted operator).
+        What `BoTModel.from_pretrained` raises if the source cannot be opened.
 
     Memory: as `resize_checkpoint`; both checkpoints stay on disk.
     """
@@ -167,40 +167,40 @@ def verify(
     config = read_config(place, {})
     record = _record(place, config)
     adapter = architectures.get(config.model_type)
-    said = {**_keywords(record, hub), "allow_pickle": allow_pickle}
-    checked = check_files(place, {}, allow_pickle=allow_pickle)
-    target_class = own_class(with_likely_class(adapter, config, checked, _recorded_class(config, record)))
+    call = {**_keywords(record, hub), "allow_pickle": allow_pickle}
+    checkpoint = check_files(place, {}, allow_pickle=allow_pickle)
+    target_class = own_class(with_likely_class(adapter, config, checkpoint, _recorded_class(config, record)))
     given = None if source is None else source_name(source)
     name = given or _recorded_source(place, record)
-    inside = _leave_out_subfolder(name, said)
-    keywords = sort_keywords(said, init_keywords(target_class))
+    subfolder = _drop_subfolder(name, call)
+    keywords = sort_keywords(call, init_keywords(target_class))
     origin = read_config(name, keywords.hub)
     check_same_type(origin, config)
-    wanted = copy.deepcopy(config)
-    del wanted.transformers_bot
-    wanted.dtype = None
-    resize = open_resize(Request.of(name, origin, adapter, keywords, lambda _: target_class, target=wanted))
+    target = copy.deepcopy(config)
+    del target.transformers_bot
+    target.dtype = None
+    resize = open_resize(Request.of(name, origin, adapter, keywords, lambda _: target_class, target=target))
     progress.expects(progress.resizing_seconds(resize.plan) + progress.finishing_seconds(resize.plan))
-    stored = open_checked(target_class, place, config, {}, checked)
-    lines, unchecked = other_origin(record, resize, given, inside)
+    stored = open_checked(target_class, place, config, {}, checkpoint)
+    lines, unchecked = other_origin(record, resize, given, subfolder)
     lines += [
         *other_record(record, resize),
         *_lost_head(record, origin, resize.plan),
         *_other_names(stored, resize),
         *_other_modules(place, record, resize),
     ]
-    return _compared(place, record, resize, stored, lines, unchecked)
+    return _verification(place, record, resize, stored, lines, unchecked)
 
 
-def _leave_out_subfolder(name: str, keywords: dict[str, Any]) -> str | None:
-    """Take the folder inside of a source from the keywords where that is what was given; its name if so."""
+def _drop_subfolder(name: str, keywords: dict[str, Any]) -> str | None:
+    """Remove `subfolder` from the keywords if `name` is that subfolder itself; return its name then, else None."""
     inside = keywords.get("subfolder") or ""
     if not os.path.isdir(name) or os.path.isdir(os.path.join(name, inside)):
         return None
     return str(keywords.pop("subfolder"))
 
 
-def _compared(
+def _verification(
     place: str,
     record: Mapping[str, Any],
     resize: Resize,
@@ -208,11 +208,11 @@ def _compared(
     lines: list[str],
     unchecked: list[str],
 ) -> Verification:
-    """The verdict, once every tensor was computed again.
+    """Recompute every tensor and give the verdict.
 
     Args:
-        lines: what differs already.
-        unchecked: what cannot be told.
+        lines: differences so far.
+        unchecked: facts that cannot be compared.
     """
     seed, report = record.get("seed_of_new_heads"), report_of_result(place)
     unknown = tuple(resize.plan.names("fresh")) if seed is None else ()
@@ -222,11 +222,11 @@ def _compared(
     lines += other_config(place, resize, stored.model, skeleton)
     differing = []
     with progress.part("computing again", progress.resizing_seconds(resize.plan)):
-        for tensor, again in tensors_of(resize, skeleton, watch):
+        for tensor, expected in tensors_of(resize, skeleton, watch):
             if tensor in {*unknown, *stored.missing}:
                 continue
             compared += 1
-            line = _difference(tensor, state[tensor], again)
+            line = _difference(tensor, state[tensor], expected)
             differing += [line] if line else []
             changed += [tensor] if line and state[tensor].shape == resize.plan.target.shapes[tensor] else []
     if watch is not None and isinstance(report, Report):
@@ -257,22 +257,22 @@ def _record(place: str, config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def _recorded_class(config: PreTrainedConfig, record: Mapping[str, Any]) -> type[PreTrainedModel]:
-    """The class that a record names, for a result whose config.json does not; else the base model."""
-    named, classes = copy.deepcopy(config), record.get("classes")
+    """The class that config.json or else the record names; without either, the base model."""
+    named_config, classes = copy.deepcopy(config), record.get("classes")
     if named_class(config) is None and isinstance(classes, list) and len(classes) == 2:
-        named.architectures = classes[1:]
-    return own_class(named)
+        named_config.architectures = classes[1:]
+    return own_class(named_config)
 
 
 def _recorded_source(place: str, record: Mapping[str, Any]) -> str:
-    """The source that the record names; a folder that is not here is not looked for on the Hub."""
-    where = recorded_path(record)
-    if where is not None and os.path.isdir(where):
-        return where
+    """The source that the record names; a missing local folder is an error, not a name on the Hub."""
+    path = recorded_path(record)
+    if path is not None and os.path.isdir(path):
+        return path
     if is_local(record):
-        what = "which is not here" if where else "and does not say where that is"
+        reason = "which is not here" if path else "and does not say where that is"
         raise FileNotFoundError(
-            f"{shown_path(place)} was made from the local folder {where or record['source']!r}, {what}: pass "
+            f"{shown_path(place)} was made from the local folder {path or record['source']!r}, {reason}: pass "
             "source= with its path. The hashes in the record show whether that is the same one."
         )
     return str(record["source"])
@@ -280,15 +280,15 @@ def _recorded_source(place: str, record: Mapping[str, Any]) -> str:
 
 def _keywords(record: Mapping[str, Any], hub: Mapping[str, Any]) -> dict[str, Any]:
     """The keywords of the call that made the result."""
-    known = {key: record[key] for key in KEPT if record.get(key) is not None}
+    recorded = {key: record[key] for key in RECORDED if record.get(key) is not None}
     switches = {key: record[key] for key in SWITCHES if key in record}
-    return {**known, **switches, "bot_config": record.get("options"), **hub}
+    return {**recorded, **switches, "bot_config": record.get("options"), **hub}
 
 
 def _lost_head(record: Mapping[str, Any], origin: PreTrainedConfig, plan: Plan) -> list[str]:
-    """The head of a source that does not name its class, where no record says that it was to be left out.
+    """Lines on the head of a source that does not name its class, if the head was left out without a record.
 
-    Version 1.0 took such a source for a base model.
+    Version 1.0 took such a source for a base model and lost its head.
     """
     if "left_out" in record or named_class(origin) is not None:
         return []
@@ -306,31 +306,31 @@ def _other_names(stored: Source, resize: Resize) -> Iterator[str]:
 
 
 def _other_modules(place: str, record: Mapping[str, Any], resize: Resize) -> Iterator[str]:
-    """Modules of sentence-transformers that are not as the source's own come out at this size."""
+    """A line for every module file of sentence-transformers that differs from the recomputed one."""
     folder = Folder.at(place)
     if "modules" not in record and not folder.holds(LIST):
-        return  # left out, or saved from memory, which carries no files
+        return  # they were left out, or the result was saved from memory, without such files
     carried = modules_of(resize, {**resize.request.keywords.hub, "revision": resize.checkpoint.revision})
     files = carried.files if carried else {}
     if record.get("modules") != sorted(files) or (carried is None and "modules" in record):
         yield f"record modules: {shown(record.get('modules', 'missing'))}, recomputed {shown(sorted(files))}"
     for name, content in sorted(files.items()):
-        again = content.read_bytes() if isinstance(content, Path) else content()
+        expected = content.read_bytes() if isinstance(content, Path) else content()
         if not folder.holds(name):
             yield f"{name}: not in the result"
             continue
         with opened(folder.locate(name)) as (stream, size):
-            if size != len(again) or stream.read(size) != again:
+            if size != len(expected) or stream.read(size) != expected:
                 yield f"{name}: not as it is made of the source's"
 
 
-def _difference(name: str, stored: Tensor, again: Tensor) -> str | None:
-    if stored.dtype != again.dtype or stored.shape != again.shape:
-        return f"{name}: {stored.dtype} {tuple(stored.shape)}, recomputed {again.dtype} {tuple(again.shape)}"
-    if torch.equal(_bits(stored), _bits(again)):  # bits, so that NaN equals NaN
+def _difference(name: str, stored: Tensor, expected: Tensor) -> str | None:
+    if stored.dtype != expected.dtype or stored.shape != expected.shape:
+        return f"{name}: {stored.dtype} {tuple(stored.shape)}, recomputed {expected.dtype} {tuple(expected.shape)}"
+    if torch.equal(_bits(stored), _bits(expected)):  # bits, so that NaN equals NaN
         return None
-    off = (stored.float() - again.float()).abs()
-    return f"{name}: {int((off != 0).sum())} of {off.numel()} values differ, by up to {float(off.max()):.3g}"
+    gap = (stored.float() - expected.float()).abs()
+    return f"{name}: {int((gap != 0).sum())} of {gap.numel()} values differ, by up to {float(gap.max()):.3g}"
 
 
 def _bits(x: Tensor) -> Tensor:

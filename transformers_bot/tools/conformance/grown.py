@@ -1,7 +1,7 @@
-"""Whether rules read and write where the model does: with twice as many units it computes what it did.
+"""Checks that rules read and write where the model does: with all units doubled, its outputs must stay the same.
 
-Copies of all units leave every norm's statistics as they are, and who reads them shares the weight;
-an arrow that points the wrong way, a missing `~` or a norm without its readers breaks that.
+Copies of all units leave the statistics of every norm as they are, and their readers share the weight between the
+copies. A wrong arrow, a missing `~` or a norm without its readers breaks this.
 """
 
 import copy
@@ -21,45 +21,47 @@ from ...rewrite.network import fold_norms
 from ...run.execute import run_plan
 from ...run.opening import network_of
 
-TOLERANCE = 1e-5  # beside the largest output, see `permuted`
+TOLERANCE = 1e-5  # relative to the largest output, see `permuted`
 
 
 def doublings(roles: Roles) -> dict[str, tuple[str, ...]]:
-    """What is doubled -> the roles whose fields are. Each alone: where all are, reading and writing weigh the same."""
-    streams, whole = roles.streams, tuple(unit for unit in roles.units if roles.is_whole(unit))
+    """Label -> the roles whose fields are doubled. Each is doubled alone: with all doubled, an arrow in the wrong
+    direction would not show.
+    """
+    streams, heads = roles.streams, tuple(unit for unit in roles.units if roles.is_whole(unit))
     derived = [entry for entry in roles.entries if not isinstance(roles[entry].size, str)]
-    named = {" and ".join((*streams, *whole)): (*streams, *whole), " and ".join((*streams, *derived)): streams}
-    alone = [unit for unit in roles.units if unit not in whole] + [e for e in roles.entries if e not in derived]
-    return {**named, **{role: (role,) for role in alone}}
+    doublings = {" and ".join((*streams, *heads)): (*streams, *heads), " and ".join((*streams, *derived)): streams}
+    single = [unit for unit in roles.units if unit not in heads] + [e for e in roles.entries if e not in derived]
+    return {**doublings, **{role: (role,) for role in single}}
 
 
 def options(roles: Roles) -> BoTConfig:
-    """Copies everywhere but within heads: there no nonlinearity is in the way, and only a filter that is not its
-    own dual tells keys, which read what queries write, from queries.
+    """Options that copy units, except within heads: there the network is linear, and only a filter that differs from
+    its dual distinguishes queries from keys, which read what queries write.
     """
     return BoTConfig(detail="zero", wavelet={"default": "haar", **dict.fromkeys(roles.leading("entry"), "bior2.2")})
 
 
 def changes_by_doubling(adapter: Adapter, model: PreTrainedModel) -> dict[str, float]:
-    """What is doubled -> relative change of the outputs, where there is one; nothing if the rules are right.
+    """Label -> relative change of the outputs, for the doublings that change them; empty if the rules are right.
 
     Raises:
         ValueError: as for `wrong_roles`; whatever the model raises.
     """
     batch = inputs(model)
     expected = outputs(model, batch)
-    found = {}
-    for what, roles in doublings(adapter.roles).items():
+    changes = {}
+    for label, roles in doublings(adapter.roles).items():
         names = {role: adapter.roles[role].field for role in roles}
         if all(hasattr(model.config, name) for name in names.values()):
             lengths = role_sizes(adapter, model.config, "source")
             grown = _grown(adapter, model, {name: 2 * (lengths[role] or 1) for role, name in names.items()})
-            found[what] = change(outputs(grown, batch), expected)
-    return {what: one for what, one in found.items() if not one < TOLERANCE}
+            changes[label] = change(outputs(grown, batch), expected)
+    return {label: size for label, size in changes.items() if not size < TOLERANCE}
 
 
 def change_by_folding(adapter: Adapter, model: PreTrainedModel) -> float:
-    """The relative change of the outputs when norms are folded into the matrices that are said to read them."""
+    """The relative change of the outputs if norms are folded into the matrices that read them by the rules."""
     if adapter.norm != "pre":
         return 0.0
     batch = inputs(model)
@@ -72,24 +74,26 @@ def change_by_folding(adapter: Adapter, model: PreTrainedModel) -> float:
     with torch.no_grad():
         for name in [name for name in network if name not in inventory.ties]:
             state[name].copy_(network[name])
-    change_of_outputs = change(outputs(folded, batch), outputs(model, batch))
-    return 0.0 if change_of_outputs < TOLERANCE else change_of_outputs
+    relative = change(outputs(folded, batch), outputs(model, batch))
+    return 0.0 if relative < TOLERANCE else relative
 
 
 def _grown(adapter: Adapter, model: PreTrainedModel, fields: dict[str, int]) -> PreTrainedModel:
-    """The model at other sizes, by the consistent method without noise."""
+    """The model at other sizes, resized with `gain="consistent"` and without noise."""
     config = model.config
     lengths = role_sizes(adapter, config, "source")
-    plain = [unit for unit in adapter.roles.units if not adapter.roles.is_whole(unit)]
-    fixed = {adapter.roles[unit].field: lengths[unit] for unit in plain}
-    fixed = {name: length for name, length in fixed.items() if hasattr(config, name)}
-    wanted = rebuild(adapter, config, {**fixed, **fields})
-    use_eager_attention(wanted)
+    plain_units = [unit for unit in adapter.roles.units if not adapter.roles.is_whole(unit)]
+    constant = {adapter.roles[unit].field: lengths[unit] for unit in plain_units}
+    constant = {name: length for name, length in constant.items() if hasattr(config, name)}
+    target_config = rebuild(adapter, config, {**constant, **fields})
+    use_eager_attention(target_config)
     source = Side(config, role_sizes(adapter, config, "source"), inventory_of(model), torch.float64)
-    target = Side(wanted, role_sizes(adapter, wanted, "target"), predict(type(model), wanted), torch.float64)
+    target = Side(
+        target_config, role_sizes(adapter, target_config, "target"), predict(type(model), target_config), torch.float64
+    )
     plan = make_plan(adapter, source, target, methods.get("bot", options(adapter.roles)))
     with building(), drawn_from(0):  # the caller's generators stay as they are
-        grown = type(model)(copy.deepcopy(wanted)).to(torch.float64).eval()
+        grown = type(model)(copy.deepcopy(target_config)).to(torch.float64).eval()
     state = grown.state_dict()
     with torch.no_grad():
         for name, tensor in run_plan(plan, model.state_dict(), torch.float64):

@@ -1,4 +1,4 @@
-"""Whether rules name the right axes: a model whose units are renumbered everywhere computes what it did."""
+"""Checks that rules name the right axes: with the units of a role permuted everywhere, outputs must stay the same."""
 
 import copy
 import math
@@ -12,15 +12,15 @@ from ...architectures.adapter import Adapter, Axis, Rule, Sizes
 from ...architectures.inventory import inventory_of, rules_of
 from ...architectures.tiny import change, inputs, outputs
 
-TOLERANCE = 1e-5  # beside the largest output; norms and rotary tables are float32 inside, whatever the model is in
+TOLERANCE = 1e-5  # relative to the largest output; norms and rotary tables compute in float32 in a model of any dtype
 
 
 def wrong_roles(adapter: Adapter, model: PreTrainedModel, sizes: Sizes) -> dict[str, float]:
     """Role -> relative change of the outputs, for the roles whose permutation changes them.
 
     Raises:
-        ValueError: the class has no inputs that are known here, or no outputs but the stream itself.
-        Whatever the model raises for them.
+        ValueError: the class has no inputs that are known here, or its only output is the stream itself.
+        Any error of the model's own.
     """
     batch = inputs(model)
     rules = rules_of(adapter, inventory_of(model), sizes)
@@ -29,25 +29,25 @@ def wrong_roles(adapter: Adapter, model: PreTrainedModel, sizes: Sizes) -> dict[
     movable = [*roles.streams, *roles.units, *roles.of("entry")]
     moved = {role: _permuted(model, rules, roles.moved_with(role), sizes) for role in movable}
     changes = {role: change(outputs(model, batch), expected) for role, model in moved.items()}
-    return {role: found for role, found in changes.items() if not found < TOLERANCE}
+    return {role: size for role, size in changes.items() if not size < TOLERANCE}
 
 
 def _permuted(
     model: PreTrainedModel, rules: dict[str, tuple[Rule, int | None]], roles: tuple[str, ...], sizes: Sizes
 ) -> PreTrainedModel:
-    """A copy of the model with the entries of these roles in another order, everywhere; tied tensors are moved once."""
-    moved: Any = copy.deepcopy(model)
-    state, ties = moved.state_dict(), inventory_of(moved).ties
+    """A copy of the model with the entries of these roles permuted on every axis; tied tensors are permuted once."""
+    permuted: Any = copy.deepcopy(model)
+    state, ties = permuted.state_dict(), inventory_of(permuted).ties
     for name, (rule, _) in rules.items():
         for dim, axis in enumerate(rule.axes) if name not in ties else ():
             order = _order(axis, roles, sizes)
             if order is not None:
                 state[name].copy_(state[name].index_select(dim, order))
-    return moved  # type: ignore[no-any-return]
+    return permuted  # type: ignore[no-any-return]
 
 
 def _order(axis: Axis, roles: tuple[str, ...], sizes: Sizes) -> Tensor | None:
-    """Where each entry of an axis comes from when `roles` are permuted; None if the axis has none of them."""
+    """The order of an axis' entries after a permutation of `roles`; None if the axis has none of them."""
     pieces, offset, touched = [], 0, False
     for segment in axis.segments:
         lengths = [factor.length(sizes) for factor in segment]
@@ -57,7 +57,7 @@ def _order(axis: Axis, roles: tuple[str, ...], sizes: Sizes) -> Tensor | None:
         piece = torch.arange(math.prod(known)).view(known) + offset
         for dim, factor in enumerate(segment):
             if factor.role in roles:
-                # Turned by one: no entry stays where it was, whatever the length.
+                # A cyclic shift by one moves every entry, for any length.
                 piece, touched = piece.roll(1, dim), True
         offset += piece.numel()
         pieces.append(piece.flatten())
