@@ -1,4 +1,4 @@
-"""What a method lets its user choose: `BoTConfig` for BoT and its rivals, `Options` for a method of your own."""
+"""Options of methods: `BoTConfig` for BoT and its rivals, `Options` for a method of your own."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,16 +25,16 @@ CHOICES = {
 
 
 def option(default: Any, meaning: str, choices: tuple[Any, ...] = ()) -> Any:
-    """A field of a method's `Options`: its default, what it means, and the values it may have if they can be listed.
+    """A field of a method's `Options`: its default, its meaning, and its allowed values if they can be listed.
 
-    The command line shows the meaning as the help of an option of the same name.
+    The command line has an option of the same name and shows the meaning as its help.
     """
     return field(default=default, metadata={"meaning": meaning, "choices": choices})
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a method of your own asks its user: a frozen dataclass with a field for every option.
+    """The options of a method of your own: a frozen dataclass with a field for every option.
 
     Example:
         >>> @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class Options:
         >>> Blended.from_any({"share": 0.25})
         Blended(share=0.25)
 
-    What every method has an answer to is here without being an option: new text positions start over, image
-    grids are interpolated, heads are never cut across, new heads are drawn with seed 0. A field of the same
-    name makes it an option.
+    The class variables are values that every method needs: new text positions repeat the old ones, image grids
+    are interpolated, another number of heads at equal width is refused, new heads are drawn with seed 0. A field
+    of the same name makes such a value an option.
 
     Raises:
-        BadOption: a value that is none of a field's choices.
+        BadOption: a value that is not among a field's choices.
         BadKeyword: an option that does not exist.
     """
 
@@ -78,19 +78,19 @@ class Options:
         return cls(**_checked_fields(cls, cls.__name__, value))
 
 
-MAX_SEED = 2**64 - 1  # what torch's generators take
+MAX_SEED = 2**64 - 1  # the largest seed of torch's generators
 WAVELET_ROLES = ("default", "hidden", "ffn", "heads", "head_dim", "layer")
 
 
 class Wavelets(Mapping[str, str]):
-    """Role -> wavelet, as `BoTConfig` keeps it: it never changes, so it can be hashed, copied and sent to processes.
+    """Role -> wavelet, as `BoTConfig` stores it: immutable, so that it can be hashed, copied and pickled.
 
     >>> Wavelets({"default": "haar", "layer": "db2"}) == {"layer": "db2", "default": "haar"}
     True
     """
 
     def __init__(self, by_role: Mapping[str, str]) -> None:
-        self._by_role = dict(by_role)  # a copy: the caller's dict may change
+        self._by_role = dict(by_role)  # copied because the caller's dict may change
 
     def __getitem__(self, role: str) -> str:
         return self._by_role[role]
@@ -119,38 +119,38 @@ class BoTConfig:
     Attributes:
         wavelet: a discrete PyWavelets wavelet, "auto" (by family and direction), or a dict from
             role ("hidden", "ffn", "heads", "head_dim", "layer", "default") to either.
-        gain: "consistent" scales so that the network's function survives; "raw" is the paper as
-            written on the attention and MLP matrices, everything else scaled consistently.
+        gain: "consistent" scales so that the network's function is kept; "raw" is the paper as written for
+            the attention and MLP matrices, with everything else scaled consistently.
         depth: "wavelet" filters over layers; growing may also "repeat" layers with shared updates
-            or insert "identity" blocks; shrinking may keep the "first" or "even"ly spaced layers, or
-            the "strongest", which do most on the batches of `calibration=`. "auto" is identity and
-            even (strongest in post-norm models with `calibration=`), and wavelet if raw.
+            or insert "identity" blocks; shrinking may keep the "first" or "even"ly spaced layers, or the
+            "strongest", which have the highest scores on the batches of `calibration=`. "auto" is identity
+            and even (strongest in post-norm models with `calibration=`), and wavelet if raw.
         detail: what fills the empty detail bands when growing: "zero", "gaussian" N(0, s^2) or
             "uniform" U(-s, s). With gain "raw" all seven bands are filled (supplement D.3); with
-            "consistent" only those that the grown signal cannot reach, so the function stays. "auto" is
-            gaussian in what reads units that are copies, and zero elsewhere and if raw.
+            "consistent" only those that the grown signal cannot reach, so the function is kept. "auto" is
+            gaussian in matrices that read copied units, and zero elsewhere and if raw.
         detail_scale: s in units of the low band's standard deviation; None is 1.
         heads: "whole" copies or picks whole heads, "filter" low-passes over heads, "flat" treats
             heads x head_dim as one axis as the paper does; "auto" is whole, and flat if raw.
-        positions: text positions are kept by index ("crop", new ones continue periodically) or
-            "interpolate"d over the whole length.
+        positions: text positions keep their index ("crop"; new ones repeat the old ones periodically) or are
+            interpolated over the whole length ("interpolate").
         reheads: another head count at equal width: an "error", "resample" heads and head_dim, or
             "reshape" (keep the matrices, cut them into other heads).
-        basis: shrinking a pre-norm model, the residual stream may be turned first so that the
-            low-pass keeps its principal part ("principal"); "plain" leaves it. "auto" is principal
-            where it is possible and gain is consistent.
-        order: shrinking, "similar" puts similar MLP units and heads (post-norm: hidden units, too)
-            next to each other first, because neighbours are merged; "strongest" picks the units that
-            do most on the batches of `calibration=`; "kept" leaves them. "auto" is similar with gain
+        basis: when a pre-norm model shrinks, "principal" first turns the residual stream so that the low-pass
+            keeps its principal part; "plain" does not. "auto" is principal if that is possible and gain is
+            consistent.
+        order: when a model shrinks, "similar" first puts similar MLP units and heads (post-norm: also hidden
+            units) next to each other, because neighbours are merged; "strongest" picks the units with the
+            highest scores on the batches of `calibration=`; "kept" does neither. "auto" is similar with gain
             "consistent", and strongest in post-norm models with `calibration=`.
-        seed: of the detail noise; the tensor's name is mixed in, so order and sharding change nothing.
-        grids: image positions (ViT, DeiT) are interpolated in 2-D, "bicubic" as transformers does with
-            `interpolate_pos_encoding=True`, so that an image of the new size gives what the source gives for
-            it; "antialiased" low-passes a grid that shrinks first, so that no position is skipped.
+        seed: of the detail noise; it is mixed with the tensor's name, so that order and sharding do not matter.
+        grids: image positions (ViT, DeiT) are interpolated in 2-D. "bicubic" does as transformers with
+            `interpolate_pos_encoding=True`, so that an image of the new size gives the same outputs as the
+            source; "antialiased" low-passes a grid that shrinks first, so that no position is skipped.
 
     Raises:
-        BadOption: a value that an option does not take, with the nearest one.
-        BadKeyword: an option that does not exist, likewise.
+        BadOption: a value that an option does not have; the message suggests the nearest one.
+        BadKeyword: an option that does not exist; the message suggests the nearest one.
     """
 
     wavelet: str | Mapping[str, str] = "auto"
@@ -184,26 +184,28 @@ class BoTConfig:
             raise BadOption(f"seed must be a whole number from 0 to {MAX_SEED} (2**64 - 1), got {self.seed!r}.")
 
     def __repr__(self) -> str:
-        """The call that makes it, without what is left at its default."""
-        chosen = ((f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default)
-        return f"BoTConfig({', '.join(f'{name}={value!r}' for name, value in chosen)})"
+        """The call that makes it, without options at their default."""
+        changed = ((f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default)
+        return f"BoTConfig({', '.join(f'{name}={value!r}' for name, value in changed)})"
 
     def _repr_html_(self) -> str:
-        """All options, marked where they are not the default."""
-        usual = BoTConfig().to_dict()
-        rows = [(name, str(value), "" if value == usual[name] else "chosen") for name, value in self.to_dict().items()]
+        """A table of all options, in which those with another value than the default are marked."""
+        defaults = BoTConfig().to_dict()
+        rows = [
+            (name, str(value), "" if value == defaults[name] else "chosen") for name, value in self.to_dict().items()
+        ]
         return page("BoTConfig", [], [html_table([("option", "value", ""), *rows])])
 
     def wavelet_for(self, role: str) -> str:
-        """The wavelet asked for on a role, "auto" where none was named."""
+        """The wavelet option for a role; "auto" if none is given."""
         if isinstance(self.wavelet, str):
             return self.wavelet
         return self.wavelet.get(role, self.wavelet.get("default", "auto"))
 
     def to_dict(self) -> dict[str, Any]:
-        chosen = {f.name: getattr(self, f.name) for f in fields(self)}
+        options = {f.name: getattr(self, f.name) for f in fields(self)}
         wavelet = self.wavelet if isinstance(self.wavelet, str) else dict(self.wavelet)
-        return {**chosen, "wavelet": wavelet, "seed": int(self.seed)}
+        return {**options, "wavelet": wavelet, "seed": int(self.seed)}
 
     @classmethod
     def from_any(cls, value: "BoTConfig | Mapping[str, Any] | None") -> "BoTConfig":
@@ -224,14 +226,15 @@ def _checked_init(self: BoTConfig, *args: Any, **kwargs: Any) -> None:
     _dataclass_init(self, *args, **kwargs)
 
 
-# An unknown option is answered with the nearest one; editors and type checkers go on seeing the dataclass's fields.
+# Replaced so that an unknown option raises an error that suggests the nearest one; editors and type checkers still
+# see the fields of the dataclass.
 BoTConfig.__init__ = _checked_init  # type: ignore[method-assign]
 
 
-def _checked_fields(options: type, called: str, value: object) -> Mapping[str, Any]:
-    """The fields of a dict that is given as `bot_config=`, all of them options of that class."""
+def _checked_fields(options: type, class_name: str, value: object) -> Mapping[str, Any]:
+    """Check that `value` is a dict of options of the class, and return it."""
     if not isinstance(value, Mapping):
-        raise BadOption(f"bot_config must be {called} or a dict of its fields, got {type(value).__name__}.")
+        raise BadOption(f"bot_config must be {class_name} or a dict of its fields, got {type(value).__name__}.")
     check_writable({"bot_config": value})
     _check_names(options, value)
     return value

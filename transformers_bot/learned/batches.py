@@ -1,4 +1,4 @@
-"""Batches out of files: what a source is calibrated with, and a learned method fitted, without code of one's own."""
+"""Batches from files of texts or images, to calibrate a source or to fit a learned method."""
 
 import json
 import os
@@ -28,8 +28,8 @@ from .targets import class_number, hidden_at_random
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 TEXTS = (".txt", ".md", ".jsonl", ".text")
-MOST = 64 << 20  # bytes of one file of texts that are read
-LONGEST = 100_000  # characters of one text
+MAX_BYTES = 64 << 20  # of one text file; the rest is not read
+MAX_CHARACTERS = 100_000  # of one text; the rest is not used
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
@@ -49,9 +49,9 @@ def read_batches(
 ) -> list[dict[str, Tensor]]:
     """Texts or images as batches that a model takes: for `calibration=` and for `fit`.
 
-    Texts are paragraphs of UTF-8 files (lines, where there is no empty line), or the field "text" of every line of a
-    .jsonl file, in an order drawn from `seed`, cut into pieces by the source's own tokenizer. Images are prepared as
-    the source's preprocessor_config.json says. The same files give the same batches.
+    Texts are the paragraphs of UTF-8 files (lines, if a file has no empty line), or the field "text" of every line
+    of a .jsonl file. They are put in a random order by `seed`, tokenized by the source's own tokenizer and cut into
+    pieces. Images are prepared by the source's preprocessor_config.json. The same files give the same batches.
 
     Example:
         >>> batches = read_batches("gpt2", "corpus.txt", tokens=20_000)                           # doctest: +SKIP
@@ -61,20 +61,19 @@ def read_batches(
         source: hub id or folder, with its tokenizer or image processor.
         data: a file or a folder, or several: texts for a text model, images for an image model.
         task: the head of the model that takes the batches, as in `resize_checkpoint`.
-        config: of that model where it is not the source's: its positions, image size and labels hold.
-        labels: add what the head learns from: the next tokens, hidden tokens, or classes (the field "label" of a
-            .jsonl line, the name of an image's folder).
-        tokens: how many tokens of text at least, where there are as many.
-        images: how many images at most.
-        length: tokens of one sequence at most.
+        config: the config of that model, if it is not the source's; gives positions, image size and labels.
+        labels: add the labels that the head is trained on: the next tokens, masked tokens, or classes (the field
+            "label" of a .jsonl line, the name of an image's folder).
+        tokens: read at least so many tokens of text, if there are as many.
+        images: read at most so many images.
+        length: largest number of tokens in a sequence.
         batch_size: sequences or images of a batch.
-        seed: of the order and of the tokens that are hidden.
+        seed: of the order and of the choice of masked tokens.
         hub: hub keywords of the source (revision, subfolder, token, ...).
 
     Raises:
-        BadOption: no such file, nothing readable in it, labels that are missing, or a head that texts and images
-            alone do not train.
-        BadCheckpoint: a source without a tokenizer, or image processor, that can be used.
+        BadOption: no such file, nothing to read in it, missing labels, or a head that needs more than these labels.
+        BadCheckpoint: a source without a usable tokenizer or image processor.
     """
     for name, value in (("tokens", tokens), ("images", images), ("length", length), ("batch_size", batch_size)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -82,48 +81,48 @@ def read_batches(
     name = os.fspath(source)
     places = picked(hub, HUB)
     config = read_config(name, places) if config is None else config
-    model = Reader(name, places, config, class_for_task(task)(config), labels, length, batch_size, seed)
-    return model.read(data, tokens, images)
+    reader = Reader(name, places, config, class_for_task(task)(config), labels, length, batch_size, seed)
+    return reader.read(data, tokens, images)
 
 
-def find_files(data: Paths, sees: bool | None = None) -> list[Path]:
-    """The files that are named, folders looked through; sorted by name.
+def find_files(data: Paths, images: bool | None = None) -> list[Path]:
+    """The files that are named, and those in named folders, sorted by name.
 
     Args:
-        sees: images are wanted, or texts; None where that is not known yet.
+        images: whether images or texts are wanted; None if that is not known yet.
 
     Raises:
-        BadOption: something that does not exist, or nothing to read in it.
+        BadOption: a path that does not exist, or that has no texts or images.
     """
-    ends = IMAGES if sees else TEXTS if sees is False else (*IMAGES, *TEXTS)
-    found: list[Path] = []
+    kinds = "texts or images" if images is None else "images" if images else "texts"
+    endings = IMAGES if images else TEXTS if images is False else (*IMAGES, *TEXTS)
+    files: list[Path] = []
     for path in map(Path, [data] if isinstance(data, (str, os.PathLike)) else data):
         if path.is_dir():
-            inside = sorted(one for one in path.rglob("*") if one.is_file() and one.suffix.lower() in ends)
+            inside = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix.lower() in endings)
             if not inside:
-                raise BadOption(f"{path} holds no {_kinds(sees)}: files that end in {', '.join(ends)}.")
-            found += inside
+                raise BadOption(f"{path} holds no {kinds}: files that end in {', '.join(endings)}.")
+            files += inside
         elif path.is_file():
             ending = path.suffix.lower()
             if ending not in ("", *IMAGES, *TEXTS):
                 raise BadOption(
                     f"{path} ends in {ending}, which is read neither as texts ({', '.join(TEXTS)}) nor as an image "
-                    f"({', '.join(IMAGES)}). Write what is to be read into a file of these; plain text of another "
-                    "name needs no more than another ending."
+                    f"({', '.join(IMAGES)}). Convert it to a file of these kinds; plain text only needs another ending."
                 )
-            if sees is not None and sees != (ending in IMAGES):
-                raise BadOption(f"{path} is no file of {_kinds(sees)}, which this model takes.")
-            found.append(path)
+            if images is not None and images != (ending in IMAGES):
+                raise BadOption(f"{path} is no file of {kinds}, which this model takes.")
+            files.append(path)
         else:
-            raise BadOption(f"there is no file or folder {str(path)!r} to read {_kinds(sees)} from.")
-    if not found:
-        raise BadOption(f"no file is named to read {_kinds(sees)} from.")
-    return found
+            raise BadOption(f"there is no file or folder {str(path)!r} to read {kinds} from.")
+    if not files:
+        raise BadOption(f"no file is named to read {kinds} from.")
+    return files
 
 
 @dataclass(frozen=True)
 class Reader:
-    """For which model batches are read, and how; see `read_batches`."""
+    """Reads batches for a model; the fields are explained at `read_batches`."""
 
     name: str
     places: Mapping[str, Any]
@@ -136,12 +135,12 @@ class Reader:
 
     def read(self, data: Paths, tokens: int, images: int) -> list[dict[str, Tensor]]:
         """The batches of files."""
-        files = find_files(data, self.sees)
-        with progress.part(f"reading {'images' if self.sees else 'texts'}", progress.DATA_SECONDS):
-            return self.images(files, images) if self.sees else self.texts(files, tokens)
+        files = find_files(data, self.takes_images)
+        with progress.part(f"reading {'images' if self.takes_images else 'texts'}", progress.DATA_SECONDS):
+            return self.images(files, images) if self.takes_images else self.texts(files, tokens)
 
     @property
-    def sees(self) -> bool:
+    def takes_images(self) -> bool:
         return bool(self.model_class.main_input_name == "pixel_values")
 
     @property
@@ -150,17 +149,17 @@ class Reader:
         return self.model_class.__name__.endswith("MultipleChoice")
 
     def texts(self, files: Sequence[Path], tokens: int) -> list[dict[str, Tensor]]:
-        kind = _learns_from(self.model_class) if self.labels else ""
-        every = [one for path in files for one in _read_texts(path)]
-        if not every:
+        kind = _label_kind(self.model_class) if self.labels else ""
+        texts = [text for path in files for text in _read_texts(path)]
+        if not texts:
             raise BadOption(f"{', '.join(map(str, files[:3]))}: there is no text in it.")
-        random.Random(self.seed).shuffle(every)
+        random.Random(self.seed).shuffle(texts)
         tokenizer = self._tokenizer()
         adapter = architectures.get(self.config.model_type)
         sizes = role_sizes(adapter, self.config, "target")
         limit = next((sizes[role] for role in adapter.roles.of("place")), None)
         pieces, count = [], 0
-        for text, label in every:
+        for text, label in texts:
             for ids, special in _pieces(tokenizer, text, min(self.length, limit or self.length)):
                 pieces.append((ids, special, label))
                 count += len(ids)
@@ -170,23 +169,23 @@ class Reader:
             raise BadCheckpoint(
                 f"the tokenizer of {self.name} gives ids beyond the {self.config.vocab_size} embeddings."
             )
-        parts = (pieces[at : at + self.batch_size] for at in range(0, len(pieces), self.batch_size))
-        return [self._text_batch(tokenizer, part, kind, at) for at, part in enumerate(parts)]
+        parts = (pieces[start : start + self.batch_size] for start in range(0, len(pieces), self.batch_size))
+        return [self._text_batch(tokenizer, part, kind, number) for number, part in enumerate(parts)]
 
     def _text_batch(
         self, tokenizer: Any, pieces: Sequence[tuple[list[int], list[bool], Any]], kind: str, number: int
     ) -> dict[str, Tensor]:
-        pad = next((one for one in (tokenizer.pad_token_id, tokenizer.eos_token_id) if one is not None), 0)
-        longest = max(len(ids) for ids, _, _ in pieces)
-        ids = torch.tensor([[*one, *[pad] * (longest - len(one))] for one, _, _ in pieces])
-        mask = torch.tensor([[1] * len(one) + [0] * (longest - len(one)) for one, _, _ in pieces])
+        pad = next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0)
+        longest = max(len(piece) for piece, _, _ in pieces)
+        ids = torch.tensor([[*piece, *[pad] * (longest - len(piece))] for piece, _, _ in pieces])  # (sequence, token)
+        mask = torch.tensor([[1] * len(piece) + [0] * (longest - len(piece)) for piece, _, _ in pieces])
         batch = {"input_ids": ids, "attention_mask": mask}
         if kind == "next":
             batch["labels"] = ids.masked_fill(mask == 0, -100)
         elif kind == "hidden":
             if tokenizer.mask_token_id is None:
                 raise BadCheckpoint(f"the tokenizer of {self.name} has no mask token, which this head is trained with.")
-            special = torch.tensor([[*one, *[True] * (longest - len(one))] for _, one, _ in pieces])
+            special = torch.tensor([[*flags, *[True] * (longest - len(flags))] for _, flags, _ in pieces])
             seed = self.seed + number
             batch |= hidden_at_random(ids, special, tokenizer.mask_token_id, self.config.vocab_size, seed)
         elif kind == "class":
@@ -194,89 +193,91 @@ class Reader:
         return {key: x.unsqueeze(1) for key, x in batch.items()} if self.choices else batch
 
     def images(self, files: Sequence[Path], count: int) -> list[dict[str, Tensor]]:
-        if self.labels and _learns_from(self.model_class) != "class":
-            raise BadOption(f"{self.model_class.__name__} learns nothing from images and classes alone.")
+        if self.labels and _label_kind(self.model_class) != "class":
+            raise BadOption(f"{self.model_class.__name__} cannot be trained on images and their classes alone.")
         chosen = list(files)
         random.Random(self.seed).shuffle(chosen)
         processor = self._processor()
-        parts = (chosen[at : at + self.batch_size] for at in range(0, min(count, len(chosen)), self.batch_size))
-        return [self._image_batch(processor, part[: count - at * self.batch_size]) for at, part in enumerate(parts)]
+        chosen = chosen[:count]
+        parts = (chosen[start : start + self.batch_size] for start in range(0, len(chosen), self.batch_size))
+        return [self._image_batch(processor, part) for part in parts]
 
     def _image_batch(self, processor: Any, files: Sequence[Path]) -> dict[str, Tensor]:
         size = self.config.image_size
         height, width = (size, size) if isinstance(size, int) else size
-        wanted = {"height": int(height), "width": int(width)}
-        cropped = {"crop_size": wanted} if getattr(processor, "do_center_crop", False) else {}
-        opened = [_image(path, self.config.num_channels) for path in files]
-        x = processor(images=opened, return_tensors="pt", size=wanted, **cropped)["pixel_values"]
+        shape = {"height": int(height), "width": int(width)}
+        crop = {"crop_size": shape} if getattr(processor, "do_center_crop", False) else {}
+        pictures = [_image(path, self.config.num_channels) for path in files]
+        x = processor(images=pictures, return_tensors="pt", size=shape, **crop)["pixel_values"]
         batch = {"pixel_values": x.float()}
         if self.labels:
             batch["labels"] = torch.tensor([class_number(path.parent.name, self.config) for path in files])
         return batch
 
     def _tokenizer(self) -> Any:
-        """The source's own tokenizer, from files that were checked; none is made up where it has none."""
-        with tempfile.TemporaryDirectory() as place:
-            self._carried(Path(place), VOCABULARIES, "tokenizer", "texts")
-            return self._loaded(AutoTokenizer, place, "tokenizer")
+        """The source's own tokenizer, from checked files; without them transformers would make one up."""
+        with tempfile.TemporaryDirectory() as folder:
+            self._copy_files(Path(folder), VOCABULARIES, "tokenizer", "texts")
+            return self._load(AutoTokenizer, folder, "tokenizer")
 
     def _processor(self) -> Any:
         try:
             import PIL  # noqa: F401
         except ImportError:
             raise BadOption("images are read with Pillow, which is not installed: pip install Pillow.") from None
-        with tempfile.TemporaryDirectory() as place:
-            self._carried(Path(place), PROCESSOR, "image processor", "images")
-            return self._loaded(AutoImageProcessor, place, "image processor")
+        with tempfile.TemporaryDirectory() as folder:
+            self._copy_files(Path(folder), PROCESSOR, "image processor", "images")
+            return self._load(AutoImageProcessor, folder, "image processor")
 
-    def _carried(self, place: Path, needed: Sequence[str], what: str, data: str) -> None:
+    def _copy_files(self, folder: Path, needed: Sequence[str], what: str, data: str) -> None:
+        """Check and copy the source's files beside its config, so that transformers can load them from there."""
         files = companions.find(self.name, self.places)
         if not set(needed) & set(files):
             raise BadCheckpoint(
                 f"{self.name} has no {what} ({', '.join(needed)}), so {data} cannot be prepared for it. Copy the "
                 f"{what}'s files into a folder with the model, or pass batches of tensors from Python."
             )
-        self.config.save_pretrained(place)
-        companions.carry(files, place, self.config)
+        self.config.save_pretrained(folder)
+        companions.carry(files, folder, self.config)
         if needed is VOCABULARIES:
-            read_vocabulary(place, self.config)  # raises what the library would not survive
+            read_vocabulary(folder, self.config)  # raises for files that would crash the tokenizers library
 
-    def _loaded(self, auto_class: Any, place: str, what: str) -> Any:
+    def _load(self, auto_class: Any, folder: str, what: str) -> Any:
         try:
             with quiet():
-                return auto_class.from_pretrained(place, local_files_only=True)
+                return auto_class.from_pretrained(folder, local_files_only=True)
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # the tokenizers library's panics are no Exception
+        except BaseException as error:  # a panic of the tokenizers library is not an Exception
             why = " ".join(str(error).split())[:200]
             raise BadCheckpoint(f"the {what} of {self.name} cannot be loaded: {type(error).__name__} {why}") from None
 
 
-def _learns_from(model_class: type[PreTrainedModel]) -> str:
-    """What the labels of a head are: the next tokens, hidden ones, or a class."""
+def _label_kind(model_class: type[PreTrainedModel]) -> str:
+    """The kind of a head's labels: "next" tokens, "hidden" tokens, or a "class"."""
     name = model_class.__name__
-    ends = {"LMHeadModel": "next", "CausalLM": "next", "MaskedLM": "hidden"}
-    ends |= {"SequenceClassification": "class", "ImageClassification": "class"}
-    found = next((kind for end, kind in ends.items() if name.endswith(end)), None)
-    if found is None:
+    endings = {"LMHeadModel": "next", "CausalLM": "next", "MaskedLM": "hidden"}
+    endings |= {"SequenceClassification": "class", "ImageClassification": "class"}
+    kind = next((kind for ending, kind in endings.items() if name.endswith(ending)), None)
+    if kind is None:
         raise BadOption(
             f"{name} cannot be trained on texts or images alone. Choose a head that can: task='causal-lm', "
             "'masked-lm', 'sequence-classification' or 'image-classification'."
         )
-    return found
+    return kind
 
 
 def _read_texts(path: Path) -> Iterator[tuple[str, Any]]:
-    """The texts of a file, and their labels where it has such."""
+    """The texts of a file, each with its label or None."""
     try:
         with open(path, "rb") as file:
-            data = file.read(MOST)
-        text = data.decode("utf-8-sig") if len(data) < MOST else data.decode("utf-8-sig", "ignore")
+            data = file.read(MAX_BYTES)
+        text = data.decode("utf-8-sig") if len(data) < MAX_BYTES else data.decode("utf-8-sig", "ignore")
     except (OSError, UnicodeDecodeError) as error:
         raise BadOption(f"{path} cannot be read as text in UTF-8: {error}.") from None
     if path.suffix.lower() != ".jsonl":
         parts = re.split(r"\n\s*\n", text) if re.search(r"\S\s*\n\s*\n\s*\S", text) else text.splitlines()
-        yield from ((part.strip()[:LONGEST], None) for part in parts if part.strip())
+        yield from ((part.strip()[:MAX_CHARACTERS], None) for part in parts if part.strip())
         return
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
@@ -285,25 +286,25 @@ def _read_texts(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _json_line(path: Path, number: int, line: str) -> tuple[str, Any]:
     try:
-        found = json.loads(line)
+        entry = json.loads(line)
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict) or not isinstance(found.get("text"), str) or not found["text"].strip():
-        has = f"it has {', '.join(map(str, list(found)[:5]))}" if isinstance(found, dict) else "it is no JSON object"
+        entry = None
+    if not isinstance(entry, dict) or not isinstance(entry.get("text"), str) or not entry["text"].strip():
+        has = f"it has {', '.join(map(str, list(entry)[:5]))}" if isinstance(entry, dict) else "it is no JSON object"
         raise BadOption(f'{path}, line {number}, must be a JSON object with a field "text" of text; {has}.')
-    return found["text"].strip()[:LONGEST], found.get("label")
+    return entry["text"].strip()[:MAX_CHARACTERS], entry.get("label")
 
 
 def _pieces(tokenizer: Any, text: str, longest: int) -> Iterable[tuple[list[int], list[bool]]]:
-    """A text's token ids in pieces of at most `longest`, each with its special tokens, and which those are."""
+    """A text's token ids in pieces of at most `longest`, special tokens included, and flags of the special tokens."""
     own = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     whole = tokenizer(text, verbose=False)["input_ids"]
     extra = len(whole) - len(own)
-    front = next((at for at in range(extra + 1) if whole[at : at + len(own)] == own), 0)
+    front = next((start for start in range(extra + 1) if whole[start : start + len(own)] == own), 0)
     before, after = whole[:front], whole[front + len(own) :]
     room = max(1, longest - len(before) - len(after))
-    for at in range(0, len(own), room):
-        part = own[at : at + room]
+    for start in range(0, len(own), room):
+        part = own[start : start + room]
         special = [True] * len(before) + [False] * len(part) + [True] * len(after)
         yield [*before, *part, *after], special
 
@@ -316,7 +317,3 @@ def _image(path: Path, channels: int) -> Any:
             return image.convert("L" if channels == 1 else "RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise BadOption(f"{path} cannot be read as an image: {error}.") from None
-
-
-def _kinds(sees: bool | None) -> str:
-    return "texts or images" if sees is None else "images" if sees else "texts"

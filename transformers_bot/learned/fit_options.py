@@ -1,4 +1,4 @@
-"""The fit of a learned method within one call: its options, its data, the model that it leaves."""
+"""The fit of a learned method within one call: its options, its data, and the fitted tensors."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -19,12 +19,12 @@ from .fitting import LEARNED, check_grows, check_schedule, learn
 from .operators import growth_of
 
 OPTIONS = ("batches", "steps", "lr", "seed", "rank", "batch_size", "tokens")
-TOKENS = 200_000  # of text that is read for a fit; what is not needed costs nothing but its reading
+TOKENS = 200_000  # of text that are read for a fit; more than it needs cost only the time to read them
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A fit that was asked for."""
+    """The options of `fit=`."""
 
     batches: Any
     steps: int = 100
@@ -35,7 +35,7 @@ class Fit:
     tokens: int = TOKENS
 
     def batches_for(self, resize: Resize, places: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-        """The batches, read for the target if files are given."""
+        """The batches; files are read for the target model."""
         if not _are_paths(self.batches):
             given: Iterable[Mapping[str, Any]] = self.batches
             return given
@@ -49,7 +49,7 @@ def fit_of(given: Mapping[str, Any] | None, method: str) -> Fit | None:
 
     Raises:
         BadKeyword: an option that does not exist.
-        BadOption: a method that learns nothing, no data, or a value out of range.
+        BadOption: a method without learned operator, no data, or a value out of range.
     """
     if given is None:
         return None
@@ -63,41 +63,41 @@ def fit_of(given: Mapping[str, Any] | None, method: str) -> Fit | None:
         raise BadOption(f"fit= is for the methods that learn ({', '.join(LEARNED)}), not for method={method!r}.")
     if given.get("batches") is None:
         raise BadOption("there is nothing to learn from: name files or folders of texts or images with batches=.")
-    found = Fit(**given)
-    check_schedule(found.steps, found.lr, found.seed)
+    fit = Fit(**given)
+    check_schedule(fit.steps, fit.lr, fit.seed)
     for name in ("batch_size", "tokens"):
-        value = getattr(found, name)
+        value = getattr(fit, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise BadOption(f"{name} must be a whole number of at least 1, got {value!r}.")
-    if _are_paths(found.batches):
-        find_files(found.batches)
-    return found
+    if _are_paths(fit.batches):
+        find_files(fit.batches)
+    return fit
 
 
 def fitted(
-    resize: Resize, seed: int, asked: Fit, batches: Iterable[Mapping[str, Any]] | None
+    resize: Resize, seed: int, fit: Fit, batches: Iterable[Mapping[str, Any]] | None
 ) -> tuple[Watch, Mapping[str, Tensor], dict[str, Any]]:
-    """What was measured before the fit, the fitted model's tensors, and what the record says of it.
+    """Resize and fit: the measurements before the fit, the fitted model's tensors, and facts for the record.
 
     Args:
-        seed: of new heads, as `skeleton_of` draws them.
+        seed: of new heads, which are drawn as `skeleton_of` draws them.
     """
     check_grows(resize.request.adapter.roles, resize.plan.source_sizes, resize.plan.target_sizes)
     watch = Watch(resize.plan, resize.request.adapter)
     resizing, finishing = progress.resizing_seconds(resize.plan), progress.finishing_seconds(resize.plan)
-    learning = progress.learning_seconds(resize.plan, asked.steps)
+    learning = progress.learning_seconds(resize.plan, fit.steps)
     progress.expects(resizing + finishing + learning)
     with progress.part("resizing", resizing):
-        made = apart(run_plan(resize.plan, resize.tensors, resize.dtype, watch=watch))
+        resized = apart(run_plan(resize.plan, resize.tensors, resize.dtype, watch=watch))
     with progress.part("building the model", finishing / 2), drawn_from(seed):
-        model, _ = hand_over(resize, made)
+        model, _ = hand_over(resize, resized)
     growth = growth_of(resize.plan, resize.request.adapter, resize.opened.model.state_dict())
     method = str(resize.plan.method["method"])
     with progress.part("fitting the operator", learning):
-        facts = learn(model, method, growth, batches or (), asked.steps, asked.lr, asked.seed, asked.rank)
+        facts = learn(model, method, growth, batches or (), fit.steps, fit.lr, fit.seed, fit.rank)
     return watch, model.state_dict(), facts
 
 
 def _are_paths(data: Any) -> bool:
-    one = data[0] if isinstance(data, (list, tuple)) and data else data
-    return isinstance(one, (str, os.PathLike))
+    first = data[0] if isinstance(data, (list, tuple)) and data else data
+    return isinstance(first, (str, os.PathLike))

@@ -1,4 +1,4 @@
-"""Learns a growth operator (LiGO, Mango) on a few batches and writes what it grows into the model."""
+"""Trains a growth operator (LiGO, Mango) on a few batches and writes the grown tensors into the model."""
 
 import json
 import math
@@ -34,7 +34,7 @@ from .operators import Growth, LiGOOperator, MangoOperator, Operator, growth_of
 if TYPE_CHECKING:
     from ..request.signatures import SourceKeywords
 
-OPENING, WRITING = 2, 1  # about as long as so many steps
+OPENING, WRITING = 2, 1  # their duration in steps, about, for the progress bar
 LEARNED = ("ligo", "mango")
 # Supplement C.5, for a batch of 256 (GPT-2: 512); other model types take BERT's.
 LEARNING_RATE = {"deit": 5e-4, "vit": 5e-4, "bert": 2e-4, "roberta": 2e-4, "gpt2": 1e-5}
@@ -54,10 +54,10 @@ def fit(
 ) -> PreTrainedModel:
     """The same model with the weights of a learned operator: still an ordinary transformers model.
 
-    The source is opened again and frozen; an operator that starts at the unfitted method plus a
-    little noise is trained by AdamW at a constant rate, without warm-up, on the model's own loss in
-    training mode; then what it grows replaces the model's weights. Tensors that the source lacks (a
-    new head) stay as they are. All is computed in float32 (float64 for a float64 source).
+    The source is opened again and frozen. An operator, which starts as the unfitted method plus a little
+    noise, is trained by AdamW at a constant rate, without warm-up, on the model's own loss in training mode.
+    Then the tensors that it grows replace the model's weights. Tensors that the source does not have (a new
+    head) are not changed. The computation is in float32 (float64 for a float64 source).
 
     Example:
         >>> grown = BoTModelForCausalLM.from_pretrained("gpt2", config=big, method="ligo")  # doctest: +SKIP
@@ -67,15 +67,15 @@ def fit(
 
     Args:
         model: from `from_pretrained(..., method="ligo")` or "mango", or a folder saved from it.
-        batches: dicts of the model's keyword arguments, labels included; started over at its end.
+        batches: dicts of the model's keyword arguments, labels included; repeated from the start at the end.
         steps: updates of the operator, one batch each.
         lr: AdamW's rate; None is the paper's for the model type (ViT and DeiT 5e-4, BERT and RoBERTa
             2e-4, GPT-2 1e-5).
         seed: of the operator's noise, of dropout and of a shuffling loader.
         rank: of Mango's tensor ring, 1 by default; LiGO has none.
-        source: where the source is, for a model that was loaded from its own folder: its record calls a local
-            source by its name only.
-        hub_keywords: keywords with which the source was opened and that its record does not hold
+        source: path of the source, for a model that was loaded from its own folder: its record has only the name
+            of a local source.
+        hub_keywords: keywords with which the source was opened and that are not in its record
             (`subfolder`, `variant`, `token`, `cache_dir`, ...).
 
     Returns:
@@ -85,8 +85,8 @@ def fit(
 
     Raises:
         BadOption: a model of another method, nothing to learn, steps, lr, seed or rank out of range,
-            no batch, no loss, or a loss that is not finite (the model is then untouched).
-        BadCheckpoint: a source that cannot be opened again, or is not what it was.
+            no batch, no loss, or a loss that is not finite (the model is then unchanged).
+        BadCheckpoint: a source that cannot be opened again, or that has other sizes than before.
 
     Source: the operators' papers, named in `operators/`; budget and rates: the BoT paper, supplement C.5.
     """
@@ -115,10 +115,10 @@ def learn(
     seed: int = 0,
     rank: int | None = None,
 ) -> dict[str, Any]:
-    """Train the operator of a learned method and write what it grows into the model; see `fit`.
+    """Train the operator of a learned method and write the grown tensors into the model; see `fit`.
 
     Returns:
-        What the record says of it from now on.
+        The entries of the model's record on the fit.
     """
     check_schedule(steps, lr, seed)
     rate = float(LEARNING_RATE.get(model.config.model_type, LEARNING_RATE["bert"]) if lr is None else lr)
@@ -133,18 +133,18 @@ def learn(
 
 
 def fitted_report(report: Report, record: Mapping[str, Any], state: Mapping[str, Tensor]) -> Report:
-    """The report of an unfitted model, brought up to date: its maps are learned ones, of which no energy is known.
+    """The report of an unfitted model, updated after the fit: no energy is known of learned maps.
 
     Args:
-        record: what the config says of the model now.
+        record: the model's record after the fit.
         state: the model's tensors.
     """
-    how = f"fitted by {record['method']} in {record['fit']['steps']} steps"
+    reason = f"fitted by {record['method']} in {record['fit']['steps']} steps"
     rows = [
         replace(
             row,
             action="resample",
-            reason=how,
+            reason=reason,
             roles=(),
             gain=None,
             energy_kept=None,
@@ -157,7 +157,7 @@ def fitted_report(report: Report, record: Mapping[str, Any], state: Mapping[str,
     ]
     warnings = tuple(text for text in report.warnings if text != UNFITTED.format(name=record["method"]))
     method = {**report.method, "fitted": True}
-    stacks = tuple(replace(one, left_out=()) for one in report.stacks)
+    stacks = tuple(replace(stack, left_out=()) for stack in report.stacks)
     provenance = json.loads(json.dumps(dict(record)))
     return replace(
         report, method=method, provenance=provenance, roles=(), stacks=stacks, tensors=tuple(rows), warnings=warnings
@@ -165,21 +165,21 @@ def fitted_report(report: Report, record: Mapping[str, Any], state: Mapping[str,
 
 
 def _record(model: Any) -> dict[str, Any]:
-    """What made the model, if that was a learned method."""
+    """The record of how the model was made; it must be by a learned method."""
     if not isinstance(model, PreTrainedModel):
         raise BadOption(f"fit takes the model that from_pretrained returned, got {type(model).__name__}.")
     record = getattr(model.config, "transformers_bot", None) or {}
     if record.get("method") in LEARNED:
         return dict(record)
-    made = f"by method {record['method']!r}" if "method" in record else "by none (its sizes are the source's own)"
+    method = f"by method {record['method']!r}" if "method" in record else "by none (its sizes are the source's own)"
     raise BadOption(
-        f"fit learns the operator of a model grown by {' or '.join(LEARNED)}, but this one was grown {made}: "
+        f"fit learns the operator of a model grown by {' or '.join(LEARNED)}, but this one was grown {method}: "
         "make it with from_pretrained(source, config=larger, method='ligo')."
     )
 
 
 def check_schedule(steps: Any, lr: Any, seed: Any) -> None:
-    """Refuse what is no number of steps, no learning rate or no seed."""
+    """Raise `BadOption` for an invalid number of steps, learning rate or seed."""
     check_numbers({"steps": steps, "lr": lr, "seed": seed})
     if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
         raise BadOption(f"steps={steps!r} is no number of steps: a whole number of at least 1 is wanted.")
@@ -189,38 +189,38 @@ def check_schedule(steps: Any, lr: Any, seed: Any) -> None:
 
 
 def _source_of(model: PreTrainedModel, record: Mapping[str, Any], source: str | os.PathLike[str] | None) -> str:
-    """Where the source is: as the caller says, as the model in memory knows, or as the record says."""
+    """The path or id of the source: from the caller, from the model in memory, or from its record."""
     place = place_of(model)
     if source is not None:
         return os.fspath(source)
     if place is not None:
         return place.source
-    where = recorded_path(record)
-    if where is None and is_local(record):
+    path = recorded_path(record)
+    if path is None and is_local(record):
         raise BadOption(
             f"this model was grown from a local folder called {record['source']!r}, and its config does not say where "
             "that is: pass source= with the path."
         )
-    return where or str(record["source"])
+    return path or str(record["source"])
 
 
 def growth_for(
     model: PreTrainedModel,
     record: Mapping[str, Any],
-    given: Mapping[str, Any],
+    hub_keywords: Mapping[str, Any],
     source: str | os.PathLike[str] | None = None,
 ) -> Growth:
-    """The source's tensors, planned against the tensors that the model has."""
-    for name in given:
+    """The source's tensors, stacked by a plan that leads to the tensors of the model."""
+    for name in hub_keywords:
         if name not in (*HUB, *FILES):
             raise BadKeyword(f"fit has no keyword {name!r}.{suggest(name, (*HUB, *FILES))}")
     name, revision, place = _source_of(model, record, source), record.get("revision"), place_of(model)
     opening = {} if revision is None else {"revision": revision}
     if source is None and place is not None and place.subfolder:
         opening["subfolder"] = place.subfolder
-    opening |= dict(given)
-    said = {"method": record["method"], "bot_config": record["options"], **opening}
-    keywords = sort_keywords({**said, "allow_pickle": bool(record.get("allow_pickle"))})
+    opening |= dict(hub_keywords)
+    call = {"method": record["method"], "bot_config": record["options"], **opening}
+    keywords = sort_keywords({**call, "allow_pickle": bool(record.get("allow_pickle"))})
     try:
         config = read_config(name, keywords.hub, type(model.config))
         checkpoint = check_files(name, keywords.of_files, allow_pickle=keywords.allow_pickle)
@@ -247,7 +247,7 @@ def growth_for(
 
 
 def check_grows(roles: Roles, before: Sizes, after: Sizes) -> None:
-    """Raise where the operator has nothing to learn."""
+    """Raise `BadOption` if the operator has nothing to learn."""
     learned = [*roles.depths, *roles.streams, *(unit for unit in roles.units if not roles.is_whole(unit))]
     if all(before[role] == after[role] for role in learned):
         sizes = [before[role] for role in learned]
@@ -269,7 +269,7 @@ def _operator(method: str, growth: Growth, seed: int, rank: int | None) -> Opera
 
 @dataclass
 class _Run:
-    """The training of an operator; the model is only called, with other tensors in place of its own."""
+    """The training of an operator. The model is called with the grown tensors; its own are not changed."""
 
     model: PreTrainedModel
     operator: Operator
@@ -281,8 +281,8 @@ class _Run:
         known: dict[Any, int] = {}  # operations by the shapes of a batch: equal shapes cost the same
         with _training(self.model, seed):
             stream = _endless(batches)
-            words = [f"fitting the operator, step {step} of {steps}" for step in range(1, steps + 1)]
-            for step in progress.tracked(range(1, steps + 1), [1.0] * steps, words):
+            labels = [f"fitting the operator, step {step} of {steps}" for step in range(1, steps + 1)]
+            for step in progress.tracked(range(1, steps + 1), [1.0] * steps, labels):
                 batch = _moved(next(stream), self.model.device)
                 shapes = tuple((name, tuple(x.shape)) for name, x in batch.items() if isinstance(x, Tensor))
                 if shapes in known:
@@ -299,7 +299,7 @@ class _Run:
                 optimizer.zero_grad()
 
     def grown(self) -> dict[str, Tensor]:
-        """The target's tensors as the operator stands."""
+        """The target's tensors by the present operator."""
         with torch.no_grad():
             grown: dict[str, Tensor] = self.operator()
         return grown
@@ -318,17 +318,17 @@ class _Run:
 
 
 def _others(model: PreTrainedModel, grown: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that the operator does not make, frozen, in the dtype that it computes in."""
+    """Tensors that the operator does not grow, frozen, in the dtype of the grown ones."""
     dtype = next(iter(grown.values())).dtype
-    made = {id(x) for name, x in model.named_parameters(remove_duplicate=False) if name in grown}
+    replaced = {id(x) for name, x in model.named_parameters(remove_duplicate=False) if name in grown}
     own = [*model.named_parameters(), *model.named_buffers()]
-    return {name: x.detach().to(dtype) for name, x in own if id(x) not in made and x.is_floating_point()}
+    return {name: x.detach().to(dtype) for name, x in own if id(x) not in replaced and x.is_floating_point()}
 
 
 @contextmanager
 def _training(model: PreTrainedModel, seed: int) -> Iterator[None]:
-    """Training mode and a seeded random state; both as before afterwards."""
-    was = model.training
+    """Training mode and a seeded random state; both are restored afterwards."""
+    was_training = model.training
     device = model.device
     forked = [] if device.type == "cpu" else [device]
     with torch.random.fork_rng(forked, device_type=device.type if forked else "cuda"):
@@ -337,7 +337,7 @@ def _training(model: PreTrainedModel, seed: int) -> Iterator[None]:
         try:
             yield
         finally:
-            model.train(was)
+            model.train(was_training)
 
 
 def _seed(device: torch.device, seed: int) -> None:
@@ -374,9 +374,9 @@ def _moved(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     return {name: x.to(device) if isinstance(x, Tensor) else x for name, x in batch.items()}
 
 
-def _diverged(what: str, lr: float) -> BadOption:
+def _diverged(problem: str, lr: float) -> BadOption:
     return BadOption(
-        f"{what}: nothing was written into the model. Take a smaller lr= than {lr:g}, or look at the batches."
+        f"{problem}: nothing was written into the model. Take a smaller lr= than {lr:g}, or check the batches."
     )
 
 

@@ -1,4 +1,4 @@
-"""What training costs: floating-point operations of a real training step, counted by torch."""
+"""The cost of training: floating-point operations of a training step, counted by torch."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,9 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @contextmanager
 def counted() -> Iterator[FlopCounterMode]:
-    """Count what runs inside, with attention as plain matrix products.
+    """Count the operations of what runs inside, with attention as plain matrix products.
 
-    torch 2.13's counter has no entry for the fused attention of the CPU and would leave it out.
+    The counter of torch 2.13 does not know the fused attention of the CPU and would not count it.
     """
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         yield counter
@@ -24,7 +24,7 @@ def training_flops(model: nn.Module, batch: Mapping[str, Any]) -> int:
     """Operations of one forward and backward pass of `model` on `batch` (a multiply-add counts as two).
 
     Matrix products, convolutions and attention are counted; element-wise work is not.
-    Gradients that the model has are kept as they are.
+    The gradients that the model has are restored afterwards.
 
     Example:
         >>> class Linear(nn.Linear):
@@ -39,7 +39,7 @@ def training_flops(model: nn.Module, batch: Mapping[str, Any]) -> int:
 
     Source: https://docs.pytorch.org/docs/stable/utils.html and `torch.utils.flop_counter`.
     """
-    kept = {name: parameter.grad for name, parameter in model.named_parameters()}
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = None
     try:
@@ -47,7 +47,7 @@ def training_flops(model: nn.Module, batch: Mapping[str, Any]) -> int:
             _loss(model(**batch)).backward()  # type: ignore[no-untyped-call]
     finally:
         for name, parameter in model.named_parameters():
-            parameter.grad = kept[name]
+            parameter.grad = gradients[name]
     return int(counter.get_total_flops())
 
 

@@ -1,4 +1,4 @@
-"""What a head learns from: hidden tokens, and the numbers of classes."""
+"""Labels that a head is trained on: hidden tokens, and numbers of classes."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from transformers import PreTrainedConfig
 
 from ..errors import BadOption
 
-SHARE = 0.15  # of the tokens of a sequence that are to be found again
+SHARE = 0.15  # of the tokens of a sequence; these are hidden, and the head learns to find them
 
 
 def hidden_at_random(ids: Tensor, special: Tensor, mask_id: int, vocabulary: int, seed: int) -> dict[str, Tensor]:
-    """Token ids with some hidden, and these as labels: BERT's recipe, 80 % a mask, 10 % another token, 10 % as it is.
+    """Token ids with some of them hidden, which are the labels: BERT's recipe, 80 % mask, 10 % random, 10 % unchanged.
 
     Args:
         ids: (sequence, token).
@@ -20,7 +20,7 @@ def hidden_at_random(ids: Tensor, special: Tensor, mask_id: int, vocabulary: int
     """
     generator = torch.Generator().manual_seed(seed)
     draw = torch.rand(ids.shape, generator=generator).masked_fill(special, 2.0)
-    least = draw.min(1, keepdim=True).values  # at least one of every sequence
+    least = draw.min(1, keepdim=True).values  # so that at least one token of every sequence is hidden
     chosen = (draw < SHARE) | ((draw == least) & ~special)
     kind = torch.rand(ids.shape, generator=generator)
     others = torch.randint(vocabulary, ids.shape, generator=generator)
@@ -30,7 +30,7 @@ def hidden_at_random(ids: Tensor, special: Tensor, mask_id: int, vocabulary: int
 
 
 def class_number(label: Any, config: PreTrainedConfig) -> int:
-    """The number of a class, given as number or by its name in the config.
+    """The number of a class that is given as a number or by its name in the config.
 
     Raises:
         BadOption: no label, or one that the model does not have.

@@ -185,9 +185,9 @@ class BoT(Linear):
 
     def wavelet(self, task: Task, role: str) -> str:
         """The wavelet of a role."""
-        asked = self.options.wavelet_for(role)
-        if asked != "auto":
-            return asked
+        wavelet = self.options.wavelet_for(role)
+        if wavelet != "auto":
+            return wavelet
         return paper_wavelet(task) if self.raw else CONSISTENT_WAVELET
 
     @property
@@ -325,7 +325,7 @@ class BoT(Linear):
     def describe(self, task: Task) -> dict[str, Any]:
         prepared, (kind, scale) = self.prepared, self._detail_choice(task)
         whole = [unit for unit in task.roles.units if task.roles.is_whole(unit)] if self.heads == "whole" else []
-        kept = {*self.picked(task), *whole, *task.roles.of("frequency")}
+        unfiltered = {*self.picked(task), *whole, *task.roles.of("frequency")}
         roles = [role for role in task.roles.resized if task.is_sized(role) and task.ratio(role) != 1]
         order = prepared.ordered if prepared else ordered(self.options, task, self._shrink(task))
         layers = kept_layers(dict(prepared.layers)) if prepared else []
@@ -333,7 +333,7 @@ class BoT(Linear):
             "method": self.name,
             "options": self.options.to_dict(),
             "gain": self.options.gain,
-            "wavelet": {role: self.wavelet(task, role) for role in roles if role not in kept},
+            "wavelet": {role: self.wavelet(task, role) for role in roles if role not in unfiltered},
             "heads": self.heads,
             "depth": self.depth_label(task),
             "basis": self.basis(task),

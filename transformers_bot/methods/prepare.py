@@ -112,8 +112,8 @@ def ordered(options: BoTConfig, task: Task, shrink: Shrink) -> list[str]:
     shrinking = [role for role in changed if not (shrink.flat and roles.is_whole(role))]
     if options.order in ("similar", "strongest") and not shrinking:
         raise BadOption(f"order={options.order!r} puts units together that shrinking merges, and nothing shrinks here.")
-    wanted = options.order in ("similar", "strongest") or (options.order == "auto" and options.gain == "consistent")
-    return [role for role in shrinking if wanted and not (role in roles.streams and shrink.basis == "principal")]
+    reorders = options.order in ("similar", "strongest") or (options.order == "auto" and options.gain == "consistent")
+    return [role for role in shrinking if reorders and not (role in roles.streams and shrink.basis == "principal")]
 
 
 def shrinking_streams(task: Task) -> list[str]:
@@ -214,11 +214,7 @@ class Prepared:
 
 
 def prepare(
-    options: BoTConfig,
-    task: Task,
-    opened: Opened,
-    shrink: Shrink,
-    pair_of: Callable[[BoTConfig, Task, str], Pair],
+    options: BoTConfig, task: Task, opened: Opened, shrink: Shrink, pair_of: Callable[[BoTConfig, Task, str], Pair]
 ) -> Prepared:
     """Reorder the units and turn the streams of an opened source.
 
@@ -233,27 +229,22 @@ def prepare(
             opened, scores = _calibrated(opened, task, shrink)
     merged, basis = replace(options, basis="plain", order="kept", depth="auto"), shrink.basis
     roles = ordered(options, task, shrink)
-    layers = {stack: _strongest_layers(task, stack, scores) for stack in shrink.ranked}
-    layers = {stack: chosen for stack, chosen in layers.items() if chosen}
+    layers = {stack: best for stack in shrink.ranked if (best := _strongest_layers(task, stack, scores))}
     shrink = replace(shrink, kept={**shrink.kept, **layers})
     pair = partial(pair_of, merged, replace(task, calibrated=False))
     is_lossless = partial(_is_lossless, pair=pair, kept=shrink.kept)
     narrower = shrinking_streams(task)
     fits_stream = task.calibrated and bool(narrower)
-    asked = dict.fromkeys([*roles, *(narrower if basis == "principal" or fits_stream else [])])
+    candidates = dict.fromkeys([*roles, *(narrower if basis == "principal" or fits_stream else [])])
     with progress.part("looking for copies among the units", progress.UNSEEN_SECONDS):
-        lossy = [role for role in asked if not is_lossless(opened.network, role)]
+        lossy = [role for role in candidates if not is_lossless(opened.network, role)]
     lossy_streams = [stream for stream in narrower if stream in lossy]
     if options.basis == "auto" and not lossy_streams:
         basis = "plain"
     if options.order in ("auto", "strongest"):
         roles = [role for role in roles if role in lossy or shrink.averages]
     if fits_stream and basis == "plain" and not set(lossy_streams).issubset(picks):
-        raise BadOption(
-            "calibration= fits matrices to hidden units that are turned to the principal basis or picked, but with "
-            f"basis={options.basis!r}, order={options.order!r} and this wavelet they are only merged. "
-            "Leave calibration= out, or these options at 'auto'."
-        )
+        raise _no_fit(options)
     strongest = frozenset(role for role in roles if role in picks)
     strengths = {role: _scores_of(scores, role) for role in strongest}
     in_order = [_ordered(opened.network, task, shrink, role, strengths.get(role), is_lossless) for role in roles]
@@ -269,6 +260,14 @@ def prepare(
     for reordered in in_order:
         opened.network.follow(reordered)
     return prepared
+
+
+def _no_fit(options: BoTConfig) -> BadOption:
+    return BadOption(
+        "calibration= fits matrices to hidden units that are turned to the principal basis or picked, but with "
+        f"basis={options.basis!r}, order={options.order!r} and this wavelet they are only merged. "
+        "Leave calibration= out, or these options at 'auto'."
+    )
 
 
 def _turned(prepared: Prepared, task: Task, shrink: Shrink, wavelets: Mapping[str, Pair]) -> Prepared:

@@ -69,6 +69,20 @@ def from_weights(network: Network) -> Scores:
     }
     _split_units(scores, network)
     scores[roles.streams[0], None] = _stream_strength(stream)
+    _add_heads_and_layers(scores, network, added, embedded)
+    if not all(bool(score.isfinite().all()) for score in scores.values()):
+        raise OutOfRange("the importance of units by their weights")
+    return scores
+
+
+def _add_heads_and_layers(scores: Scores, network: Network, added: dict[str, Tensor], embedded: Tensor) -> None:
+    """Add the scores of units that hold entries, and of layers.
+
+    Args:
+        added: depth -> (layer,) energy of the output biases of every layer; the scores of its units are added to it.
+        embedded: energy of the stream in front of the first layer.
+    """
+    roles = network.roles
     for role, at in list(scores):
         if at is None or roles.leader(role) != role:
             continue
@@ -79,9 +93,6 @@ def from_weights(network: Network) -> Scores:
         if network.adapter.norm == "pre":
             update = update / (embedded + update.cumsum(0) - update).clamp_min(1e-300)
         scores[depth, None] = update.sqrt()
-    if not all(bool(score.isfinite().all()) for score in scores.values()):
-        raise OutOfRange("the importance of units by their weights")
-    return scores
 
 
 def _energies(network: Network, name: str) -> Iterator[tuple[Factor, Tensor]]:

@@ -51,11 +51,55 @@ def watch(model: nn.Module, watched: Iterable[tuple[str, See]], batches: Iterabl
         BadOption: no batch, batches that the model does not run on, or a mask of another shape than
             its tokens.
     """
-    mask: Tensor | None = None
-    count = 0
-    tracked = _Batches(batches)
+    if isinstance(batches, Mapping):
+        raise BadOption("calibration= is one batch; pass a list of batches.")
+    run, hooks, modules, handles = _Run(batches), list(watched), dict(model.named_modules()), []
+    try:
+        for name, see in hooks:
+            hook = run.hook(name, see, len(hooks))
+            handles.append(modules[name].register_forward_hook(hook, with_kwargs=True))
+        for batch in run.batches():
+            model(**batch)
+    except BadOption:
+        raise
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        raise BadOption(
+            f"calibration= must give keyword arguments that the source runs on: {error}. Look at names, at token ids "
+            "beyond the vocabulary, sequences beyond the positions, and image sizes."
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not run.number:
+        raise BadOption("calibration= gave no batch; pass a list of a few, such as tokenizer outputs.")
 
-    def hook(name: str, see: See) -> Callable[..., None]:
+
+class _Run:
+    """A run of batches: the present attention mask, and how many batches, and modules in the present one, are done."""
+
+    def __init__(self, batches: Iterable[Mapping[str, Any]]) -> None:
+        self._batches, self._span = batches, progress.here()
+        self._count = len(batches) if isinstance(batches, Sized) else 0
+        self._mask: Tensor | None = None
+        self._modules = 0
+        self.number = 0  # of batches that were run
+
+    def batches(self) -> Iterator[Mapping[str, Any]]:
+        self._show(0.0)
+        for batch in self._batches:
+            if not isinstance(batch, Mapping):
+                raise BadOption(
+                    "every batch of calibration= must be a dict of tensors, such as a tokenizer gives with "
+                    f"return_tensors='pt', got {type(batch).__name__}."
+                )
+            self._mask = batch.get("attention_mask")
+            yield batch
+            self.number, self._modules = self.number + 1, 0
+            self._show(0.0)
+
+    def hook(self, name: str, see: See, count: int) -> Callable[..., None]:
+        """A forward hook of module `name`, one of `count`, that calls `see`."""
+
         def call(_module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:  # type: ignore[type-arg]
             x = args[0] if args else kwargs["hidden_states"]
             y = output[0] if isinstance(output, tuple) else output
@@ -67,64 +111,15 @@ def watch(model: nn.Module, watched: Iterable[tuple[str, See]], batches: Iterabl
                     "Inf in the batches and in the source; half precision may overflow: load it in float32."
                 )
             # With one vector for a sequence or a choice there are no tokens to mask.
-            is_pooled = y.dim() == 2 or (mask is not None and y.shape[:-1] == mask.shape[:-1])
-            see(x, y, None if is_pooled else _token_mask(mask, y))
-            tracked.called(len(handles))
+            is_pooled = y.dim() == 2 or (self._mask is not None and y.shape[:-1] == self._mask.shape[:-1])
+            see(x, y, None if is_pooled else _token_mask(self._mask, y))
+            self._modules += 1
+            self._show(min(1.0, self._modules / count))
 
         return call
 
-    modules = dict(model.named_modules())
-    handles = []
-    try:
-        for name, see in watched:
-            handles.append(modules[name].register_forward_hook(hook(name, see), with_kwargs=True))
-        if isinstance(batches, Mapping):
-            raise BadOption("calibration= is one batch; pass a list of batches.")
-        for batch in tracked.each():
-            if not isinstance(batch, Mapping):
-                raise BadOption(
-                    "every batch of calibration= must be a dict of tensors, such as a tokenizer gives with "
-                    f"return_tensors='pt', got {type(batch).__name__}."
-                )
-            mask = batch.get("attention_mask")
-            model(**batch)
-            count += 1
-    except BadOption:
-        raise
-    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
-        raise BadOption(
-            f"calibration= must give keyword arguments that the source runs on: {error}. Look at names, at token ids "
-            "beyond the vocabulary, sequences beyond the positions, and image sizes."
-        ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not count:
-        raise BadOption("calibration= gave no batch; pass a list of a few, such as tokenizer outputs.")
-
-
-class _Batches:
-    """Batches with their progress: how many were run, and of the present one how many modules."""
-
-    def __init__(self, batches: Iterable[Mapping[str, Any]]) -> None:
-        self._batches, self._span = batches, progress.here()
-        self._count = len(batches) if isinstance(batches, Sized) else 0
-        self._number = self._modules = 0
-
-    def each(self) -> Iterator[Mapping[str, Any]]:
-        self._show(0.0)
-        for batch in self._batches:
-            yield batch
-            self._number, self._modules = self._number + 1, 0
-            self._show(0.0)
-
-    def called(self, count: int) -> None:
-        """Count the call of one of `count` watched modules."""
-        self._modules += 1
-        self._show(min(1.0, self._modules / count))
-
     def _show(self, share: float) -> None:
-        done, now = self._number + share, self._number + 1
+        done, now = self.number + share, self.number + 1
         if self._count:
             self._span.at(done / self._count, f"calibrating, batch {min(now, self._count)} of {self._count}")
         else:  # of unknown number: every `UNKNOWN` batches the bar covers half of the rest

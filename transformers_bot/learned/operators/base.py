@@ -1,4 +1,4 @@
-"""What the learned operators share: the source's tensors stacked by layer, and whose axes are learned."""
+"""Shared by the learned operators: the source's tensors stacked by layer, and the matrix of every axis."""
 
 import hashlib
 import math
@@ -14,7 +14,7 @@ from ...ops.axis_map import identity
 from ...ops.recipe import TensorMap, apply
 from ...planning.planner import Plan, Step
 
-WIDTH_NOISE = 0.01  # standard deviation around the one-hot rows: without it copied units never part
+WIDTH_NOISE = 0.01  # standard deviation around the one-hot rows; without noise copied units would stay equal
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Stack:
     """The source tensors of one name over all layers, and the target tensors made of them.
 
     Attributes:
-        name: the tensors' name with {layer} where the layer stands, without the base model's prefix.
-        rule: what the axes mean.
-        targets: the target tensor of every target layer; a single one outside of the blocks.
-        tensor: (source layers or 1, *shape); axes that no operator learns (text positions, image
-            grids) have the target's length already.
+        name: the tensors' name with {layer} in place of the layer's number, without the base model's prefix.
+        rule: the meaning of the axes.
+        targets: names of the target tensors of all target layers; a single name outside of the layers.
+        tensor: (source layers or 1, *shape); axes that no operator learns (text positions, image grids) have the
+            target's length already.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class Growth:
-    """All that an operator is built from: the architecture, stacks, and role -> length on both sides."""
+    """The input of an operator: the architecture, stacks, and role -> length of source and target."""
 
     adapter: Adapter
     stacks: tuple[Stack, ...]
@@ -56,20 +56,20 @@ class Growth:
 
     @property
     def layer_counts(self) -> tuple[int, int]:
-        """Of the only stack of layers."""
+        """Layers of source and target; a learned operator grows one stack."""
         return self.lengths(self.adapter.roles.depths[0])
 
     @property
     def widths(self) -> tuple[int, int]:
-        """Of the only residual stream."""
+        """Widths of source and target; a learned operator grows one residual stream."""
         return self.lengths(self.adapter.roles.streams[0])
 
     def matrix(self, segment: tuple[Factor, ...]) -> str:
-        """Which of LiGO's width matrices a segment of an axis takes; empty where nothing is learned.
+        """The name of LiGO's width matrix for a segment of an axis; empty if nothing is learned there.
 
-        Queries, keys and values have a matrix of their own over heads x head_dim; the attention output
-        reads with the values' one. Everything on the residual stream shares one, and what follows the
-        stream has it, too, where it is as long.
+        Queries, keys and values have a matrix each over heads x head_dim; the attention output reads with that
+        of the values. All axes of the residual stream share one matrix; so do roles that follow the stream and
+        have its length.
         """
         roles = self.adapter.roles
         scored = next((factor for factor in segment if factor.role in self.adapter.scored), None)
@@ -91,13 +91,13 @@ class Growth:
 class Operator(nn.Module):
     """A differentiable map from a frozen source to the tensors of the target.
 
-    `operator()` gives {target name: tensor}. Its parameters are what is learned; the source's
-    tensors are buffers, so that they follow `.to(device)` and take no gradient.
+    `operator()` returns {target name: tensor}. Its parameters are learned. The source's tensors are buffers, so
+    that they follow `.to(device)` and have no gradient.
 
     Args:
-        growth: what it grows.
-        seed: of the noise around the one-hot start; None starts without noise, where the operator
-            gives what `from_pretrained` gave.
+        growth: the source's tensors and the sizes on both sides.
+        seed: of the noise around the one-hot start; with None there is no noise, and the operator gives the
+            tensors of `from_pretrained`.
     """
 
     def __init__(self, growth: Growth, seed: int | None) -> None:
@@ -128,9 +128,9 @@ def growth_of(plan: Plan, adapter: Adapter, tensors: Mapping[str, Tensor]) -> Gr
     """Stack the source's tensors as the plan of an unfitted learned method reads them.
 
     Args:
-        plan: grows by one-hot maps, so that every source layer is read by some target layer.
-        adapter: of both sides.
-        tensors: source name -> tensor; computed with in float32, or float64 where stored so.
+        plan: of one-hot maps, in which every source layer is read by some target layer.
+        adapter: of source and target.
+        tensors: source name -> tensor; used in float32, or in float64 if they are stored in it.
     """
     growth = Growth(adapter, (), plan.source_sizes, plan.target_sizes)
     rules = rules_of(adapter, plan.target, plan.target_sizes)
@@ -140,25 +140,25 @@ def growth_of(plan: Plan, adapter: Adapter, tensors: Mapping[str, Tensor]) -> Gr
             rule, layer = rules[step.target]
             steps.setdefault(rule.template(plan.target.canonical(step.target)), []).append((layer, step))
     stacks = []
-    for name, made in steps.items():
-        rule, _ = rules[made[0][1].target]
-        made = sorted(made, key=lambda pair: pair[0] or 0)
-        sources = {read.layer or 0: source for _, step in made for read, source in step.reads.items()}
-        maps = _unlearned(made[0][1], rule, growth)
-        stored = [apply(_upcast(tensors[sources[layer]]), maps) for layer in sorted(sources)]
-        stacks.append(Stack(name, rule, tuple(step.target for _, step in made), torch.stack(stored)))
+    for name, of_stack in steps.items():
+        rule, _ = rules[of_stack[0][1].target]
+        ordered = [step for _, step in sorted(of_stack, key=lambda pair: pair[0] or 0)]
+        sources = {read.layer or 0: source for step in ordered for read, source in step.reads.items()}
+        maps = _unlearned_maps(ordered[0], rule, growth)
+        layers = [apply(_upcast(tensors[sources[layer]]), maps) for layer in sorted(sources)]
+        stacks.append(Stack(name, rule, tuple(step.target for step in ordered), torch.stack(layers)))
     return replace(growth, stacks=tuple(stacks))
 
 
 def segment_length(segment: tuple[Factor, ...], sizes: Sizes) -> int:
-    """Entries of a segment whose roles all have a known length."""
+    """The number of entries of a segment whose roles have known lengths."""
     return math.prod(factor.length(sizes) or 1 for factor in segment)
 
 
-def _unlearned(step: Step, rule: Rule, growth: Growth) -> TensorMap:
-    """The step's maps where nothing is learned, and the identity where a matrix will be."""
+def _unlearned_maps(step: Step, rule: Rule, growth: Growth) -> TensorMap:
+    """The step's maps of axes that are not learned, and the identity for the others."""
     if step.recipe is None:
-        raise ValueError(f"{step.target} is {step.action}: nothing makes it")
+        raise ValueError(f"{step.target} is {step.action}: no recipe computes it")
     return tuple(
         tuple(
             (identity(segment_length(segment, growth.source)),) if growth.matrix(segment) else maps
@@ -173,6 +173,6 @@ def _upcast(x: Tensor) -> Tensor:
 
 
 def _generator(seed: int, name: str) -> torch.Generator:
-    """Noise depends on the seed and the parameter's name alone, not on the order of drawing."""
+    """A generator for one parameter, so that noise does not depend on the order of drawing."""
     digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=7).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big"))

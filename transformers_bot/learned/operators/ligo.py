@@ -2,17 +2,17 @@
 
     W_l_hat = B_l W_l A_l^T,    W'_m = sum_l w_{m,l} W_l_hat
 
-with B the matrix of the axis that a tensor writes and A that of the axis it reads: embeddings and
-everything else on the residual stream share B_e, queries, keys, values and MLP units have B_Q, B_K,
-B_V and B_f of their own in every source layer, the attention output reads with B_V, the second MLP
-matrix with B_f. Biases and norms take the out matrix.
+with B the matrix of the axis that a tensor writes and A that of the axis it reads. Embeddings and everything
+else on the residual stream share B_e. Queries, keys, values and MLP units have B_Q, B_K, B_V and B_f in every
+source layer; the attention output reads with B_V, the second MLP matrix with B_f. Biases and norms are mapped
+with B.
 
-A width matrix is [identity; learned rows]: the identity is fixed, so the first n units stay the
-source's, and an axis that keeps its length has nothing to learn. The depth weights are learned in
-full where the layer count grows; the parts of a fused q|k|v count as modules of their own.
+A width matrix is [identity; learned rows]. The identity is fixed, so the first n units are those of the
+source, and an axis that keeps its length has nothing to learn. All depth weights are learned if the number of
+layers grows; the parts of a fused q|k|v count as separate modules.
 
-Start (with a seed): rows one-hot at unit i mod n plus N(0, 0.01^2), depth one-hot at layer m mod
-L_s plus U(0, 0.03), each row then divided by its sum.
+Start (with a seed): rows one-hot at unit i mod n plus N(0, 0.01^2), depth one-hot at layer m mod L_s plus
+U(0, 0.03), with each row then divided by its sum.
 
 Source: Wang et al., ICLR 2023, arXiv 2303.00980, section 3.
 """
@@ -30,8 +30,8 @@ class LiGOOperator(Operator):
     """See the module.
 
     Attributes:
-        rows: the stream (and what follows it where it is not as long) -> (t - s, s); "query", "key", "value"
-            and the MLP's units -> (source layers, t - s, s).
+        rows: the stream (and roles that follow it at another length) -> (t - s, s); "query", "key", "value" and
+            the MLP's units -> (source layers, t - s, s).
         depths: module -> (target layers, source layers); dots are written as "/".
     """
 
@@ -60,7 +60,7 @@ class LiGOOperator(Operator):
         return grown
 
     def _widen(self, x: Tensor, dim: int, axis: Axis) -> Tensor:
-        """Multiply along `dim` by [identity; rows]: what is there stays, the new units follow it."""
+        """Multiply along `dim` by [identity; rows]: source units, then new units."""
         names = [self._matrix(segment) for segment in axis.segments]
         if not any(name in self.rows for name in names if name):
             return x
@@ -90,7 +90,7 @@ class LiGOOperator(Operator):
         return [module] if parts == 1 else [f"{module} part {part}" for part in range(parts)]
 
     def _matrix(self, segment: tuple[Factor, ...]) -> str:
-        """The name of a segment's width matrix, empty where it keeps its length."""
+        """The name of a segment's width matrix; empty if the segment keeps its length."""
         name = self.growth.matrix(segment)
         return name if name and len(set(self.growth.matrix_lengths(segment))) == 2 else ""
 
@@ -110,17 +110,17 @@ class LiGOOperator(Operator):
 
 
 def _along(x: Tensor, matrix: Tensor, dim: int) -> Tensor:
-    """`matrix` (t, s), or (layers, t, s) for each layer its own, times axis `dim` of x (layers, ...)."""
+    """`matrix` (t, s), or (layers, t, s) with one per layer, times axis `dim` of x (layers, ...)."""
     moved = x.movedim(dim, -1)  # (layers, ..., s)
-    vector = moved.dim() == 2
-    moved = moved.unsqueeze(1) if vector else moved
+    is_vector = moved.dim() == 2
+    moved = moved.unsqueeze(1) if is_vector else moved
     if matrix.dim() == 3:
         matrix = matrix.view(len(matrix), *(1,) * (moved.dim() - 3), *matrix.shape[1:])
     product = moved @ matrix.mT
-    return (product.squeeze(1) if vector else product).movedim(-1, dim)
+    return (product.squeeze(1) if is_vector else product).movedim(-1, dim)
 
 
 def _fused(stack: Stack) -> tuple[int, int]:
-    """The axis (counted with the layers in front) that holds several modules, and their number."""
+    """The axis of a fused tensor (layers counted as axis 0) and the number of its modules; 1 if not fused."""
     counts = [len(axis.segments) for axis in stack.rule.axes]
     return counts.index(max(counts)) + 1, max(counts)

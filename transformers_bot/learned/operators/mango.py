@@ -1,20 +1,20 @@
-"""Mango's operator: four cores in a ring, one for each axis of all layer matrices together.
+"""Mango's operator: four cores in a ring, one for each axis of the tensor of all layer matrices.
 
-Every matrix inside the blocks is cut into pieces of d x d, d the hidden size: `M[b, l]` with four
-pieces of attention and f/d of each MLP matrix (12 at f = 4d). At rank 1
+Every matrix of a layer is cut into blocks of d x d, where d is the hidden size: `M[b, l]` has four blocks of
+attention and f/d of each MLP matrix (12 at f = 4d). At rank 1
 
     M_t[b', l'] = sum_{b,l} S_B[b, b'] S_L[l, l'] S_O^T M_s[b, l] S_I,
 
-at rank r the cores carry two ring indices each and the result is the trace around the ring
-S_B, S_I, S_O, S_L. A tensor that lacks some of the axes takes the ring of the cores it has:
-embeddings and norms S_O, a bias in a block S_O and S_L, a head that reads the stream S_I. All
-entries of all cores are learned, also where an axis keeps its length.
+At rank r every core has two ring indices more, and the result is the trace around the ring S_B, S_I, S_O, S_L.
+A tensor with fewer axes is mapped by the ring of the cores of its axes: embeddings and norms by S_O, a bias in
+a layer by S_O and S_L, a head that reads the stream by S_I. All entries of all cores are learned, also if an
+axis keeps its length.
 
-Start (with a seed): S_B = I, S_L one-hot at layer m mod L_s, S_I and S_O = [I; one-hot rows +
-N(0, 0.01^2)]; at a higher rank this stands at ring indices 0 and every other entry is N(0, 0.01^2).
+Start (with a seed): S_B = I, S_L one-hot at layer m mod L_s, S_I and S_O = [I; one-hot rows + N(0, 0.01^2)]. At a
+higher rank these are the entries at ring indices 0, and every other entry is N(0, 0.01^2).
 
-Source: Pan et al., NeurIPS 2023, arXiv 2310.10699. That blocks are d x d, and which cores a bias
-takes, are this package's reading.
+Source: Pan et al., NeurIPS 2023, arXiv 2310.10699. The paper does not state the size of a block and the cores of
+a bias; d x d and the rule above are this package's interpretation.
 """
 
 from collections.abc import Sequence
@@ -66,28 +66,29 @@ class MangoOperator(Operator):
         return grown
 
     def _grow_other(self, x: Tensor, stack: Stack) -> Tensor:
-        """A tensor that is no matrix of a block: its axes are (layers, ...), the ring runs over those it has."""
+        """Grow a tensor (layers, ...) that is no matrix of a layer, by the ring of the cores of its axes."""
         ring: dict[str, tuple[Tensor, int]] = {DEPTH: (self.layer, 0)} if stack.rule.layered else {}
         dim = 0
-        joined: list[int] = []
+        split_axes: list[int] = []
         for axis in stack.rule.axes:
             dim += 1
             if self._is_learned(axis):
-                x = _unflatten(x, dim, self.hidden[0])  # several units side by side: q|k|v, MLP groups
-                joined.append(dim - len(joined))
+                x = _unflatten(x, dim, self.hidden[0])  # several groups of units: q|k|v, MLP groups
+                split_axes.append(dim - len(split_axes))
                 dim += 1
                 ring["inner" if _reads(axis) else "outer"] = (self.inner if _reads(axis) else self.outer, dim)
         order = [ring[name] for name in ("inner", "outer", DEPTH) if name in ring]
         x = ring_trace(x, order) if order else x
-        for dim in joined:
+        for dim in split_axes:
             x = x.flatten(dim, dim + 1)
         return x
 
     def _is_learned(self, axis: Axis) -> bool:
         roles = self.growth.adapter.roles
         names = [self.growth.matrix(segment) for segment in axis.segments]
-        own = len(names) == 1 and names[0] in roles and roles.leader(names[0]) != names[0]
-        return all(names) and not own  # what follows the stream, at another length, has no core
+        # A role that follows the stream at another length has a matrix of its own in LiGO, but no core here.
+        has_no_core = len(names) == 1 and names[0] in roles and roles.leader(names[0]) != names[0]
+        return all(names) and not has_no_core
 
     def _core(self, name: str, source: int, target: int, like: Tensor) -> nn.Parameter:
         core = self.normal(name, (self.rank, source, target, self.rank), like)
@@ -105,7 +106,7 @@ def ring_trace(x: Tensor, ring: Sequence[tuple[Tensor, int]]) -> Tensor:
         ring: (core, axis of x) in ring order; a core is (rank, source, target, rank).
 
     Returns:
-        sum over source indices and ring indices p, q, ... of S1[p,i,i',q] S2[q,j,j',..] ... S[..,p] x[i,j,...].
+        The sum over source indices and ring indices p, q, ... of S1[p,i,i',q] S2[q,j,j',..] ... S[..,p] x[i,j,...].
     """
     *before, (last, last_dim) = ring
     if not before:
@@ -132,7 +133,7 @@ def _block_count(stack: Stack, width: int) -> int:
 
 
 def _cut(stack: Stack, width: int) -> Tensor:
-    """(layers, rows, columns) as (layers, blocks, out, in)."""
+    """Cut a stack of matrices, (layers, rows, columns), into (layers, blocks, out, in)."""
     x = _unflatten(_unflatten(stack.tensor, 2, width), 1, width)  # (layers, a, rows, b, columns)
     x = x.transpose(2, 3).flatten(1, 2)
     return x.mT if _reads(stack.rule.axes[0]) else x
@@ -147,5 +148,5 @@ def _joined(x: Tensor, stack: Stack, source_width: int) -> Tensor:
 
 
 def _unflatten(x: Tensor, dim: int, last: int) -> Tensor:
-    """Axis `dim` as two, the second of length `last`."""
+    """Split axis `dim` into two, the second of length `last`."""
     return x.reshape(*x.shape[:dim], -1, last, *x.shape[dim + 1 :])
