@@ -11,9 +11,8 @@ from transformers_bot import BoTConfig, methods
 from transformers_bot.architectures.inventory import inventory_of, predict
 from transformers_bot.architectures.sizes import role_sizes
 from transformers_bot.planning.planner import Plan, Side, make_plan, task_of
-from transformers_bot.report.measure import Watch
+from transformers_bot.report.measure import Watch, make_report
 from transformers_bot.report.report import Report
-from transformers_bot.report.rows import make_report
 from transformers_bot.rewrite.network import Network
 from transformers_bot.rewrite.principal import Opened
 from transformers_bot.run.execute import run_plan

@@ -32,8 +32,8 @@ def model(saved):
 
 def pushed(model, *args, **keywords):
     """What `model.push_to_hub` hands to our function."""
-    assert model.push_to_hub._push is pushing.push_to_hub
-    with mock.patch.object(model.push_to_hub, "_push") as push:
+    assert isinstance(model.push_to_hub, pushing.OwnPush)
+    with mock.patch.object(pushing, "push_to_hub") as push:
         model.push_to_hub(*args, **keywords)
     push.assert_called_once()
     return push.call_args

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, GPT2LMHeadM
 
 import transformers_bot
 from transformers_bot import BadSize, IncompatibleModels
-from transformers_bot.hub.provenance import folder_name
+from transformers_bot.io.config_files import folder_name
 
 ORIGINAL = PreTrainedModel.__dict__["from_pretrained"]
 

@@ -31,7 +31,7 @@ from transformers_bot import (
     BoTModelForPreTraining,
     BoTModelForSequenceClassification,
 )
-from transformers_bot.hub.provenance import folder_name
+from transformers_bot.io.config_files import folder_name
 
 GROWN = {"layer": 3, "hidden": 24, "heads": 6, "ffn": 40}
 WITH_FACTORY = [pair for pair in ALL_HEADS if pair[1] != "GPT2DoubleHeadsModel"]

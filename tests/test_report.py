@@ -12,9 +12,8 @@ from reports import planned, watched
 
 from transformers_bot import BadCheckpoint, BadOption
 from transformers_bot.console.text import figures, percent, percents
-from transformers_bot.report.measure import Watch
+from transformers_bot.report.measure import Watch, make_report
 from transformers_bot.report.report import FILE, Report, Stack
-from transformers_bot.report.rows import make_report
 
 CHANGES = {
     "half": {"layer": 2, "hidden": 12, "heads": 3, "ffn": 20},

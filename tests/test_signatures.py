@@ -17,7 +17,7 @@ import transformers_bot
 from transformers_bot import BoTModelForMaskedLM, plan, resize_checkpoint, suggest
 from transformers_bot.architectures.families import BUILT_IN
 from transformers_bot.architectures.inventory import class_in_mapping
-from transformers_bot.auto import FACTORIES
+from transformers_bot.auto import FACTORIES, stated
 from transformers_bot.errors import BadKeyword, UnsupportedArchitecture
 from transformers_bot.request import signatures
 from transformers_bot.request.request import FILES, HUB, IGNORED, OURS, REFUSED, TARGET, init_keywords
@@ -27,7 +27,6 @@ from transformers_bot.request.signatures import (
     HubKeywords,
     InitKeywords,
     ModelKeywords,
-    stated,
 )
 from transformers_bot.tasks import TASKS
 from transformers_bot.tools.inspecting import inspect as inspect_

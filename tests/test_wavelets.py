@@ -12,15 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transformers_bot.errors import BadOption, BadSize
-from transformers_bot.ops.wavelets import (
-    analysis,
-    analysis_map,
-    check_name,
-    names,
-    split_places,
-    synthesis,
-    synthesis_map,
-)
+from transformers_bot.ops.axis_map import split_places
+from transformers_bot.ops.wavelets import analysis, analysis_map, check_name, names, synthesis, synthesis_map
 
 TABLE_5 = ("haar", "db2", "db4", "sym8", "coif3", "bior3.3", "bior4.4", "bior6.8", "rbio3.3", "dmey")
 ALL = pywt.wavelist(kind="discrete")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, Unpack, overload
 
-from .request.signatures import stated
+from .request.signatures import DEFAULTS
 from .tasks import TASKS
 
 if TYPE_CHECKING:
@@ -46,6 +46,15 @@ NEVER = 2**30  # threshold of a full garbage collection that no process reaches
 _LOCK = threading.Lock()
 _WITHOUT = 0  # how many calls are inside `no_full_search`
 _BEFORE = (0, 0, 0)  # the thresholds before the first of them
+
+
+def stated(**ours: Any) -> dict[str, Any]:
+    """The keywords that are neither None nor at their default.
+
+    >>> stated(method="bot", strict=False, config=None)
+    {'strict': False}
+    """
+    return {name: value for name, value in ours.items() if value is not None and value is not DEFAULTS.get(name)}
 
 
 @contextmanager
@@ -344,10 +353,10 @@ def plan(
         torch_dtype=torch_dtype,
         output_loading_info=output_loading_info,
     )
-    from .architectures import inventory
-    from .run.from_configs import plan_for  # as in the factories
+    from .request.request import class_for_task  # as in the factories
+    from .run.from_configs import plan_for
 
-    return plan_for(inventory.class_for_task(task), source, config, {**kwargs, **ours})
+    return plan_for(class_for_task(task), source, config, {**kwargs, **ours})
 
 
 class BoTModel(_BaseBoTModel["PreTrainedModel"]):

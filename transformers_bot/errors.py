@@ -1,8 +1,7 @@
 """The errors a user can meet: each message says what is wrong, why, and the remedy."""
 
 import difflib
-from collections.abc import Iterable, Mapping
-from numbers import Rational
+from collections.abc import Iterable
 
 
 class BoTError(Exception):
@@ -73,41 +72,3 @@ def suggest(word: object, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(str(word), list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
-
-
-def check_writable(values: Mapping[str, object]) -> None:
-    """Refuse a number of thousands of digits, which Python itself refuses to write: no message could quote it.
-
-    Args:
-        values: name of a keyword -> its value; containers are looked into.
-
-    Raises:
-        BadOption: such a number, by the keyword that holds it.
-
-    >>> check_writable({"n_layer": [10**5000]})
-    Traceback (most recent call last):
-    transformers_bot.errors.BadOption: n_layer holds a number of thousands of digits. Choose a smaller one.
-    """
-    keyword = _unwritable("a keyword", values, set())
-    if keyword:
-        raise BadOption(f"{keyword} holds a number of thousands of digits. Choose a smaller one.")
-
-
-def _unwritable(keyword: str, value: object, outer: set[int]) -> str | None:
-    """The innermost keyword that holds a number of thousands of digits, None where there is none."""
-    if isinstance(value, Rational):
-        try:
-            str(value)
-        except ValueError:
-            return keyword
-    if id(value) in outer:
-        return None
-    if isinstance(value, Mapping):
-        inner = [(keyword, name) for name in value]
-        inner += [(name if isinstance(name, str) else keyword, member) for name, member in value.items()]
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        inner = [(keyword, member) for member in value]
-    else:
-        return None
-    keywords = (_unwritable(name, member, {*outer, id(value)}) for name, member in inner)
-    return next((name for name in keywords if name), None)

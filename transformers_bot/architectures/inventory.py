@@ -2,9 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, cast
 
 import transformers
@@ -14,7 +13,7 @@ from transformers.models.auto import modeling_auto
 
 from ..compat import blank
 from ..console.text import printable
-from ..errors import BadCheckpoint, BadOption, PlanError, UnsupportedArchitecture, check_writable, suggest
+from ..errors import BadCheckpoint, BadOption, PlanError, UnsupportedArchitecture
 from ..tasks import TASKS
 from .adapter import Adapter, Factor, Roles, Rule, Sizes, find_rule
 
@@ -66,24 +65,6 @@ def class_in_mapping(mapping: str, config: PreTrainedConfig, asked_by: str) -> M
     return cast(ModelClass, next((by_name[a] for a in config.architectures or [] if a in by_name), classes[0]))
 
 
-def class_for_task(task: str | None) -> Callable[[PreTrainedConfig], ModelClass]:
-    """A function from a config to the class of a task; without a task, to the class that the config names.
-
-    Raises:
-        BadOption: an unknown task; the message suggests the nearest one.
-    """
-    if task is None:
-        return own_class
-    check_writable({"task": task})
-    if task not in TASKS:
-        raise BadOption(f"task must be one of {', '.join(TASKS)}, got {task!r}.{suggest(task, TASKS)}")
-    return partial(_class_for, task)
-
-
-def _class_for(task: str, config: PreTrainedConfig) -> ModelClass:
-    return class_in_mapping(TASKS[task].mapping, config, TASKS[task].factory)
-
-
 def tasks_of(config: PreTrainedConfig, model_class: ModelClass) -> list[str]:
     """The tasks whose class for this config is `model_class`."""
     tables = ((name, getattr(modeling_auto, task.mapping)) for name, task in TASKS.items())
@@ -101,7 +82,7 @@ def auto_class_of(config: PreTrainedConfig, model_class: str) -> tuple[str, str]
     """The task and the Auto class whose class for this config has this name; None if there is none."""
     for name, task in TASKS.items():
         try:
-            class_name = _class_for(name, config).__name__
+            class_name = class_in_mapping(task.mapping, config, task.factory).__name__
         except UnsupportedArchitecture:
             continue  # this model type has no such head
         if class_name == model_class:

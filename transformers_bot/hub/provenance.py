@@ -4,34 +4,17 @@ A record names a source on the Hub by its id and commit, and a folder by its own
 private. A record is only a claim, so nothing that it names is opened here.
 """
 
-import contextlib
-import getpass
-import os
 import re
-import weakref
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
-from huggingface_hub import CommitInfo
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
-from ..compat import has_peft_adapter
-from ..errors import BadCheckpoint, BadOption
-from ..io.files import Stamp, check_unchanged, shown, stamps_of
-from ..io.fingerprints import sha256
-
-if TYPE_CHECKING:
-    from ..report.report import Report
+from ..errors import BadOption
+from ..io.config_files import folder_name, in_hub_cache, is_repo_id
+from ..io.files import shown
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-# A folder of the Hub's own cache names the repository and the commit that it holds.
-SNAPSHOT = re.compile(r"models--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})(?:[/\\](.*))?$", re.DOTALL)
-NAMELESS = "model"  # in place of a folder name that would show a user's name
-HOMES = ("home", "Users", "Profiles")
 LONGEST = 4096  # characters of a text in a record
 # The types of a record's fields; fields that are not listed are up to the method.
 TEXTS = ("source", "method", "path", "revision", "subfolder", "variant", "dtype", "nonfinite")
@@ -40,104 +23,13 @@ TABLES = ("source_sizes", "target_sizes", "files", "versions", "config", "option
 NEEDED = ("source", "method", "source_sizes", "target_sizes")
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where the source of a model in memory is; kept with the model, never saved or pushed."""
-
-    source: str
-    subfolder: str | None = None
-
-    @classmethod
-    def of(cls, source: str, subfolder: str | None) -> "Place":
-        """The place with an absolute path, which stays valid if the current folder changes."""
-        return cls(os.path.abspath(source) if os.path.isdir(source) else source, subfolder)
-
-
-def described(source: str, subfolder: str | None, revision: str | None, record_path: bool = False) -> dict[str, Any]:
-    """The fields of a record that describe a source: its place on the Hub, or the bare name of a folder.
-
-    >>> described("gpt2", None, "f" * 40)["source"], described("gpt2", None, None)["local"]
-    ('gpt2', False)
-
-    Args:
-        source: as the user gave it.
-        subfolder: of the source.
-        revision: the commit of a source on the Hub.
-        record_path: also record a folder's path.
-    """
-    if not os.path.isdir(source):
-        return {"source": source, "local": False, "revision": revision, "subfolder": subfolder}
-    place = os.path.abspath(os.path.join(source, subfolder or ""))
-    real = os.path.realpath(place)
-    cached = _cached(real)
-    if cached:
-        name, commit, inside = cached
-        root = real.removesuffix(inside or "").rstrip(os.sep)
-        fields = {"source": name, "local": False, "revision": commit, "subfolder": inside}
-    else:
-        within = subfolder.strip("/\\") if subfolder else ""
-        keeps_subfolder = bool(within) and os.path.basename(place) == within == folder_name(place)
-        root = os.path.abspath(source) if keeps_subfolder else place
-        fields = {
-            "source": folder_name(root),
-            "local": True,
-            "revision": None,
-            "subfolder": within if keeps_subfolder else None,
-        }
-    return fields | ({"path": root} if record_path else {})
-
-
-def folder_name(place: str | os.PathLike[str]) -> str:
-    """A folder's own name; `NAMELESS` if that is, or holds, the name of a user or of a folder above.
-
-    >>> folder_name("/data/projects/gpt2-small"), folder_name("/home/alice"), folder_name("/data/x/data")
-    ('gpt2-small', 'model', 'model')
-    """
-    path = Path(os.path.abspath(place))
-    name = "".join(mark if mark.isprintable() else "_" for mark in path.name)[:100]
-    above = {part.casefold() for part in path.parent.parts}
-    parts = set(re.split(r"[^0-9a-z]+", name.casefold())) | {name.casefold()}
-    is_private = path.parent.name in HOMES or name.casefold() in above or bool(parts & _users(path))
-    return NAMELESS if is_private or not name else name
-
-
-def _users(path: Path) -> set[str]:
-    """The names of this computer's user and of the user whose home a path lies in."""
-    names = {os.path.basename(os.path.expanduser("~"))}
-    with contextlib.suppress(OSError, KeyError, ImportError):  # no name is known for this process
-        names.add(getpass.getuser())
-    names |= {owner for home, owner in zip(path.parts, path.parts[1:], strict=False) if home in HOMES}
-    return {name.casefold() for name in names if name}
-
-
-def without_places(texts: Iterable[str], *places: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The sentences, with the names of folders instead of their paths.
-
-    Args:
-        places: the folders, as the user gave them; a hub id changes nothing.
-    """
-    names = {}
-    for folder in (os.fspath(place) for place in places):
-        if os.path.exists(folder):
-            for form in (folder, os.path.abspath(folder), os.path.realpath(folder)):
-                names[form.rstrip(os.sep) or form] = folder_name(folder)
-    forms = sorted((form for form in names if os.sep in form), key=len, reverse=True)
-    return tuple(_replaced(text, forms, names) for text in texts)
-
-
-def _replaced(text: str, forms: list[str], names: Mapping[str, str]) -> str:
-    for form in forms:
-        text = text.replace(form, names[form])
-    return text
-
-
 def public(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record without local paths, for a push."""
     fields = {key: value for key, value in record.items() if key != "path"}
     place = recorded_path(record)
     if place is None or record.get("path"):
         return fields
-    cached = _cached(place)
+    cached = in_hub_cache(place)
     if cached:
         return {**fields, "source": cached[0], "local": False, "revision": cached[1], "subfolder": cached[2]}
     return {**fields, "source": _last(place)}
@@ -150,12 +42,12 @@ def recorded_path(record: Mapping[str, Any]) -> str | None:
     # Records of earlier versions hold the path as the source; a name alone does not say where the folder was.
     source = str(record.get("source"))
     is_path = re.search(r"[/\\]|^(\.{1,2}|~.*)$", source)
-    return source if is_path and record.get("local", not _is_repo_id(source)) else None
+    return source if is_path and record.get("local", not is_repo_id(source)) else None
 
 
 def names_of(path: str) -> tuple[str, ...]:
     """The names that a record may have for the folder at a path: its own, or the repository that it is a copy of."""
-    cached = _cached(path)
+    cached = in_hub_cache(path)
     return (_last(path), cached[0]) if cached else (_last(path),)
 
 
@@ -171,10 +63,10 @@ def hub_source(record: Mapping[str, Any]) -> tuple[str, str] | None:
     the Hub's cache the path names both.
     """
     source, revision = str(record.get("source")), str(record.get("revision"))
-    cached = _cached(source)
+    cached = in_hub_cache(source)
     if cached:
         return cached[:2]
-    if not record.get("local") and COMMIT.fullmatch(revision) and _is_repo_id(source):
+    if not record.get("local") and COMMIT.fullmatch(revision) and is_repo_id(source):
         return source, revision
     return None
 
@@ -275,108 +167,7 @@ def _is_inside(subfolder: Any) -> bool:
     return ".." not in parts and parts[:1] != [""] and not any(":" in part for part in parts)
 
 
-def _cached(place: str) -> tuple[str, str, str | None] | None:
-    """The repository, commit and folder in it that a path of the Hub's cache names."""
-    match = SNAPSHOT.search(place)
-    if not match:
-        return None
-    name = match[1].replace("--", "/", 1)
-    return (name, match[2], (match[3] or "").strip("/\\") or None) if _is_repo_id(name) else None
-
-
 def _last(place: str) -> str:
     """The folder name of a recorded path, which may come from another operating system."""
     name = re.split(r"[/\\]", place.rstrip("/\\"))[-1]
     return folder_name(place) if name in ("", ".", "..", "~") else folder_name(place.replace("\\", "/"))
-
-
-def _is_repo_id(name: str) -> bool:
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
-
-
-# -- attributes of a model in memory --------------------------------------------------------------------
-
-Push = Callable[..., CommitInfo]  # `push.push_to_hub`, which stands above this module
-Stamps = Mapping[str, tuple[Path, Stamp]]  # name in the record -> path of the file, and its state when it was read
-
-
-def attach(
-    model: PreTrainedModel,
-    report: "Report | None",
-    push: Push,
-    files: Mapping[str, Path] | None = None,
-    place: Place | None = None,
-) -> None:
-    """Give a model its report, and make its own `push_to_hub` write our card.
-
-    The class is not changed: both are attributes of this instance, which its copies and pickles keep.
-
-    Args:
-        push: the function `push.push_to_hub`, which its `push_to_hub` calls with the model.
-        files: the source's files, by their names in the record. A push hashes them if they have not changed;
-            loading does not wait for that.
-        place: where the source is.
-    """
-    stamps: dict[str, tuple[Path, Stamp]] = {}
-    with contextlib.suppress(BadCheckpoint):  # a file is gone: its hash is not recorded
-        stamps = {name: (path, stamps_of([path])[path]) for name, path in (files or {}).items()}
-    model.transfer_report = report
-    model.push_to_hub = _Push(model, push, stamps, place)
-
-
-def place_of(model: PreTrainedModel) -> Place | None:
-    """Where the source of a model in memory is; None for one that was loaded from its own files."""
-    push = vars(model).get("push_to_hub")
-    return push.place if isinstance(push, _Push) else None
-
-
-class _Push:
-    """A model's own `push_to_hub`: `transformers_bot.push_to_hub` for it, with the same keywords.
-
-    It holds the model weakly: with a strong reference the model would refer to itself, and its memory would
-    be freed late.
-    """
-
-    def __init__(self, model: PreTrainedModel, push: Push, files: Stamps, place: Place | None = None) -> None:
-        self._model, self._push, self._files, self.place = weakref.ref(model), push, files, place
-
-    def __call__(self, repo_id: str, **keywords: Any) -> CommitInfo:
-        model = self._held()
-        if has_peft_adapter(model):  # only the adapter is pushed, by transformers
-            pushed: CommitInfo = type(model).push_to_hub(model, repo_id, **keywords)
-            return pushed
-        self._hash_files(model)
-        return self._push(model, repo_id, **keywords)
-
-    def _hash_files(self, model: PreTrainedModel) -> None:
-        """Add the hashes of the source's files to the record; loading adds only those that need no reading."""
-        record = model.config.transformers_bot
-        recorded = record.get("files") or {}
-        if not set(self._files) - set(recorded):
-            return
-        with contextlib.suppress(BadCheckpoint):  # the files have changed since they were read: no hashes
-            check_unchanged(dict(self._files.values()))
-            hashes = {
-                name: recorded.get(name) or sha256(path, stamp=stamp) for name, (path, stamp) in self._files.items()
-            }
-            model.config.transformers_bot = {**record, "files": hashes}
-
-    def _held(self) -> PreTrainedModel:
-        model = self._model()
-        if model is None:
-            raise ReferenceError(
-                "this push_to_hub belongs to a model that is gone (it was copied by copy.copy). "
-                "Call transformers_bot.push_to_hub(model, repo_id)."
-            )
-        return model
-
-    def __reduce__(self) -> tuple[type["_Push"], tuple[PreTrainedModel, Push, Stamps, Place | None]]:
-        return _Push, (self._held(), self._push, self._files, self.place)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_Push":
-        model = self._held()
-        return _Push(memo.get(id(model), model), self._push, self._files, self.place)

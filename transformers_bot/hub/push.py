@@ -12,6 +12,7 @@ import re
 import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from json import JSONDecodeError
@@ -28,13 +29,14 @@ from ..compat import NO_ERROR, has_peft_adapter
 from ..console.progress import logger
 from ..errors import BadCheckpoint, BadOption, SaveError
 from ..io.checkpoint import say_left_behind
-from ..io.files import opened
+from ..io.files import Stamp, check_unchanged, opened
+from ..io.fingerprints import sha256
 from ..io.plain_yaml import NotPlain, read_yaml
 from ..report.report import FILE as REPORT_FILE
 from ..report.report import Report
 from ..version import __version__
 from .card import HOME, model_card, update_card
-from .provenance import Place, hub_source, is_local, place_of, provenance_of, public, recorded_path
+from .provenance import hub_source, is_local, provenance_of, public, recorded_path
 
 __all__ = ["push_to_hub", "source_card", "source_licence"]
 
@@ -46,6 +48,17 @@ WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try
 TEMPORARY = (408, 412, 429, 500, 502, 503, 504)
 # Files that a plain `from_pretrained` loads: those of an earlier push could be loaded instead of the new ones.
 WEIGHTS = r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the source of a model in memory is, by an absolute path; kept with the model, never saved or pushed."""
+
+    source: str
+    subfolder: str | None = None
+
+
+Stamps = Mapping[str, tuple[Path, Stamp]]  # name in the record -> where the file is, and what it was when it was read
 
 
 def push_to_hub(
@@ -357,3 +370,66 @@ def _file_of(name: str, filename: str, keywords: Mapping[str, Any]) -> str | Non
         logger.info("%s of %r cannot be read: %s", filename, name, error)
         return None
     return str(path) if path is not None else None
+
+
+def place_of(model: PreTrainedModel) -> Place | None:
+    """Where the source of a model in memory is; None for one that was loaded from its own files."""
+    push = vars(model).get("push_to_hub")
+    return push.place if isinstance(push, OwnPush) else None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class OwnPush:
+    """A model's own `push_to_hub`: `transformers_bot.push_to_hub` for it, with the same keywords.
+
+    Attributes:
+        model: held weakly: with a strong reference the model would refer to itself, and its memory would be
+            freed late.
+        files: of its source, which a push hashes if they have not changed; loading does not wait for that.
+        place: of its source.
+    """
+
+    model: "weakref.ref[PreTrainedModel]"
+    files: Stamps
+    place: Place
+
+    def __call__(self, repo_id: str, **keywords: Any) -> CommitInfo:
+        model = self._held()
+        if has_peft_adapter(model):  # only the adapter is pushed, by transformers
+            pushed: CommitInfo = type(model).push_to_hub(model, repo_id, **keywords)
+            return pushed
+        self._hash_files(model)
+        return push_to_hub(model, repo_id, **keywords)
+
+    def _hash_files(self, model: PreTrainedModel) -> None:
+        """Add the hashes of the source's files to the record; loading adds only those that need no reading."""
+        record = model.config.transformers_bot
+        recorded = record.get("files") or {}
+        if not set(self.files) - set(recorded):
+            return
+        with contextlib.suppress(BadCheckpoint):  # the files have changed since they were read: no hashes
+            check_unchanged(dict(self.files.values()))
+            hashes = {
+                name: recorded.get(name) or sha256(path, stamp=stamp) for name, (path, stamp) in self.files.items()
+            }
+            model.config.transformers_bot = {**record, "files": hashes}
+
+    def _held(self) -> PreTrainedModel:
+        model = self.model()
+        if model is None:
+            raise ReferenceError(
+                "this push_to_hub belongs to a model that is gone (it was copied by copy.copy). "
+                "Call transformers_bot.push_to_hub(model, repo_id)."
+            )
+        return model
+
+    def __reduce__(self) -> "tuple[Callable[..., OwnPush], tuple[PreTrainedModel, Stamps, Place]]":
+        return _own_push, (self._held(), self.files, self.place)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "OwnPush":
+        model = self._held()
+        return _own_push(memo.get(id(model), model), self.files, self.place)
+
+
+def _own_push(model: PreTrainedModel, files: Stamps, place: Place) -> OwnPush:
+    return OwnPush(weakref.ref(model), files, place)

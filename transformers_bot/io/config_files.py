@@ -1,12 +1,21 @@
-"""Reads untrusted JSON with limits, and checks a config.json before transformers acts on it."""
+"""Reads untrusted JSON with limits, checks a config.json before transformers acts on it, and names its folder.
 
+A config may be pushed, with a record of where its model was made from: paths and user names are private, so that a
+folder is called by its own name alone.
+"""
+
+import contextlib
+import getpass
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers import __version__ as version
 from transformers.configuration_utils import get_configuration_file
@@ -385,3 +394,104 @@ def _check_type(path: Path, fields: Mapping[str, Any], must_name_type: bool) -> 
             f"{location} is of the model type {shown(model_type)}, which transformers {version} does not have."
             f"{suggest(model_type, ADAPTERS)} {supported}."
         )
+
+
+# A folder of the Hub's own cache names the repository and the commit that it holds.
+SNAPSHOT = re.compile(r"models--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})(?:[/\\](.*))?$", re.DOTALL)
+NAMELESS = "model"  # in place of a folder name that would show a user's name
+HOMES = ("home", "Users", "Profiles")
+
+
+def described(source: str, subfolder: str | None, revision: str | None, record_path: bool = False) -> dict[str, Any]:
+    """The fields of a record that describe a source: its place on the Hub, or the bare name of a folder.
+
+    >>> described("gpt2", None, "f" * 40)["source"], described("gpt2", None, None)["local"]
+    ('gpt2', False)
+
+    Args:
+        source: as the user gave it.
+        subfolder: of the source.
+        revision: the commit of a source on the Hub.
+        record_path: also record a folder's path.
+    """
+    if not os.path.isdir(source):
+        return {"source": source, "local": False, "revision": revision, "subfolder": subfolder}
+    place = os.path.abspath(os.path.join(source, subfolder or ""))
+    real = os.path.realpath(place)
+    cached = in_hub_cache(real)
+    if cached:
+        name, commit, inside = cached
+        root = real.removesuffix(inside or "").rstrip(os.sep)
+        fields = {"source": name, "local": False, "revision": commit, "subfolder": inside}
+    else:
+        within = subfolder.strip("/\\") if subfolder else ""
+        keeps_subfolder = bool(within) and os.path.basename(place) == within == folder_name(place)
+        root = os.path.abspath(source) if keeps_subfolder else place
+        fields = {
+            "source": folder_name(root),
+            "local": True,
+            "revision": None,
+            "subfolder": within if keeps_subfolder else None,
+        }
+    return fields | ({"path": root} if record_path else {})
+
+
+def folder_name(place: str | os.PathLike[str]) -> str:
+    """A folder's own name; `NAMELESS` if that is, or holds, the name of a user or of a folder above.
+
+    >>> folder_name("/data/projects/gpt2-small"), folder_name("/home/alice"), folder_name("/data/x/data")
+    ('gpt2-small', 'model', 'model')
+    """
+    path = Path(os.path.abspath(place))
+    name = "".join(mark if mark.isprintable() else "_" for mark in path.name)[:100]
+    above = {part.casefold() for part in path.parent.parts}
+    parts = set(re.split(r"[^0-9a-z]+", name.casefold())) | {name.casefold()}
+    is_private = path.parent.name in HOMES or name.casefold() in above or bool(parts & _users(path))
+    return NAMELESS if is_private or not name else name
+
+
+def _users(path: Path) -> set[str]:
+    """The names of this computer's user and of the user whose home a path lies in."""
+    names = {os.path.basename(os.path.expanduser("~"))}
+    with contextlib.suppress(OSError, KeyError, ImportError):  # no name is known for this process
+        names.add(getpass.getuser())
+    names |= {owner for home, owner in zip(path.parts, path.parts[1:], strict=False) if home in HOMES}
+    return {name.casefold() for name in names if name}
+
+
+def without_places(texts: Iterable[str], *places: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The sentences, with the names of folders instead of their paths.
+
+    Args:
+        places: the folders, as the user gave them; a hub id changes nothing.
+    """
+    names = {}
+    for folder in (os.fspath(place) for place in places):
+        if os.path.exists(folder):
+            for form in (folder, os.path.abspath(folder), os.path.realpath(folder)):
+                names[form.rstrip(os.sep) or form] = folder_name(folder)
+    forms = sorted((form for form in names if os.sep in form), key=len, reverse=True)
+    return tuple(_replaced(text, forms, names) for text in texts)
+
+
+def _replaced(text: str, forms: list[str], names: Mapping[str, str]) -> str:
+    for form in forms:
+        text = text.replace(form, names[form])
+    return text
+
+
+def in_hub_cache(place: str) -> tuple[str, str, str | None] | None:
+    """The repository, commit and folder in it that a path of the Hub's cache names."""
+    match = SNAPSHOT.search(place)
+    if not match:
+        return None
+    name = match[1].replace("--", "/", 1)
+    return (name, match[2], (match[3] or "").strip("/\\") or None) if is_repo_id(name) else None
+
+
+def is_repo_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from huggingface_hub import constants
 from huggingface_hub.errors import (
@@ -29,6 +29,9 @@ from transformers.utils.hub import cached_files
 
 from ..compat import NO_ERROR, NO_MISSING_ENTRY
 from ..errors import BadCheckpoint, BoTError, HubError, UnsafeCheckpoint
+
+if TYPE_CHECKING:
+    pass
 
 LFS_POINTER = b"version https://git-lfs"
 SHOWN = 80  # characters of an untrusted name in a message

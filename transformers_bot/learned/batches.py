@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from .. import architectures
-from ..architectures.inventory import class_for_task
 from ..architectures.sizes import role_sizes
 from ..compat import quiet
 from ..console import progress
@@ -23,7 +22,7 @@ from ..errors import BadCheckpoint, BadOption
 from ..io import companions
 from ..io.checkpoint import PROCESSOR, VOCABULARIES
 from ..io.vocabulary import read_vocabulary
-from ..request.request import HUB, picked, read_config
+from ..request.request import HUB, class_for_task, picked, read_config
 from .targets import class_number, hidden_at_random
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")

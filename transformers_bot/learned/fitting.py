@@ -19,13 +19,14 @@ from ..architectures.adapter import Roles, Sizes
 from ..architectures.inventory import inventory_of
 from ..console import progress
 from ..errors import BadCheckpoint, BadKeyword, BadOption, suggest
-from ..hub.provenance import is_local, place_of, recorded_path
+from ..hub.provenance import is_local, recorded_path
+from ..hub.push import place_of
 from ..io.checkpoint import check_files, stored_dtype
 from ..methods.ligo import UNFITTED
 from ..options import BoTConfig
 from ..planning.planner import Side, make_plan
+from ..report.measure import number
 from ..report.report import Report
-from ..report.rows import number
 from ..request.request import FILES, HUB, Request, check_numbers, read_config, sort_keywords
 from ..run.opening import open_checked
 from .flops import counted

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import BadOption
-from ..ops.axis_map import AxisMap, Band, Matrix, banded, from_dense, gather, identity, remembered, tiled
-from ..ops.wavelets import analysis_map, split_places, synthesis_map
+from ..ops.axis_map import AxisMap, Band, Matrix, banded, from_dense, gather, identity, remembered, split_places, tiled
+from ..ops.wavelets import analysis_map, synthesis_map
 
 
 @dataclass(frozen=True)

@@ -558,3 +558,13 @@ def _one_after_another(x: Tensor, maps: Mapping[int, AxisMap], out: Tensor, comp
     for axis in order:
         x = maps[axis].apply(x, axis, out if axis == order[-1] else None, compute)
     return x
+
+
+def split_places(length: int, count: int) -> np.ndarray:
+    """A mask of the `count` of `length` places that a partial level splits, as even as integers allow.
+
+    >>> split_places(4, 2).tolist()
+    [False, True, False, True]
+    """
+    steps = np.arange(length + 1) * count // length
+    return np.asarray(np.diff(steps) == 1)

@@ -28,7 +28,7 @@ import pywt
 from torch import Tensor
 
 from ..errors import BadOption, BadSize, suggest
-from .axis_map import AxisMap, Band, Matrix, apply_along, banded, remembered
+from .axis_map import AxisMap, Band, Matrix, apply_along, banded, remembered, split_places
 
 SQRT2 = math.sqrt(2.0)
 MAX_LENGTH = 2**31  # entries of one axis; only a mistyped level exceeds it
@@ -164,16 +164,6 @@ def _analysis_bands(large: int, small: int, wavelet: str, unit_dc: bool) -> tupl
     return tuple(reversed(bands))
 
 
-def split_places(length: int, count: int) -> np.ndarray:
-    """A mask of the `count` of `length` places that a partial level splits, as even as integers allow.
-
-    >>> split_places(4, 2).tolist()
-    [False, True, False, True]
-    """
-    steps = np.arange(length + 1) * count // length
-    return np.asarray(np.diff(steps) == 1)
-
-
 def _snapped(band: Band) -> Band:
     """Round weights within an ulp of 1/2 or 1, an error of sqrt(2) * sqrt(1/2), so that Haar copies exactly."""
     near = np.round(band.weight * 2) / 2
@@ -241,7 +231,7 @@ def _axis(axis: object, x: Tensor) -> int:
     return index % x.dim()
 
 
-__all__ = ["analysis", "analysis_map", "check_name", "names", "split_places", "synthesis", "synthesis_map"]
+__all__ = ["analysis", "analysis_map", "check_name", "names", "synthesis", "synthesis_map"]
 
 
 def __dir__() -> list[str]:

@@ -57,6 +57,10 @@ def smaller_roles(roles: Roles, sizes: tuple[Sizes, Sizes]) -> list[str]:
     return [role for role in roles.resized if _change(sizes, role) < 0]
 
 
+def _known(sizes: Sizes) -> dict[str, int]:
+    return {role: length for role, length in sizes.items() if length is not None}
+
+
 def _change(sizes: tuple[Sizes, Sizes], role: str) -> int:
     before, after = (side.get(role) or 0 for side in sizes)
     return after - before
@@ -106,6 +110,19 @@ class Step:
     def parameters(self) -> int:
         return math.prod(self.shape)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The step as JSON types."""
+        reads = self.recipe.reads if self.recipe else ()
+        return {
+            "target": self.target,
+            "action": self.action,
+            "shape": list(self.shape),
+            "sources": sorted(set(self.reads.values())),
+            "source_shape": list(self.source_shape) if self.source_shape else None,
+            "layers": [[read.layer, read.weight] for read in reads if read.layer is not None],
+            "reason": self.reason,
+        }
+
 
 @dataclass(frozen=True, repr=False)
 class Plan:
@@ -152,9 +169,17 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """All that the printed plan shows, as JSON types."""
-        from .render import as_dict
-
-        return as_dict(self)
+        return {
+            "source": {"model_class": self.source.model_class, "sizes": _known(self.source_sizes)},
+            "target": {"model_class": self.target.model_class, "sizes": _known(self.target_sizes)},
+            "method": self.method,
+            "steps": [step.to_dict() for step in self.steps],
+            "dropped": dict(self.dropped),
+            "parameters": {"source": self.source_parameters, "target": self.parameters},
+            "bytes": {"source": self.source_bytes, "target": self.target_bytes},
+            "inherited": self.inherited,
+            "warnings": list(self.warnings),
+        }
 
     def names(self, action: str) -> list[str]:
         return [step.target for step in self.steps if step.action == action]
@@ -173,6 +198,21 @@ class Plan:
     def parameters(self) -> int:
         """Parameters of the target; tied ones count once."""
         return sum(step.parameters for step in self.steps if step.action != "tie")
+
+    @property
+    def source_parameters(self) -> int:
+        """Parameters of the source; tied ones count once."""
+        return sum(math.prod(shape) for name, shape in self.source.shapes.items() if name not in self.source.ties)
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes of the source's parameters, as they are stored."""
+        return int(self.source_parameters * self.dtypes[0].itemsize)
+
+    @property
+    def target_bytes(self) -> int:
+        """Bytes of the target's parameters."""
+        return int(self.parameters * self.dtypes[1].itemsize)
 
     @property
     def positions(self) -> int | None:

@@ -51,20 +51,6 @@ def rows_of(plan: Plan) -> "list[Row]":
     return [_printable(row) for row in (*_rows(plan), *_dropped_rows(plan))]
 
 
-def as_dict(plan: Plan) -> dict[str, Any]:
-    return {
-        "source": {"model_class": plan.source.model_class, "sizes": _known(plan.source_sizes)},
-        "target": {"model_class": plan.target.model_class, "sizes": _known(plan.target_sizes)},
-        "method": plan.method,
-        "steps": [_step_dict(step) for step in plan.steps],
-        "dropped": dict(plan.dropped),
-        "parameters": {"source": _source_parameters(plan), "target": plan.parameters},
-        "bytes": {"source": _source_bytes(plan), "target": _target_bytes(plan)},
-        "inherited": plan.inherited,
-        "warnings": list(plan.warnings),
-    }
-
-
 def merge_layers(names: list[str]) -> dict[str, list[str]]:
     """Group names that differ only in one layer number, shown as `h.{0...11}.attn`.
 
@@ -166,8 +152,8 @@ def _dropped_rows(plan: Plan) -> list[Row]:
 def totals(plan: Plan) -> list[str]:
     """Parameters and bytes of both sides, and how much of the source is in the target."""
     return [
-        f"parameters {_source_parameters(plan):,} -> {plan.parameters:,}",
-        f"bytes {size(_source_bytes(plan))} -> {size(_target_bytes(plan))}",
+        f"parameters {plan.source_parameters:,} -> {plan.parameters:,}",
+        f"bytes {size(plan.source_bytes)} -> {size(plan.target_bytes)}",
         _inherited(plan),
     ]
 
@@ -194,7 +180,7 @@ def parameters_kept(plan: Plan) -> float:
         common_numbers(step.source_shape, step.shape, (before[pattern], after[pattern]))
         for step, pattern in zip(inherited, patterns, strict=True)
     )
-    return min(1.0, sum(common) / max(1, _source_parameters(plan)))
+    return min(1.0, float(sum(common)) / max(1, int(plan.source_parameters)))
 
 
 def common_numbers(before: Shape | None, after: Shape, layers: tuple[int, int]) -> float:
@@ -210,35 +196,6 @@ def common_numbers(before: Shape | None, after: Shape, layers: tuple[int, int]) 
     same_rank = before is not None and len(before) == len(after)
     common = math.prod(map(min, before, after)) if before is not None and same_rank else math.prod(after)
     return common * min(1.0, layers[0] / max(1, layers[1])) if layers[0] else float(common)
-
-
-def _source_parameters(plan: Plan) -> int:
-    return sum(math.prod(shape) for name, shape in plan.source.shapes.items() if name not in plan.source.ties)
-
-
-def _source_bytes(plan: Plan) -> int:
-    return int(_source_parameters(plan) * plan.dtypes[0].itemsize)
-
-
-def _target_bytes(plan: Plan) -> int:
-    return int(plan.parameters * plan.dtypes[1].itemsize)
-
-
-def _step_dict(step: Step) -> dict[str, Any]:
-    layers = [] if step.recipe is None else [[r.layer, r.weight] for r in step.recipe.reads if r.layer is not None]
-    return {
-        "target": step.target,
-        "action": step.action,
-        "shape": list(step.shape),
-        "sources": sorted(set(step.reads.values())),
-        "source_shape": list(step.source_shape) if step.source_shape else None,
-        "layers": layers,
-        "reason": step.reason,
-    }
-
-
-def _known(sizes: dict[str, int | None]) -> dict[str, int]:
-    return {role: length for role, length in sizes.items() if length is not None}
 
 
 def plan_lines(plan: Plan) -> str:

@@ -5,20 +5,22 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .. import architectures, methods
+from .. import methods
 from ..architectures import configs
-from ..architectures.adapter import Adapter
-from ..architectures.inventory import named_class
+from ..architectures.adapter import Adapter, get
+from ..architectures.inventory import ModelClass, class_in_mapping, named_class, own_class
 from ..architectures.sizes import check_supported, cut_across, differing_roles, forget_pruned, rebuild, role_sizes
-from ..errors import BadKeyword, BadOption, HubError, IncompatibleModels, check_writable, suggest
+from ..errors import BadKeyword, BadOption, HubError, IncompatibleModels, suggest
 from ..io.config_files import check_names, model_config
 from ..io.weights import FLOATS
-from ..options import BoTConfig
+from ..options import BoTConfig, check_writable
+from ..tasks import TASKS
 from .signatures import OURS
 
 ClassFor = Callable[[PreTrainedConfig], type[PreTrainedModel]]
@@ -149,6 +151,22 @@ def check_numbers(keywords: Mapping[str, Any]) -> None:
     check_writable({name: value for name, value in {**keywords, **fields}.items() if name != "calibration"})
 
 
+def read_call(name: str, keywords: dict[str, Any], class_for: ClassFor) -> tuple[PreTrainedConfig, Adapter, Keywords]:
+    """The source's config, the adapter of its model type, and the keywords sorted: the way in for every call.
+
+    Args:
+        class_for: config -> the model class that the call chooses for it.
+
+    Raises:
+        UnsupportedArchitecture: a model type without an adapter.
+        What `sort_keywords` and `read_config` raise.
+    """
+    check_numbers(keywords)  # first of all: what is wrong with a source is said with the keywords that name it
+    config = keywords.get("config")
+    source = read_config(name, picked(keywords, HUB), type(config) if isinstance(config, PreTrainedConfig) else None)
+    return source, get(source.model_type), _sorted(keywords, init_keywords(class_for(source)))
+
+
 def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset()) -> Keywords:
     """Sort the keywords of a `from_pretrained` call; an unknown keyword counts as a config override.
 
@@ -163,6 +181,10 @@ def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset()) 
             an impossible name of a branch, folder or variant.
     """
     check_numbers(keywords)
+    return _sorted(keywords, init)
+
+
+def _sorted(keywords: dict[str, Any], init: frozenset[str]) -> Keywords:
     for name, why in REFUSED.items():
         if keywords.get(name) not in (None, False):
             raise BadKeyword(f"{name}= cannot be used for resizing: {why}.")
@@ -325,20 +347,6 @@ def source_name(source: Any) -> str:
     )
 
 
-def read_source(name: str, kwargs: Mapping[str, Any]) -> tuple[PreTrainedConfig, Adapter]:
-    """The source's config, and the adapter of its model type.
-
-    Raises:
-        UnsupportedArchitecture: a model type without an adapter.
-        What `read_config` raises.
-    """
-    check_numbers(kwargs)
-    config = kwargs.get("config")
-    like = type(config) if isinstance(config, PreTrainedConfig) else None
-    source = read_config(name, picked(kwargs, HUB), like)
-    return source, architectures.get(source.model_type)
-
-
 def read_config(source: str, hub: dict[str, Any], like: type[PreTrainedConfig] | None = None) -> PreTrainedConfig:
     """The source's own config, read by transformers, with errors that say what is wrong.
 
@@ -433,3 +441,21 @@ def asked_dtype(requested: Any, config: PreTrainedConfig) -> torch.dtype | None:
     if not isinstance(dtype, torch.dtype) or dtype not in FLOATS.values():
         raise BadOption(f"dtype must be float64, float32, bfloat16, float16 or 'auto', got {requested!r}.")
     return dtype
+
+
+def class_for_task(task: str | None) -> Callable[[PreTrainedConfig], ModelClass]:
+    """A function from a config to the class of a task; without a task, to the class that the config names.
+
+    Raises:
+        BadOption: an unknown task; the message suggests the nearest one.
+    """
+    if task is None:
+        return own_class
+    check_writable({"task": task})
+    if task not in TASKS:
+        raise BadOption(f"task must be one of {', '.join(TASKS)}, got {task!r}.{suggest(task, TASKS)}")
+    return partial(_class_for, task)
+
+
+def _class_for(task: str, config: PreTrainedConfig) -> ModelClass:
+    return class_in_mapping(TASKS[task].mapping, config, TASKS[task].factory)

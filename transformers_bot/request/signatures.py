@@ -179,12 +179,3 @@ DEFAULTS: dict[str, Any] = {
     "ignore_mismatched_sizes": False,
     "output_loading_info": False,
 }
-
-
-def stated(**ours: Any) -> dict[str, Any]:
-    """The keywords that are neither None nor at their default.
-
-    >>> stated(method="bot", strict=False, config=None)
-    {'strict': False}
-    """
-    return {name: value for name, value in ours.items() if value is not None and value is not DEFAULTS.get(name)}

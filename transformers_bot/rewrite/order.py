@@ -14,9 +14,8 @@ from torch import Tensor
 
 from ..architectures.adapter import At
 from ..console import progress
-from ..ops.axis_map import gather
+from ..ops.axis_map import gather, split_places
 from ..ops.blocks import add_gram, length_of, mirrored, product
-from ..ops.wavelets import split_places
 from .network import KeptLayers, Network, OutOfRange, is_kept
 
 Shape = tuple["Shape", "Shape"] | tuple[()]  # a merge of two shapes, or a single unit

@@ -1,8 +1,8 @@
 """Loads a resized model in a job of many processes: one of each node writes it, and all load that.
 
 What is written is an ordinary checkpoint folder, so that slicing (FSDP2, tensor parallel, ZeRO-3) is left to
-transformers, and offloading to accelerate through transformers' `device_map`. A call in one process imports
-no other module on processes than this one.
+transformers, and offloading to accelerate through transformers' `device_map`. A call in one process does not
+import this module.
 """
 
 import os
@@ -20,14 +20,12 @@ from ..compat import building, quiet, zero_init_is_active
 from ..console import progress
 from ..console.progress import logger
 from ..errors import PlanError, RankError, SaveError
-from ..hub.provenance import Place, attach
-from ..hub.push import push_to_hub
 from ..io.checkpoint import say_left_behind
 from ..io.safetensors_writer import total_bytes
+from ..report.measure import make_report
 from ..report.report import Report
-from ..report.rows import make_report
 from ..request.request import OFFLOADING, SPLITTING, Request, picked
-from .execute import forget_source, loading_info
+from .execute import attach, forget_source, loading_info
 from .opening import open_resize
 from .writing import ROOM, layout_of, save_configs, skeleton_of, write_weights
 
@@ -101,8 +99,7 @@ def load_shared(request: Request) -> PreTrainedModel | tuple[PreTrainedModel, di
 
     def load(folder: Path, written: Written) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
         model, info = _load(folder, written, request)
-        place = Place.of(request.name, request.subfolder)
-        attach(model, written.report, push_to_hub, written.files, place)
+        attach(model, written.report, request, written.files)
         return (model, {**info, **written.info}) if keywords.output_loading_info else model
 
     from .rendezvous import once_per_node  # not needed in one process

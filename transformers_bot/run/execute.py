@@ -6,8 +6,10 @@ Memory is the result plus the temporaries of one tensor, which the next one uses
 import contextlib
 import copy
 import os
+import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,13 +20,17 @@ from ..architectures.inventory import named_class
 from ..architectures.sizes import changed_fields, crossing
 from ..compat import Releasing, building, commit_of, forget_renames, quiet
 from ..console import progress
-from ..errors import PlanError
-from ..hub.provenance import claimed_source, described
+from ..errors import BadCheckpoint, PlanError
+from ..hub.provenance import claimed_source
+from ..hub.push import OwnPush, Place
+from ..io.config_files import described
+from ..io.files import stamps_of
 from ..ops.blocks import forget_placed
 from ..ops.recipe import Cache, Watcher, run
 from ..planning.planner import Plan, Step
 from ..report.measure import Watch
 from ..report.report import Report
+from ..request.request import Request
 from ..rewrite.network import Network
 from ..version import __version__
 from .opening import Resize
@@ -209,11 +215,12 @@ def provenance(resize: Resize) -> dict[str, Any]:
     request, plan, source = resize.request, resize.plan, resize.opened.model.config
     keywords = request.keywords
     alone = {"add_cross_attention": False} if crossing(request.adapter, resize.plan.dropped) else {}
-    wrote = named_class(source)
+    wrote, is_folder = named_class(source), os.path.isdir(request.name)
     revision = resize.checkpoint.revision or commit_of(source) or keywords.hub.get("revision")
     return {
         **described(request.name, request.subfolder, revision, keywords.record_path),
-        "claimed_source": claimed_source(source) if os.path.isdir(request.name) else None,
+        # Only a source that was resized itself has a record, and so a claim.
+        "claimed_source": claimed_source(source) if is_folder and hasattr(source, "transformers_bot") else None,
         "variant": keywords.files.get("variant"),
         "files": resize.checkpoint.hashes(compute=False),
         "source_sizes": {role: plan.source_sizes[role] for role in shown},
@@ -228,6 +235,23 @@ def provenance(resize: Resize) -> dict[str, Any]:
         "versions": {package: metadata.version(package) for package in ("transformers", "torch", "pywavelets")}
         | {"transformers_bot": __version__},
     }
+
+
+def attach(model: PreTrainedModel, report: Report, request: Request, files: Mapping[str, Path]) -> None:
+    """Give a model its report, and make its own `push_to_hub` write our card.
+
+    The class is not changed: both are attributes of this instance, which its copies and pickles keep.
+
+    Args:
+        files: the source's files, by their names in the record.
+    """
+    stamps = {}
+    with contextlib.suppress(BadCheckpoint):  # a file is gone: its hash is not recorded
+        stamps = {name: (path, stamps_of([path])[path]) for name, path in files.items()}
+    # Absolute, so that it stays valid when the current folder changes.
+    name = os.path.abspath(request.name) if os.path.isdir(request.name) else request.name
+    model.transfer_report = report
+    model.push_to_hub = OwnPush(weakref.ref(model), stamps, Place(name, request.subfolder))
 
 
 def loading_info(plan: Plan, info: dict[str, Any], report: Report) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 from .. import architectures
 from ..architectures.inventory import own_class
 from ..planning.planner import Plan, make_plan
-from ..request.request import ClassFor, Request, check_numbers, init_keywords, read_source, sort_keywords, source_name
+from ..request.request import ClassFor, Request, check_numbers, init_keywords, read_call, sort_keywords, source_name
 from ..request.source_class import seen_beside, with_class
 from .opening import config_sides
 
@@ -20,10 +20,11 @@ def plan_for(class_for: ClassFor, source: Any, config: Any, kwargs: dict[str, An
     if isinstance(source, PreTrainedConfig):
         check_numbers({"config": source})
         name, adapter = "", architectures.get(source.model_type)
+        said = sort_keywords(keywords, init_keywords(class_for(source)))
     else:
         name = source_name(source)
-        source, adapter = read_source(name, keywords)
-    request = Request.of(name, source, adapter, sort_keywords(keywords, init_keywords(class_for(source))), class_for)
+        source, adapter, said = read_call(name, keywords, class_for)
+    request = Request.of(name, source, adapter, said, class_for)
     if name and class_for is own_class:
         request = with_class(request, fetch=False)
     if name and not request.notes:

@@ -3,29 +3,26 @@
 import os
 from typing import Any
 
+import torch.distributed as dist
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.integrations import deepspeed as zero
 
 from .. import methods
 from ..architectures.sizes import field_warnings
+from ..compat import zero_init_is_active
 from ..console import progress
 from ..console.progress import logger
 from ..errors import BadKeyword
-from ..hub.provenance import Place, attach
-from ..hub.push import push_to_hub
 from ..io.checkpoint import Source, say_left_behind
-from ..report.measure import Watch
-from ..report.rows import make_report
+from ..report.measure import Watch, make_report
 from ..request.request import (
     Request,
     check_numbers,
-    init_keywords,
     overrides_of,
-    read_source,
-    sort_keywords,
+    read_call,
     source_name,
 )
-from .distributed import is_shared, load_shared
-from .execute import apart, hand_over, loading_info, run_plan
+from .execute import apart, attach, hand_over, loading_info, run_plan
 from .opening import Resize, check_request, open_resize, refuse_unsound
 from .unchanged import Factory, load_unchanged
 
@@ -34,9 +31,9 @@ def load(factory: Factory, name: str | os.PathLike[str], model_args: tuple[Any, 
     """The model that `factory.from_pretrained` gives; see there."""
     if any(isinstance(value, (PreTrainedConfig, dict)) for value in model_args):
         raise BadKeyword("a config is taken by keyword only: pass the target as config=.")
-    check_numbers(kwargs)
     as_it_is = kwargs.get("config") is None and not overrides_of(kwargs)
     if as_it_is and kwargs.get("method") != methods.Scratch.name:
+        check_numbers(kwargs)
         methods.options_of(kwargs.get("method") or "bot", kwargs.get("bot_config"))
         return load_unchanged(factory, name, *model_args, **kwargs)
     if model_args:
@@ -46,8 +43,7 @@ def load(factory: Factory, name: str | os.PathLike[str], model_args: tuple[Any, 
 
 def _resized(factory: Factory, name: str, kwargs: dict[str, Any]) -> Any:
     with progress.part("reading the configs", progress.READING_SECONDS):
-        source, adapter = read_source(name, kwargs)
-        keywords = sort_keywords(kwargs, init_keywords(factory.class_for(source)))
+        source, adapter, keywords = read_call(name, kwargs, factory.class_for)
     anew = keywords.method == methods.Scratch.name  # the source's weights are not used at any size
     if not (keywords.names_target or anew):
         return load_unchanged(factory, name, **kwargs)
@@ -76,9 +72,18 @@ def _as_large(factory: Factory, request: Request, kwargs: dict[str, Any]) -> Any
 @progress.bar("resizing")
 def load_resized(request: Request) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
     """The resized model, made once a node; see `BoTModel.from_pretrained`."""
-    if not is_shared(request.model_class, request.keywords.target):
+    if _is_alone():
         return _load_alone(request)
-    return load_shared(request)
+    from .distributed import is_shared, load_shared  # not needed in one process
+
+    return load_shared(request) if is_shared(request.model_class, request.keywords.target) else _load_alone(request)
+
+
+def _is_alone() -> bool:
+    """Whether this is the only process, and nothing splits its models: no launcher, no process group, no ZeRO-3."""
+    grouped = dist.is_available() and dist.is_initialized()
+    launched = os.environ.get("WORLD_SIZE", "1") != "1"
+    return not (grouped or launched or zero.is_deepspeed_zero3_enabled() or zero_init_is_active())
 
 
 def _load_alone(request: Request) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
@@ -89,8 +94,7 @@ def _load_alone(request: Request) -> PreTrainedModel | tuple[PreTrainedModel, di
     model, info = _built(resize, watch)
     unchanged()
     report = make_report(plan, watch, model.config.transformers_bot)
-    place = Place.of(request.name, request.subfolder)
-    attach(model, report, push_to_hub, resize.checkpoint.named, place)
+    attach(model, report, request, resize.checkpoint.named)
     for sentence in plan.warnings:
         logger.warning(sentence)
     say_left_behind(request.name, keywords.hub, "save_pretrained of a model in memory")

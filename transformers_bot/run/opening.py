@@ -20,9 +20,9 @@ from ..compat import check_room, quiet, reuse
 from ..console import progress
 from ..console.progress import logger
 from ..errors import BadCheckpoint, BadWeights, PlanError, UnsupportedArchitecture
-from ..hub.provenance import without_places
 from ..io.checkpoint import Checkpoint, Source, check_amount, check_files, open_source, stored_dtype
 from ..io.companions import code_of
+from ..io.config_files import without_places
 from ..io.files import has_file, is_folder
 from ..io.weights import find_nonfinite, nonfinite_message, wrapper_hint
 from ..methods import Method, Task

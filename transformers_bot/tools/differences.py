@@ -13,14 +13,13 @@ from transformers import __version__ as installed
 
 from ..console.text import brief
 from ..errors import BadCheckpoint
-from ..hub.provenance import COMMIT, NAMELESS, claimed_source, described, is_local, names_of
+from ..hub.provenance import COMMIT, claimed_source, is_local, names_of
 from ..io.checkpoint import stored_dtype
-from ..io.config_files import read_json
+from ..io.config_files import NAMELESS, described, read_json
 from ..io.files import shown
-from ..report.measure import Watch
+from ..report.measure import Watch, make_report
 from ..report.report import FILE as REPORT
 from ..report.report import Report
-from ..report.rows import make_report
 from ..run.execute import provenance
 from ..run.opening import Resize
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .. import architectures
 from ..architectures.adapter import Factor, Roles, Rule
-from ..architectures.inventory import class_for_task, inventory_of, predict, rules_of
+from ..architectures.inventory import inventory_of, predict, rules_of
 from ..architectures.sizes import check_fields, role_sizes, without_crossing
 from ..compat import Releasing, quiet
 from ..console import progress
@@ -34,7 +34,7 @@ from ..ops.axis_map import AxisMap, identity
 from ..ops.blocks import energy
 from ..ops.recipe import TensorMap, apply
 from ..ops.wavelets import analysis_map, check_name
-from ..request.request import FILES, HUB, picked, read_config, sort_keywords
+from ..request.request import FILES, HUB, class_for_task, picked, read_config, sort_keywords
 from ..request.source_class import told_class
 from ..run.opening import open_checked
 

@@ -8,35 +8,33 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from transformers import PreTrainedModel
 
-from ..architectures.inventory import class_for_task
+from ..auto import stated
 from ..compat import told_of_memory, undivided
 from ..console import progress
 from ..console.progress import logger
 from ..errors import BadCheckpoint, BadKeyword, BadOption, SaveError
 from ..hub import card, push
 from ..hub.card import read_metadata, split_card, update_card
-from ..hub.provenance import without_places
 from ..io import companions, sentences
 from ..io.atomic_folder import check_place, whole_folder
 from ..io.checkpoint import check_files
+from ..io.config_files import without_places
 from ..io.fingerprints import Hashing, fingerprints, why_foreign
 from ..io.safetensors_writer import lay_out, total_bytes
 from ..learned.fit_options import fit_of, fitted
 from ..learned.fitting import fitted_report
+from ..report.measure import make_report
 from ..report.report import Report
-from ..report.rows import make_report
 from ..request.request import (
     HUB,
     TARGET,
     Request,
     check_numbers,
-    init_keywords,
+    class_for_task,
     picked,
-    read_source,
-    sort_keywords,
+    read_call,
     source_name,
 )
-from ..request.signatures import stated
 from ..request.source_class import with_class
 from ..run.execute import provenance
 from ..run.opening import Resize, check_request, open_resize
@@ -224,8 +222,7 @@ def _request(name: str, config: Any, task: str | None, kwargs: dict[str, Any]) -
             f"{memory_keywords[0]}= is for a model in memory; resize_checkpoint writes files. Leave it out."
         )
     class_for, call = class_for_task(task), {**kwargs, "config": config}
-    source, adapter = read_source(name, call)
-    keywords = sort_keywords(call, init_keywords(class_for(source)))
+    source, adapter, keywords = read_call(name, call, class_for)
     if not keywords.names_target:
         raise BadOption("no target is given: pass config=, or fields of the config to change.")
     request = Request.of(name, source, adapter, keywords, class_for)

@@ -23,7 +23,7 @@ from transformers import PreTrainedConfig
 
 from .. import architectures
 from ..architectures.adapter import Adapter, Roles, Sizes
-from ..architectures.inventory import Shapes, class_for_task, own_class, predict
+from ..architectures.inventory import Shapes, own_class, predict
 from ..architectures.sizes import check_fields, rebuild, role_sizes, without_crossing
 from ..auto import plan
 from ..compat import quiet
@@ -33,7 +33,7 @@ from ..console.text import percent, printable, read_bytes, read_number, read_sha
 from ..errors import BadKeyword, BadOption, BadSize
 from ..errors import suggest as nearest
 from ..planning.render import parameters_kept
-from ..request.request import FILES, HUB, named_config, picked, place, read_config, sort_keywords
+from ..request.request import FILES, HUB, class_for_task, named_config, picked, place, read_config, sort_keywords
 from ..request.source_class import told_class
 
 if TYPE_CHECKING:
