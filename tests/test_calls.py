@@ -1,6 +1,7 @@
 """Ways to call: what transformers accepts is accepted, what would be ignored in silence is refused."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -102,3 +103,35 @@ def test_another_label_count_is_refused_at_equal_sizes_too(saved):
         factory.from_pretrained(folder, num_labels=labels)
     model = factory.from_pretrained(folder, num_labels=labels, ignore_mismatched_sizes=True)
     assert model.classifier.out_features == labels
+
+
+# -- how much of the package one call enters ---------------------------------------------------------
+
+HALF = {"n_layer": 1, "n_embd": 6, "n_head": 1}
+CALLS_OF_A_FAMILY = {
+    "half": ("gpt2", "GPT2LMHeadModel", HALF),
+    "half by a wavelet": ("gpt2", "GPT2LMHeadModel", {**HALF, "bot_config": {"wavelet": "db2", "depth": "wavelet"}}),
+    "twice": ("bert", "BertForMaskedLM", {"hidden_size": 24, "num_attention_heads": 6, "num_hidden_layers": 4}),
+    "images": ("vit", "ViTForImageClassification", {"num_hidden_layers": 1, "intermediate_size": 8}),
+}
+
+
+@pytest.mark.parametrize("name", CALLS_OF_A_FAMILY)
+def test_a_call_enters_at_most_thirty_modules(saved, name):
+    family, head, words = CALLS_OF_A_FAMILY[name]
+    folder, _ = saved(family, head)
+    factory = getattr(transformers_bot, "BoTModelFor" + head.replace("LMHeadModel", "ForCausalLM").partition("For")[2])
+    factory.from_pretrained(folder, **words)  # the first call imports
+    root, entered = str(Path(transformers_bot.__file__).parent), set()
+
+    def note(frame, event, _argument):
+        if event == "call" and frame.f_code.co_filename.startswith(root):
+            entered.add(frame.f_code.co_filename)
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        factory.from_pretrained(folder, **words)
+    finally:
+        sys.setprofile(before)
+    assert 10 < len(entered) <= 30, sorted(entered)

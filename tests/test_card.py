@@ -199,6 +199,11 @@ def test_the_card_does_not_depend_on_the_order_of_the_config():
     assert model_card(made(**fields), None) == model_card(made(), None)
 
 
+def test_sizes_come_in_the_order_of_their_kinds():
+    rows = re.findall(r"^\| (\w+) \| \d+ \| \d+ \|$", model_card(made(), None), re.MULTILINE)
+    assert rows == ["layer", "hidden", "heads", "ffn"]
+
+
 def test_a_marker_in_a_report_does_not_end_the_section():
     section = in_markers("text\n<!-- transformers_bot: end -->\nmore")
     assert [mark[1] for mark in MARKER.finditer(section)] == ["begin", "end"]

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from transformers_bot import BadOption, BoTModelForCausalLM, Report, cli, fit, integration, resize_checkpoint, verify
 from transformers_bot.hub import provenance
 from transformers_bot.hub.card import model_card
+from transformers_bot.io import config_files
 
 SECRETS = ("alice_realname", "private_project", "hidden_targets", "homes")
 COMMIT = "0123456789abcdef" * 2 + "01234567"
@@ -198,13 +199,13 @@ def test_records_of_earlier_versions_hold_a_path_and_stay_readable(source, tmp_p
     ],
 )
 def test_the_name_of_a_folder(place, name):
-    assert provenance.folder_name(place) == name
+    assert config_files.folder_name(place) == name
 
 
 def test_the_users_own_name_is_none(monkeypatch):
     monkeypatch.setenv("HOME", "/srv/carol")
     monkeypatch.setenv("LOGNAME", "dave")
-    names = [provenance.folder_name(f"/data/{name}") for name in ("carol", "Dave", "gpt2-dave", "davenport")]
+    names = [config_files.folder_name(f"/data/{name}") for name in ("carol", "Dave", "gpt2-dave", "davenport")]
     assert names == ["model", "model", "model", "davenport"]
 
 
@@ -230,8 +231,8 @@ def test_a_folder_within_a_source_is_the_source(source, tmp_path):
 
 @pytest.mark.slow
 def test_one_folder_within_a_source_is_told_unless_it_is_a_users(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(provenance, "HOMES", ("homes",))
-    found = provenance.described(str(tmp_path / "homes"), "alice_realname", None)
+    monkeypatch.setattr(config_files, "HOMES", ("homes",))
+    found = config_files.described(str(tmp_path / "homes"), "alice_realname", None)
     assert (found["source"], found["subfolder"]) == ("model", None)
     resize_checkpoint(source.parent, tmp_path / "out", n_layer=3, subfolder="tiny-gpt2")
     record = json.loads((tmp_path / "out/config.json").read_text())["transformers_bot"]

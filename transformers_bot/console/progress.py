@@ -511,6 +511,7 @@ def _with_our_name(handler: logging.Handler) -> logging.Handler:
     from transformers.utils import logging as library  # late, as above
 
     format_: str = getattr(handler.formatter, "_fmt", None) or "%(message)s"
+    # A private name, since the library gives out its handler by no public function; without it nothing is renamed.
     default: logging.Handler | None = getattr(library, "_default_handler", None)
     if handler is not default or "%(name)" in format_:
         return handler

@@ -54,7 +54,6 @@ LIBRARY_CALLS = {
     **dict.fromkeys(LIBRARY_TAGS, 'embeddings = model.encode(["A first text.", "A second text."])'),
     "CrossEncoder": 'scores = model.predict([("A question?", "A first text."), ("A question?", "A second text.")])',
 }
-SIZES = {"layer": 0, "hidden": 1, "heads": 2, "ffn": 3}  # the order in the table
 HOME = "https://huggingface.co"
 
 
@@ -102,7 +101,7 @@ def model_card(
     )
     title = (name or "").rsplit("/", 1)[-1] or "Resized model"
     parts = [
-        _sizes_part(provenance),
+        _sizes_part(config, provenance),
         _loading_part(config, name or "path/to/this/folder", library_class),
         _recipe_part(config, provenance, title),
         f"### Report\n\n{report.summary().strip()}" if report is not None else "",
@@ -190,16 +189,26 @@ def _task_of(config: PreTrainedConfig) -> tuple[str, str] | None:
     return auto_class_of(config, (config.architectures or [""])[0])
 
 
-def _sizes_part(provenance: Mapping[str, Any]) -> str:
+def _order_of_sizes(config: PreTrainedConfig) -> dict[str, int]:
+    """Role -> its place in the table: depths, streams, units that hold entries (heads), plain units (MLP units)."""
+    adapter = ADAPTERS.get(config.model_type)
+    if adapter is None:
+        return {}
+    roles = adapter.roles
+    units = sorted(roles.units, key=lambda unit: not roles.is_whole(unit))
+    return {role: place for place, role in enumerate((*roles.depths, *roles.streams, *units))}
+
+
+def _sizes_part(config: PreTrainedConfig, provenance: Mapping[str, Any]) -> str:
     repository = hub_source(provenance)
     name, claimed = public(provenance)["source"], claimed_in(provenance)
     source = f"a model in a local folder called {code(name)}" if is_local(provenance) else code(name)
     source = f"[{code(repository[0])}]({HOME}/{repository[0]})" if repository else source
     source += f" (which claims to come from {code(claimed[0])})" if claimed and not repository else ""
-    sizes = provenance["target_sizes"]
+    sizes, order = provenance["target_sizes"], _order_of_sizes(config)
     rows = [
         f"| {_cell(role)} | {_cell(provenance['source_sizes'].get(role))} | {_cell(length)} |"
-        for role, length in sorted(sizes.items(), key=lambda size: (SIZES.get(size[0], len(SIZES)), size[0]))
+        for role, length in sorted(sizes.items(), key=lambda size: (order.get(size[0], len(order)), size[0]))
     ]
     return "\n".join(
         [

@@ -2,6 +2,9 @@
 
 A record names a source on the Hub by its id and commit, and a folder by its own name alone: paths and user names are
 private. A record is only a claim, so nothing that it names is opened here.
+
+Why by hand: the `base_model` of a huggingface_hub card, which is written as well, names a repository without its
+commit, and has no form for a folder, a method or sizes.
 """
 
 import re

@@ -29,7 +29,7 @@ from ..compat import NO_ERROR, has_peft_adapter
 from ..console.progress import logger
 from ..errors import BadCheckpoint, BadOption, SaveError
 from ..io.checkpoint import say_left_behind
-from ..io.files import Stamp, check_unchanged, opened
+from ..io.files import HUB, Stamp, check_unchanged, opened
 from ..io.fingerprints import sha256
 from ..io.plain_yaml import NotPlain, read_yaml
 from ..report.report import FILE as REPORT_FILE
@@ -272,7 +272,6 @@ LARGEST_CARD = 256_000  # bytes read of a source's card; its metadata stands fir
 INHERITED = ("license", "license_name", "license_link", "language", "pipeline_tag")
 # The base error of the HTTP client that this huggingface_hub uses (httpx, httpx2).
 CONNECTION: type[Exception] = HfHubHTTPError.__mro__[1]
-HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download", "proxies")
 
 
 def source_licence(name: str, keywords: Mapping[str, Any]) -> str | None:
@@ -363,7 +362,7 @@ def _file_of(name: str, filename: str, keywords: Mapping[str, Any]) -> str | Non
         path = cached_file(
             name,
             filename,
-            **{key: keywords[key] for key in HUB if keywords.get(key) is not None},
+            **{key: keywords[key] for key in HUB if key != "subfolder" and keywords.get(key) is not None},
             **NO_ERROR,
         )
     except (OSError, CONNECTION) as error:  # no such repository, no connection: loading says so itself

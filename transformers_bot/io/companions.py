@@ -1,4 +1,8 @@
-"""Tokenizer, processor and chat template files: copied beside the resized weights, then checked there."""
+"""Tokenizer, processor and chat template files: copied beside the resized weights, then checked there.
+
+Why by hand: transformers copies these files by building the tokenizer or processor and saving it, which can run code
+of the source, fail on a damaged file, and write other files than those that were there.
+"""
 
 import json
 import os

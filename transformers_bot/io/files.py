@@ -3,6 +3,9 @@
 A model folder is untrusted data. A link in it can point to any file of the machine, reading a named pipe can wait
 for ever, and a file name can hold escape codes for the terminal. So only regular files inside of the source's own
 folder are opened, and a file that changes while it is read is refused.
+
+Why by hand: transformers chooses the weight files inside of its own loading, too late to check them first, and opens
+what it finds; huggingface_hub, which finds and downloads files here as well, looks at none of them.
 """
 
 import contextlib

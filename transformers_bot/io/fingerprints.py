@@ -3,6 +3,9 @@
 A fingerprint, kept in the transfer report, is SHA-256 over a file's size and its bytes; of a large file of weights over
 its header and some stretches of every tensor, so that it costs milliseconds whatever the size. Training changes whole
 tensors, so these samples show it; a single value that was edited in a large tensor can be missed.
+
+Why by hand: `huggingface_hub.utils.sha.sha_fileobj` reads a whole file, cannot be stopped, and does not see that the
+file changes meanwhile.
 """
 
 import contextlib

@@ -3,6 +3,9 @@
 Such a folder is a transformer with modules behind it: pooling, a dense layer, a norm. `modules.json` lists them, and
 each has a folder of its own with settings and weights. Settings hold widths, which follow the model's; a module that
 reads the stream is resized as the stream's reader. Only data is read: no module is imported, nothing is run.
+
+Why by hand: sentence-transformers, which need not be installed, reads such a folder by importing and building the
+modules that it names.
 """
 
 import json

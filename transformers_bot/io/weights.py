@@ -19,6 +19,7 @@ from ..console import progress
 from ..errors import BadCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
 from .config_files import read_json
 from .files import LFS_POINTER, Stamp, changed, clean, count, is_plain, listed, opened, shown, shown_path
+from .safetensors_writer import DTYPES
 
 # The library accepts headers of up to 100 MB, and needs some 900 bytes of memory for each tensor in one. So a header
 # that is larger than any model's is refused first. The largest published ones have some 100,000 tensors and 10 MB.
@@ -250,12 +251,7 @@ def check_agreement(path: Path, index: Mapping[str, str], headers: Headers) -> N
 
 # -- pickled weights ---------------------------------------------------------------------------------
 
-DTYPES = {
-    **{torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"},
-    **{torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.int32: "I32", torch.int64: "I64"},
-    **{torch.bool: "BOOL", torch.complex64: "C64"},
-    **{torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2"},
-}
+NAMES = {**DTYPES, torch.complex64: "C64", torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2"}
 
 
 def read_pickle(path: Path) -> dict[str, StoredTensor]:
@@ -301,14 +297,14 @@ def _described(path: Path, content: Any) -> dict[str, StoredTensor]:
             "use save_pretrained."
         )
     return {
-        name: StoredTensor(DTYPES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape), path)
+        name: StoredTensor(NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape), path)
         for name, tensor in content.items()
     }
 
 
 # -- quantised weights: codes that mean nothing without their scales ---------------------------------
 
-FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+FLOATS = {DTYPES[dtype]: dtype for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
 # What a quantiser writes beside, or instead of, a weight: the end of a tensor's name -> the quantiser.
 MARKS = {
     "qweight": "GPTQ or AWQ",

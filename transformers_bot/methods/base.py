@@ -206,11 +206,7 @@ class Linear(AsStored):
         """The source tensors that a target tensor is computed from, and a note."""
         if layer is None:
             return (Read(name, None),), ""
-        depth = self.layers(task, rule.depth)
-        row = (depth.updates if rule.adds else depth.layers)[layer]
-        if not row.any():
-            return (Read(name, self.source_layer(task, rule.depth, layer), 0.0),), "zero update"
-        return tuple(Read(name, int(i), float(row[i])) for i in np.flatnonzero(row)), depth.label
+        return layers_read(self.layers(task, rule.depth), rule, layer, name)
 
     def layers(self, task: Task, stack: str) -> Depth:
         """The layers of a stack, also if their number stays."""
@@ -325,16 +321,21 @@ def reads_of(
     """The source tensors of a target tensor, which part of a norm it undoes (or None), and a note."""
     if layer is None or depth is None:
         return (Read(name, None),), None, ""
-    row = (depth.updates if rule.adds else depth.layers)[layer]
-    is_new = depth.is_new(layer)
-    if is_new and rule.adds:
-        return (Read(name, int(np.argmax(depth.layers[layer])), 0.0),), None, "zero update"
     stem, _, part = name.rpartition(".")
     last = task.adapter.norm_names[stem].undoes if stem in task.adapter.norm_names else ""
-    if is_new and last:
+    if depth.is_new(layer) and last:
         below = int(np.argmax(depth.layers[layer]))
         return (Read(f"{last}.weight", below), Read(f"{last}.bias", below)), part, "undoes the norm below"
-    return tuple(Read(name, int(i), float(row[i])) for i in np.flatnonzero(row)), None, depth.label
+    reads, note = layers_read(depth, rule, layer, name)
+    return reads, None, note
+
+
+def layers_read(depth: Depth, rule: Rule, layer: int, name: str) -> tuple[tuple[Read, ...], str]:
+    """The source layers that a target layer's tensor is a sum of, and a note."""
+    row = (depth.updates if rule.adds else depth.layers)[layer]
+    if not row.any():  # the tensor of an identity block is zero; the layer tells its shape
+        return (Read(name, int(np.argmax(np.abs(depth.layers[layer]))), 0.0),), "zero update"
+    return tuple(Read(name, int(i), float(row[i])) for i in np.flatnonzero(row)), depth.label
 
 
 def whole_unit(task: Task, segment: tuple[Factor, ...]) -> str:

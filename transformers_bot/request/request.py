@@ -18,6 +18,7 @@ from ..architectures.inventory import ModelClass, class_in_mapping, named_class,
 from ..architectures.sizes import check_supported, cut_across, differing_roles, forget_pruned, rebuild, role_sizes
 from ..errors import BadKeyword, BadOption, HubError, IncompatibleModels, suggest
 from ..io.config_files import check_names, model_config
+from ..io.files import HUB as FINDING
 from ..io.weights import FLOATS
 from ..options import BoTConfig, check_writable
 from ..tasks import TASKS
@@ -26,17 +27,7 @@ from .signatures import OURS
 ClassFor = Callable[[PreTrainedConfig], type[PreTrainedModel]]
 Lengths = dict[str, int | None]
 
-HUB = (
-    "cache_dir",
-    "force_download",
-    "local_files_only",
-    "proxies",
-    "revision",
-    "subfolder",
-    "token",
-    "trust_remote_code",
-    "code_revision",
-)
+HUB = (*FINDING, "trust_remote_code", "code_revision")
 FILES = ("variant", "use_safetensors", "weights_only", "key_mapping", "disable_mmap")
 TARGET = (
     "device_map",
@@ -164,15 +155,16 @@ def read_call(name: str, keywords: dict[str, Any], class_for: ClassFor) -> tuple
     check_numbers(keywords)  # first of all: what is wrong with a source is said with the keywords that name it
     config = keywords.get("config")
     source = read_config(name, picked(keywords, HUB), type(config) if isinstance(config, PreTrainedConfig) else None)
-    return source, get(source.model_type), _sorted(keywords, init_keywords(class_for(source)))
+    return source, get(source.model_type), sort_keywords(keywords, init_keywords(class_for(source)), checked=True)
 
 
-def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset()) -> Keywords:
+def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset(), *, checked: bool = False) -> Keywords:
     """Sort the keywords of a `from_pretrained` call; an unknown keyword counts as a config override.
 
     Args:
         keywords: as the user gave them.
         init: names that the model's constructor takes.
+        checked: whether `check_numbers` has seen the keywords.
 
     Raises:
         BadKeyword: a keyword that a resize cannot honour, a config of a wrong type, or overrides
@@ -180,11 +172,8 @@ def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset()) 
         BadOption: a number of thousands of digits, a method that is not named by a string, an unknown `nonfinite`,
             an impossible name of a branch, folder or variant.
     """
-    check_numbers(keywords)
-    return _sorted(keywords, init)
-
-
-def _sorted(keywords: dict[str, Any], init: frozenset[str]) -> Keywords:
+    if not checked:
+        check_numbers(keywords)
     for name, why in REFUSED.items():
         if keywords.get(name) not in (None, False):
             raise BadKeyword(f"{name}= cannot be used for resizing: {why}.")

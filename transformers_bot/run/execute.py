@@ -208,7 +208,7 @@ def provenance(resize: Resize) -> dict[str, Any]:
     """The record of how this model was made, in JSON types, which is saved in `config.json`.
 
     It has the SHA-256 of files in the hub's cache only, because others would have to be read. A folder is called by
-    its own name (see `provenance.described`).
+    its own name (see `config_files.described`).
     """
     roles = resize.plan.roles
     shown = (*roles.depths, *roles.streams, *roles.units)

@@ -324,6 +324,8 @@ def _plan_opened(
         method, prepared, notes = _prepared(task, network, opened, request)
     config = _with_method_fields(task, method, source, target)
     renew = request.keywords.ignore_mismatched_sizes
+    # Tensors are paired a second time: `check_request` knew only the configs, which must do to refuse a call before any
+    # file is fetched. The files may lack tensors or hold others, and the method may have set fields of the config.
     plan = make_plan(adapter, source, target, method, renew, request.calibrated)
     return config, replace(plan, warnings=(*plan.warnings, *notes)), prepared, method, task
 
