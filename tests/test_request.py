@@ -7,9 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 from families import resized_config
+from transformers import GPT2Config
 
 import transformers_bot
-from transformers_bot import BadKeyword, BadOption, BoTConfig, BoTError, BoTModelForCausalLM
+from transformers_bot import (
+    BadKeyword,
+    BadOption,
+    BadSize,
+    BoTConfig,
+    BoTError,
+    BoTModelForCausalLM,
+    resize_checkpoint,
+)
 
 PACKAGE = str(Path(transformers_bot.__file__).parent)
 GPT2 = ("gpt2", "GPT2LMHeadModel")
@@ -152,3 +161,34 @@ def test_no_call_seeds_a_generator_of_the_caller(saved, tmp_path, monkeypatch):
     transformers_bot.fit(grown, batches, steps=1)
     assert seeded == []
     assert torch.equal(torch.get_rng_state(), before)
+
+
+WRONG = {
+    "dtype": {"dtype": "float31"},
+    "method": {"method": "bott"},
+    "option": {"bot_config": {"wavelet": "haarr"}},
+    "nonfinite": {"nonfinite": "ignore"},
+    "strict": {"strict": 1},
+    "size": {"n_head": 3},
+    "field": {"n_embd": "many"},
+}
+WRONG_OF_FOLDERS = {
+    "tokenizer": {"tokenizer": "yes"},
+    "modules": {"modules": None},
+    "shards": {"max_shard_size": "2 boxes"},
+    "overwrite": {"overwrite": "always"},
+    "fit": {"fit": {"steps": 1}},
+}
+
+
+@pytest.mark.parametrize("wrong", [*WRONG.values(), *WRONG_OF_FOLDERS.values()], ids=[*WRONG, *WRONG_OF_FOLDERS])
+def test_a_call_is_checked_before_weights_are_looked_for(tmp_path, wrong):
+    """The source has a config.json and no weights: only an error of the call itself can come first."""
+    GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=11).save_pretrained(tmp_path / "source")
+    calls = [lambda **fields: resize_checkpoint(tmp_path / "source", tmp_path / "out", **fields)]
+    if wrong in WRONG.values():
+        calls += [lambda **fields: BoTModelForCausalLM.from_pretrained(tmp_path / "source", **fields)]
+    for call in calls:
+        with pytest.raises((BadOption, BadSize)):
+            call(**{"n_layer": 1, **wrong})
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]

@@ -294,6 +294,8 @@ class Request:
         before, after = sizes or (role_sizes(adapter, source, "source"), role_sizes(adapter, target, "target"))
         check_supported(adapter, (source, target), before, after)
         _check_heads(adapter, before, after, options)
+        if keywords.dtype not in (None, "auto"):
+            asked_dtype(keywords.dtype, target)  # raises for an unknown one, before weights are fetched
         model_class = class_for(target)
         return cls(name, source, target, adapter, (before, after), class_for, model_class, options, method, keywords)
 

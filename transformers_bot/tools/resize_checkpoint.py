@@ -127,13 +127,15 @@ def resize_checkpoint(
         dtype=dtype,
         torch_dtype=torch_dtype,
     )
+    _check_flags({"tokenizer": tokenizer, "modules": modules})
     check_numbers({"task": task, "max_shard_size": max_shard_size, "overwrite": overwrite})
     replacing = _replacing(overwrite)
     name = source_name(source)
     with progress.part("reading the configs", progress.READING_SECONDS):
         request = _request(name, config, task, {**kwargs, **own_keywords})
-    learning = fit_of(fit, request.keywords.method)
-    lay_out((), max_shard_size)  # raises for an invalid size
+        learning = fit_of(fit, request.keywords.method)
+        lay_out((), max_shard_size)  # raises for an invalid size
+        request = with_class(request) if task is None else request  # may look at weights: after all other checks
     place = _free_place(out, replacing, request)  # checked before weights are fetched
     before = _card_before(place / CARD)
     resize = open_resize(request)
@@ -225,8 +227,13 @@ def _request(name: str, config: Any, task: str | None, kwargs: dict[str, Any]) -
     source, adapter, keywords = read_call(name, call, class_for)
     if not keywords.names_target:
         raise BadOption("no target is given: pass config=, or fields of the config to change.")
-    request = Request.of(name, source, adapter, keywords, class_for)
-    return with_class(request) if task is None else request
+    return Request.of(name, source, adapter, keywords, class_for)
+
+
+def _check_flags(flags: Mapping[str, Any]) -> None:
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise BadOption(f"{name} must be True or False, got {value!r}.")
 
 
 def _replacing(overwrite: bool | str) -> dict[str, Any]:
