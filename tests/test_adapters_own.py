@@ -198,7 +198,7 @@ INVALID = {
     "kind": ({"roles": Roles(Role("layer", "dept", "n_layers"))}, "has the kind 'dept'. Did you mean 'depth'"),
     "entries of nothing": ({"roles": Roles(Role("head_dim", "entry", 4))}, "'head_dim' has no within="),
     "follows nothing": ({"roles": Roles(Role("readout", "stream", 4, follows="hiden"))}, "names 'hiden', which roles"),
-    "model type": ({"model_type": "distilbart"}, "transformers knows no such model type. Did you mean 'distilbert'"),
+    "model type": ({"model_type": "distilbart"}, "transformers has no such model type. Did you mean 'distilbert'"),
     "norms": ({"norms": (Norm("embeddings.layernorm"),)}, "'embeddings.layernorm', but no rule names"),
     "kind of norm": ({"norms": (Norm("embeddings.LayerNorm", kind="batch"),)}, "must be of kind 'layer' or 'rms'"),
     "readers": ({"norms": (Norm("vocab_layer_norm", ("vocab_out",)),)}, "'vocab_out', but no rule names"),

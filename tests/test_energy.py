@@ -104,7 +104,7 @@ def test_a_stretch_undone_leaves_the_projections_energy(name):
     x = torch.randn(axis_map.source, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     projected = np.linalg.pinv(matrix) @ matrix @ x.numpy()
     out = axis_map.apply(x, 0)
-    assert energy(one.undoing.apply(out, 0)) == pytest.approx(np.square(projected).sum(), rel=1e-8)
+    assert energy(one.undo_map.apply(out, 0)) == pytest.approx(np.square(projected).sum(), rel=1e-8)
     if isinstance(one.undo, torch.Tensor):
         assert energy(out, {0: one.undo}) == pytest.approx(np.square(projected).sum(), rel=1e-8)
     assert one.squares == pytest.approx(np.square(matrix).sum(), rel=1e-9)

@@ -185,7 +185,7 @@ def test_gradients_reach_all_of_the_operator_and_nothing_else(saved, family, hea
         ("ligo", {}, {"layer": 1}, "can only grow, but layer goes from 2 to 1"),
         ("ligo", {}, {"hidden": 6}, "can only grow, but hidden goes from 12 to 6"),
         ("mango", {}, {"hidden": 24, "ffn": 12}, "can only grow, but ffn goes from 24 to 12"),
-        ("mango", {"ffn": 20}, BIG, "the source's ffn 20 is no whole multiple of its hidden 12. Use method='ligo'"),
+        ("mango", {"ffn": 20}, BIG, "the source's ffn 20 is not a whole multiple of its hidden 12. Use method='ligo'"),
         ("mango", {}, {**BIG, "ffn": 60}, "24 over 12 in the source, but 60 over 20 in the target. Set ffn to 40"),
     ],
 )

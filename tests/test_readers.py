@@ -22,7 +22,7 @@ from transformers_bot import BadOption
 from transformers_bot.methods.maps import dual, picked_units, whole_units
 from transformers_bot.ops.axis_map import AxisMap, Matrix, from_dense, gather, identity
 from transformers_bot.rewrite import calibration
-from transformers_bot.rewrite.calibration import match_norm_scale, measured, refit_readers
+from transformers_bot.rewrite.calibration import match_norm_scale, measure, refit_readers
 from transformers_bot.rewrite.network import norms
 from transformers_bot.rewrite.principal import Moments
 
@@ -131,9 +131,9 @@ def test_an_axis_knows_what_its_edits_came_to():
     for turn in turns:
         network.map_role("hidden", AxisMap(12, 12, (Matrix(turn.numpy()),)))
     network.map_role("ffn", gather(shuffled(20), 20), ("layer", 1))
-    assert network.moved("hidden", ("layer", 0)).dense() == pytest.approx((turns[1] @ turns[0]).numpy())
-    assert network.moved("ffn", ("layer", 0)).is_identity
-    assert network.moved("ffn", ("layer", 1)).dense() == pytest.approx(
+    assert network.total_map("hidden", ("layer", 0)).dense() == pytest.approx((turns[1] @ turns[0]).numpy())
+    assert network.total_map("ffn", ("layer", 0)).is_identity
+    assert network.total_map("ffn", ("layer", 1)).dense() == pytest.approx(
         from_dense(gather(shuffled(20), 20).dense()).dense()
     )
 
@@ -144,7 +144,7 @@ def test_inputs_are_measured_without_masked_tokens():
     module = "encoder.layer.0.output.dense"
     caught = []
     handle = built.model.get_submodule(module).register_forward_hook(lambda _m, args, _out: caught.append(args[0]))
-    seen = measured(built.model, [], [module, "no.such.module", "embeddings.LayerNorm"], [batch, batch]).inputs
+    seen = measure(built.model, [], [module, "no.such.module", "embeddings.LayerNorm"], [batch, batch]).inputs
     handle.remove()
     assert list(seen) == [module]
     expected = moments_of(caught[0][batch["attention_mask"].bool()].detach())
@@ -185,7 +185,7 @@ def with_faint_units(family: str, head: str):
     """
     built = build(family, head, layer=1, **{"activation_function" if family == "gpt2" else "hidden_act": "relu"})
     network = network_for(built.model)
-    for name, place in network.having("ffn"):
+    for name, place in network.tensors_with("ffn"):
         roles = [axis.segments[0][0] for axis in place.rule.axes]
         dim = next(i for i, factor in enumerate(roles) if factor.role == "ffn")
         if roles[dim].reads:
@@ -388,7 +388,7 @@ def test_a_tied_output_embedding_leaves_the_mean_of_what_is_lost_to_its_bias(sav
 def test_queries_keys_and_values_are_measured_and_fitted_once(monkeypatch):
     built = build("bert", "BertModel")
     names = [f"encoder.layer.0.attention.self.{part}" for part in ("query", "key", "value")]
-    seen = measured(built.model, [], names, [built.inputs]).inputs
+    seen = measure(built.model, [], names, [built.inputs]).inputs
     assert seen[names[0]] is seen[names[1]] is seen[names[2]]
     assert seen[names[0]].tokens == int(built.inputs["attention_mask"].sum())
     fits = []

@@ -14,7 +14,7 @@ from transformers_bot.methods.prepare import principal_pair
 from transformers_bot.ops.axis_map import gather
 from transformers_bot.ops.blocks import gram
 from transformers_bot.ops.wavelets import analysis_map
-from transformers_bot.rewrite.network import Network, behind, fold_norms, is_foldable, norms
+from transformers_bot.rewrite.network import Network, fold_norms, folded_readers, is_foldable, norms
 from transformers_bot.rewrite.order import (
     add_grams,
     best_pairs,
@@ -83,11 +83,11 @@ def test_a_norm_without_a_bias_is_folded_and_counted():
     fold_norms(network)
     for place in norms(network):
         assert is_foldable(network, place)
-        assert behind(network, place)
+        assert folded_readers(network, place)
         assert torch.equal(network[place.part(network, "weight")], torch.ones(12, dtype=torch.float64))
         if place.part(network, "bias") is None:
             gamma = before[place.part(network, "weight")]
-            for name in behind(network, place):
+            for name in folded_readers(network, place):
                 torch.testing.assert_close(network[name], before[name] * gamma, rtol=0, atol=1e-12)
 
 
@@ -225,7 +225,7 @@ def test_reordering_heads_by_strength_keeps_the_outputs(family, head):
 def test_reordering_the_units_of_one_tensor_alone_changes_the_outputs(family, head, role):
     built = build(family, head, heads=4)
     network = network_for(built.model)
-    name = next(name for name, place in network.having(role, ("layer", 0)) if place.rule.maps)
+    name = next(name for name, place in network.tensors_with(role, ("layer", 0)) if place.rule.maps)
     swap = {role: gather(shuffled(network.sizes[role]), network.sizes[role])}
     changed = network.mapped(name, swap, {})
     changed = changed if not torch.equal(changed, network[name]) else network.mapped(name, {}, swap)

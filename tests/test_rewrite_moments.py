@@ -15,7 +15,7 @@ from transformers_bot import BadOption
 from transformers_bot.methods.maps import dual
 from transformers_bot.methods.prepare import dense_pair, principal_pair
 from transformers_bot.ops.axis_map import Matrix, gather
-from transformers_bot.rewrite.calibration import measured
+from transformers_bot.rewrite.calibration import measure
 from transformers_bot.rewrite.network import Network, fold_norms, norms
 from transformers_bot.rewrite.order import order_units
 from transformers_bot.rewrite.principal import Moments, Opened, basis, to_principal_basis, weight_moments
@@ -72,7 +72,7 @@ def test_a_stream_of_embeddings_alone_has_the_moments_of_all_tokens_at_all_posit
     for moments in estimated:
         torch.testing.assert_close(moments, second_moments(every.flatten(0, 1)), rtol=0, atol=1e-12)
     batch = {"input_ids": torch.arange(23)[:, None].expand(23, 12)}
-    seen = shares(measured(built.model, ["transformer.h.1.ln_2"], [], [batch]).norms.values())[0]
+    seen = shares(measure(built.model, ["transformer.h.1.ln_2"], [], [batch]).norms.values())[0]
     # what is measured counts every token alike, whatever the length of its vector
     best, top = (torch.linalg.eigh(moments).eigenvectors[:, -4:] for moments in (seen, estimated[3]))
     assert torch.trace(top.T @ seen @ top) > 0.95 * torch.trace(best.T @ seen @ best)
@@ -184,7 +184,7 @@ def test_measured_moments_are_those_of_the_hidden_states(family, head, norm):
             {"pixel_values": torch.randn(n, 3, 12, 12, generator=generator, dtype=torch.float64)} for n in (2, 3)
         ]
     for batch_list in (batches, iter(batches)):
-        seen = shares(measured(built.model, names, [], batch_list).norms.values())
+        seen = shares(measure(built.model, names, [], batch_list).norms.values())
         for actual, expected in zip(seen, by_hand(built, batches), strict=True):
             assert_moments(actual)
             torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
@@ -197,14 +197,14 @@ def test_masked_positions_do_not_count():
     tokens = torch.tensor([[3, 4, 5, 6, 7], [8, 9, 10, 1, 2]])
     other = torch.where(mask.bool(), tokens, 20 - tokens)
     found = [
-        shares(measured(built.model, GPT2_NORMS, [], [{"input_ids": ids, "attention_mask": mask}]).norms.values())
+        shares(measure(built.model, GPT2_NORMS, [], [{"input_ids": ids, "attention_mask": mask}]).norms.values())
         for ids in (tokens, other)
     ]
     expected = by_hand(built, [{"input_ids": tokens, "attention_mask": mask}], mask.bool())
     for one, two, three in zip(*found, expected, strict=True):
         torch.testing.assert_close(one, two, rtol=0, atol=1e-12)
         torch.testing.assert_close(one, three, rtol=0, atol=1e-12)
-    unmasked = shares(measured(built.model, GPT2_NORMS, [], [{"input_ids": tokens}]).norms.values())
+    unmasked = shares(measure(built.model, GPT2_NORMS, [], [{"input_ids": tokens}]).norms.values())
     assert float((unmasked[0] - found[0][0]).norm()) > 1e-3
 
 
@@ -221,7 +221,7 @@ BAD_BATCHES = {
 def test_batches_that_measure_nothing_are_refused_and_leave_no_hook(batches, message):
     built = build("gpt2", "GPT2LMHeadModel")
     with pytest.raises(BadOption, match=message):
-        measured(built.model, GPT2_NORMS, [], batches)
+        measure(built.model, GPT2_NORMS, [], batches)
     assert not any(built.model.get_submodule(name)._forward_hooks for name in GPT2_NORMS)
 
 

@@ -75,6 +75,6 @@ CONFIGS = {
     "timm": bad(config(model_type=None, pretrained_cfg={}), "is a config of timm", UnsupportedArchitecture),
     "dropout of 3": bad(config(resid_pdrop=3), r"cannot build GPT2LMHeadModel.*dropout probability", BadOption),
     "no such activation": bad(
-        config(activation_function="nope\x1b[31m"), "knows no activation_function=.nope", BadOption
+        config(activation_function="nope\x1b[31m"), "does not know activation_function=.nope", BadOption
     ),
 }

@@ -21,7 +21,7 @@ SIZES = {
 
 
 def names() -> list[str]:
-    """All names that `get` knows: bert-tiny ... deit-large."""
+    """All names that `get` accepts: bert-tiny ... deit-large."""
     return [f"{family}-{size}" for family, sizes in SIZES.items() for size in sizes]
 
 

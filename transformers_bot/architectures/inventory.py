@@ -1,4 +1,4 @@
-"""From a config to a model class, its tensors (names, shapes, ties), and what it costs; without weights."""
+"""The model class of a config, its tensors (names, shapes, ties), parameters and operations; without weights."""
 
 import copy
 import math
@@ -50,7 +50,7 @@ def named_class(config: PreTrainedConfig) -> ModelClass | None:
 
 
 def class_in_mapping(mapping: str, config: PreTrainedConfig, asked_by: str) -> ModelClass:
-    """Look a config up in one of transformers' task mappings, as the Auto classes do."""
+    """The class for a config in one of transformers' task mappings, as the Auto classes choose it."""
     table = getattr(modeling_auto, mapping)
     if type(config) not in table:
         raise UnsupportedArchitecture(
@@ -138,7 +138,7 @@ def predict(
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         text = printable(" ".join(str(error).split()))[:300].rstrip(".")  # it may quote the config at any length
         if fields := _fields_with_unknown_name(config, error):
-            reason = f"it knows no {fields}. Choose another value"
+            reason = f"it does not know {fields}. Choose another value"
         else:
             reason = f"{type(error).__name__} {text}. Correct that field of the config"
         raise BadOption(f"transformers cannot build {model_class.__name__} from this config: {reason}.") from None

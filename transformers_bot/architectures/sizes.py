@@ -133,8 +133,8 @@ def field_warnings(adapter: Adapter, source: Any, target: Any) -> Iterator[str]:
         named = ", ".join(_with_value(name, _value(name, target, source)) for name in unknown[:NAMED])
         more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
         yield (
-            f"the config has fields that {type(source).__name__} does not know: {named}{more}; they are kept as they "
-            "are, and what they mean for the weights is not known here"
+            f"the config has fields that {type(source).__name__} does not know: {named}{more}; they are kept "
+            "unchanged, and their meaning for the weights is not known"
         )
 
 

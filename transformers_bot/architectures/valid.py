@@ -90,7 +90,7 @@ def _config_problems(adapter: Adapter) -> Iterator[str]:
 
     if adapter.model_type not in CONFIG_MAPPING:
         hint = suggest(adapter.model_type, CONFIG_MAPPING)
-        yield f"transformers knows no such model type.{hint} A new one is made known by AutoConfig.register."
+        yield f"transformers has no such model type.{hint} A new one is made known by AutoConfig.register."
         return
     default = CONFIG_MAPPING[adapter.model_type]()
     fields = {field: f"the size of role {role.name!r}" for role in adapter.roles.values() for field in _fields(role)}

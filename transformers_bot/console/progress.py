@@ -356,9 +356,9 @@ class Network(Protocol):
     @property
     def places(self) -> Mapping[str, Any]: ...
     @property
-    def everywhere(self) -> Sized: ...
+    def all_layers(self) -> Sized: ...
     def numel(self, name: str) -> int: ...
-    def having(self, role: str) -> Iterable[tuple[str, Any]]: ...
+    def tensors_with(self, role: str) -> Iterable[tuple[str, Any]]: ...
 
 
 class Plan(Protocol):
@@ -388,7 +388,7 @@ def preparing_seconds(task: Task, network: Network, calibration: Iterable[Mappin
 
 def ordering_seconds(network: Network, role: str) -> float:
     """Inner products of all pairs of units of a role; symmetry saves half of them."""
-    products = sum(network.numel(name) for name, place in network.having(role) if place.rule.maps)
+    products = sum(network.numel(name) for name, place in network.tensors_with(role) if place.rule.maps)
     return products * (network.sizes[role] or 0) / 2 / RATE
 
 
@@ -468,7 +468,7 @@ def _read_widths(network: Network) -> list[int]:
     """The input width of every linear module."""
     roles, sizes = network.roles, network.sizes
     units = [sizes[unit] or 0 for unit in roles.units if not roles.is_whole(unit)]
-    return [*[_width(roles, sizes)] * 3, *units[:1]] * len(network.everywhere)
+    return [*[_width(roles, sizes)] * 3, *units[:1]] * len(network.all_layers)
 
 
 def _tokens(batches: Iterable[Mapping[str, Any]]) -> int:

@@ -37,7 +37,7 @@ class Task:
         source: role -> length in the source.
         target: role -> length in the target.
         tied: the output embedding is the input embedding: one matrix that writes the stream and reads it.
-        gains: what the forward pass multiplies by in the target, relative to the source, see `Adapter.gains`.
+        gains: factors of the target's forward pass relative to the source's, see `Adapter.gains`.
         calibrated: the source may be run on a few batches first.
     """
 
@@ -250,7 +250,7 @@ class Linear(AsStored):
         if task.roles.kind(role) == "frequency":
             raise IncompatibleModels(
                 f"{role} goes from {source} to {target}: rotary pairs stand for frequencies, which are never mixed, "
-                f"and no rule says yet which ones stay. Keep {task.roles[role].field} at the source's value."
+                f"and no rule chooses among them yet. Keep {task.roles[role].field} at the source's value."
             )
         network_wide = task.roles.is_network_wide(role)
         pair = self.pair(task, task.roles.leader(role), source, target, None if network_wide else at)

@@ -271,7 +271,7 @@ class BoT(Linear):
 
     def _detail(self, task: Task, rule: Rule, layer: int | None, name: str) -> Detail | None:
         kind, scale = self._detail_choice(task)
-        if self.options.detail == "auto" and not self._reads_twins(task, rule):
+        if self.options.detail == "auto" and not self._reads_copies(task, rule):
             return None
         if kind == "zero" or scale == 0.0 or (self.raw and not self.as_written):
             return None
@@ -298,20 +298,20 @@ class BoT(Linear):
         if kind == "auto":
             widths = (*task.roles.streams, *task.roles.units, *task.roles.entries)
             grown = [role for role in widths if task.is_sized(role) and task.ratio(role) > 1]
-            twins = any(self._makes_twins(task, role) for role in grown)
-            kind = "gaussian" if twins and not self.raw else "zero"
+            has_copies = any(self._makes_copies(task, role) for role in grown)
+            kind = "gaussian" if has_copies and not self.raw else "zero"
         if scale is None:
             scale = 1.0 if self.raw else CONSISTENT_DETAIL_SCALE
         return kind, scale
 
-    def _makes_twins(self, task: Task, role: str) -> bool:
+    def _makes_copies(self, task: Task, role: str) -> bool:
         """Whether a role grows by copies in the maps that keep the function."""
-        return self._with_maps(as_written=False).axis_pair(task, role, *task.lengths(role), None).makes_twins
+        return self._with_maps(as_written=False).axis_pair(task, role, *task.lengths(role), None).makes_copies
 
-    def _reads_twins(self, task: Task, rule: Rule) -> bool:
+    def _reads_copies(self, task: Task, rule: Rule) -> bool:
         """Whether a tensor reads units that are copies: noise in it makes them differ in training."""
         reads = [task.roles.leader(f.role) for f in rule.factors if f.reads and f.role and task.is_sized(f.role)]
-        return any(self._makes_twins(task, role) for role in reads)
+        return any(self._makes_copies(task, role) for role in reads)
 
     def _pairs(self, task: Task, segment: tuple[Factor, ...]) -> tuple[Pair, ...]:
         """The dual pairs of a segment's factors, or the one pair of flat heads."""

@@ -1,4 +1,4 @@
-"""LEMON: growth without a change of the function, also at ratios that are no whole multiples.
+"""LEMON: growth without a change of the function, also at ratios that are not whole multiples.
 
 With n = floor(d_t / d_s) copies that fit and c = n d_s / d_t:
 
@@ -120,7 +120,7 @@ class Lemon(Linear):
         return self._averages[key]
 
     def _norm(self, task: Task, role: str, part: str) -> AxisMap:
-        """A norm's weight has its mean on the rest, where any value is right; the bias must be 0 there."""
+        """The map of a norm's weight or bias; on the rest the weight may have any value, but the bias must be 0."""
         source, target = task.lengths(role)
         gain = source / (target // source * source) if is_tied_readout(task, role) else 1.0
         if part == "weight":

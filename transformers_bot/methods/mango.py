@@ -2,7 +2,7 @@
 
 All matrices of all layers are blocks of d x d in one tensor `M[b, l]`: four of attention, f/d of
 each MLP matrix. Four cores map it along blocks, in-axis, out-axis and layers, so the MLP's f units
-are f/d groups of d that grow alike. This file is the operator with one-hot cores;
+are f/d groups of d that grow in the same way. This file is the operator with one-hot cores;
 `transformers_bot.fit` learns them (`learned/operators/mango.py`).
 
 Source: Pan et al., "Reusing Pretrained Models by Multi-linear Operators for Efficient Training"
@@ -31,7 +31,7 @@ class Mango(LiGO):
         (width_s, width_t), (units_s, units_t) = task.lengths(stream), task.lengths(unit)
         if units_s % width_s:
             raise self.refuse(
-                f"its blocks are {stream} x {stream}, but the source's {unit} {units_s} is no whole multiple of its "
+                f"its blocks are {stream} x {stream}, but the source's {unit} {units_s} is not a whole multiple of its "
                 f"{stream} {width_s}. Use method='ligo'."
             )
         if units_t != units_s // width_s * width_t:

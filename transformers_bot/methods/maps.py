@@ -42,7 +42,7 @@ class Pair:
         return projection(self.consume, self.produce) if self.grows else identity(self.produce.target)
 
     @property
-    def makes_twins(self) -> bool:
+    def makes_copies(self) -> bool:
         """Whether grown units are copies of one source unit: without noise training would keep them equal."""
         return self.grows and self.produce.is_copy
 

@@ -25,8 +25,8 @@ from ..ops.blocks import length_of
 from ..ops.dct import low_frequencies
 from ..ops.recipe import Segment
 from ..options import BoTConfig
-from ..rewrite.calibration import input_axis, look
-from ..rewrite.network import KeptLayers, Network, behind, fold_norms, is_kept, norms
+from ..rewrite.calibration import input_axis, measure_inputs
+from ..rewrite.network import KeptLayers, Network, fold_norms, folded_readers, is_kept, norms
 from ..rewrite.order import Groups, leaves, merge_shapes, order_by_strength, order_units, order_whole_units
 from ..rewrite.principal import Moments, Opened, to_principal_basis
 from .base import Task
@@ -339,10 +339,11 @@ def _calibrated(opened: Opened, task: Task, shrink: Shrink) -> tuple[Opened, Sco
     network = opened.network
     shrinks = {role for role, length in task.source.items() if length is not None and task.ratio(role) < 1}
     axes = {name: input_axis(place.rule) for name, place in network.places.items()}
-    folded = {name for place in norms(network) for name in behind(network, place)} if shrink.basis != "plain" else set()
+    folds = norms(network) if shrink.basis != "plain" else []
+    folded = {name for place in folds for name in folded_readers(network, place)}
     matrices = [n for n, axis in axes.items() if axis and n not in folded and shrinks & {f.role for f in axis[1]}]
     tallies, watched = watching(network)
-    opened = look(opened, matrices, watched)
+    opened = measure_inputs(opened, matrices, watched)
     return opened, from_tallies(tallies, network)
 
 
@@ -362,8 +363,8 @@ def about_calibration(prepared: Prepared | None, task: Task) -> list[str]:
     """Warnings: a plan without a source cannot show the choice, and few tokens make a poor fit."""
     if prepared is None:
         return [UNREAD]
-    seen = prepared.opened.seen
-    measured = (*seen.norms.values(), *seen.inputs.values()) if seen else ()
+    known = prepared.opened.moments
+    measured = (*known.norms.values(), *known.inputs.values()) if known else ()
     tokens = [moments.tokens for moments in measured if moments.tokens]
     # If all widths grow, nothing is fitted: the batches only ranked the layers.
     widths = [role for role in (*task.roles.streams, *task.roles.units) if not task.roles.is_whole(role)]
@@ -402,7 +403,7 @@ def _is_lossless(network: Network, role: str, pair: Callable[[str], Pair], kept:
     round_trip = pair(role).produce.then(pair(role).consume.transposed())
     writers = [
         (name, place)
-        for name, place in network.having(role)
+        for name, place in network.tensors_with(role)
         if is_kept(place, kept) and any(f.role == role and not f.reads for f in place.rule.factors)
     ]
     for name, place in sorted(writers, key=lambda writer: network.numel(writer[0])):

@@ -25,7 +25,7 @@ class Tile(Linear):
             source, target = task.lengths(role)
             if target % source:
                 raise self.refuse(
-                    f"{role} grows from {source} to {target}, which is no whole multiple. "
+                    f"{role} grows from {source} to {target}, which is not a whole multiple. "
                     f"The nearest are {target // source * source} and {(target // source + 1) * source}."
                 )
 

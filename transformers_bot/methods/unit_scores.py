@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..architectures.adapter import At, Factor, Rule
-from ..rewrite.calibration import See, watch
+from ..rewrite.calibration import Hook, watch
 from ..rewrite.network import Network, OutOfRange, fold_norms, norms
 from ..rewrite.principal import Opened
 
@@ -190,11 +190,11 @@ def from_activations(opened: Opened) -> Scores:
     return from_tallies(tallies, opened.network)
 
 
-def watching(network: Network) -> tuple[Tallies, list[tuple[str, See]]]:
+def watching(network: Network) -> tuple[Tallies, list[tuple[str, Hook]]]:
     """Empty tallies, and the hooks that fill them while the source runs, as (module's name, hook)."""
     tallies = Tallies(_Tally)
 
-    def hook(key: tuple[str, At, str], measure: Measure) -> See:
+    def hook(key: tuple[str, At, str], measure: Measure) -> Hook:
         def see(inputs: Tensor, outputs: Tensor, counted: Tensor | None) -> None:
             x = measure(inputs.double(), outputs.double())
             tallies[key].add(x[:, None] if x.dim() == 2 else x, counted)  # 2: one vector per sequence

@@ -394,7 +394,7 @@ class Stretch:
     lossless: bool = False
 
     @property
-    def undoing(self) -> AxisMap:
+    def undo_map(self) -> AxisMap:
         """`undo` as a map."""
         return self.undo if isinstance(self.undo, AxisMap) else _rows_scaled(self.undo.sqrt())
 

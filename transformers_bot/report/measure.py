@@ -155,7 +155,7 @@ def _undoing(levels: list[list[Stretch]]) -> Tensor | tuple[Segment, ...]:
     weights = [[stretch.undo for stretch in factors if isinstance(stretch.undo, Tensor)] for factors in levels]
     if sum(map(len, weights)) == sum(map(len, levels)):
         return torch.cat([reduce(torch.kron, factors) for factors in weights])
-    return tuple(tuple(stretch.undoing for stretch in factors) for factors in levels)
+    return tuple(tuple(stretch.undo_map for stretch in factors) for factors in levels)
 
 
 def _gain(segments: tuple[Segment, ...], levels: list[list[Stretch]]) -> float:

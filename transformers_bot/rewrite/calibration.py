@@ -1,7 +1,7 @@
 """Calibration: a source runs on a few batches, and its readers are fitted to what a low-pass keeps of their inputs.
 
-`watch` runs the batches, `look` measures the inputs of norms and matrices, `fit_to_low_pass` fits the matrices
-by least squares on these moments.
+`watch` runs the batches, `measure_inputs` measures the inputs of norms and matrices, `fit_to_low_pass` fits the
+matrices by least squares on these moments.
 
 After the resize a matrix W no longer reads its input y, but R y. The dual map C assumes nothing about y. If
 the mean and covariance of y are known, the best reader of R y is W A, with
@@ -27,11 +27,11 @@ from ..console import progress
 from ..errors import BadOption
 from ..ops.axis_map import AxisMap, Matrix, identity
 from .network import Network, NormPlace, norms
-from .principal import Moments, Opened, Seen, modules_of
+from .principal import InputMoments, Moments, Opened, modules_of
 
 UNKNOWN = 8  # the progress bar's guess of the number of batches in an iterator without a length
 # Called with a module's first input, its first output, and a mask of the tokens that count (None for all).
-See = Callable[[Tensor, Tensor, Tensor | None], None]
+Hook = Callable[[Tensor, Tensor, Tensor | None], None]
 # Ridge of the regression, relative to the mean variance of R y: where the batches have no variance, C is used.
 RIDGE = 1e-3
 FEW = 0.1  # further ridge for few tokens, times the number of kept units per token
@@ -39,7 +39,7 @@ MapsOf = Callable[[tuple[Factor, ...]], tuple[AxisMap, AxisMap]]  # factors of a
 
 
 @torch.no_grad()
-def watch(model: nn.Module, watched: Iterable[tuple[str, See]], batches: Iterable[Mapping[str, Any]]) -> None:
+def watch(model: nn.Module, watched: Iterable[tuple[str, Hook]], batches: Iterable[Mapping[str, Any]]) -> None:
     """Run batches through a model with a hook on each module of `watched`.
 
     Args:
@@ -97,7 +97,7 @@ class _Run:
             self.number, self._modules = self.number + 1, 0
             self._show(0.0)
 
-    def hook(self, name: str, see: See, count: int) -> Callable[..., None]:
+    def hook(self, name: str, see: Hook, count: int) -> Callable[..., None]:
         """A forward hook of module `name`, one of `count`, that calls `see`."""
 
         def call(_module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:  # type: ignore[type-arg]
@@ -139,13 +139,13 @@ def _token_mask(mask: Tensor | None, x: Tensor) -> Tensor | None:
     return flat
 
 
-def measured(
+def measure(
     model: nn.Module,
     norms: Iterable[str],
     linear: Iterable[str],
     batches: Iterable[Mapping[str, Any]],
-    also: Iterable[tuple[str, See]] = (),
-) -> Seen:
+    also: Iterable[tuple[str, Hook]] = (),
+) -> InputMoments:
     """Run the batches once, and measure the inputs of norms and linear modules.
 
     Args:
@@ -159,7 +159,7 @@ def measured(
     matrices = [name for name in linear if isinstance(modules.get(name), (nn.Linear, Conv1D))]
     watched = [(name, normalised.of(name)) for name in norms] + [(name, inputs.of(name)) for name in matrices]
     watch(model, [*watched, *also], batches)
-    return Seen(normalised.moments(), inputs.moments())
+    return InputMoments(normalised.moments(), inputs.moments())
 
 
 class _Sums:
@@ -171,7 +171,7 @@ class _Sums:
         self.owner: dict[str, str] = {}  # name of a module -> the first one with the same input
         self.last: tuple[Tensor | None, str] = (None, "")
 
-    def of(self, name: str) -> See:
+    def of(self, name: str) -> Hook:
         def see(inputs: Tensor, _outputs: Tensor, counted: Tensor | None) -> None:
             previous, owner = self.last
             if inputs is previous:  # queries, keys and values read one tensor
@@ -199,7 +199,7 @@ def _normalised(x: Tensor) -> Tensor:
     return x / x.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-300)
 
 
-def look(opened: Opened, matrices: Iterable[str], also: Iterable[tuple[str, See]] = ()) -> Opened:
+def measure_inputs(opened: Opened, matrices: Iterable[str], also: Iterable[tuple[str, Hook]] = ()) -> Opened:
     """Run the calibration batches once and measure the inputs of all norms and of these matrices.
 
     Args:
@@ -208,26 +208,26 @@ def look(opened: Opened, matrices: Iterable[str], also: Iterable[tuple[str, See]
     linear = [name.removesuffix(".weight") for name in matrices]
     norm_names = modules_of(opened.network, norms(opened.network))
     batches = () if opened.calibration is None else opened.calibration
-    return replace(opened, seen=measured(opened.model, norm_names, linear, batches, also))
+    return replace(opened, moments=measure(opened.model, norm_names, linear, batches, also))
 
 
 def fit_to_low_pass(opened: Opened, maps_of: MapsOf, known: Mapping[str, Moments], norms_too: bool) -> None:
-    """Fit every matrix to what the low-pass leaves of its input, by the moments that `look` has measured.
+    """Fit every matrix to what the low-pass leaves of its input, by the moments that `measure_inputs` has measured.
 
     Args:
         maps_of: the maps R and C of the factors of an axis that the resize will apply.
-        known: name of a matrix -> moments of its input, if they are known without `look`.
+        known: name of a matrix -> moments of its input, if they are known without `measure_inputs`.
         norms_too: norms of a stream that gets fewer units are matched to these units.
     """
-    network, seen = opened.network, opened.seen or Seen({}, {})
-    inputs = {f"{name}.weight": moments for name, moments in seen.inputs.items()}
+    network, measured = opened.network, opened.moments or InputMoments({}, {})
+    inputs = {f"{name}.weight": moments for name, moments in measured.inputs.items()}
     refit_readers(network, {**inputs, **known}, maps_of)
     for stream in network.roles.streams if norms_too else ():
         produce, _ = maps_of((Factor(stream, None, False),))
-        low_pass = torch.from_numpy(network.moved(stream, None).then(produce).dense())
+        low_pass = torch.from_numpy(network.total_map(stream, None).then(produce).dense())
         places = norms(network, stream)
         for place, name in zip(places, modules_of(network, places), strict=True):
-            match_norm_scale(network, place, seen.norms[name], low_pass)
+            match_norm_scale(network, place, measured.norms[name], low_pass)
 
 
 def input_axis(rule: Rule) -> tuple[int, tuple[Factor, ...]] | None:
@@ -239,19 +239,19 @@ def input_axis(rule: Rule) -> tuple[int, tuple[Factor, ...]] | None:
     return None
 
 
-def refit_readers(network: Network, seen: Mapping[str, Moments], maps_of: MapsOf) -> None:
-    """Fit every matrix of `seen` to what the low-pass leaves of its input.
+def refit_readers(network: Network, inputs: Mapping[str, Moments], maps_of: MapsOf) -> None:
+    """Fit every matrix of `inputs` to what the low-pass leaves of its input.
 
     A tied output embedding must stay equal to the input embedding. Only its bias is changed, by what the mean
     loses, mean - C^T R mean.
 
     Args:
-        seen: name of a matrix -> moments of its input, in the order and basis of the stored tensors.
+        inputs: name of a matrix -> moments of its input, in the order and basis of the stored tensors.
         maps_of: the maps R and C of the factors of an axis.
     """
     fitted: dict[tuple[int, bool], tuple[AxisMap, Tensor]] = {}  # queries, keys and values share one fit
-    sizes = [float(len(moments.mean)) ** 3 for moments in seen.values()]
-    for name, moments in progress.tracked(seen.items(), sizes, [f"fitting {name}" for name in seen]):
+    sizes = [float(len(moments.mean)) ** 3 for moments in inputs.values()]
+    for name, moments in progress.tracked(inputs.items(), sizes, [f"fitting {name}" for name in inputs]):
         place = network.places[name]
         axis = input_axis(place.rule)
         maps = maps_of(axis[1]) if axis else (identity(0), identity(0))
@@ -259,7 +259,7 @@ def refit_readers(network: Network, seen: Mapping[str, Moments], maps_of: MapsOf
         if axis is None or maps[0].is_identity or (name in network.tied and bias is None):
             continue
         dim, factors = axis
-        current = moments.mapped(_moved(network, factors, place.at))
+        current = moments.mapped(_total_matrix(network, factors, place.at))
         if name in network.tied:
             mean = current.mean
             lost = mean - torch.from_numpy(maps[1].dense().T @ maps[0].dense()) @ mean
@@ -275,13 +275,13 @@ def refit_readers(network: Network, seen: Mapping[str, Moments], maps_of: MapsOf
             network.edit(name, lambda x, through=through, dim=dim: through.apply(x, dim))  # type: ignore[misc]
 
 
-def match_norm_scale(network: Network, place: NormPlace, seen: Moments, low_pass: Tensor) -> None:
+def match_norm_scale(network: Network, place: NormPlace, moments: Moments, low_pass: Tensor) -> None:
     """Adjust the scale and shift of a norm that is not folded (post-norm) to a stream of fewer units.
 
     The kept units R x of a normalised stream x have a mean mu and a variance rho^2. The norm returns
     (R x - mu) / rho, so gamma <- rho gamma and beta <- beta + gamma mu give R x again.
     """
-    units = seen.mapped(low_pass)
+    units = moments.mapped(low_pass)
     second = units.uncentred().covariance
     mean = float(units.mean.mean())
     rho = float((second.trace() / len(second) - second.mean()).clamp_min(0).sqrt())
@@ -292,24 +292,24 @@ def match_norm_scale(network: Network, place: NormPlace, seen: Moments, low_pass
     place.set_gamma(network, lambda x: x * rho)
 
 
-def _fit(seen: Moments, kept: AxisMap, dual: AxisMap) -> tuple[AxisMap, Tensor]:
+def _fit(moments: Moments, produce: AxisMap, consume: AxisMap) -> tuple[AxisMap, Tensor]:
     """The map of a read axis, W -> W A R, and the mean that the bias must add, mean - A R mean."""
-    low_pass = torch.from_numpy(kept.dense())  # (target, source): R
-    cross = seen.covariance @ low_pass.T  # (source, target)
+    low_pass = torch.from_numpy(produce.dense())  # (target, source): R
+    cross = moments.covariance @ low_pass.T  # (source, target)
     within = low_pass @ cross  # (target, target)
-    scarcity = FEW * len(within) / seen.tokens if seen.tokens else 0.0
+    scarcity = FEW * len(within) / moments.tokens if moments.tokens else 0.0
     ridge = (RIDGE + scarcity) * within.diagonal().mean().clamp_min(1e-300) * torch.eye(len(within), dtype=within.dtype)
     read = torch.linalg.solve(
-        within + ridge, (cross + torch.from_numpy(dual.dense()).T @ ridge).T
+        within + ridge, (cross + torch.from_numpy(consume.dense()).T @ ridge).T
     )  # (target, source): A^T
-    through = AxisMap(kept.source, kept.target, (Matrix(read.numpy()),)).then(kept.transposed())
-    return through, seen.mean - read.T @ (low_pass @ seen.mean)
+    through = AxisMap(produce.source, produce.target, (Matrix(read.numpy()),)).then(produce.transposed())
+    return through, moments.mean - read.T @ (low_pass @ moments.mean)
 
 
-def _moved(network: Network, factors: tuple[Factor, ...], at: At) -> Tensor:
+def _total_matrix(network: Network, factors: tuple[Factor, ...], at: At) -> Tensor:
     """The matrix from the stored order or basis of an axis to the one after the edits so far."""
     matrix = np.ones((1, 1))
     for factor in factors:
         length = network.sizes[factor.role] if factor.role else factor.size
-        matrix = np.kron(matrix, network.moved(factor.role, at).dense() if factor.role else np.eye(length or 1))
+        matrix = np.kron(matrix, network.total_map(factor.role, at).dense() if factor.role else np.eye(length or 1))
     return torch.from_numpy(matrix)

@@ -73,12 +73,12 @@ class Network(Mapping[str, Tensor]):
 
     Example:
         `network.map_role("ffn", swap, ("layer", 0))` swaps the MLP units of layer 0 in every tensor that
-        writes or reads them; the network computes what it did before.
+        writes or reads them; the network's outputs do not change.
 
     Args:
         adapter: the architecture.
         sizes: role -> length.
-        tensors: name -> tensor; a tied tensor stands under all of its names.
+        tensors: name -> tensor; a tied tensor is found under all of its names.
         places: name -> its place in the network.
         tied: names of tensors that the target keeps equal to another one.
         wide: all tensors are returned in float64, for weights whose products exceed float32.
@@ -150,7 +150,7 @@ class Network(Mapping[str, Tensor]):
         A permutation or rotation on both sides does not change the function.
         """
         self._moves.append((role, at, axis_map))
-        for name, place in self.having(role, at):
+        for name, place in self.tensors_with(role, at):
             maps = self._maps(place.rule, {role: axis_map}, {role: axis_map})
             self.edit(name, lambda x, maps=maps: apply(x, maps))  # type: ignore[misc]
 
@@ -159,7 +159,7 @@ class Network(Mapping[str, Tensor]):
         for role, at, axis_map in other._moves[other._inherited :]:
             self.map_role(role, axis_map, at)
 
-    def moved(self, role: str, at: At) -> AxisMap:
+    def total_map(self, role: str, at: At) -> AxisMap:
         """The product of all calls of `map_role` on an axis: from the stored order or basis to the present one."""
         total = identity(self.sizes[role] or 0)
         for moved_role, place, axis_map in self._moves:
@@ -189,13 +189,13 @@ class Network(Mapping[str, Tensor]):
         return range(self.length(stack))
 
     @property
-    def everywhere(self) -> list[tuple[str, int]]:
+    def all_layers(self) -> list[tuple[str, int]]:
         """All layers of all stacks."""
         return [(stack, layer) for stack in self.roles.depths for layer in self.layers(stack)]
 
     def stacks_of(self, role: str) -> list[str]:
         """The stacks whose layers have tensors with an axis of `role`."""
-        return [stack for stack in self.roles.depths if any(True for _ in self.having(role, (stack, 0)))]
+        return [stack for stack in self.roles.depths if any(True for _ in self.tensors_with(role, (stack, 0)))]
 
     def find(self, template: str, layer: int | None = None) -> str | None:
         """The name of the tensor with this template and layer; None if the checkpoint has none."""
@@ -205,7 +205,7 @@ class Network(Mapping[str, Tensor]):
         """The number of entries of a tensor, without computing it."""
         return self._tensors[name].numel()
 
-    def having(self, role: str, at: At = None) -> Iterator[tuple[str, Place]]:
+    def tensors_with(self, role: str, at: At = None) -> Iterator[tuple[str, Place]]:
         """Tensors with an axis of `role`; with a layer given, only that layer's."""
         for name, place in self._of_layer.get(at, ()):
             if role in place.rule.roles:
@@ -261,14 +261,14 @@ class Network(Mapping[str, Tensor]):
             blocks.append(Block(out, stream, segment, own_writers))
         return blocks
 
-    def written(self, block: Block) -> tuple[Tensor, Tensor]:
+    def out_matrix(self, block: Block) -> tuple[Tensor, Tensor]:
         """The matrix of a block that adds onto the stream, as (stream, units), and its bias."""
         weight = self.units(block.out, block.segment[-1].role).T
         place = self.places[block.out]
         bias = self.find(f"{place.stem}.bias", place.layer)
         return weight, self[bias].to(self.dtype) if bias else weight.new_zeros(len(weight))
 
-    def writing(self, name: str, role: str) -> tuple[Tensor, Tensor]:
+    def writer_matrix(self, name: str, role: str) -> tuple[Tensor, Tensor]:
         """A matrix that writes `role`, as (units, what it reads), and its bias."""
         place = self.places[name]
         weight = self.units(name, role)
@@ -380,7 +380,7 @@ def norms(network: Network, stream: str = "") -> list[NormPlace]:
         stream: only the norms of this residual stream; empty for all.
     """
     stacks = [(norm, _depth(norm)) for norm in network.adapter.norms]
-    places = [NormPlace(norm, at) for at in network.everywhere for norm, stack in stacks if stack == at[0]]
+    places = [NormPlace(norm, at) for at in network.all_layers for norm, stack in stacks if stack == at[0]]
     places += [NormPlace(norm, None) for norm, stack in stacks if not stack]
     named = [(place, name) for place in places for name in [place.part(network, "weight")] if name]
     return [place for place, name in named if not stream or stream_of(network, name) == stream]
@@ -403,12 +403,12 @@ def is_foldable(network: Network, place: NormPlace) -> bool:
     return bool(weights) and not any(name in network.tied for name, _ in weights)
 
 
-def read_by(network: Network, place: NormPlace) -> set[str]:
+def readers_of(network: Network, place: NormPlace) -> set[str]:
     """The matrices that read a norm's output."""
     return {weight for weight, _ in _readers(network, place)}
 
 
-def behind(network: Network, place: NormPlace) -> list[str]:
+def folded_readers(network: Network, place: NormPlace) -> list[str]:
     """The matrices that read a norm's output if the norm can be folded, else none."""
     return [weight for weight, _ in _readers(network, place)] if is_foldable(network, place) else []
 

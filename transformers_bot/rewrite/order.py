@@ -228,7 +228,7 @@ def add_grams(total: Tensor, network: Network, role: str, at: At, kept: KeptLaye
         total: the sum, on and above the diagonal. Rounding makes copies differ by less than one of `STEPS`.
         kept: the layers whose matrices count if `at` is None; None for all.
     """
-    tensors = list(network.having(role, at))
+    tensors = list(network.tensors_with(role, at))
     for name, place in progress.tracked(tensors, [float(network.numel(name)) for name, _ in tensors]):
         if place.rule.maps and is_kept(place, kept):
             for _, units in network.along(name, role):
@@ -243,7 +243,7 @@ def matching_order(network: Network, role: str, stack: str, first: int, layer: i
     """The order of a layer's units in which each has the place of the most similar unit of the first layer."""
     length = network.length(role)
     cross, squares = torch.zeros(length, length, dtype=network.dtype), torch.zeros(2, length, dtype=torch.float64)
-    for name, place in network.having(role, (stack, layer)):
+    for name, place in network.tensors_with(role, (stack, layer)):
         reference = network.find(place.template, first)
         if place.rule.maps and reference is not None:
             for (_, theirs), (_, own) in zip(network.along(reference, role), network.along(name, role), strict=True):
@@ -297,10 +297,10 @@ def strength(network: Network, role: str, at: At) -> Tensor:
         if not block.reads(role):
             continue
         entries = block.segment[-1].role
-        outs, _ = network.written(block)
+        outs, _ = network.out_matrix(block)
         outs = outs.reshape(len(outs), count, -1)  # (stream, units, entries)
         for name in block.writers:
-            reads, _ = network.writing(name, entries)
+            reads, _ = network.writer_matrix(name, entries)
             reads = reads.reshape(count, -1, reads.shape[1])  # (units, entries, what they read)
             # |O V|^2 = tr(O^T O V V^T), where both factors are small: (entries, entries)
             squares = [product(outs[:, i].T, outs[:, i].T) * product(reads[i], reads[i]) for i in range(count)]

@@ -20,7 +20,18 @@ from transformers.activations import ACT2FN
 from ..architectures.adapter import Adapter
 from ..console import progress
 from ..ops.blocks import add_gram, aligned, gram, mirrored, product, times
-from .network import Block, KeptLayers, Network, NormPlace, OutOfRange, Place, behind, is_kept, norms, read_by
+from .network import (
+    Block,
+    KeptLayers,
+    Network,
+    NormPlace,
+    OutOfRange,
+    Place,
+    folded_readers,
+    is_kept,
+    norms,
+    readers_of,
+)
 
 # Attention averages values over tokens, which removes most of their variance. The value is assumed, not fitted.
 ATTENTION_SHARE = 0.25
@@ -69,7 +80,7 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class Seen:
+class InputMoments:
     """What was measured while a source ran on a few batches.
 
     Attributes:
@@ -88,7 +99,7 @@ class Opened:
     network: Network
     model: nn.Module
     calibration: Batches | None = None
-    seen: Seen | None = None
+    moments: InputMoments | None = None
 
 
 def to_principal_basis(
@@ -111,8 +122,11 @@ def to_principal_basis(
     counted = [is_kept(place, kept_layers) for place in places]
     low_band, shares = _principal(opened, stream, places, counted, low_pass)
     weights = {place: _weight(network, place) for place in places}
-    seen = [] if opened.seen is None else list(zip(places, _norm_moments(network, opened.seen, places), strict=True))
-    inputs = {name: _after(network, place, moments) for place, moments in seen for name in behind(network, place)}
+    measured: dict[NormPlace, Moments] = {}
+    if opened.moments is not None:
+        measured = dict(zip(places, _norm_moments(network, opened.moments, places), strict=True))
+    readers = ((name, place) for place in measured for name in folded_readers(network, place))
+    inputs = {name: _after(network, place, measured[place]) for name, place in readers}
     squares = low_band.square()
     for place, share, counts in zip(places, shares, counted, strict=True):
         if counts:
@@ -173,12 +187,12 @@ def events(network: Network, stream: str) -> Iterator[Event]:
     Norms that no block of their layer reads come at the end of the layer, norms outside of the layers at the end.
     """
     places = norms(network, stream)
-    for at in network.everywhere:
+    for at in network.all_layers:
         waiting = [place for place in places if place.at == at]
         for block in network.blocks(at):
             if block.stream != stream:
                 continue
-            before = [place for place in waiting if not read_by(network, place).isdisjoint(block.writers)]
+            before = [place for place in waiting if not readers_of(network, place).isdisjoint(block.writers)]
             waiting = [place for place in waiting if place not in before]
             yield from before
             yield block
@@ -290,7 +304,7 @@ def _projected(network: Network, block: Block, rows: Tensor, spreads: Iterator[T
     """P B of a block whose covariance is B B^T; the spreads of MLP units are known from the estimate."""
     if holds_entries(network, block):
         return _values(network, block).factor(rows)
-    return product(rows, network.written(block)[0].T) * next(spreads)
+    return product(rows, network.out_matrix(block)[0].T) * next(spreads)
 
 
 @dataclass(frozen=True)
@@ -313,7 +327,7 @@ def embedded_moments(network: Network, stream: str) -> Moments:
     """Moments of a stream in front of its first block: the sum of token, position and patch embeddings."""
     zero = torch.zeros(network.length(stream), dtype=torch.float64)
     moments = Moments(zero, torch.diag(zero))
-    for name, place in network.having(stream):
+    for name, place in network.tensors_with(stream):
         if place.layer is not None or network.reads_stream(place) or place.stem in network.adapter.norm_names:
             continue
         if place.rule.maps:  # (width, channel x row x column) of a patch
@@ -372,15 +386,15 @@ def added_by(network: Network, block: Block, activation: Callable[[Tensor], Tens
 
 def _values(network: Network, block: Block) -> Added:
     """Attention adds averages of values over tokens."""
-    out, bias = network.written(block)  # (width, heads * head_dim), (width,)
-    values, shift = network.writing(block.writers[0], block.segment[-1].role)  # (heads * head_dim, width), ...
+    out, bias = network.out_matrix(block)  # (width, heads * head_dim), (width,)
+    values, shift = network.writer_matrix(block.writers[0], block.segment[-1].role)  # (heads * head_dim, width), ...
     return Added(times(out, shift) + bias, out, ATTENTION_SHARE**0.5 * values)
 
 
 def _units(network: Network, block: Block, activation: Callable[[Tensor], Tensor]) -> Added:
     """MLP units are taken as independent; their mean and standard deviation are integrals over a normal variable."""
-    out, bias = network.written(block)
-    units, shift = network.writing(block.writers[0], block.segment[-1].role)
+    out, bias = network.out_matrix(block)
+    units, shift = network.writer_matrix(block.writers[0], block.segment[-1].role)
     nodes, weights = (torch.from_numpy(x) for x in np.polynomial.hermite_e.hermegauss(16))
     weights = weights / weights.sum()
     inputs = shift[:, None] + units.square().sum(1).double().sqrt()[:, None] * nodes  # (units, nodes)
@@ -402,7 +416,7 @@ def _principal(
 ) -> tuple[Tensor, list[Tensor]]:
     """P for the mean second moments before the norms that are counted, and the share P keeps before each norm."""
     network = opened.network
-    if opened.seen is None:
+    if opened.moments is None:
         activation = _activation(network.adapter, opened.model.config)
         progress.expects(1)
         with progress.part("", 0.5):
@@ -412,7 +426,7 @@ def _principal(
         with progress.part("", 0.2):
             shares = kept_shares(network, stream, low_band, dropped, estimate)
             return low_band, list(progress.tracked(shares, [1.0] * len(places)))
-    seconds = [moments.uncentred().covariance for moments in _norm_moments(network, opened.seen, places)]
+    seconds = [moments.uncentred().covariance for moments in _norm_moments(network, opened.moments, places)]
     total = sum(
         (second for second, counts in zip(seconds, counted, strict=True) if counts),
         torch.zeros((), dtype=torch.float32),
@@ -421,9 +435,9 @@ def _principal(
     return low_band, [torch.trace(low_band @ second @ low_band.T).clamp_min(0) / len(second) for second in seconds]
 
 
-def _norm_moments(network: Network, seen: Seen, places: list[NormPlace]) -> list[Moments]:
+def _norm_moments(network: Network, measured: InputMoments, places: list[NormPlace]) -> list[Moments]:
     """The measured moments of what every norm normalises."""
-    return [seen.norms[name] for name in modules_of(network, places)]
+    return [measured.norms[name] for name in modules_of(network, places)]
 
 
 def modules_of(network: Network, places: list[NormPlace]) -> list[str]:

@@ -296,7 +296,7 @@ class _Walk:
         network = self.resize.tensors
         if not isinstance(network, Network):
             return x
-        maps = [network.moved(part.role, None) if part.role else identity(part.source) for part in flow]
+        maps = [network.total_map(part.role, None) if part.role else identity(part.source) for part in flow]
         return apply_axis(
             x, dim, tuple((axis_map,) for axis_map in maps), compute=torch.promote_types(x.dtype, torch.float32)
         )

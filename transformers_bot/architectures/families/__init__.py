@@ -1,4 +1,4 @@
-"""The architectures that are built in, a file of data each. A new one is one file and one word here."""
+"""The architectures that are built in, a file of data each. A new one is one file and one name here."""
 
 from .bert import BERT, ROBERTA
 from .gpt2 import GPT2
