@@ -521,7 +521,7 @@ class Adapter:
         return self.is_buffer(name) or any(re.fullmatch(pattern, name) for pattern in self.crossing)
 
 
-ADAPTERS: dict[str, Adapter] = {}  # model type -> adapter; `architectures` itself fills in those that are built in
+ADAPTERS: dict[str, Adapter] = {}  # by model type; the built-in ones are added in `architectures/__init__.py`
 
 
 def get(model_type: str) -> Adapter:

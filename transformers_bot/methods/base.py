@@ -1,4 +1,4 @@
-"""What methods share: the task, the protocol, and methods that are a pair of maps per role and a rule for depth.
+"""The base of all methods: the task, the protocol, methods given by a pair of maps per role and a rule for depth.
 
 Every rival of BoT whose formula is linear, `W_t = R_out W_s C_in^T`, is a subclass of `Linear`: it says how one
 axis is resized (`pair`) and which source layers make up which target layers (`depth`). Reading, splitting
@@ -331,9 +331,9 @@ def reads_of(
 
 
 def layers_read(depth: Depth, rule: Rule, layer: int, name: str) -> tuple[tuple[Read, ...], str]:
-    """The source layers that a target layer's tensor is a sum of, and a note."""
+    """The source layers whose weighted sum is a tensor of a target layer, and a note."""
     row = (depth.updates if rule.adds else depth.layers)[layer]
-    if not row.any():  # the tensor of an identity block is zero; the layer tells its shape
+    if not row.any():  # zero in an identity block; the layer is read for its shape only
         return (Read(name, int(np.argmax(np.abs(depth.layers[layer]))), 0.0),), "zero update"
     return tuple(Read(name, int(i), float(row[i])) for i in np.flatnonzero(row)), depth.label
 
@@ -399,7 +399,7 @@ def _only(task: Task, depth: bool) -> Task:
     return replace(task, target={**base, **{stack: other[stack] for stack in task.roles.of("depth")}})
 
 
-METHODS: dict[str, Callable[[Any], Method]] = {}  # by name; `methods` itself fills in those that are built in
+METHODS: dict[str, Callable[[Any], Method]] = {}  # by name; the built-in ones are added in `methods/__init__.py`
 
 
 def register(method: type[Linear]) -> type[Linear]:
@@ -439,7 +439,7 @@ def register(method: type[Linear]) -> type[Linear]:
 
 
 def _is_built_in(method: Callable[[Any], Method]) -> bool:
-    """Whether a method lies in this room: one that a user registers never does."""
+    """Whether a method is defined in this package; a method that a user registers is not."""
     return method.__module__.startswith(f"{__package__}.")
 
 

@@ -217,7 +217,7 @@ class BoT(Linear):
         if not factor.role:
             return maps.identity_pair(factor.size or 1)
         if not task.is_sized(factor.role):
-            return maps.identity_pair(-1)  # an axis whose length only the tensor knows is never resized
+            return maps.identity_pair(-1)  # an axis whose length no config gives is never resized
         return self.axis_pair(task, factor.role, *task.lengths(factor.role), None)
 
     def _score_gain(self, task: Task, role: str, reads: bool) -> float:
@@ -257,7 +257,7 @@ class BoT(Linear):
         return identity_blocks(source, target) if rule == "identity" else picked(source, target, rule)
 
     def depth_rule(self, task: Task, stack: str) -> str:
-        """The rule asked for, or the default of the direction and gain."""
+        """The rule of the options, or the default for direction and gain."""
         source, target = task.lengths(stack)
         rule = self.options.depth
         if rule == "auto":  # picked layers beat averaged ones (results/transfer-levers.md)

@@ -248,9 +248,9 @@ def _by_onednn(a: Tensor, b: Tensor) -> bool:
     return bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)  # type: ignore[no-untyped-call]
 
 
-FLOAT64_UP_TO = 1 << 16  # entries: up to here sums are taken in float64
-FAINT = 1e-30  # a mean square below which squares are too small for float32
-ROW, CACHED = 1 << 10, 1 << 18  # entries of a row and of a block
+FLOAT64_UP_TO = 1 << 16  # entries; sums of so few are computed in float64
+FAINT = 1e-30  # below this mean square, squares are too small for float32
+ROW, CACHED = 1 << 10, 1 << 18  # entries of a row, and of a block that fits into a core's cache
 
 
 @dataclass(frozen=True)
