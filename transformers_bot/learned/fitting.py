@@ -35,7 +35,7 @@ from .operators import Growth, LiGOOperator, MangoOperator, Operator, growth_of
 if TYPE_CHECKING:
     from ..request.signatures import SourceKeywords
 
-OPENING, WRITING = 2, 1  # their duration in steps, about, for the progress bar
+OPENING, WRITING = 2, 1  # for the progress bar: about as long as so many steps
 LEARNED = ("ligo", "mango")
 # Supplement C.5, for a batch of 256 (GPT-2: 512); other model types take BERT's.
 LEARNING_RATE = {"deit": 5e-4, "vit": 5e-4, "bert": 2e-4, "roberta": 2e-4, "gpt2": 1e-5}
@@ -279,7 +279,7 @@ class _Run:
 
     def train(self, batches: Iterable[Mapping[str, Any]], steps: int, lr: float, seed: int) -> None:
         optimizer = torch.optim.AdamW(self.operator.parameters(), lr=lr)
-        known: dict[Any, int] = {}  # operations by the shapes of a batch: equal shapes cost the same
+        known: dict[Any, int] = {}  # shapes of a batch -> operations, counted once for equal shapes
         with _training(self.model, seed):
             stream = _endless(batches)
             labels = [f"fitting the operator, step {step} of {steps}" for step in range(1, steps + 1)]
@@ -308,7 +308,7 @@ class _Run:
     def _gradients(self, batch: dict[str, Any]) -> float:
         grown = self.operator()
         tensors = {**grown, **_others(self.model, grown)}
-        output = functional_call(self.model, tensors, (), batch)  # torch 2.4 asks for both
+        output = functional_call(self.model, tensors, (), batch)  # torch 2.4 requires args and kwargs
         loss = output.get("loss") if isinstance(output, Mapping) else None
         if loss is None:
             raise BadOption(

@@ -452,11 +452,11 @@ def _activation(adapter: Adapter, config: Any) -> Callable[[Tensor], Tensor]:
     return function
 
 
-def _after(network: Network, place: NormPlace, seen: Moments) -> Moments:
+def _after(network: Network, place: NormPlace, moments: Moments) -> Moments:
     """Moments of a norm's output, from those of what it has normalised."""
     gamma, beta = _weight(network, place), place.part(network, "bias")
     shift = network[beta].double() if beta else torch.zeros_like(gamma)
-    return Moments(gamma * seen.mean + shift, gamma[:, None] * seen.covariance * gamma, seen.tokens)
+    return Moments(gamma * moments.mean + shift, gamma[:, None] * moments.covariance * gamma, moments.tokens)
 
 
 def _weight(network: Network, place: NormPlace) -> Tensor:
