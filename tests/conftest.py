@@ -3,6 +3,8 @@
 torch, transformers and what imports them is imported in functions: the process that hands tests to workers needs none.
 """
 
+import gc
+
 import pytest
 from _pytest.doctest import DoctestModule
 from coverings import mark_slow
@@ -12,6 +14,13 @@ from surroundings import loudness  # noqa: F401
 @pytest.hookimpl(tryfirst=True)  # before `-m` is looked at
 def pytest_collection_modifyitems(items):
     mark_slow(items)
+
+
+def pytest_collection_finish():
+    """What has been imported stays: looking through its million objects for garbage again and again takes time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -32,13 +32,11 @@ def covering(rows: Mapping[str, Mapping[str, object]], wanted: Sequence[Sequence
     while missing:
         # The most that is new; among equals the values that were used least, so that they mix; among equals the one
         # that its name picks, so that several tests of the same parameters run different cases.
+        gains = {name: len(combinations[name] & missing) for name in rows}
+        most = max(gains.values())
         best = max(
-            rows,
-            key=lambda name: (
-                len(combinations[name] & missing),
-                -sum(uses[pair] for pair in rows[name].items()),
-                crc32(name.encode()),
-            ),
+            (name for name, gain in gains.items() if gain == most),
+            key=lambda name: (-sum(uses[pair] for pair in rows[name].items()), crc32(name.encode())),
         )
         chosen.add(best)
         missing -= combinations[best]

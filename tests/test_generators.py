@@ -126,7 +126,7 @@ def test_no_entry_touches_a_generator(source, tmp_path, entry):
     ENTRIES[entry](source, tmp_path)
 
 
-@pytest.mark.covering(few=5)
+@pytest.mark.covering(few=3)
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"scratch"}))
 def test_no_method_touches_a_generator(source, method):

@@ -78,7 +78,7 @@ def by_command(folder, asked, sizes, out):
     return transformers.AutoConfig.from_pretrained(out / "made")
 
 
-@pytest.mark.covering(few=6)
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize("call", [by_keywords, by_config, by_plan_of_files, by_integration, by_command])
 @pytest.mark.parametrize("sizes", [{}, GROWN], ids=["own size", "grown"])
 @pytest.mark.parametrize("asked", CALLS.values(), ids=CALLS)

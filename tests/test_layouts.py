@@ -82,6 +82,7 @@ def test_old_layouts_give_the_same_result_and_save_todays_names(saved, tmp_path,
     assert keys_of(tmp_path / "out") == keys_of(tmp_path / "scratch")
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(
     ("factory", "family", "head", "body"),
     [

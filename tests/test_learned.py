@@ -93,7 +93,7 @@ def test_a_seed_decides_noise_and_dropout(trained):
     torch.testing.assert_close(torch.rand(1), after, rtol=0, atol=0)  # the caller's random state is left alone
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(
     ("family", "lr"), [("deit", 5e-4), ("vit", 5e-4), ("bert", 2e-4), ("roberta", 2e-4), ("gpt2", 1e-5)]
 )
@@ -164,7 +164,7 @@ def test_tied_and_untied_output_embeddings(tmp_path, tied, method):
     assert ("lm_head.weight" in fitted()) == (not tied)
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_is_computed_in_float32(tmp_path, dtype):
     folder, config, batch = gpt2(tmp_path, dtype=dtype)
@@ -183,6 +183,13 @@ def test_half_precision_is_computed_in_float32(tmp_path, dtype):
 # -- refusals -----------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def unfitted(tmp_path_factory):
+    """The same for calls that are refused, which leave the model as it is."""
+    folder, config, batch = gpt2(tmp_path_factory.mktemp("unfitted"))
+    return BoTModelForCausalLM.from_pretrained(folder, config=resized_config(config, **BIG), method="ligo"), batch
+
+
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
@@ -194,9 +201,9 @@ def test_half_precision_is_computed_in_float32(tmp_path, dtype):
         ({"rank": 1}, "rank=1 is Mango's: LiGO has no rank"),
     ],
 )
-def test_numbers_out_of_range(grown, keywords, message):
+def test_numbers_out_of_range(unfitted, keywords, message):
     with pytest.raises(BadOption, match=message):
-        transformers_bot.fit(grown[0], [grown[1]], **keywords)
+        transformers_bot.fit(unfitted[0], [unfitted[1]], **keywords)
 
 
 def test_a_rank_below_one(saved):
@@ -205,9 +212,9 @@ def test_a_rank_below_one(saved):
         transformers_bot.fit(model, [{}], rank=0)
 
 
-def test_an_unknown_keyword(grown):
+def test_an_unknown_keyword(unfitted):
     with pytest.raises(BadKeyword, match=r"fit has no keyword 'subfoldr'. Did you mean 'subfolder'\?"):
-        transformers_bot.fit(*grown, subfoldr="x")
+        transformers_bot.fit(*unfitted, subfoldr="x")
 
 
 @pytest.mark.parametrize(
@@ -223,8 +230,8 @@ def test_an_unknown_keyword(grown):
     ],
     ids=["empty", "one dict", "generator", "no labels"],
 )
-def test_batches_that_cannot_be_used(grown, batches, message):
-    model, batch = grown
+def test_batches_that_cannot_be_used(unfitted, batches, message):
+    model, batch = unfitted
     with pytest.raises(BadOption, match=message):
         transformers_bot.fit(model, batches(batch))
 

@@ -53,7 +53,7 @@ def same_parameters(one, two) -> bool:
 # -- defaults and provenance ----------------------------------------------------------------------
 
 
-@pytest.mark.covering
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("sizes", [HALF, ODD], ids=["half", "odd"])
 @pytest.mark.parametrize("family", PRE)
 def test_prenorm_models_shrink_in_the_principal_basis(saved, family, sizes):
@@ -64,7 +64,7 @@ def test_prenorm_models_shrink_in_the_principal_basis(saved, family, sizes):
     assert not same_parameters(model, shrink(saved, family, sizes, options={"basis": "plain", "order": "kept"}))
 
 
-@pytest.mark.covering
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("sizes", [HALF, ODD], ids=["half", "odd"])
 @pytest.mark.parametrize("family", POST)
 def test_postnorm_models_shrink_in_another_order(saved, family, sizes):
@@ -104,7 +104,7 @@ def test_the_options_in_the_provenance_make_the_same_model_again(saved, tmp_path
     assert bytes_of(shrink(saved, family, options=stored["options"]), tmp_path / "third") == bytes_first
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @each_family
 def test_the_plan_says_which_tensors_are_in_the_principal_basis(saved, family):
     head = HEAD[family]
@@ -247,7 +247,7 @@ SUBSPACE = {
 }
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(("family", "head", "changes", "sizes"), SUBSPACE.values(), ids=SUBSPACE)
 def test_a_stream_in_a_hidden_subspace_shrinks_without_loss(tmp_path, family, head, changes, sizes):
     # No two neighbours are alike in it: only its principal directions tell where the stream lies.
@@ -272,7 +272,7 @@ def test_a_stream_in_a_hidden_subspace_shrinks_without_loss(tmp_path, family, he
     assert all(float((plain[name] - x).abs().max()) > 0.05 * float(x.abs().max()) for name, x in expected.items())
 
 
-@pytest.mark.covering(few=3)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(
     ("role", "heads"), [("ffn", "whole"), ("heads", "whole"), ("heads", "filter"), ("hidden", "whole")]
 )

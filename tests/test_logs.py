@@ -61,6 +61,7 @@ def test_the_line_has_our_name_and_the_settings_of_transformers():
     assert dict(zip(SETUPS, said(*SETUPS), strict=True)) == SETUPS
 
 
+@pytest.mark.slow
 def test_the_environment_sets_how_much_is_shown():
     assert said("pass", TRANSFORMERS_VERBOSITY="error") == [BRIEF[2:]]
 

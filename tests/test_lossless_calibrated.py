@@ -12,7 +12,7 @@ HEADS = {
 }
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("options", [{}, {"order": "strongest"}], ids=["default", "strongest"])
 @pytest.mark.parametrize("hidden", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("family", HEADS)

@@ -100,7 +100,7 @@ def warned(caplog, monkeypatch):
     return caplog
 
 
-@pytest.mark.covering(few=3)
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize(("family", "head"), ALL_HEADS)
 def test_saved_and_reloaded_by_plain_transformers_without_a_word(saved, tmp_path, warned, family, head):
     folder, built = saved(family, head)
@@ -120,7 +120,7 @@ def test_saved_and_reloaded_by_plain_transformers_without_a_word(saved, tmp_path
     assert keys_of(tmp_path / "out") == keys_of(tmp_path / "scratch")
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_provenance_survives_a_reload(saved, tmp_path, family, head):
     folder, built = saved(family, head)
@@ -154,7 +154,7 @@ def test_generation_config_is_kept(tmp_path):
 # -- keywords -------------------------------------------------------------------------------------
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, "bfloat16", torch.float16, "float32"])
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_dtype_is_the_result_of_one_cast(saved, family, head, dtype):
@@ -185,7 +185,7 @@ def test_a_dtype_among_the_fields_is_that_of_the_result(saved, name):
         BoTModelForMaskedLM.from_pretrained(folder, config={**wanted, name: "bfloat99"})
 
 
-@pytest.mark.covering(few=3)
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 @pytest.mark.parametrize("kind", ["sharded", "variant", "subfolder", "local", "device_map", "bin"])
 def test_every_way_to_store_gives_the_same_result(saved, tmp_path, family, head, kind):
@@ -230,6 +230,7 @@ def test_three_ways_to_ask_for_a_size(saved, form):
     assert_same_tensors(model, expected)
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("options", [{"seed": 5}, BoTConfig(seed=5)])
 def test_the_seed_decides(saved, options):
     folder, built = saved("bert", "BertForMaskedLM")

@@ -111,6 +111,7 @@ def test_a_source_that_is_nothing_is_one_sentence_everywhere(tmp_path, name):
 # -- what a result is called ----------------------------------------------------------------------
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("place", ["name", "config"])
 def test_a_result_has_no_name_rather_than_a_wrong_one(gpt2, place):
     """An adapter (PEFT) or a card would name it as its base model."""

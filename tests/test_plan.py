@@ -108,7 +108,7 @@ def test_dropped_layers_are_named(family):
         assert "not part of" not in why, f"{name}: {why}"
 
 
-@pytest.mark.covering
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_print_merges_layers_and_totals(family, head, change):
@@ -212,7 +212,7 @@ TREATED = [(family, {}) for family in FAMILIES]
 TREATED += [(family, options) for family in ("bert", "gpt2") for options in ({"gain": "raw"}, WAVELET_DEPTH)]
 
 
-@pytest.mark.covering(few=5)
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize(("before", "after"), ODD.values(), ids=ODD)
 @pytest.mark.parametrize(("family", "options"), TREATED, ids=str)
 def test_odd_ratios_have_the_planned_shapes_and_finite_outputs(saved, family, before, after, options):

@@ -29,7 +29,7 @@ def tables(saved, family, options=None, **changes) -> tuple[torch.Tensor, torch.
     return built.model.state_dict()[TABLE[family]], target.state_dict()[TABLE[family]]
 
 
-@pytest.mark.covering(few=6)
+@pytest.mark.covering("family", "length")
 @pytest.mark.parametrize("length", [5, 12, 13, 30])
 @pytest.mark.parametrize("family", TEXT)
 def test_text_positions_are_kept_by_index(saved, family, length):
@@ -40,6 +40,7 @@ def test_text_positions_are_kept_by_index(saved, family, length):
     torch.testing.assert_close(after, before[places], rtol=0, atol=0)
 
 
+@pytest.mark.covering("family", "length")
 @pytest.mark.parametrize("length", [6, 24])
 @pytest.mark.parametrize("family", TEXT)
 def test_text_positions_are_interpolated_behind_the_fixed_rows(saved, family, length):
@@ -51,6 +52,7 @@ def test_text_positions_are_interpolated_behind_the_fixed_rows(saved, family, le
     torch.testing.assert_close(after[offset:], expected[0, :, 0].T, rtol=0, atol=1e-9)
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("family", TEXT)
 def test_more_positions_change_nothing_for_short_texts(saved, family):
     head, field = TEXT[family]
@@ -59,7 +61,7 @@ def test_more_positions_change_nothing_for_short_texts(saved, family):
     assert_same_outputs(outputs(target, built.inputs), outputs(built.model, built.inputs))
 
 
-@pytest.mark.covering(few=6)
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize("grid", [2, 5, 6])
 @pytest.mark.parametrize(("family", "special"), [("vit", 1), ("deit", 2)])
 @pytest.mark.parametrize("how", ["bicubic", "antialiased"])
@@ -78,7 +80,7 @@ def test_image_grids_are_interpolated_in_two_dimensions(saved, family, special, 
 IMAGES = [((48, 48), (28, 28)), ((28, 28), (44, 44)), ((40, 40), (20, 52)), ((36, 36), (24, 16)), ((20, 20), (12, 20))]
 
 
-@pytest.mark.covering(few=5)
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize(
     ("family", "special", "before", "after", "method"),
     [(*family, *sizes, "bot") for family in (("ViT", 1), ("DeiT", 2)) for sizes in IMAGES]
@@ -158,7 +160,7 @@ def test_every_tensor_and_every_seed_has_its_own_noise(saved, kind):
     torch.testing.assert_close(flat @ flat.T, torch.eye(len(drawn), dtype=torch.float64), rtol=0, atol=0.1)
 
 
-@pytest.mark.covering(few=4)
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize(("kind", "spread"), [("gaussian", 1.0), ("uniform", 3**-0.5)])
 @pytest.mark.parametrize("scale", [None, 0.25, 3.0])
 def test_contrasts_of_copies_are_as_large_as_asked(saved, kind, spread, scale):
@@ -185,6 +187,7 @@ def test_contrasts_of_copies_are_as_large_as_asked(saved, kind, spread, scale):
                 assert float(contrast.abs().max()) <= asked / spread * (1 + 1e-6), name
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("scale", [0.5, 2.0])
 def test_detail_scale_is_linear(saved, scale):
     folder, built = saved("bert", "BertForMaskedLM")

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from cards import recipe_in
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from transformers_bot import BadOption, BoTModelForCausalLM, Report, cli, fit, integration, resize_checkpoint, verify
 from transformers_bot.hub import provenance
@@ -78,14 +78,17 @@ def test_a_warning_that_names_the_source_calls_it_by_its_name(source, tmp_path):
     assert told(tmp_path / "out") == []
 
 
-@pytest.mark.parametrize(
-    "place", ["/homes/{}/x", "~/{}/x", "C:\\\\homes\\\\{}", "d:/homes/{}", "\\\\\\\\{}\\\\x", "file:///{}/x"]
-)
-def test_tokenizer_settings_of_earlier_versions_lose_the_places_that_they_name(source, tmp_path, place):
-    where = place.format(SECRETS[0])
-    paths = {"name_or_path": where, "tokenizer_file": where, "special_tokens_map_file": where, "image_dir": where}
+PLACES = ("/homes/{}/x", "~/{}/x", "C:\\\\homes\\\\{}", "d:/homes/{}", "\\\\\\\\{}\\\\x", "file:///{}/x")
+PATH_FIELDS = ("name_or_path", "tokenizer_file", "special_tokens_map_file", "image_dir")
+
+
+# Which place stands in which field: in the first turn each place and each field occurs, in all turns each pair.
+@pytest.mark.parametrize("turn", [0, *(pytest.param(turn, marks=pytest.mark.slow) for turn in range(1, len(PLACES)))])
+def test_tokenizer_settings_of_earlier_versions_lose_the_places_that_they_name(source, tmp_path, turn):
+    places = [place.format(SECRETS[0]) for place in (*PLACES[turn:], *PLACES[:turn])]
     kept = {"pad_token": "/", "sep_token": "~", "model_max_length": 12, "vocab_file": "vocab.json", "merges_file": None}
-    for name in ("tokenizer_config.json", "preprocessor_config.json"):
+    for name, first in (("tokenizer_config.json", 0), ("preprocessor_config.json", 2)):
+        paths = dict(zip(PATH_FIELDS, places[first:], strict=False))
         (source / name).write_text(json.dumps({**paths, **kept}))
     resize_checkpoint(source, tmp_path / "out", n_layer=1)
     assert told(tmp_path / "out") == []
@@ -112,8 +115,6 @@ def test_a_model_saved_from_memory_has_the_name(source, target, tmp_path):
 
 
 def test_integration_names_the_folder_too(source, target, tmp_path):
-    from transformers import AutoConfig
-
     with integration():
         model = AutoModelForCausalLM.from_pretrained(source, config=AutoConfig.from_pretrained(target))
     model.save_pretrained(tmp_path / "out")
@@ -220,6 +221,7 @@ def test_a_folder_of_the_hubs_cache_is_the_repository(source, tmp_path):
     assert verify(tmp_path / "out", source=cached).equal
 
 
+@pytest.mark.slow
 def test_a_folder_within_a_source_is_the_source(source, tmp_path):
     report = resize_checkpoint(
         tmp_path / "homes", tmp_path / "out", n_layer=3, subfolder="alice_realname/private_project/tiny-gpt2"
@@ -258,6 +260,7 @@ def claiming(source: Path, record: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"transformers_bot": record}))
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("kind", ["folder", "pipe"])
 def test_a_source_does_not_open_other_folders(source, tmp_path, kind):
     victim = tmp_path / "victim"
@@ -302,8 +305,13 @@ def test_a_claim_of_origin_is_told_as_one_and_goes_through_a_chain(source, tmp_p
         {"claimed_source": {"source": {}, "revision": COMMIT}},
     ],
 )
-def test_a_claim_that_is_none_is_left_out(source, tmp_path, record):
+def test_a_claim_that_is_none_is_left_out(source, record):
     claiming(source, record)
+    assert provenance.claimed_source(AutoConfig.from_pretrained(source)) is None
+
+
+def test_a_card_repeats_no_claim_that_is_none(source, tmp_path):
+    claiming(source, {"claimed_source": {"source": {}, "revision": COMMIT}})
     report = resize_checkpoint(source, tmp_path / "out", n_layer=3)
     assert report.provenance["claimed_source"] is None
     assert "claims" not in (tmp_path / "out/README.md").read_text()
@@ -312,6 +320,7 @@ def test_a_claim_that_is_none_is_left_out(source, tmp_path, record):
 # -- what needs the source again -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fit_knows_the_source_in_memory_and_asks_for_it_later(source, tmp_path, monkeypatch):
     batches = [{"input_ids": torch.tensor([[1, 2, 3]]), "labels": torch.tensor([[1, 2, 3]])}]
     monkeypatch.chdir(source.parent)

@@ -108,6 +108,7 @@ def test_a_folder_is_told_to_its_last_byte(bars, source, tmp_path):
     in_order([*OPENED, *REWRITTEN, "building the model", *ended], stages)
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("batches", [BATCHES, iter(BATCHES)], ids=["counted", "uncounted"])
 def test_calibration_moves_within_every_batch_and_every_fit(bars, source, batches):
     bot.BoTModelForCausalLM.from_pretrained(source, **SMALL, calibration=batches)
@@ -212,6 +213,7 @@ def test_our_own_muting_of_transformers_does_not_touch_it(bars, source):
 # -- how it ends -----------------------------------------------------------------------------------
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, MemoryError])
 def test_it_is_closed_and_taken_away_when_the_call_fails(bars, source, monkeypatch, error):
     def fails(*_args, **_keywords):
@@ -317,6 +319,7 @@ def test_a_screen_that_takes_no_more_ends_the_bar_alone(source, monkeypatch, cap
 # -- without effect --------------------------------------------------------------------------------
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("calibration", [None, BATCHES], ids=["weights", "calibrated"])
 def test_results_are_the_same_bits_with_and_without(bars, source, tmp_path, monkeypatch, calibration):
     bot.resize_checkpoint(source, tmp_path / "shown", **SMALL, calibration=calibration)

@@ -94,6 +94,7 @@ def test_a_source_that_changes_while_it_is_read_is_named(source, tmp_path, monke
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("change", CHANGES)
 def test_also_for_a_model_in_memory(source, monkeypatch, change):
     once(monkeypatch, resizing, "_order", lambda: CHANGES[change](source / "model.safetensors"), after=True)

@@ -203,7 +203,7 @@ def scaled(x: torch.Tensor, dim: int, factor: float) -> torch.Tensor:
     return torch.cat([x.narrow(dim, 0, 10), factor * x.narrow(dim, 10, 10)], dim)
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_units_that_others_tell_are_dropped_without_loss(tmp_path, monkeypatch, family):
     monkeypatch.setattr(calibration, "RIDGE", 1e-10)
@@ -219,7 +219,7 @@ def test_units_that_others_tell_are_dropped_without_loss(tmp_path, monkeypatch, 
     assert any(float((similar[name] - x).abs().max()) > 0.01 * float(x.abs().max()) for name, x in expected.items())
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_calibrated_models_stay_nearer_to_their_source(saved, family):
     head = HEAD[family]
@@ -234,7 +234,7 @@ def test_calibrated_models_stay_nearer_to_their_source(saved, family):
     assert distance(calibration=batches) < 0.9 * distance()
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(("family", "head"), ALL_HEADS)
 def test_every_head_shrinks_calibrated(saved, family, head):
     folder, built = saved(family, head, heads=4)
@@ -253,6 +253,7 @@ def test_an_untied_language_head_beside_choices_is_fitted(saved):
     assert not torch.equal(model.lm_head.weight, plain.lm_head.weight)
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_postnorm_models_keep_their_strongest_units(saved, family):
     head = HEAD[family]
@@ -286,7 +287,7 @@ def test_values_that_are_not_finite_are_refused_where_they_are(saved, family, ba
         resize(folder, resized_config(built.config, **HALF), HEAD[family], calibration=[batch])
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("order", ["auto", "strongest"])
 def test_the_order_of_a_sources_units_does_not_matter(tmp_path, family, order):
@@ -313,7 +314,7 @@ def test_the_order_of_a_sources_units_does_not_matter(tmp_path, family, order):
     assert_same_outputs(*found, 1e-8)
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_layers_that_do_most_are_kept(tmp_path, family):
     head = HEAD[family]

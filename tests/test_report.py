@@ -66,7 +66,7 @@ def hostile(report: Report) -> Report:
 # -- every parameter once -----------------------------------------------------------------------
 
 
-@pytest.mark.covering("family", "change")
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize(("family", "head"), ALL_HEADS)
 def test_every_parameter_of_the_result_is_in_exactly_one_row(family, head, change):

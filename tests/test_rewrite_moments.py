@@ -93,6 +93,7 @@ def test_of_a_long_table_some_entries_stand_for_all():  # and not the first ones
     torch.testing.assert_close(seen.trace(), every.trace(), rtol=0.1, atol=0)
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("activation", ["gelu_new", "relu"])
 def test_the_moments_of_mlp_units_are_those_of_normal_inputs(activation):
     built = dropped_blocks(build("gpt2", "GPT2LMHeadModel", layer=1, **UNTIED))

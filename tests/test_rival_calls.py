@@ -13,7 +13,7 @@ from transformers_bot import BadOption, BoTModelForCausalLM, BoTModelForMaskedLM
 # -- compositions -------------------------------------------------------------------------------------
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("depth", ["stack", "interpolate", "depth_upscale", "lemon", "fpi"])
 @pytest.mark.parametrize("widths", ["tile", "fpi", "aki", "lemon"])
 def test_a_composition_is_the_widths_and_then_the_depth(saved, tmp_path, widths, depth):

@@ -139,6 +139,7 @@ def test_fpi_copies_what_is_written_and_shares_what_is_read(saved):
     assert torch.equal(after[embedding], before[embedding][:, maps[0]["hidden"]])
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("sizes", [ADDED, {"hidden": 24, "heads": 6, "ffn": 40}], ids=str)
 def test_aki_takes_added_units_from_the_layer_above(saved, sizes):
     built, target = resized(saved, *BERT, "aki", {**sizes, "layer": 3})
@@ -180,7 +181,7 @@ LISTS = {
 }
 
 
-@pytest.mark.covering(few=5)
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize(("method", "layers"), LISTS, ids=str)
 @pytest.mark.parametrize(("family", "head", "stem"), [(*BERT, "bert.encoder.layer."), (*GPT2, "transformer.h.")])
 def test_layers_are_copies_of_these(saved, family, head, stem, method, layers):

@@ -39,6 +39,7 @@ FRONT = {
 }
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("sizes", FRONT.values(), ids=FRONT)
 def test_front_is_the_cosine_transform_of_the_stack(saved, sizes):
     built, target = resized(saved, *BERT, "front", sizes)

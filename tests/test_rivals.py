@@ -63,7 +63,7 @@ def epsilon(family: str) -> dict[str, float]:
 # -- what is kept -----------------------------------------------------------------------------------
 
 
-@pytest.mark.covering(few=6)
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize("method", ["tile", "fpi", "lemon"])
 @pytest.mark.parametrize("sizes", WIDTHS.values(), ids=WIDTHS)
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
@@ -72,7 +72,7 @@ def test_whole_multiples_of_width_keep_the_outputs(saved, family, head, sizes, m
     assert_same_outputs(logits(target, built.inputs), logits(built.model, built.inputs))
 
 
-@pytest.mark.covering(few=4)
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("method", ["tile", "fpi", "lemon"])
 @pytest.mark.parametrize(
     ("family", "head"),
@@ -103,7 +103,7 @@ LEMONS = {
 }
 
 
-@pytest.mark.covering(few=4)
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("sizes", LEMONS.values(), ids=LEMONS)
 @pytest.mark.parametrize(
     ("family", "head", "changes"),
@@ -119,6 +119,7 @@ def test_lemon_keeps_the_outputs_of_prenorm_models_at_any_ratio(saved, family, h
     assert_same_outputs(after, before)
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("sizes", [{"ffn": 33}, {"hidden": 36, "heads": 9, "ffn": 33}], ids=str)
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS[:2])
 def test_lemon_grows_the_mlp_of_postnorm_models_at_any_ratio(saved, family, head, sizes):
@@ -189,7 +190,7 @@ def test_a_plan_accounts_for_every_tensor(family, head, method):
         assert made.inherited == 1.0
 
 
-@pytest.mark.covering(few=5)
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize("method", COVERED)
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_every_method_runs_and_is_saved(saved, tmp_path, family, head, method):
@@ -219,7 +220,7 @@ def test_the_seed_decides_what_is_drawn(saved, method):
 # -- scratch ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("call", ["no config", "equal config", "fields", "another size"])
 def test_scratch_is_what_transformers_initialises(saved, call):
     folder, built = saved("gpt2", "GPT2LMHeadModel", dtype=torch.float32)

@@ -96,7 +96,7 @@ def test_the_longest_text_follows_the_positions(tmp_path):
 # -- readers --------------------------------------------------------------------------------------
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_a_dense_module_is_resized_as_any_reader_of_the_stream(tmp_path, method):
     """Against a head of the model itself, which reads the same stream: same weights, same result."""

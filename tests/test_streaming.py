@@ -36,7 +36,7 @@ def plain_fields(folder: Path) -> dict:
     return {key: value for key, value in fields.items() if key not in OURS}
 
 
-@pytest.mark.covering(few=4)
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
 @pytest.mark.parametrize("sizes", [SMALLER, LARGER], ids=["shrink", "grow"])
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)

@@ -51,15 +51,14 @@ def _fields(config, one):
     return {**{n: v for n, v in config.to_dict().items() if n != "model_type"}, **own, **pooler, **one.fields}
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.covering("ratio")
 @pytest.mark.parametrize("family", FAMILIES)
-def test_width_and_depth_go_one_way_and_heads_stay_as_wide(family):
-    config = source_of(family)
-    for ratio, sign in ((0.4, -1), (3.0, 1)):
-        for one in suggest(config, ratio=ratio):
-            assert sign * (one.sizes["layer"] - 6) >= 0
-            assert sign * (one.sizes["hidden"] - 48) >= 0
-            assert one.sizes["head_dim"] == 8
+@pytest.mark.parametrize(("ratio", "sign"), [(0.4, -1), (3.0, 1)])
+def test_width_and_depth_go_one_way_and_heads_stay_as_wide(family, ratio, sign):
+    for one in suggest(source_of(family), ratio=ratio):
+        assert sign * (one.sizes["layer"] - 6) >= 0
+        assert sign * (one.sizes["hidden"] - 48) >= 0
+        assert one.sizes["head_dim"] == 8
 
 
 def test_the_order_is_nearness_in_steps_and_then_cost():

@@ -25,7 +25,7 @@ resize_checkpoint = partial(transformers_bot.resize_checkpoint, record_path=True
 FACTORY_HEADS = [pair for pair in ALL_HEADS if pair[1] != "GPT2DoubleHeadsModel"]
 
 
-@pytest.mark.covering("family sizes")
+@pytest.mark.covering("family", "sizes")
 @pytest.mark.parametrize("sizes", [SMALLER, LARGER], ids=["shrink", "grow"])
 @pytest.mark.parametrize(("family", "head"), FACTORY_HEADS)
 def test_a_result_is_bit_equal(saved, tmp_path, family, head, sizes):
@@ -53,6 +53,7 @@ def test_options_are_in_the_record(saved, tmp_path, keywords):
     assert verify(tmp_path / "out").equal
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_a_model_that_was_saved_from_memory_is_verified_too(saved, tmp_path, family, head):
     source, built = saved(family, head)

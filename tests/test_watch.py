@@ -37,6 +37,7 @@ class Counted(Mapping):
         return len(self.tensors)
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("method", ["bot", "aki", "front", "lemon"])
 def test_results_are_bit_equal_and_nothing_is_read_more_often(method):
     model = source("gpt2", "GPT2LMHeadModel", dtype=torch.float32)
