@@ -75,6 +75,7 @@ def test_postnorm_models_shrink_in_another_order(saved, family, sizes):
     assert not same_parameters(model, shrink(saved, family, sizes, options={"order": "kept"}))
 
 
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize(
     ("family", "sizes", "options"),
     [
@@ -92,7 +93,7 @@ def test_the_basis_stays_plain_where_it_cannot_be_turned(saved, family, sizes, o
     assert made["basis"] == made["options"]["basis"] == "plain"
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @each_family
 def test_the_options_in_the_provenance_make_the_same_model_again(saved, tmp_path, family):
     first = shrink(saved, family)
@@ -299,7 +300,7 @@ def test_shuffled_copies_shrink_without_loss(tmp_path, family, head, role, heads
     assert any(float((kept[name] - x).abs().max()) > 0.01 * float(x.abs().max()) for name, x in expected.items())
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @each_family
 def test_half_precision_sources_shrink_to_the_same_model(tmp_path, family):
     head = HEAD[family]

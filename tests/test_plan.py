@@ -46,7 +46,7 @@ def assert_total(made, source, target) -> None:
         assert step.reason or step.action == "copy", step.target
 
 
-@pytest.mark.covering("head", "family change")
+@pytest.mark.covering("family", "change")
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize(("family", "head"), ALL_HEADS)
 def test_every_tensor_exactly_once(family, head, change):

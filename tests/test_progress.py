@@ -128,14 +128,14 @@ def test_importance_tells_of_its_batches(bars, source):
 
 def test_what_takes_long_moves_with_every_layer(bars, saved):
     """Counted, not timed: between two updates there is never more than a layer of a stage, or one tensor."""
-    folder, _ = saved("gpt2", "GPT2LMHeadModel", layer=12, hidden=16, heads=4, ffn=32)
-    bot.BoTModelForCausalLM.from_pretrained(folder, **{**SMALL, "n_layer": 6}, calibration=BATCHES)
+    folder, _ = saved("gpt2", "GPT2LMHeadModel", layer=6, hidden=16, heads=4, ffn=32)
+    bot.BoTModelForCausalLM.from_pretrained(folder, **{**SMALL, "n_layer": 3}, calibration=BATCHES)
     measured = the_one(bars)
     bars.clear()
-    bot.BoTModelForCausalLM.from_pretrained(folder, **{**SMALL, "n_layer": 6})
-    least = {"finding the order of MLP units": 6, "finding the order of heads": 6, "resizing transformer.h.": 6 * 12}
-    found = [(measured, {**least, "fitting transformer.h.": 12 * 4, "calibrating, batch 2": 12 * 6})]
-    for bar, counts in [*found, (the_one(bars), {**least, "finding the basis": 12 * 4})]:
+    bot.BoTModelForCausalLM.from_pretrained(folder, **{**SMALL, "n_layer": 3})
+    least = {"finding the order of MLP units": 3, "finding the order of heads": 3, "resizing transformer.h.": 3 * 12}
+    found = [(measured, {**least, "fitting transformer.h.": 6 * 4, "calibrating, batch 2": 6 * 6})]
+    for bar, counts in [*found, (the_one(bars), {**least, "finding the basis": 6 * 4})]:
         for words, count in counts.items():
             places = {place for place, said in bar.seen if said.startswith(words)}
             assert len(places) >= count, words

@@ -82,6 +82,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.covering("moment", "change")
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_source_that_changes_while_it_is_read_is_named(source, tmp_path, monkeypatch, moment, change):

@@ -5,6 +5,7 @@ Memory is the result plus the temporaries of one tensor, which the next one uses
 
 import contextlib
 import copy
+import functools
 import os
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 LEFT_OUT = 50  # names of left-out tensors in a record
 RELEASED = 128 << 20  # bytes of results after which freed memory is returned; more often costs page faults
+
+_version = functools.cache(metadata.version)  # which looks through every folder of `sys.path`
 
 
 def run_plan(
@@ -232,7 +235,7 @@ def provenance(resize: Resize) -> dict[str, Any]:
         "config": {**changed_fields(source, resize.config), **alone},
         **{key: getattr(keywords, key) for key in ("ignore_mismatched_sizes", "nonfinite", "strict", "allow_pickle")},
         "dtype": str(resize.dtype).removeprefix("torch."),
-        "versions": {package: metadata.version(package) for package in ("transformers", "torch", "pywavelets")}
+        "versions": {package: _version(package) for package in ("transformers", "torch", "pywavelets")}
         | {"transformers_bot": __version__},
     }
 
