@@ -202,6 +202,19 @@ INVALID = {
     "norms": ({"norms": (Norm("embeddings.layernorm"),)}, "'embeddings.layernorm', but no rule names"),
     "kind of norm": ({"norms": (Norm("embeddings.LayerNorm", kind="batch"),)}, "must be of kind 'layer' or 'rms'"),
     "readers": ({"norms": (Norm("vocab_layer_norm", ("vocab_out",)),)}, "'vocab_out', but no rule names"),
+    "undoes": ({"norms": (Norm("vocab_layer_norm", undoes="vocab_layernorm"),)}, "Did you mean 'vocab_layer_norm"),
+    "a reader of something else": ({"norms": (Norm("embeddings.LayerNorm", ("transformer.layer.{layer}.ffn.lin2",)),)},
+                                   "does not read hidden"),
+    "one text for names": ({"meaning": "activation"}, "meaning must be a tuple, got str"),
+    "one text for readers": ({"norms": (Norm("vocab_layer_norm", "vocab_projector"),)}, "must be a tuple of names"),
+    "derived": ({"derived": {"hiden_dim": lambda c: 4 * c.dim}}, "derived has 'hiden_dim', ... mean 'hidden_dim'"),
+    "only": ({"only": {"sinusoidal_pos_embd": False}}, "only has 'sinusoidal_pos_embd', which"),
+    "meaning": ({"meaning": ("activatoin",)}, "meaning has 'activatoin', which ... mean 'activation'"),
+    "activation": ({"activation": "hidden_act"}, "activation is 'hidden_act', which ... Did you mean 'activation'?"),
+    "epsilon": ({"epsilon": "eps"}, "epsilon is 'eps', which DistilBertConfig does not have"),
+    "gains": ({"gains": {"scores": float}}, "gains name 'scores', which is neither a role ... mean 'score'"),
+    "gain of no score": ({"gains": {"hidden": float}}, "gains name 'hidden', which is neither a role"),
+    "gain that is a number": ({"gains": {"score": 1.0}}, "'score' must have a function of the config"),
     "no layer": ({"rules": parse_rules("a.weight : hidden"), "norms": ()}, "no rule has {layer}"),
 }  # fmt: skip
 
@@ -225,6 +238,15 @@ def test_registering_refuses_fields_and_roles_that_do_not_exist(example):
             adapters.register(dataclasses.replace(adapter, roles=adapter.roles.with_(role)))
     with pytest.raises(BadOption, match=r"in divides is 'n_head', which .* Did you mean 'n_heads'"):
         adapters.register(dataclasses.replace(adapter, divides=(("n_head", "dim"),)))
+    for role, message in (
+        (Role("ffn", "stream", "hidden_dim"), "'ffn' is of kind 'stream', but only tensors inside of layers have it"),
+        (Role("groups", "unit", "n_heads"), "role 'groups' stands for nothing, because no rule has it"),
+        (Role("other_layer", "depth", "n_layers"), r"because no name has \{other_layer\}"),
+        (Role("head_dim", "entry", 4, within="hidden"), "is within 'hidden', whose kind is not 'unit'"),
+        (Role("layer", "depth", "n_layers", lists="kinds"), r"must be a tuple of names: \('kinds',\)"),
+    ):
+        with pytest.raises(BadOption, match=message):
+            adapters.register(dataclasses.replace(adapter, roles=adapter.roles.with_(role)))
     unknown = parse_rules("a.{layer}.weight : hiden")
     with pytest.raises(BadOption, match=r"role 'hiden', which roles does not have. Did you mean 'hidden'"):
         adapters.register(dataclasses.replace(adapter, rules=adapter.rules + unknown))
@@ -275,6 +297,25 @@ def test_a_file_that_is_no_adapter(tmp_path, text, error, message):
         adapters.load(path)
     with pytest.raises(BadOption, match=r"there is no adapter file '.*none\.py'"):
         adapters.load(tmp_path / "none.py")
+
+
+def test_lists_with_an_entry_per_layer_follow_the_layers(registered, source, tmp_path, monkeypatch):
+    """A layer keeps its kind wherever it goes; what a user gives stays."""
+    layer = dataclasses.replace(registered.roles["layer"], lists=("kinds",))
+    monkeypatch.setattr(DistilBertConfig, "kinds", None, raising=False)
+    adapters.register(dataclasses.replace(registered, roles=registered.roles.with_(layer)))
+    _, model = source
+    model.config.kinds = ["a", "b", "c"]
+    model.save_pretrained(tmp_path)
+    model.config.kinds = None
+
+    def kinds(layers: int, **keywords):
+        return BoTModelForMaskedLM.from_pretrained(tmp_path, n_layers=layers, **keywords).config.kinds
+
+    assert kinds(6, method="stack") == ["a", "b", "c", "a", "b", "c"]
+    assert kinds(6, method="interpolate") == ["a", "a", "b", "b", "c", "c"]
+    assert kinds(2) == ["a", "c"]
+    assert kinds(2, kinds=["x", "y"]) == ["x", "y"]
 
 
 def wider(adapter, tied: bool = True):

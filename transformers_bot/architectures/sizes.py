@@ -8,7 +8,7 @@ import copy
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from numbers import Integral
 from typing import Any
@@ -224,6 +224,7 @@ def rebuild(
             follows = name in known and name not in chosen and known[name] is not None and known[name] == rule(config)
             if follows:
                 fields[name] = rule(_with_fields(config, fields))
+        fields.update(_stretched_lists(adapter, known, chosen))
         for name in ("model_type", "transformers_version", "transformers_bot"):
             fields.pop(name, None)
         rebuilt = type(config)(**fields)
@@ -235,6 +236,31 @@ def rebuild(
         if problem := _wrong_type(str(error), fields):
             raise BadOption(f"{name} cannot be built with {problem}.") from None
         raise BadOption(f"{name} cannot be built with {brief(str(overrides))}: {brief(str(error))}") from None
+
+
+def _stretched_lists(adapter: Adapter, known: dict[str, Any], chosen: dict[str, Any]) -> dict[str, list[Any]]:
+    """The fields with one entry per layer, at a new number of layers, unless they are given, too."""
+    stacks = [role for role in map(adapter.roles.__getitem__, adapter.roles.depths) if role.field in chosen]
+    return {
+        name: stretched(known[name], chosen[role.field])
+        for role in stacks
+        for name in role.lists
+        if name not in chosen and follows_layers(known.get(name), known.get(role.field))
+    }
+
+
+def follows_layers(value: object, layers: object) -> bool:
+    """Whether the value of a config field is a list with one entry per layer."""
+    return isinstance(value, (list, tuple)) and len(value) == layers
+
+
+def stretched(entries: Sequence[Any], length: int) -> list[Any]:
+    """Entries repeated or left out evenly, as a first proposal: the method decides which layers there are.
+
+    >>> stretched(["full", "local"], 4)
+    ['full', 'full', 'local', 'local']
+    """
+    return [entries[i * len(entries) // length] for i in range(length)]
 
 
 def _wrong_type(message: str, fields: dict[str, Any]) -> str:

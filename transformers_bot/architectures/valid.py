@@ -1,14 +1,18 @@
 """Checks of an adapter when it is registered, so that its mistakes do not appear in the middle of a resize."""
 
+import difflib
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..errors import BadOption, suggest
-from .adapter import ADAPTERS, DEPTH, KINDS, Adapter, Norm, Role, Roles, Rule
+from .adapter import ADAPTERS, DEPTH, KINDS, RESIZED, Adapter, Norm, Role, Roles, Rule
 from .families import BUILT_IN
 
 FIELD_KINDS = ("depth", "stream")  # error messages name their config field
+MISSPELT = 0.85  # of letters in common: so similar to a field that is there, a name is not one of an older version
+LISTS = ("divides", "meaning", "inert", "checks", "crossing", "buffers", "norms")  # a lone text or function is no list
 
 
 def register(adapter: Adapter) -> Adapter:
@@ -49,8 +53,13 @@ def _problems(adapter: Adapter) -> Iterator[str]:
         yield f"norm must be 'pre' or 'post', got {adapter.norm!r}."
     if not adapter.rules or not all(isinstance(rule, Rule) for rule in adapter.rules):
         yield "rules must be what parse_rules() returns, and not empty."
+    for name in LISTS:
+        if not isinstance(getattr(adapter, name), (tuple, list)):
+            yield f"{name} must be a tuple, got {type(getattr(adapter, name)).__name__}. A comma makes one: (...,)."
     yield from _role_problems(adapter)
+    yield from _rule_problems(adapter)
     yield from _config_problems(adapter)
+    yield from _gain_problems(adapter)
     yield from _norm_problems(adapter)
 
 
@@ -73,9 +82,18 @@ def _role_problems(adapter: Adapter) -> Iterator[str]:
             yield f"the size of role {role.name!r} must be the name of a config field, got {role.size!r}."
         if role.kind in ("entry", "frequency") and not role.within:
             yield f"role {role.name!r} has no within=: entries are those of a unit, such as heads."
+        if role.within and role.within in roles and roles.kind(role.within) != "unit":
+            yield f"role {role.name!r} is within {role.within!r}, whose kind is not 'unit'."
+        if not isinstance(role.lists, (tuple, list)):
+            yield f"lists of role {role.name!r} must be a tuple of names: ({role.lists!r},)."
     for kind in ("depth", "stream", "unit"):
         if not roles.leading(kind):
             yield f"roles has none of kind {kind!r}, of which a transformer has at least one."
+
+
+def _rule_problems(adapter: Adapter) -> Iterator[str]:
+    """Problems of rules: unknown roles, roles that no rule has, and streams that leave no layer."""
+    roles = adapter.roles
     for rule in adapter.rules:
         unknown = [role for role in (*rule.roles, *filter(None, [rule.depth])) if role not in roles]
         if unknown:
@@ -83,6 +101,18 @@ def _role_problems(adapter: Adapter) -> Iterator[str]:
             yield f"rule {rule.text!r} has the role {unknown[0]!r}, which roles does not have.{hint}"
     if not any(rule.layered for rule in adapter.rules):
         yield "no rule has {layer} in its names, so that no tensor belongs to a layer."
+    used = {role for rule in adapter.rules for role in (*rule.roles, rule.depth)}
+    for name in roles.of(*RESIZED):
+        if name not in used and not roles.is_whole(name):
+            where = f"name has {{{name}}}" if roles.kind(name) == "depth" else "rule has it"
+            yield f"role {name!r} stands for nothing, because no {where}. Remove it, or write it into the rules."
+    for name in roles.streams:
+        members = roles.moved_with(name)
+        if all(rule.layered for rule in adapter.rules if set(members) & set(rule.roles)):
+            yield (
+                f"role {name!r} is of kind 'stream', but only tensors inside of layers have it: a residual stream goes "
+                "through all layers, from the embeddings on. What each layer has of its own is of kind 'unit'."
+            )
 
 
 def _config_problems(adapter: Adapter) -> Iterator[str]:
@@ -93,16 +123,51 @@ def _config_problems(adapter: Adapter) -> Iterator[str]:
         yield f"transformers has no such model type.{hint} A new one is made known by AutoConfig.register."
         return
     default = CONFIG_MAPPING[adapter.model_type]()
-    fields = {field: f"the size of role {role.name!r}" for role in adapter.roles.values() for field in _fields(role)}
-    fields |= {field: "in divides" for pair in adapter.divides for field in pair}
-    for field, where in fields.items():
+    known = [*default.to_dict(), *getattr(default, "attribute_map", {})]
+    for field, where in _present_fields(adapter):
         if not hasattr(default, field):
-            hint = suggest(field, default.to_dict())
+            hint = suggest(field, known)
+            if where == "activation":
+                functions = [name for name in known if "act" in name.split("_") or "activation" in name]
+                hint = f" Did you mean {' or '.join(map(repr, functions))}?" if functions else ""
+                hint += " If the config does not name the function, set activation=''."
             yield f"{where} is {field!r}, which {type(default).__name__} does not have.{hint}"
+    for field, where in older_fields(adapter, default):
+        if difflib.get_close_matches(field, known, n=1, cutoff=MISSPELT):
+            yield f"{where} has {field!r}, which {type(default).__name__} does not have.{suggest(field, known)}"
+
+
+def older_fields(adapter: Adapter, config: Any) -> list[tuple[str, str]]:
+    """Fields that this version's config lacks and older config files may have, and where an adapter names them."""
+    named = ((field, where) for where in ("derived", "only", "meaning") for field in getattr(adapter, where))
+    return [(field, where) for field, where in named if not hasattr(config, field)]
+
+
+def _present_fields(adapter: Adapter) -> Iterator[tuple[str, str]]:
+    """The config fields that an adapter reads, and where it names them."""
+    for role in adapter.roles.values():
+        yield from ((field, f"the size of role {role.name!r}") for field in _fields(role))
+    yield from ((field, "in divides") for pair in adapter.divides for field in pair)
+    for where in ("activation", "epsilon", "causal_flag", "depth_flag"):
+        yield from ((field, where) for field in [getattr(adapter, where)] if field)
 
 
 def _fields(role: Role) -> tuple[str, ...]:
     return ((role.size,) if isinstance(role.size, str) else ()) + role.lists
+
+
+def _gain_problems(adapter: Adapter) -> Iterator[str]:
+    """Problems of gains and derived fields: names that nothing has, and values that are no functions."""
+    for name, gain in (*adapter.gains.items(), *adapter.derived.items()):
+        if not callable(gain):
+            yield f"{name!r} must have a function of the config, such as lambda config: ..., got {gain!r}."
+    for name in adapter.gains:
+        if name not in adapter.scored and not _rules_of(adapter, name):
+            hint = suggest(name, [*adapter.scored, *_modules(adapter)])
+            yield (
+                f"gains name {name!r}, which is neither a role that scores sum over "
+                f"({', '.join(adapter.scored) or 'no rule has a ~'}) nor a module that a rule names.{hint}"
+            )
 
 
 def _norm_problems(adapter: Adapter) -> Iterator[str]:
@@ -113,7 +178,46 @@ def _norm_problems(adapter: Adapter) -> Iterator[str]:
             continue
         if norm.kind not in ("layer", "rms") or norm.gain not in ("w", "1+w"):
             yield f"norm {norm.name!r} must be of kind 'layer' or 'rms' and have the gain 'w' or '1+w'."
-        for name in (norm.name, norm.undoes, *norm.readers):
-            weight = re.sub(DEPTH, "0", name) + ".weight"
-            if name and not any(rule.match(weight)[0] for rule in adapter.rules):
-                yield f"norms name {name!r}, but no rule names {weight!r}."
+        if isinstance(norm.readers, str):
+            yield f"readers of norm {norm.name!r} must be a tuple of names: ({norm.readers!r},)."
+            continue
+        for name in filter(None, (norm.name, norm.undoes, *norm.readers)):
+            if not _rules_of(adapter, name):
+                hint = suggest(name, _modules(adapter))
+                yield f"norms name {name!r}, but no rule names {re.sub(DEPTH, '0', name)}.weight.{hint}"
+        yield from _reader_problems(adapter, norm)
+
+
+def _reader_problems(adapter: Adapter, norm: Norm) -> Iterator[str]:
+    """Matrices that are said to read a norm of the stream and whose rule does not read that stream."""
+    written = {adapter.roles.leader(role) for rule in _rules_of(adapter, norm.name) for role in rule.roles}
+    for reader in norm.readers if written & set(adapter.roles.streams) else ():
+        for rule in _rules_of(adapter, reader):
+            if written.isdisjoint(adapter.roles.leader(factor.role) for factor in rule.factors if factor.reads):
+                yield (
+                    f"norm {norm.name!r} names the reader {reader!r}, but its rule {' '.join(rule.text.split())!r} "
+                    f"does not read {' or '.join(sorted(written))}."
+                )
+
+
+def _rules_of(adapter: Adapter, module: str) -> list[Rule]:
+    """The rules of a module's weight."""
+    return [rule for rule in adapter.rules if rule.match(f"{re.sub(DEPTH, '0', module)}.weight")[0]]
+
+
+def _modules(adapter: Adapter) -> list[str]:
+    """The names of all modules with a weight, as an adapter writes them."""
+    names = (name.strip() for rule in adapter.rules for name in rule.names.split("|"))
+    every = (name for pattern in names for name in _alternatives(pattern))
+    return sorted({name.removesuffix(".weight") for name in every if name.endswith(".weight")})
+
+
+def _alternatives(pattern: str) -> Iterable[str]:
+    """The names that a pattern stands for, with the layer's number left open.
+
+    >>> list(_alternatives("h.{layer}.{fc,out}"))
+    ['h.{layer}.fc', 'h.{layer}.out']
+    """
+    parts = re.split(r"(\{[^{}]*\})", pattern)
+    choices = [part[1:-1].split(",") if "," in part and part.startswith("{") else [part] for part in parts]
+    return ("".join(choice) for choice in itertools.product(*choices))

@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from ..architectures.adapter import Adapter, At, Factor, Roles, Rule
-from ..architectures.sizes import cut_across
+from ..architectures.sizes import cut_across, follows_layers
 from ..architectures.user_file import names_of
 from ..errors import BadOption, IncompatibleModels, suggest
 from ..ops.axis_map import AxisMap, identity
@@ -193,7 +193,15 @@ class Linear(AsStored):
     # -- what is derived from it ----------------------------------------------------------------
 
     def config_fields(self, task: Task, config: Any) -> dict[str, Any]:
-        return {}
+        """The lists with one entry per layer: an entry goes where the layer goes."""
+        fields = {}
+        for stack in task.changes("depth"):
+            before, after = task.lengths(stack)
+            for name in task.roles[stack].lists:
+                entries: Any = getattr(config, name, None)
+                if follows_layers(entries, before):
+                    fields[name] = [entries[self.source_layer(task, stack, layer)] for layer in range(after)]
+        return fields
 
     def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe | Fresh:
         reads, note = self.reads(task, rule, layer, name)

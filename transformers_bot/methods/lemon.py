@@ -70,7 +70,8 @@ class Lemon(Linear):
     def config_fields(self, task: Task, config: Any) -> dict[str, Any]:
         share = _share(task)
         epsilon = task.adapter.epsilon
-        return {} if share == 1 or not epsilon else {epsilon: getattr(config, epsilon) * share}
+        lists = super().config_fields(task, config)
+        return lists if share == 1 or not epsilon else {**lists, epsilon: getattr(config, epsilon) * share}
 
     def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe | Fresh:
         recipe = super().recipe(task, rule, layer, name)

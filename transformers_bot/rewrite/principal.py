@@ -446,8 +446,8 @@ def modules_of(network: Network, places: list[NormPlace]) -> list[str]:
 
 
 def _activation(adapter: Adapter, config: Any) -> Callable[[Tensor], Tensor]:
-    """The activation function of MLP units."""
-    activation = getattr(config, adapter.activation)
+    """The activation function of MLP units; GELU, for the estimate, if the config does not name it."""
+    activation = getattr(config, adapter.activation) if adapter.activation else "gelu"
     function: Callable[[Tensor], Tensor] = ACT2FN[activation] if isinstance(activation, str) else activation
     return function
 

@@ -15,7 +15,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from .. import methods
 from ..architectures.adapter import Adapter, find_rule
 from ..architectures.inventory import class_in_mapping, inventory_of, named_class, own_class, predict, rules_of
-from ..architectures.sizes import without_crossing
+from ..architectures.sizes import stretched, without_crossing
 from ..compat import check_room, quiet, reuse
 from ..console import progress
 from ..console.progress import logger
@@ -388,8 +388,12 @@ def network_of(adapter: Adapter, source: Side, tensors: Mapping[str, torch.Tenso
 
 
 def _with_method_fields(task: Task, method: Method, source: Side, target: Side) -> PreTrainedConfig:
-    """The target config with the fields that the method sets."""
+    """The target config with the fields that the method sets; a list per layer that the caller gave stays."""
     method_fields = method.config_fields(task, source.config)
+    lists = [(name, stack) for stack in task.changes("depth") for name in task.roles[stack].lists]
+    for name, stack in ((name, stack) for name, stack in lists if name in method_fields):
+        if list(getattr(target.config, name)) != stretched(getattr(source.config, name), task.lengths(stack)[1]):
+            del method_fields[name]
     if not method_fields:
         return target.config
     config = copy.deepcopy(target.config)
