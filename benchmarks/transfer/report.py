@@ -66,13 +66,13 @@ def markdown(store: Store, found: list[Result]) -> str:
 
 
 def _overview(found: list[Result]) -> list[str]:
-    head = ["setting", "BoT", "BoT's best variant", "best rival", "BoT to the best rival", "paper", "goal"]
+    head = ["setting", "BoT", "BoT's best variant", "best rival", "BoT to the best rival", "paper"]
     lines = [_line(head), _line(["---"] * len(head))]
     for result in found:
         default, variant, rival = headline(result)
         cells = [result.setting.title, _saving(default) if default else ""]
         cells += [f"{row.method.name}: {_saving(row)}" if row else "" for row in (variant, rival)]
-        cells += [_against(result, default), _percent(result.setting.paper), _percent(result.setting.goal)]
+        cells += [_against(result, default), _percent(result.setting.paper)]
         lines.append(_line(cells))
     return lines
 
