@@ -111,6 +111,7 @@ HALF = {"n_layer": 1, "n_embd": 6, "n_head": 1}
 CALLS_OF_A_FAMILY = {
     "half": ("gpt2", "GPT2LMHeadModel", HALF),
     "half by a wavelet": ("gpt2", "GPT2LMHeadModel", {**HALF, "bot_config": {"wavelet": "db2", "depth": "wavelet"}}),
+    "half on batches": ("gpt2", "GPT2LMHeadModel", {**HALF, "calibration": [{"input_ids": torch.arange(6)[None]}]}),
     "twice": ("bert", "BertForMaskedLM", {"hidden_size": 24, "num_attention_heads": 6, "num_hidden_layers": 4}),
     "images": ("vit", "ViTForImageClassification", {"num_hidden_layers": 1, "intermediate_size": 8}),
 }

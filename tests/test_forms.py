@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from transformers_bot.methods.maps import dual
-from transformers_bot.methods.unseen import contrasts
+from transformers_bot.methods.maps import contrasts, dual
 from transformers_bot.ops import blocks
 from transformers_bot.ops.axis_map import Band, Stencil, Taps, Windows, banded
 from transformers_bot.ops.wavelets import analysis, analysis_map, synthesis, synthesis_map

@@ -11,8 +11,7 @@ from transformers import GPT2Config
 
 from transformers_bot import BadSize, plan
 from transformers_bot.methods import maps
-from transformers_bot.methods.maps import dual
-from transformers_bot.methods.unseen import contrasts, copied_from
+from transformers_bot.methods.maps import contrasts, copied_from, dual
 from transformers_bot.ops.axis_map import AxisMap
 
 CHILD = """

@@ -6,8 +6,7 @@ import torch
 from families import resize, resized_config
 
 from transformers_bot.architectures.adapter import parse_rules
-from transformers_bot.methods.maps import Pair, dual, identity_pair, whole_units
-from transformers_bot.methods.unseen import contrasts, copied_from, noise_maps
+from transformers_bot.methods.maps import Pair, contrasts, copied_from, dual, identity_pair, noise_maps, whole_units
 from transformers_bot.ops.axis_map import from_dense
 
 SIZES = [(6, 12), (6, 8), (12, 16), (5, 17), (7, 8), (1, 4)]

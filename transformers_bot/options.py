@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from .console.tables import html_table, page
 from .errors import BadKeyword, BadOption, suggest
-from .ops.wavelets import check_name
+from .ops.wavelets import NAMES, check_name
 
 CHOICES = {
     "gain": ("consistent", "raw"),
@@ -173,8 +173,8 @@ class BoTConfig:
         table = self.wavelet if isinstance(self.wavelet, Mapping) else {"default": self.wavelet}
         for role, wavelet in table.items():
             _check_choice("the role of wavelet", role, WAVELET_ROLES)
-            if wavelet != "auto":
-                check_name(wavelet)
+            if wavelet not in ("auto", *NAMES):
+                check_name(wavelet)  # raises, with the nearest name
         if isinstance(self.wavelet, Mapping):
             object.__setattr__(self, "wavelet", Wavelets(self.wavelet))
         scale = self.detail_scale

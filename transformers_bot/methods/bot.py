@@ -43,6 +43,7 @@ from .maps import (
     filtered,
     identity_blocks,
     kept_layers,
+    noise_maps,
     picked,
     repeated,
 )
@@ -58,7 +59,6 @@ from .prepare import (
     prepare,
     principal_pair,
 )
-from .unseen import noise_maps
 
 # The paper's best wavelet by validation loss (supplement Table 5). It does not state RoBERTa's and
 # DeiT's: RoBERTa takes BERT's here (the same blocks), ViT and DeiT take Haar.

@@ -30,20 +30,21 @@ from torch import Tensor
 from ..errors import BadOption, BadSize, suggest
 from .axis_map import AxisMap, Band, Matrix, apply_along, banded, remembered, split_places
 
+NAMES: tuple[str, ...] = tuple(pywt.wavelist(kind="discrete"))
 SQRT2 = math.sqrt(2.0)
 MAX_LENGTH = 2**31  # entries of one axis; only a mistyped level exceeds it
 
 
 def names() -> list[str]:
     """The names of all discrete wavelets of PyWavelets, in its order."""
-    return list(pywt.wavelist(kind="discrete"))
+    return list(NAMES)
 
 
 def check_name(name: object) -> str:
     """Return `name` if it is a discrete wavelet; raise `BadOption` with the nearest name if not."""
-    if isinstance(name, str) and name in names():
+    if isinstance(name, str) and name in NAMES:
         return name
-    hint = suggest(name, names())
+    hint = suggest(name, NAMES)
     raise BadOption(f"unknown wavelet {name!r}: it is none of PyWavelets' discrete wavelets.{hint}")
 
 
