@@ -1,4 +1,4 @@
-"""Results as JSON, on the disk whole or not at all."""
+"""Writes results as JSON, in one step."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Write `data` to `path`: a reader, or a run that is killed, sees the old file or the new one."""
+    """Write `data` to `path` in one step: readers see the old file or the new one, also if the run is killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, staged = tempfile.mkstemp(dir=path.parent, prefix=".results-", suffix=".json")
     try:

@@ -38,9 +38,9 @@ class Pixels:
         return (channels - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[:, None, None]
 
 
-def augmentation_options(made: argparse.ArgumentParser) -> None:
+def augmentation_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of augmentation; all are off by default except crops and flips."""
-    group = made.add_argument_group("augmentation")
+    group = parser.add_argument_group("augmentation")
     add(group, "crop-scale", type=float, default=0.08, metavar="SHARE",
         help="random crops cover at least this share of the image; 1 turns them off (default: 0.08)")  # fmt: skip
     add(group, "flip", type=float, help="probability of a horizontal flip (default: 0.5, and 0 for digits)")

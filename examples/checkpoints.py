@@ -1,4 +1,4 @@
-"""Which checkpoint of an interrupted run can be continued from."""
+"""Finds the checkpoint from which an interrupted run can continue."""
 
 import json
 import zipfile
@@ -13,8 +13,8 @@ logger = logging.get_logger("transformers." + __name__)
 def newest_whole_checkpoint(folder: Path, processes: int = 1) -> Path | None:
     """The `checkpoint-N` with the highest N that was written to its end, None if there is none.
 
-    A killed run may leave a folder with files missing or cut off; such a folder is passed over with
-    a warning, and training overwrites it when it reaches that step again.
+    A killed run may leave a folder with files missing or cut off; such a folder is skipped with a
+    warning, and training overwrites it when it reaches that step again.
     """
     numbered = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
     for path in sorted(numbered, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
@@ -26,7 +26,7 @@ def newest_whole_checkpoint(folder: Path, processes: int = 1) -> Path | None:
 
 
 def fault_of(checkpoint: Path, processes: int = 1) -> str | None:
-    """What is missing or cut off in a checkpoint of the Trainer, None if it is whole."""
+    """What is missing or cut off in a checkpoint of the Trainer, None if it is complete."""
     weights = sorted(checkpoint.glob("model*.safetensors"))
     if not weights:
         return "no model.safetensors"

@@ -84,9 +84,9 @@ TASKS = {
 }
 
 
-def glue_options(made: argparse.ArgumentParser) -> None:
+def glue_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which task is read and from where."""
-    group = made.add_argument_group("task")
+    group = parser.add_argument_group("task")
     add(group, "task", required=True, choices=sorted(TASKS), help="task of GLUE")
     add(group, "data-dir", type=Path, metavar="FOLDER", help="read FOLDER/CoLA/train.tsv and so on, also .tsv.xz "
         "(cola, mrpc, rte, sst2, stsb)")  # fmt: skip
@@ -116,11 +116,13 @@ def glue_examples(options: argparse.Namespace) -> tuple[list[Example], list[Exam
     train = _found(folder, task.files.train)
     if options.eval_split is None and not _there(folder, task.files.dev):
         logger.warning(f"{folder} has no dev file: evaluating on its test file.")
-        held = _found(folder, task.files.test)
+        evaluation = _found(folder, task.files.test)
     else:
-        held = _found(folder, task.files.test if options.eval_split == "test" else task.files.dev)
-    read = [[example for path in paths for example in _of_file(path, task, task.files)] for paths in (train, held)]
-    return read[0], read[1][: options.max_eval_examples]
+        evaluation = _found(folder, task.files.test if options.eval_split == "test" else task.files.dev)
+    examples = [
+        [example for path in paths for example in _of_file(path, task, task.files)] for paths in (train, evaluation)
+    ]
+    return examples[0], examples[1][: options.max_eval_examples]
 
 
 def glue_rows(examples: list[Example], task: Task, tokenizer: Any, seq_length: int) -> Rows:
@@ -135,23 +137,25 @@ def glue_rows(examples: list[Example], task: Task, tokenizer: Any, seq_length: i
 def _there(folder: Path, choices: Iterable[tuple[str, ...]]) -> list[Path] | None:
     for names in choices:
         forms = [[folder / f"{name}.tsv{end}" for end in ("", ".xz")] for name in names]
-        found = [next((path for path in paths if path.is_file()), None) for paths in forms]
-        if None not in found:
-            return [path for path in found if path is not None]
+        files = [next((path for path in paths if path.is_file()), None) for paths in forms]
+        if None not in files:
+            return [path for path in files if path is not None]
     return None
 
 
 def _found(folder: Path, choices: tuple[tuple[str, ...], ...]) -> list[Path]:
-    found = _there(folder, choices)
-    if found is None:
-        wanted = " or ".join(" + ".join(f"{name}.tsv" for name in names) for names in choices)
-        held = ", ".join(sorted(path.name for path in folder.glob("*.tsv*"))) or "no .tsv file"
-        raise BadOption(f"{folder} needs {wanted} (or .tsv.xz) and holds {held}: check --data-dir and --eval-split.")
-    return found
+    files = _there(folder, choices)
+    if files is None:
+        expected = " or ".join(" + ".join(f"{name}.tsv" for name in names) for names in choices)
+        present = ", ".join(sorted(path.name for path in folder.glob("*.tsv*"))) or "no .tsv file"
+        raise BadOption(
+            f"{folder} needs {expected} (or .tsv.xz) and holds {present}: check --data-dir and --eval-split."
+        )
+    return files
 
 
 def _of_file(path: Path, task: Task, files: Files) -> list[Example]:
-    """A file's examples; quotation marks are text, and a byte order mark is passed over."""
+    """A file's examples; quotation marks are text, and a byte order mark is skipped."""
     opened = lzma.open if path.suffix == ".xz" else open
     with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -171,17 +175,17 @@ def _of_file(path: Path, task: Task, files: Files) -> list[Example]:
     return examples
 
 
-def _target(written: str, task: Task, where: str) -> float:
+def _target(text: str, task: Task, where: str) -> float:
     """A label by its name or number, or a score."""
-    if written in task.labels:
-        return task.labels.index(written)
+    if text in task.labels:
+        return task.labels.index(text)
     try:
-        value = float(written)
+        value = float(text)
     except ValueError:
         value = -1.0
     if value < 0 or (task.labels and value not in range(len(task.labels))):
-        wanted = f"one of {', '.join(task.labels)} or its number" if task.labels else "a number of at least 0"
-        raise BadOption(f"{where}: label {written!r} is not {wanted}.")
+        expected = f"one of {', '.join(task.labels)} or its number" if task.labels else "a number of at least 0"
+        raise BadOption(f"{where}: label {text!r} is not {expected}.")
     return value
 
 
@@ -194,8 +198,8 @@ def _of_hub(options: argparse.Namespace, task: Task) -> tuple[list[Example], lis
         missing = [field for field in (*task.texts, "label") if field not in fields]
         if missing:
             raise BadOption(f"{options.dataset} has no field {missing[0]!r} in {options.task}, split {name}.")
-    train, held = ([_example(row, task) for row in splits[name]] for name in ("train", task.dev))
-    return train, held[: options.max_eval_examples]
+    train, evaluation = ([_example(row, task) for row in splits[name]] for name in ("train", task.dev))
+    return train, evaluation[: options.max_eval_examples]
 
 
 def _example(row: dict[str, Any], task: Task) -> Example:

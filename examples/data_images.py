@@ -34,9 +34,9 @@ class Labelled:
         return Labelled([self.images[i] for i in indices], [self.labels[i] for i in indices], self.names)
 
 
-def image_options(made: argparse.ArgumentParser) -> None:
+def image_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which images are read."""
-    group = made.add_argument_group("images")
+    group = parser.add_argument_group("images")
     add(group, "data", metavar="PATH", help="digits (8x8, from scikit-learn), a .parquet file or a folder of them "
         "with the columns image and label, or a folder with one subfolder of images for each class")  # fmt: skip
     add(group, "eval-data", metavar="PATH", help="the same, to evaluate on (default: a share of the other)")
@@ -45,7 +45,7 @@ def image_options(made: argparse.ArgumentParser) -> None:
     add(group, "image-column", default="image", help="field or column of the images (default: image)")
     add(group, "label-column", default="label", help="field or column of the class numbers (default: label)")
     add(group, "eval-share", type=float, default=0.1, metavar="SHARE",
-        help="share to hold out where there are no images to evaluate on (default: 0.1)")  # fmt: skip
+        help="share to hold out if there are no images to evaluate on (default: 0.1)")  # fmt: skip
     add(group, "max-eval-examples", type=int, help="evaluate on this many images at most (default: all)")
 
 
@@ -53,21 +53,23 @@ def labelled_images(options: argparse.Namespace) -> tuple[Labelled, Labelled]:
     """Images to train on and to evaluate on; a held-out share is the same whatever the --seed."""
     if (options.data is None) == (options.dataset is None):
         raise BadOption("give the images either as --data PATH or as --dataset NAME.")
-    held: Labelled | None
+    evaluation: Labelled | None
     if options.dataset:
-        train, held = _of_hub(options)
+        train, evaluation = _of_hub(options)
     else:
         train = read_images(options.data, options)
-        held = None if options.eval_data is None else read_images(options.eval_data, options)
+        evaluation = None if options.eval_data is None else read_images(options.eval_data, options)
     order = torch.randperm(len(train.images), generator=generator_for(0)).tolist()
-    if held is None:
+    if evaluation is None:
         count = max(1, round(options.eval_share * len(order)))
-        train, held = train.taken(order[count:]), train.taken(order[:count])
+        train, evaluation = train.taken(order[count:]), train.taken(order[:count])
     elif options.max_eval_examples:  # files are often sorted by class
-        held = held.taken(torch.randperm(len(held.images), generator=generator_for(0)).tolist())
-    if len(held.names) > len(train.names):
-        raise BadOption(f"there are {len(held.names)} classes to evaluate on and {len(train.names)} to train on.")
-    return train, held.taken(range(min(len(held.images), options.max_eval_examples or len(held.images))))
+        evaluation = evaluation.taken(torch.randperm(len(evaluation.images), generator=generator_for(0)).tolist())
+    if len(evaluation.names) > len(train.names):
+        raise BadOption(f"there are {len(evaluation.names)} classes to evaluate on and {len(train.names)} to train on.")
+    return train, evaluation.taken(
+        range(min(len(evaluation.images), options.max_eval_examples or len(evaluation.images)))
+    )
 
 
 def read_images(name: str, options: argparse.Namespace) -> Labelled:
@@ -80,10 +82,10 @@ def read_images(name: str, options: argparse.Namespace) -> Labelled:
     if name == "digits":
         return _digits()
     tables = [path] if path.suffix == ".parquet" else sorted(path.glob("*.parquet"))
-    read = _of_parquet(tables, options.image_column, options.label_column) if tables else _of_folders(path)
-    if not read.images:
+    images = _of_parquet(tables, options.image_column, options.label_column) if tables else _of_folders(path)
+    if not images.images:
         raise BadOption(f"{path} holds no images: give digits, a .parquet file, or a folder with one folder a class.")
-    return read
+    return images
 
 
 def _digits() -> Labelled:
@@ -91,9 +93,9 @@ def _digits() -> Labelled:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise BadOption("the digits come with scikit-learn: pip install scikit-learn.") from error
-    read = load_digits()
-    pixels = (read.images * (255 / 16)).round().astype(numpy.uint8)  # stored as 0 to 16
-    return Labelled([Image.fromarray(p) for p in pixels], [int(n) for n in read.target], [str(n) for n in range(10)])
+    digits = load_digits()
+    pixels = (digits.images * (255 / 16)).round().astype(numpy.uint8)  # stored as 0 to 16
+    return Labelled([Image.fromarray(p) for p in pixels], [int(n) for n in digits.target], [str(n) for n in range(10)])
 
 
 def _of_parquet(paths: list[Path], image: str, label: str) -> Labelled:
@@ -118,13 +120,13 @@ def _of_parquet(paths: list[Path], image: str, label: str) -> Labelled:
 
 def _of_folders(folder: Path) -> Labelled:
     names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    found = [
+    images = [
         (path, number)
         for number, name in enumerate(names)
         for path in sorted((folder / name).rglob("*"))
         if path.suffix.lower() in SUFFIXES
     ]
-    return Labelled([path for path, _ in found], [number for _, number in found], names)
+    return Labelled([path for path, _ in images], [number for _, number in images], names)
 
 
 def _of_hub(options: argparse.Namespace) -> tuple[Labelled, Labelled | None]:

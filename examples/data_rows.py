@@ -38,7 +38,7 @@ def collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 
 
 def padded(encoded: Any, tokenizer: Any) -> dict[str, torch.Tensor]:
-    """What a tokenizer gave for many texts, as tensors (rows, longest row), padded on the right.
+    """The output of a tokenizer for many texts, as tensors (rows, longest row), padded on the right.
 
     One length for all rows keeps the cost of every step the same, so that the log's FLOPs are exact.
     """
@@ -59,7 +59,7 @@ def pair_tokenizer(options: argparse.Namespace) -> Any:
     GPT-2's has neither a padding token nor a separator: its end-of-text token serves as both, after
     each text of a pair. GPT-2's classifier reads the last token that is not padding.
 
-    It gives `token_type_ids` to models that have an embedding for them only.
+    It gives `token_type_ids` only if the model has an embedding for them.
 
     Raises:
         BadOption: there is no end-of-text token either, or no model is named.
@@ -90,7 +90,7 @@ def pair_tokenizer(options: argparse.Namespace) -> Any:
 def _tells_segments(options: argparse.Namespace) -> bool:
     """Whether the model has an embedding of its own for the second text of a pair, as BERT has.
 
-    RoBERTa's only has one row, and GPT-2 would look the numbers up among its words.
+    RoBERTa's embedding has only one row, and GPT-2 would look the numbers up in its word embedding.
     """
     if options.config in configs.names():
         config = configs.get(options.config)

@@ -51,9 +51,9 @@ class Windows:
     nulls: torch.Tensor
 
 
-def squad_options(made: argparse.ArgumentParser) -> None:
+def squad_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which questions are read and how they are cut."""
-    group = made.add_argument_group("questions")
+    group = parser.add_argument_group("questions")
     add(group, "train-file", type=Path, metavar="FILE", help="SQuAD's JSON, v1.1 or v2.0, also .json.xz")
     add(group, "eval-file", type=Path, metavar="FILE", help="the same to evaluate on")
     add(group, "split-by-title", metavar="N/M", help="without --eval-file: train on the first N articles of the "
@@ -79,14 +79,14 @@ def squad_questions(options: argparse.Namespace) -> tuple[list[Question], list[Q
     if options.dataset is not None:
         if options.eval_file is not None or options.split_by_title is not None:
             raise BadOption("--dataset brings its own questions to evaluate on: leave the options of files out.")
-        train, held = _of_hub(options.dataset)
+        train, evaluation = _of_hub(options.dataset)
     elif (options.eval_file is None) == (options.split_by_title is None):
         raise BadOption("give either --eval-file FILE or --split-by-title N/M to say which questions to evaluate on.")
     elif options.eval_file is not None:
-        train, held = _of_file(options.train_file), _of_file(options.eval_file)
+        train, evaluation = _of_file(options.train_file), _of_file(options.eval_file)
     else:
-        train, held = _split(_of_file(options.train_file), options.split_by_title)
-    return train, held[: options.max_eval_examples]
+        train, evaluation = _split(_of_file(options.train_file), options.split_by_title)
+    return train, evaluation[: options.max_eval_examples]
 
 
 def _of_file(path: Path) -> list[Question]:

@@ -25,9 +25,9 @@ from transformers_bot.errors import BadOption
 PIECES = 1000  # pieces of text that are tokenised together
 
 
-def text_options(made: argparse.ArgumentParser, seq_length: int) -> None:
+def text_options(parser: argparse.ArgumentParser, seq_length: int) -> None:
     """Add the options that say which text is read and how it is cut."""
-    group = made.add_argument_group("text")
+    group = parser.add_argument_group("text")
     add(group, "train-file", nargs="+", metavar="FILE", help="text to train on: .txt or .tsv, also .xz or .gz; "
         "patterns such as 'books/*.txt' are allowed")  # fmt: skip
     add(group, "eval-file", nargs="+", metavar="FILE", help="text to evaluate on (default: a share of the other)")
@@ -38,7 +38,7 @@ def text_options(made: argparse.ArgumentParser, seq_length: int) -> None:
     add(group, "tokenizer", metavar="CHECKPOINT", help="hub id or folder of the tokenizer (default: the source's)")
     add(group, "seq-length", type=int, default=seq_length, help=f"tokens in one example (default: {seq_length})")
     add(group, "eval-share", type=float, default=0.05, metavar="SHARE",
-        help="share of the blocks to hold out where there is no text to evaluate on (default: 0.05)")  # fmt: skip
+        help="share of the blocks to hold out if there is no text to evaluate on (default: 0.05)")  # fmt: skip
     add(group, "max-eval-examples", type=int, help="evaluate on this many blocks at most (default: all)")
 
 
@@ -82,17 +82,17 @@ def text_blocks(
         raise BadOption("no text to train on: give --train-file FILE or --dataset NAME.")
     blocks = packed(train, tokenizer, options.seq_length, special)
     if evaluation is not None:
-        held = packed(evaluation, tokenizer, options.seq_length, special)
+        held_out = packed(evaluation, tokenizer, options.seq_length, special)
     else:  # the same blocks whatever the --seed, so that runs can be compared
         order = torch.randperm(len(blocks), generator=generator_for(0)).numpy()
         count = max(1, round(options.eval_share * len(blocks)))
-        held, blocks = blocks[numpy.sort(order[:count])], blocks[numpy.sort(order[count:])]
-    if not len(blocks) or not len(held):
+        held_out, blocks = blocks[numpy.sort(order[:count])], blocks[numpy.sort(order[count:])]
+    if not len(blocks) or not len(held_out):
         raise BadOption(
-            f"the text gives {len(blocks)} blocks of {options.seq_length} tokens to train on and {len(held)} to "
+            f"the text gives {len(blocks)} blocks of {options.seq_length} tokens to train on and {len(held_out)} to "
             "evaluate on, at least one each is needed: give more text or a smaller --seq-length."
         )
-    return Blocks(blocks), Blocks(held[: options.max_eval_examples])
+    return Blocks(blocks), Blocks(held_out[: options.max_eval_examples])
 
 
 def packed(

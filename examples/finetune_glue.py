@@ -74,11 +74,11 @@ def once(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    made = training.parser(__doc__)
-    glue_options(made)
-    add_seeds(made)
-    summary = run_seeds(made, GLUE, once)
-    for name in TASKS[made.parse_known_args()[0].task].metrics:
+    parser = training.parser(__doc__)
+    glue_options(parser)
+    add_seeds(parser)
+    summary = run_seeds(parser, GLUE, once)
+    for name in TASKS[parser.parse_known_args()[0].task].metrics:
         if "spread" in summary:
             mean, spread = summary["mean"][f"eval_{name}"], summary["spread"][f"eval_{name}"]
             print(f"{name} {mean:.4f} +- {spread:.4f} over seeds {summary['seeds']}")

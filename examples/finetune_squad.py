@@ -89,15 +89,15 @@ def once(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    made = training.parser(__doc__)
-    squad_options(made)
-    group = made.add_argument_group("answers")
+    parser = training.parser(__doc__)
+    squad_options(parser)
+    group = parser.add_argument_group("answers")
     training.add(group, "n-best", type=int, default=20, help="starts and ends that are combined (default: 20)")
     training.add(group, "max-answer-length", type=int, default=30, help="tokens of an answer at most (default: 30)")
     training.add(group, "null-threshold", type=float, default=0.0, help="v2.0: score above the best span's that "
         "makes \"no answer\" the answer (default: 0)")  # fmt: skip
-    add_seeds(made)
-    summary = run_seeds(made, SQUAD, once)
+    add_seeds(parser)
+    summary = run_seeds(parser, SQUAD, once)
     for name in ("exact_match", "f1"):
         if "spread" in summary:
             mean, spread = summary["mean"][f"eval_{name}"], summary["spread"][f"eval_{name}"]

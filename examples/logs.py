@@ -20,11 +20,11 @@ def write_log(path: Path, history: list[dict[str, float]]) -> None:
     rows: dict[int, dict[str, float]] = {}
     for entry in history:
         if "loss" in entry or "eval_loss" in entry:
-            named = {("train_loss" if name == "loss" else name): value for name, value in entry.items()}
-            rows.setdefault(int(entry["step"]), {}).update(named)
-    found = dict.fromkeys(name for row in rows.values() for name in row if not name.endswith(HIDDEN))
+            values = {("train_loss" if name == "loss" else name): value for name, value in entry.items()}
+            rows.setdefault(int(entry["step"]), {}).update(values)
+    names = dict.fromkeys(name for row in rows.values() for name in row if not name.endswith(HIDDEN))
     first = ["step", "epoch", "examples", "tokens", "train_loss", "eval_loss"]
-    columns = [name for name in first if name in found] + [name for name in found if name not in first]
+    columns = [name for name in first if name in names] + [name for name in names if name not in first]
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     table.writeheader()

@@ -37,16 +37,16 @@ TRAINING = (  # ours by the same name in TrainingArguments
 
 def parser(description: str) -> argparse.ArgumentParser:
     """An argument parser with the shared options; a script adds its own. Read it with `parse`."""
-    made = argparse.ArgumentParser(
+    argument_parser = argparse.ArgumentParser(
         description=description,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    _model_options(made.add_argument_group("model"))
-    _teacher_options(made.add_argument_group("distillation"))
-    _training_options(made.add_argument_group("training"))
-    return made
+    _model_options(argument_parser.add_argument_group("model"))
+    _teacher_options(argument_parser.add_argument_group("distillation"))
+    _training_options(argument_parser.add_argument_group("training"))
+    return argument_parser
 
 
 def add(group: Any, name: str, **settings: Any) -> None:
@@ -78,9 +78,14 @@ def _teacher_options(group: Any) -> None:
 
 
 def _training_options(group: Any) -> None:
-    add(group, "preset", metavar="NAME", help="a recipe of the paper; options given beside it win")
+    add(group, "preset", metavar="NAME", help="a recipe of the paper; options override it")
     add(group, "output-dir", required=True, help="folder for checkpoints, log.csv, summary.json and the final model")
-    add(group, "resume", action="store_true", help="go on from the newest whole checkpoint in --output-dir, if any")
+    add(
+        group,
+        "resume",
+        action="store_true",
+        help="continue from the newest complete checkpoint in --output-dir, if any",
+    )
     add(group, "batch-size", type=int, default=32, help="examples in one step, over all processes (default: 32)")
     add(group, "per-device-batch-size", type=int, help="examples at once on one device; the rest of the batch is "
         "gradient accumulation (default: batch size / processes)")  # fmt: skip
@@ -88,7 +93,7 @@ def _training_options(group: Any) -> None:
     add(group, "weight-decay", type=float, default=0.0, help="weight decay of AdamW (default: 0)")
     add(group, "warmup-steps", type=float, default=0, help="steps until the peak learning rate; below 1, the share")
     add(group, "lr-scheduler-type", default="linear", help="linear, cosine, constant, ... (default: linear)")
-    add(group, "max-steps", type=int, default=-1, help="number of optimizer steps; wins over epochs")
+    add(group, "max-steps", type=int, default=-1, help="number of optimizer steps; overrides epochs")
     add(group, "num-train-epochs", type=float, default=3.0, help="passes over the training data (default: 3)")
     add(group, "eval-steps", type=float, default=500, help="evaluate every so many steps (default: 500)")
     add(
@@ -106,11 +111,13 @@ def _training_options(group: Any) -> None:
     add(group, "fp16", action="store_true", help="mixed precision in float16")
 
 
-def parse(made: argparse.ArgumentParser, presets: Recipes, arguments: list[str] | None = None) -> argparse.Namespace:
+def parse(
+    argument_parser: argparse.ArgumentParser, presets: Recipes, arguments: list[str] | None = None
+) -> argparse.Namespace:
     """All options of a run: what the command line gives, else the preset, else the default.
 
     Returns:
-        The namespace of `made`, in which `set` and `bot_config` are dicts, `checkpoint` is the folder
+        The namespace of `argument_parser`, in which `set` and `bot_config` are dicts, `checkpoint` is the folder
         to resume from or None, and `arguments` is the finished `TrainingArguments`, gradient
         accumulation included.
 
@@ -118,14 +125,14 @@ def parse(made: argparse.ArgumentParser, presets: Recipes, arguments: list[str] 
         BadOption: a preset that does not exist; a batch that cannot be split; checkpoints in the
             output folder without --resume.
     """
-    defaults, rest = made.parse_known_args(arguments)
-    given = _given(vars(made.parse_known_args(arguments, _blank(vars(defaults)))[0]))
+    defaults, rest = argument_parser.parse_known_args(arguments)
+    call = _given(vars(argument_parser.parse_known_args(arguments, _blank(vars(defaults)))[0]))
     trainer_given = _training_fields(rest)
     recipe = _recipe(defaults.preset, presets)
-    if "num_train_epochs" in given and "max_steps" not in given:
+    if "num_train_epochs" in call and "max_steps" not in call:
         recipe = {**recipe, "max_steps": -1}
-    ours = {name: value for name, value in recipe.items() if name in vars(defaults)}
-    options = argparse.Namespace(**{**vars(defaults), **ours, **given})
+    own_fields = {name: value for name, value in recipe.items() if name in vars(defaults)}
+    options = argparse.Namespace(**{**vars(defaults), **own_fields, **call})
     options.set, options.bot_config = _pairs("--set", options.set), _pairs("--bot-config", options.bot_config)
     further = {name: value for name, value in recipe.items() if name not in vars(defaults)}
     options.arguments = _training_arguments(options, {**further, **trainer_given})
@@ -134,14 +141,14 @@ def parse(made: argparse.ArgumentParser, presets: Recipes, arguments: list[str] 
 
 
 def _training_fields(rest: list[str]) -> dict[str, Any]:
-    """What is left on the command line, as fields of TrainingArguments; argparse refuses the unknown."""
+    """The remaining arguments as fields of TrainingArguments; argparse refuses unknown ones."""
     reader = HfArgumentParser(TrainingArguments, allow_abbrev=False)
     names = [field.name for field in dataclasses.fields(TrainingArguments)]
     return _given(vars(reader.parse_args(rest, _blank(names))))
 
 
 def _blank(names: Iterable[str]) -> argparse.Namespace:
-    """A namespace in which argparse sets no default, so that `_given` sees what was really given."""
+    """A namespace in which argparse sets no defaults, so that `_given` returns only options that were given."""
     return argparse.Namespace(**dict.fromkeys(names))
 
 
@@ -157,18 +164,18 @@ def _recipe(name: str | None, presets: Recipes) -> dict[str, Any]:
     return presets[name]
 
 
-def _pairs(option: str, given: list[str] | None) -> dict[str, Any]:
+def _pairs(option: str, pairs: list[str] | None) -> dict[str, Any]:
     """`["a=1", "b=haar"]` as `{"a": 1, "b": "haar"}`; values are read as JSON where they are JSON."""
-    read: dict[str, Any] = {}
-    for pair in given or []:
+    values: dict[str, Any] = {}
+    for pair in pairs or []:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise BadOption(f"{option} {pair!r} is not of the form NAME=VALUE, as in {option} hidden_size=256.")
         try:
-            read[name] = json.loads(value)
+            values[name] = json.loads(value)
         except json.JSONDecodeError:  # a plain word
-            read[name] = value
-    return read
+            values[name] = value
+    return values
 
 
 def _training_arguments(options: argparse.Namespace, further: dict[str, Any]) -> TrainingArguments:
@@ -189,16 +196,16 @@ def _training_arguments(options: argparse.Namespace, further: dict[str, Any]) ->
             f"--num_processes {arguments.n_gpu}, or show it one with CUDA_VISIBLE_DEVICES=0."
         )
     processes = arguments.world_size
-    each = options.per_device_batch_size or options.batch_size // processes
-    if each < 1 or options.batch_size % (each * processes):
+    size = options.per_device_batch_size or options.batch_size // processes
+    if size < 1 or options.batch_size % (size * processes):
         raise BadOption(
-            f"--batch-size {options.batch_size} cannot be split over {processes} processes of {max(each, 1)} examples: "
+            f"--batch-size {options.batch_size} cannot be split over {processes} processes of {max(size, 1)} examples: "
             "choose a --per-device-batch-size that times the number of processes divides it."
         )
-    arguments.per_device_train_batch_size = each
-    arguments.gradient_accumulation_steps = options.batch_size // (each * processes)
+    arguments.per_device_train_batch_size = size
+    arguments.gradient_accumulation_steps = options.batch_size // (size * processes)
     if "per_device_eval_batch_size" not in further:
-        arguments.per_device_eval_batch_size = each
+        arguments.per_device_eval_batch_size = size
     return arguments
 
 
@@ -207,5 +214,7 @@ def _checkpoint(options: argparse.Namespace) -> Path | None:
     if options.resume:
         return newest_whole_checkpoint(folder, options.arguments.world_size)
     if any(folder.glob("checkpoint-*")):
-        raise BadOption(f"{folder} holds checkpoints of an earlier run: add --resume to go on, or name another folder.")
+        raise BadOption(
+            f"{folder} holds checkpoints of an earlier run: add --resume to continue, or name another folder."
+        )
     return None

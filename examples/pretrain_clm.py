@@ -28,14 +28,14 @@ def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
 
 
 def main() -> None:
-    made = training.parser(__doc__)
-    text_options(made, seq_length=1024)
-    training.add(made, "dropout", type=float, help="all dropout rates of the model (default: the config's)")
-    options = training.parse(made, CLM)
+    parser = training.parser(__doc__)
+    text_options(parser, seq_length=1024)
+    training.add(parser, "dropout", type=float, help="all dropout rates of the model (default: the config's)")
+    options = training.parse(parser, CLM)
 
     tokenizer = load_tokenizer(options)
-    train, held = text_blocks(options, tokenizer)
-    data = training.Data(train=train, evaluation=held, collate=collate, tokens=options.seq_length, shifted=True)
+    train, evaluation = text_blocks(options, tokenizer)
+    data = training.Data(train=train, evaluation=evaluation, collate=collate, tokens=options.seq_length, shifted=True)
     fields: dict[str, Any] = vocabulary(options, tokenizer)
     if not options.source:
         fields |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}

@@ -47,17 +47,17 @@ class Masking(DataCollatorForLanguageModeling):
 
 
 def main() -> None:
-    made = training.parser(__doc__)
-    text_options(made, seq_length=128)
-    training.add(made, "mlm-probability", type=float, default=0.15, help="share of masked tokens (default: 0.15)")
-    options = training.parse(made, MLM)
+    parser = training.parser(__doc__)
+    text_options(parser, seq_length=128)
+    training.add(parser, "mlm-probability", type=float, default=0.15, help="share of masked tokens (default: 0.15)")
+    options = training.parse(parser, MLM)
 
     tokenizer = load_tokenizer(options)
     special = ([tokenizer.cls_token_id], [tokenizer.sep_token_id])
-    train, held = text_blocks(options, tokenizer, special)
+    train, evaluation = text_blocks(options, tokenizer, special)
     data = training.Data(
         train=train,
-        evaluation=held,
+        evaluation=evaluation,
         collate=Masking(tokenizer, options.mlm_probability, options.seed),
         collate_evaluation=Masking(tokenizer, options.mlm_probability),
         tokens=options.seq_length,

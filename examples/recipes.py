@@ -1,8 +1,8 @@
 """The training recipes of the BoT paper's supplement as data: `--preset NAME` of each script.
 
 Keys are options of the scripts (batch_size is the global one, over all processes and accumulation
-steps) or fields of `transformers.TrainingArguments`. An option given on the command line wins.
-What a table leaves out is transformers' default.
+steps) or fields of `transformers.TrainingArguments`. Options on the command line override them.
+Settings that a table leaves out have transformers' defaults.
 """
 
 from typing import Any

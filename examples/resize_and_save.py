@@ -17,21 +17,24 @@ from transformers_bot.tools.demo import fetch_model
 def main() -> None:
     source = sys.argv[1] if len(sys.argv) > 1 else fetch_model()
     out = Path(sys.argv[2] if len(sys.argv) > 2 else "resized")
-    own = AutoConfig.from_pretrained(source)
+    before = AutoConfig.from_pretrained(source)
 
-    wanted = {
-        "half-depth": {"num_hidden_layers": own.num_hidden_layers // 2},
-        "double-width": {"hidden_size": 2 * own.hidden_size, "num_attention_heads": 2 * own.num_attention_heads},
+    targets = {
+        "half-depth": {"num_hidden_layers": before.num_hidden_layers // 2},
+        "double-width": {
+            "hidden_size": 2 * before.hidden_size,
+            "num_attention_heads": 2 * before.num_attention_heads,
+        },
     }
-    for name, sizes in wanted.items():
+    for name, sizes in targets.items():
         print(f"{name}: {sizes}")
         model = BoTModel.from_pretrained(source, **sizes)
         model.save_pretrained(out / name)
         AutoTokenizer.from_pretrained(source).save_pretrained(out / name)
 
         again = AutoModel.from_pretrained(out / name)
-        now = again.config
-        print(f"  {own.num_hidden_layers} x {own.hidden_size} -> {now.num_hidden_layers} x {now.hidden_size}")
+        after = again.config
+        print(f"  {before.num_hidden_layers} x {before.hidden_size} -> {after.num_hidden_layers} x {after.hidden_size}")
         print(f"  {again.num_parameters():,} parameters in {out / name}")
 
 

@@ -17,13 +17,13 @@ from transformers_bot.errors import BadOption
 Summary = dict[str, Any]
 
 
-def add_seeds(made: argparse.ArgumentParser) -> None:
-    training.add(made, "seeds", metavar="N,N,...", help="run once with each of these seeds, in folders seed-N of "
+def add_seeds(parser: argparse.ArgumentParser) -> None:
+    training.add(parser, "seeds", metavar="N,N,...", help="run once with each of these seeds, in folders seed-N of "
         "--output-dir, and write the mean and spread into its summary.json (the paper: 5 runs)")  # fmt: skip
 
 
 def run_seeds(
-    made: argparse.ArgumentParser, presets: Recipes, once: Callable[[argparse.Namespace], Summary]
+    parser: argparse.ArgumentParser, presets: Recipes, once: Callable[[argparse.Namespace], Summary]
 ) -> Summary:
     """What `once` returns for the parsed options; with --seeds the metrics of all of its runs.
 
@@ -31,18 +31,18 @@ def run_seeds(
         The summary of the run, or a dict with `seeds`, `mean`, `spread` (the standard deviation with
         n - 1, 0 for one seed) and `runs`, the metrics of each run.
     """
-    given = made.parse_known_args()[0]
-    if given.seeds is None:
-        return once(training.parse(made, presets))
+    call = parser.parse_known_args()[0]
+    if call.seeds is None:
+        return once(training.parse(parser, presets))
     try:
-        seeds = [int(seed) for seed in given.seeds.split(",")]
+        seeds = [int(seed) for seed in call.seeds.split(",")]
     except ValueError as error:
-        raise BadOption(f"--seeds {given.seeds!r} is not a list of whole numbers such as 0,1,2.") from error
-    folder, runs = Path(given.output_dir), []
+        raise BadOption(f"--seeds {call.seeds!r} is not a list of whole numbers such as 0,1,2.") from error
+    folder, runs = Path(call.output_dir), []
     for seed in seeds:
-        # A fresh parse for each, because a run takes its TrainingArguments over.
-        own = ["--seed", str(seed), "--output-dir", str(folder / f"seed-{seed}")]
-        runs.append(once(training.parse(made, presets, [*sys.argv[1:], *own]))["metrics"])
+        # Parse again for each run, because a run changes its TrainingArguments.
+        own_arguments = ["--seed", str(seed), "--output-dir", str(folder / f"seed-{seed}")]
+        runs.append(once(training.parse(parser, presets, [*sys.argv[1:], *own_arguments]))["metrics"])
     values = {name: [run[name] for run in runs] for name in runs[0]}
     result = {
         "seeds": seeds,

@@ -9,7 +9,7 @@ from numpy import ndarray
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says to a question.
+    """A model's answer to a question.
 
     Attributes:
         text: the best span, whether or not there should be an answer.
@@ -49,7 +49,7 @@ def answers(windows: Windows, start: ndarray, end: ndarray, best: int, longest: 
 
 
 def best_span(start: ndarray, end: ndarray, spans: ndarray, best: int, longest: int) -> tuple[float, int, int]:
-    """Score, first and last token of the best span in one window; the score is -inf where there is none.
+    """Score, first and last token of the best span in one window; the score is -inf if there is none.
 
     Args:
         start, end: logits (tokens).

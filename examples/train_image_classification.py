@@ -70,21 +70,21 @@ def best_class(logits: Any, _labels: Any) -> torch.Tensor:
 
 
 def main() -> None:
-    made = training.parser(__doc__)
-    image_options(made)
-    augmentation_options(made)
-    training.add(made, "drop-path", type=float, default=0.0, help="stochastic depth in the last layer (default: 0)")
-    options = training.parse(made, IMAGES)
+    parser = training.parser(__doc__)
+    image_options(parser)
+    augmentation_options(parser)
+    training.add(parser, "drop-path", type=float, default=0.0, help="stochastic depth in the last layer (default: 0)")
+    options = training.parse(parser, IMAGES)
     if options.flip is None:
         options.flip = 0.0 if options.data == "digits" else 0.5
 
-    train, held = labelled_images(options)
+    train, evaluation = labelled_images(options)
     fields = {"num_labels": len(train.names)}
     pixels = pixels_of(options, fields)
     mode = "L" if len(pixels.mean) == 1 else "RGB"
     data = training.Data(
         train=Pictures(train, mode),
-        evaluation=Pictures(held, mode),
+        evaluation=Pictures(evaluation, mode),
         collate=Augmenting(options, pixels, len(train.names)),
         collate_evaluation=Plain(pixels),
     )

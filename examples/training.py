@@ -1,9 +1,9 @@
-"""What the training scripts share: options, the starting model, the loss, logs, resuming.
+"""Code that the training scripts share: options, the starting model, the loss, logs, resuming.
 
 A script is five calls
 
-    made = training.parser(__doc__)                                      # options.py; add your own with training.add
-    options = training.parse(made, recipes.MLM)                          # flags > preset > defaults
+    parser = training.parser(__doc__)                                    # options.py; add your own with training.add
+    options = training.parse(parser, recipes.MLM)                        # flags > preset > defaults
     model = training.initial_model(options, BoTModelForMaskedLM, {...})  # starting_model.py
     teacher = training.load_teacher(options, BoTModelForMaskedLM)        # None without --teacher
     training.run(options, model, training.Data(train, evaluation, collate), teacher=teacher)
@@ -121,7 +121,7 @@ class BudgetTrainer(Trainer):
         """Nothing to do: `initial_model` has read the weights with `from_pretrained`.
 
         Trainer's own way skips tensors whose names on disk differ from the module's, as all blocks of
-        ViT and DeiT do since transformers 5, and goes on with random weights.
+        ViT and DeiT do since transformers 5, and continues with random weights.
         """
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:

@@ -254,7 +254,7 @@ def test_earlier_run_is_not_overwritten(work, alone, capsys):
     alone("pretrain_mlm.py")
     with pytest.raises(SystemExit):
         runs.run_here(*arguments("pretrain_mlm.py", work, "alone-pretrain_mlm.py"))
-    assert "add --resume to go on" in capsys.readouterr().err
+    assert "add --resume to continue" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
-"""The figures behind the defaults of BoTConfig: real checkpoints right after resizing.
+"""Figures behind the defaults of BoTConfig: real checkpoints right after resizing.
 
-What training makes of them is in benchmarks/transfer.
+Results after training are in benchmarks/transfer.
 
     python benchmarks/defaults/run.py untrained     # quality right after resizing, no training
     python benchmarks/defaults/run.py retrieval     # the table of `transformers-bot demo`
@@ -8,7 +8,7 @@ What training makes of them is in benchmarks/transfer.
 
 All but the retrieval need the research data beside the repository (`../shared/data`, or the folder in
 TRANSFORMERS_BOT_DATA) and, for MiniLM, the model that `transformers-bot demo` fetches. Every
-entry is written when it is done: an interrupted run goes on where it stopped.
+entry is written when it is done: an interrupted run continues where it stopped.
 """
 
 import argparse
@@ -108,7 +108,7 @@ def _untrained_sapiens(store: "Store") -> None:
 
 
 def retrieval(store: "Store") -> None:
-    """Of the demo's questions: how many find the right help topic first, among three, and the MRR."""
+    """For the demo's questions: how many have the right help topic first or among three, and the MRR."""
     minilm = fetch_model()
     tokenizer = AutoTokenizer.from_pretrained(minilm)
     title = f"Retrieval in the help of Python {platform.python_version()}: first, among three, MRR"

@@ -1,4 +1,4 @@
-"""Speed and memory of resizing, as ratios to what any program would pay: a copy, a load, an import.
+"""Speed and memory of resizing, relative to unavoidable costs: a copy, a load, an import.
 
     python benchmarks/speed/run.py kernel        # the low-pass of one stack against memcpy, pywt and ptwt
     python benchmarks/speed/run.py end-to-end    # from_pretrained against loading source and target
@@ -10,7 +10,7 @@
 
 Every case runs in a fresh process, several times; results go to benchmarks/results/speed-PART.json after every
 case, with a table (.md) beside them. Exit status: 0 all ran, 1 a result was wrong or a case failed, 2 a mistake in
-the call, 130 interrupted (--resume goes on).
+the call, 130 interrupted (--resume continues).
 """
 
 import sys

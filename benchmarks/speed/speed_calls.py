@@ -1,4 +1,4 @@
-"""What is measured end to end: loading as it is, resizing, touching; also as whole processes."""
+"""The calls that are measured end to end: loading, resizing, reading every byte; also as whole processes."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ def loaded_model(folder: str, head: str, **placing: Any) -> Any:
 
 
 def resized_model(folder: str, target: str, head: str, chosen: dict[str, Any], **placing: Any) -> Any:
-    """The source at the target's sizes, by ours."""
+    """The source at the target's sizes, by this package."""
     import transformers_bot
 
     factory = getattr(transformers_bot, f"BoTModel{head}")
@@ -26,7 +26,7 @@ def resized_model(folder: str, target: str, head: str, chosen: dict[str, Any], *
 
 
 def touch(model: Any) -> int:
-    """Read every byte of every parameter, each once; how many there are."""
+    """Read every byte of every parameter once; return their number."""
     import torch
 
     total = 0
@@ -40,7 +40,7 @@ def touch(model: Any) -> int:
 
 
 def operations(folder: str, target: str, head: str, chosen: dict[str, Any]) -> dict[str, int]:
-    """What a resize computes beside sums of a few entries: multiply-adds of matrix products, random numbers drawn."""
+    """The main operations of a resize: multiply-adds of matrix products, and random numbers drawn."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -63,7 +63,7 @@ def operations(folder: str, target: str, head: str, chosen: dict[str, Any]) -> d
 
 
 def whole(folders: list[str], target: str, head: str, chosen: dict[str, Any] | None) -> float:
-    """Seconds of a new interpreter from its start to its end, imports and all, as a user's script pays for them.
+    """Seconds of a new interpreter from start to end, imports included, as for a user's script.
 
     Args:
         folders: of the source and the target.

@@ -1,4 +1,4 @@
-"""The command line: which parts run, with what, and where their results go."""
+"""The command line: which parts run, with which settings, and where their results go."""
 
 import argparse
 import importlib
@@ -18,7 +18,7 @@ REPEATS = {"kernel": 5, "end-to-end": 3, "scale": 3, "imports": 5, "gpu": 5}
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asks of a part."""
+    """The options of a part."""
 
     quick: bool = False
     repeats: int = 1
@@ -30,7 +30,7 @@ class Options:
     keep: bool = False
 
     def wants(self, key: str) -> bool:
-        """Whether a case is to be measured: all are, unless --only names parts of keys."""
+        """Whether a case is measured: with --only, those whose key holds one of its words."""
         return not self.only or any(text in key for text in self.only)
 
 
@@ -76,7 +76,7 @@ def _measure_all(chosen: list[str], args: argparse.Namespace, out: Path) -> int:
 
 
 def measure(part: str, args: argparse.Namespace, out: Path) -> tuple[list[str], int]:
-    """Run one part and write its JSON and its table; what failed in it, and how many cases were measured."""
+    """Run one part and write its JSON and table; return its failures and the number of measured cases."""
     from speed_store import SpeedStore
 
     fields = ("quick", "device", "resume", "full", "work", "keep")
@@ -95,7 +95,7 @@ def measure(part: str, args: argparse.Namespace, out: Path) -> tuple[list[str], 
 
 
 def result_path(out: Path, part: str, quick: bool, device: str) -> Path:
-    """Quick results, and those of another device than a part's own, have names that never replace real ones."""
+    """The path of a part's results; quick results, and those of another device, have names of their own."""
     own = "cuda" if part in GPU else "cpu"
     return out / f"speed-{part}{'' if device == own else f'-{device}'}{'-quick' if quick else ''}.json"
 

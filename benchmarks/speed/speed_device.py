@@ -1,4 +1,4 @@
-"""The only place that knows devices: clocks, peaks and pinned memory, so that a CPU runs the same path as a GPU."""
+"""Clocks, memory peaks and pinned memory of a device; all other code is the same for CPU and GPU."""
 
 import time
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class Device:
         return torch.cuda.get_device_name(self.name) if self.is_cuda else "cpu"
 
     def seconds(self, function: Callable[[], object], calls: int = 1) -> float:
-        """Seconds of one of `calls` calls in a row, on the device's own clock where it has one."""
+        """Mean seconds of `calls` calls in a row, on the device's own clock if it has one."""
         if not self.is_cuda:
             start = time.perf_counter()
             for _ in range(calls):
@@ -39,7 +39,7 @@ class Device:
         return begin.elapsed_time(end) / 1000 / calls
 
     def wall_seconds(self, function: Callable[[], object]) -> float:
-        """Seconds on the wall until the device has finished what one call asked of it."""
+        """Wall-clock seconds until the device has finished one call."""
         self.synchronise()
         start = time.perf_counter()
         function()

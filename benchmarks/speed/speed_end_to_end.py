@@ -1,6 +1,6 @@
 """`from_pretrained` at another size against loading and touching the source and the target as they are.
 
-The baseline is what nobody can avoid: the Auto class's `from_pretrained` of the source and of the target (each from a
+The baseline is unavoidable: the Auto class's `from_pretrained` of the source and of the target (each from a
 folder of its own, in the stored dtype), and every byte of every parameter read. Ours is touched in the same way. What
 transformers loads so stays mapped from the file; a third load copies it into memory of its own, where ours has to be.
 All files have been read just before, so that no disk is measured. Every call is made in a process of its own, once in
@@ -24,7 +24,7 @@ COPY = 64 * 2**20  # bytes of the copy that shows the machine's bandwidth
 MATMUL = 1024
 COPIED = "load target, copied"
 LOADS = ("load source", "load target", COPIED)
-SLOW = 60  # seconds: what takes longer is not repeated
+SLOW = 60  # seconds: cases that take longer are not repeated
 PLAIN = {"basis": "plain", "order": "kept"}
 SHRINK_OPTIONS: dict[str, dict[str, Any]] = {"default": {}, "plain": PLAIN}
 GROW_OPTIONS: dict[str, dict[str, Any]] = {"default": {}, "detail zero": {"detail": "zero"}}
@@ -32,7 +32,7 @@ WITH_HEAD = (("gpt2-medium", "gpt2"), ("gpt2", "gpt2-medium"), pairs.QUICK_PAIRS
 
 
 def run(store: Any, options: Any, say: Callable[[str], None]) -> list[str]:
-    """Measure every pair that is wanted; what went wrong is returned."""
+    """Measure every pair that is wanted; return what went wrong."""
     with work_folder(options.work / "pairs", options.keep) as folder:
         for source, target in pairs.QUICK_PAIRS if options.quick else pairs.PAIRS:
             for head in ("", *([pairs.Size(source).head] if (source, target) in WITH_HEAD else [])):
@@ -46,7 +46,7 @@ def run(store: Any, options: Any, say: Callable[[str], None]) -> list[str]:
 
 @contextmanager
 def work_folder(folder: Path, keep: bool) -> Iterator[Path]:
-    """A folder for checkpoints that is removed at the end unless it is to be kept."""
+    """A folder for checkpoints, removed at the end unless it shall be kept."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield folder
@@ -141,7 +141,7 @@ def yardsticks() -> dict[str, float]:
 
 
 def multiply_adds(folder: str, target: str, head: str) -> int:
-    """Of all tensors that are resampled, with the shortest filter on the axes that differ."""
+    """Multiply-adds for all resampled tensors, with the shortest filter on the axes that change."""
     import transformers_bot
 
     factory = getattr(transformers_bot, f"BoTModel{head}")
@@ -151,7 +151,7 @@ def multiply_adds(folder: str, target: str, head: str) -> int:
 
 
 def summary(key: str, case: dict[str, Any]) -> str:
-    """One line while it runs."""
+    """One line per case while the part runs."""
     from speed_end_to_end_table import ratios
 
     found = ratios(case)

@@ -74,7 +74,7 @@ def ratios(case: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def floors(case: dict[str, Any]) -> tuple[float, float]:
-    """Seconds that the bytes take at the copy's bandwidth, and that the sums take at torch's rate of a product."""
+    """Seconds for the bytes at the bandwidth of the copy, and for the sums at torch's rate of a product."""
     moved = case["source_bytes"] + case["target_bytes"]
     copy, matmul = (spread(case["machine"][name]).median for name in ("copy", "matmul"))
     return floor_seconds(moved, COPY_MOVES, copy), floor_seconds(case["multiply_adds"], 1024**3, matmul)

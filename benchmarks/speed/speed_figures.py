@@ -1,4 +1,4 @@
-"""What is computed from measured seconds: medians, spreads, ratios, and the floors under them."""
+"""Figures computed from measured seconds: medians, spreads, ratios, and lower bounds."""
 
 import math
 from collections.abc import Sequence
@@ -43,10 +43,10 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
-    """How many times `theirs` ours is: the ratio of the medians, its range over the rounds.
+    """Our seconds as a multiple of `theirs`: the ratio of the medians, and its range over the rounds.
 
-    Values of the same round were measured one after the other and are divided by each other; where one side was
-    measured less often, its median stands for the rounds that it lacks.
+    Values of the same round were measured one after the other and are divided by each other; if one side was
+    measured less often, its median is used for the missing rounds.
 
     >>> print(ratio([2.0, 4.0, 6.0], [1.0, 2.0, 2.0]))
     2.00 [2.00, 3.00]

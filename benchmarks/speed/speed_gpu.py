@@ -1,8 +1,8 @@
 """Resizing on a GPU: bandwidth of the kernel, the way from host memory, peak device memory, equality with the CPU.
 
 TF32 (and bfloat16 products, where a device has them) are switched on for everything here, as many training scripts do:
-a result that used them would be off by 1e-3, and what is off by more than float32's rounding is an error. On a CPU the
-same path runs, without a clock and a memory count of the device.
+a result that used them would be off by 1e-3, and more than float32's rounding is an error. On a CPU the same path runs,
+without a clock and a memory count of the device.
 """
 
 import re
@@ -29,11 +29,11 @@ QUICK_STACKS = (("quick", (4, 32, 64), "float32"), ("quick", (4, 32, 64), "bfloa
 WAVELETS = ("haar", "db2", "bior6.8")
 MODELS = (("bert-large", "bert-base"), ("gpt2-medium", "gpt2"), ("gpt2", "gpt2-medium"))
 ON_CPU = "the CPU"
-CALLS = 20  # in a row between two looks at the device's clock
+CALLS = 20  # calls in a row between two readings of the device's clock
 
 
 def run(store: Any, options: Any, say: Callable[[str], None]) -> list[str]:
-    """Measure stacks, then models, each in a process of its own; what went wrong is returned."""
+    """Measure stacks, then models, each in a process of its own; return what went wrong."""
     failures: list[str] = []
 
     def keep(key: str, function: Callable[..., Any], *args: Any) -> None:
@@ -108,7 +108,7 @@ def measured_stack(case: Case, device_name: str, repeats: int) -> dict[str, Any]
 
 
 def allow_low_precision() -> None:
-    """What must not leak into results: products of float32 in TF32 or bfloat16."""
+    """Allow float32 products in TF32 or bfloat16, which results must not use."""
     torch.set_float32_matmul_precision("medium")
     torch.backends.cudnn.allow_tf32 = True
 

@@ -1,4 +1,4 @@
-"""What importing the package costs over torch and transformers, each in a new interpreter."""
+"""The cost of importing the package on top of torch and transformers, each in a new interpreter."""
 
 import json
 import subprocess
@@ -34,7 +34,7 @@ print(json.dumps({"seconds": seconds, "modules": len(sys.modules)}))
 
 
 def run(store: Any, options: Any, say: Callable[[str], None]) -> list[str]:
-    """Measure every case in turn, so many rounds; a first, untimed round puts all files into the page cache."""
+    """Measure every case in turn for several rounds; a first, untimed round puts all files into the page cache."""
     wanted = {key: lines for key, lines in CASES.items() if options.wants(key)}
     wanted = {key: lines for key, lines in wanted.items() if not (options.resume and store.has(key))}
     rounds = [{key: imported(lines) for key, lines in wanted.items()} for _ in range(options.repeats + 1)][1:]
@@ -47,7 +47,7 @@ def run(store: Any, options: Any, say: Callable[[str], None]) -> list[str]:
 
 
 def imported(lines: tuple[str, ...]) -> dict[str, Any]:
-    """Seconds of each line in one new interpreter, and how many modules were there in the end."""
+    """Seconds of each line in one new interpreter, and the number of modules at the end."""
     command = [sys.executable, "-c", TIMED, *lines]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -18,12 +18,12 @@ TABLE_5 = ("haar", "db2", "db4", "sym8", "coif3", "bior3.3", "bior4.4", "bior6.8
 DIRECTIONS = ("analysis", "synthesis")
 STACK, QUICK_STACK = (12, 768, 3072), (12, 192, 768)
 ALL_AXES = (0, 1, 2)
-SLOW = 2.5  # seconds: what takes longer is not repeated
+SLOW = 2.5  # seconds: cases that take longer are not repeated
 MATMUL = 1024  # side of the product that shows how fast the machine multiplies and adds
 
 
 class WrongResult(Exception):
-    """A subject computed something else than PyWavelets in float64."""
+    """A subject's result differs from that of PyWavelets in float64."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def cases(quick: bool = False) -> Iterator[Case]:
 
 
 def run(store: Any, options: Any, say: Callable[[str], None]) -> list[str]:
-    """Measure every case that is wanted, each in a process of its own; what went wrong is returned."""
+    """Measure every case that is wanted, each in a process of its own; return what went wrong."""
     if not rivals.has_ptwt():
         say("ptwt is not installed: pip install ptwt==1.0.1 to compare with it")
     failures = []
@@ -81,7 +81,7 @@ def run(store: Any, options: Any, say: Callable[[str], None]) -> list[str]:
 
 
 def measured(case: Case, device_name: str, repeats: int, full: bool = False) -> dict[str, Any]:
-    """Seconds of every subject in every round, after each result was found equal to the oracle's."""
+    """Seconds of every subject in every round, after a check that each result equals the oracle's."""
     device = Device(device_name)
     x = stack(case).to(device.name)
     subjects, notes = _subjects(x, case, device, full)
@@ -164,7 +164,7 @@ def _as_is(x: Tensor) -> Tensor:
 def difference(
     name: str, got: Tensor, expected: Tensor, dtype: str, terms: int = 1, judge: str = "PyWavelets in float64"
 ) -> float:
-    """Largest difference as a share of the largest entry; more than rounding explains is `WrongResult`.
+    """The largest difference as a share of the largest entry; more than rounding explains raises `WrongResult`.
 
     Rounding: 32 units of the last place of the dtype that sums are made in, as many more as the square root of the
     terms of one sum (their errors are of either sign), and one rounding to the dtype itself.
@@ -184,7 +184,7 @@ def difference(
 
 
 def summary(key: str, case: dict[str, Any]) -> str:
-    """One line while it runs: how long ours takes in copies, and the rivals in ours."""
+    """One line per case: our time as a multiple of a copy's, and the rivals' as multiples of ours."""
     from speed_tables import kernel_ratios
 
     found = kernel_ratios(case)

@@ -64,7 +64,7 @@ class Size:
 
 
 def make(name: str, folder: Path) -> Path:
-    """A checkpoint of transformers' own initialisation, seeded, in float32; made once, whole or not at all."""
+    """Make a checkpoint with transformers' own initialisation, seeded, in float32; once, and in one step."""
     place = folder / name
     if place.exists():
         return place

@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-PERIOD = 0.005  # seconds between two looks at the memory
+PERIOD = 0.005  # seconds between two readings of the memory
 STATUS = Path("/proc/self/status")
 READY = [  # imported once, by the server that forked processes come from
     "pywt",
@@ -24,7 +24,7 @@ READY = [  # imported once, by the server that forked processes come from
 
 
 def forked(function: Callable[..., Any], *args: Any) -> Any:
-    """The result of a call in a process of its own that has everything imported and has computed nothing yet.
+    """The result of a call in a new process that has imported everything and computed nothing yet.
 
     It is forked from a server that has only imported: its memory is that of a new interpreter after the same imports.
     """
@@ -35,7 +35,7 @@ def forked(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def _ready(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    for name in READY:  # nothing to do, unless the server did not find one: it does not complain
+    for name in READY:  # does nothing unless the server could not import one, which it does not report
         importlib.import_module(name)
     return function(*args)
 
@@ -51,7 +51,7 @@ class Meter:
         rss_peak         most resident memory since the process began (ru_maxrss): exact, nothing subtracted
 
     Memory comes from /proc/self/status: it is measured on Linux only, elsewhere the block raises OSError. The
-    thread that looks takes less than one percent of a core.
+    measuring thread takes less than one per cent of a core.
     """
 
     def __enter__(self) -> "Meter":

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 MODE = "periodization"
-PTWT_MOST = {"analysis": 1e12, "synthesis": 1e11}  # multiply-adds: more of them take minutes a call
+PTWT_MOST = {"analysis": 1e12, "synthesis": 1e11}  # multiply-adds; with more, one call takes minutes
 PTWT_MEMORY = 8e9  # bytes
 FLOAT64 = 8  # bytes
-PTWT_FULL = 1e13  # more of them take hours
+PTWT_FULL = 1e13  # with more, one call takes hours
 DETAILS = ("aad", "ada", "add", "daa", "dad", "dda", "ddd")
 
 
@@ -76,7 +76,7 @@ def pywt_subjects(x: Tensor, case: Any) -> dict[str, Callable[[], np.ndarray]]:
 
 
 def ptwt_refuses(case: Any, full: bool = False) -> str | None:
-    """Why ptwt is not measured on a case; None if it is. `full` allows calls of minutes."""
+    """The reason why ptwt is not measured on a case; None if it is measured. `full` allows calls of minutes."""
     if case.axes != (0, 1, 2) or case.level != 1 or case.dtype not in ("float32", "float64"):
         return "only one level on all axes of float32 and float64 is compared"
     if not has_ptwt():
@@ -99,7 +99,7 @@ def ptwt_multiply_adds(large: tuple[int, ...], taps: int) -> float:
 
 
 def ptwt_subject(x: Tensor, case: Any) -> tuple[Callable[[], Tensor], Callable[[Tensor], Tensor]]:
-    """ptwt's call, and what makes of its result the low-pass that all compute."""
+    """ptwt's call, and the function that turns its result into the common low-pass."""
     import ptwt
 
     half = pywt.Wavelet(case.wavelet).dec_len // 2
@@ -119,7 +119,7 @@ def _same(x: Tensor) -> Tensor:
 
 
 def _folded(low: Tensor, period: tuple[int, ...], shift: int) -> Tensor:
-    """Sum what lies whole periods apart, and take the place `shift` first, on every axis."""
+    """On every axis, sum entries that are whole periods apart, and begin at the place `shift`."""
     for axis, length in enumerate(period):
         places = torch.arange(low.shape[axis], device=low.device) % length
         shape = [*low.shape]

@@ -16,13 +16,13 @@ from speed_end_to_end import PLAIN, work_folder
 from speed_process import Meter, forked, read_through
 from speed_synthetic import Scale
 
-ROOM = 2**30  # bytes of the disk that are left free
-SLOW = 120  # seconds: what takes longer is not repeated
+ROOM = 2**30  # bytes of the disk that stay free
+SLOW = 120  # seconds: cases that take longer are not repeated
 PIECE = 16 * 2**20
 
 
 def run(store: Any, options: Any, say: Callable[[str], None]) -> list[str]:
-    """Measure every size that fits on the disk; the others are noted with their bytes."""
+    """Measure every size that fits on the disk; record the others with their bytes."""
     rows: dict[str, dict[str, Any]] = {"plain": PLAIN, **({"default": {}} if options.full or options.quick else {})}
     with work_folder(options.work / "scale", keep=False) as folder:
         for scale in synthetic.QUICK_SCALES if options.quick else synthetic.SCALES:
@@ -96,14 +96,14 @@ def read_and_write(source: Path, target_bytes: int, cached: bool) -> dict[str, f
 
 
 def bound_of(scale: Scale) -> int:
-    """What `memory_bound` promises for the resize."""
+    """The bound of `memory_bound` for the resize."""
     import transformers_bot
 
     return int(transformers_bot.memory_bound(transformers_bot.plan(scale.config(), scale.target.config())))
 
 
 def summary(key: str, case: dict[str, Any]) -> str:
-    """One line while it runs."""
+    """One line per case while the part runs."""
     if "left_out" in case:
         return f"{key}: left out, {case['left_out']}"
     rows = (f"{label} {min(r['wall'] for r in rounds):.1f} s" for label, rounds in case["costs"].items())

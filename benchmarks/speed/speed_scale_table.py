@@ -39,7 +39,7 @@ def rows(data: dict[str, Any]) -> list[list[str]]:
 
 
 def lines(data: dict[str, Any]) -> list[str]:
-    """The least-squares line of each set of options, its residuals, and what it says of sizes that were left out."""
+    """The least-squares line of each set of options, its residuals, and its prediction for sizes that were left out."""
     cases = data["cases"]
     labels = {label: None for case in cases.values() for label in case.get("options", {})}
     said = []

@@ -1,4 +1,4 @@
-"""Results of one part in one JSON file, written whole after every case, and where they were made."""
+"""The results of one part in one JSON file, written in one step after every case, with machine and versions."""
 
 import datetime
 import importlib.metadata
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # what all benchmarks share lies beside their folders
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # the shared modules are in the folder above
 from json_file import write_json
 
 PACKAGES = ("torch", "transformers", "pywavelets", "ptwt", "transformers-bot")
@@ -37,7 +37,7 @@ class SpeedStore:
         self.write()
 
     def remove(self, key: str) -> None:
-        """Forget what an earlier run found for a case that is wrong now."""
+        """Remove an earlier result of a case that is wrong now."""
         if self.data["cases"].pop(key, None) is not None:
             self.write()
 

@@ -33,7 +33,7 @@ class Scale:
 
     @property
     def parameters(self) -> int:
-        """Of embeddings, 1024 positions, blocks (12 width^2 + 13 width) and the last norm; the head is tied.
+        """Parameters of embeddings, 1024 positions, blocks (12 width^2 + 13 width) and the last norm; the head is tied.
 
         >>> Scale("gpt2", 12, 768, 12).parameters
         124439808
@@ -43,7 +43,7 @@ class Scale:
 
     @property
     def bytes(self) -> int:
-        """In bfloat16."""
+        """Bytes in bfloat16."""
         return 2 * self.parameters
 
 
@@ -60,8 +60,8 @@ QUICK_SCALES = tuple(Scale(f"quick {width}", 4, width, 4, vocabulary=1000) for w
 def write(scale: Scale, folder: Path) -> Path:
     """The checkpoint in shards of 2 GB with their index, synchronised with the disk.
 
-    Matrices are windows that move by one over the same normal numbers, each from a start of its own: of full rank,
-    without equal rows, and made without memory. Norms are ones, biases zeros.
+    Matrices are shifted windows of the same normal numbers, each with its own start: they have full rank and no equal
+    rows, and need no memory. Norms are ones, biases zeros.
     """
     import torch
     from transformers import GPT2LMHeadModel
@@ -94,6 +94,6 @@ def _weight(entry: Any, order: int, numbers: Any) -> Any:
 
 
 def _synchronise(path: Path) -> None:
-    """Wait until the file is on the disk, so that writing it does not slow what is measured next."""
+    """Wait until the file is on the disk, so that writing it does not slow the next measurement."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())

@@ -50,7 +50,7 @@ def _line(cells: list[str]) -> str:
 
 
 def kernel_floors(case: Case) -> tuple[float, float]:
-    """Seconds that the bytes take at the copy's bandwidth, and that the sums take at the product's rate."""
+    """Seconds for the bytes at the bandwidth of the copy, and for the sums at the rate of the product."""
     whole = math.prod(case["case"]["large"]) * case["itemsize"]
     part = math.prod(case["small"]) * case["itemsize"]
     seconds = case["seconds"]
@@ -60,7 +60,7 @@ def kernel_floors(case: Case) -> tuple[float, float]:
 
 
 def kernel_ratios(case: Case) -> dict[str, Spread | None]:
-    """What ours is measured by: in copies, and the rivals in ours; None where one was not measured."""
+    """Our time as a multiple of a copy's, and the rivals' as multiples of ours; None if one was not measured."""
     seconds = case["seconds"]
     ours = seconds["ours"]
 

@@ -1,4 +1,4 @@
-"""The target model of a run, by the public door of transformers_bot; and sources that are trained here."""
+"""The target model of a run, made with the public API of transformers_bot, and sources that are trained here."""
 
 import itertools
 import os
@@ -23,7 +23,7 @@ from transformers_bot.learned.flops import counted
 from transformers_bot.planning.planner import Plan
 from transformers_bot.tools.demo import fetch_model
 
-# dropout is noise between methods that start from the same knowledge, so no run has any
+# no run has dropout, which would add noise to the comparison of methods
 DROPOUT = {
     "gpt2": ("attn_pdrop", "embd_pdrop", "resid_pdrop"),
     "bert": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
@@ -35,7 +35,7 @@ DROPOUT = {
 
 @dataclass(frozen=True)
 class Places:
-    """Where things are, and on what a run is computed."""
+    """The folders and the device of a run."""
 
     data: Path
     cache: Path
@@ -55,7 +55,7 @@ def source_folder(spec: dict[str, Any], places: Places) -> Path:
 
 
 def train_source(spec: dict[str, Any], places: Places, say: Callable[[str], None] = print) -> bool:
-    """Train and keep a source that the suite describes, unless it is there; whether it had to be trained."""
+    """Train and store a source that the suite describes, if it is missing; return whether it was trained."""
     if "train" not in spec or _cached(spec, places).exists():
         return False
     wanted = dict(spec["train"])
@@ -74,10 +74,10 @@ def train_source(spec: dict[str, Any], places: Places, say: Callable[[str], None
 
 
 def plan(run: Run, places: Places) -> Plan:
-    """What the method would do, from configs alone.
+    """The plan of the method, from configs alone.
 
     Raises:
-        BoTError: a direction, ratio or family that the method does not cover.
+        BoTError: the method does not cover this direction, ratio or family.
     """
     folder = source_folder(run.setting.source_spec, places)
     calibration = {"calibration": []} if run.method.calibration else {}  # that there is some; a plan looks at no batch
@@ -90,7 +90,7 @@ def target(run: Run, task: Task, places: Places) -> tuple[Any, float]:
     """The model of a run before training, on the device, and the FLOPs that calibrating or fitting it took.
 
     Raises:
-        BadOption: a method or option that does not exist, or that does not cover this direction.
+        BadOption: the method or option does not exist, or does not cover this direction.
     """
     folder = source_folder(run.setting.source_spec, places)
     config = AutoConfig.from_pretrained(folder)
@@ -131,7 +131,7 @@ def teacher(run: Run, task: Task, places: Places) -> Any:
 
 
 def seeded_options(method: Method, seed: int) -> dict[str, Any]:
-    """The method's options, with the seed where it has a use for one.
+    """The method's options, with the seed if it uses one.
 
     Raises:
         BadOption, BadKeyword: a method or option that does not exist.
@@ -139,7 +139,7 @@ def seeded_options(method: Method, seed: int) -> dict[str, Any]:
     methods.get(method.method, BoTConfig.from_any(method.bot_config))
     try:
         methods.get(method.method, BoTConfig(seed=seed))
-    except BadOption:  # it has no option of that name: nothing in it is drawn by chance
+    except BadOption:  # it has no such option, because it draws nothing at random
         return dict(method.bot_config)
     return {**method.bot_config, "seed": seed}
 
@@ -153,7 +153,7 @@ def _cached(spec: dict[str, Any], places: Places) -> Path:
 
 
 def _keep(model: Any, folder: Path) -> None:
-    """Write the folder whole or not at all."""
+    """Write the folder in one step."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     staged = tempfile.mkdtemp(prefix=".source-", dir=folder.parent)
     try:

@@ -17,7 +17,7 @@ HELD_OUT = 0.02  # share of the documents
 
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenised corpus: one stream to train on, streams to judge by, and the tokenizer's ids."""
+    """A tokenised corpus: one stream for training, streams for evaluation, and the tokenizer's ids."""
 
     train: np.ndarray
     validation: dict[str, np.ndarray]
@@ -36,7 +36,7 @@ def help_texts() -> tuple[np.ndarray, np.ndarray]:
 
 
 def reviews_and_brown(data: Path, cache: Path, tokenizer: str, documents: int = 100_000) -> Tokens:
-    """IMDB reviews and the Brown corpus, with 2 % of the documents and WikiText-2 to judge by.
+    """IMDB reviews and the Brown corpus, with 2 % of the documents and WikiText-2 for evaluation.
 
     Args:
         tokenizer: "bert-base-uncased", "roberta" or "gpt2".
@@ -46,7 +46,7 @@ def reviews_and_brown(data: Path, cache: Path, tokenizer: str, documents: int = 
     folder = cache / f"tokens-{tokenizer}-{documents}-unique"
     names = ("train", "held out", "wikitext")
     if not all((folder / f"{name}.npy").exists() for name in names):
-        texts = list(dict.fromkeys(_documents(data / "text", documents)))  # some reviews stand there twice
+        texts = list(dict.fromkeys(_documents(data / "text", documents)))  # some reviews occur twice
         order = np.random.default_rng(0).permutation(len(texts))
         cut = int(len(texts) * HELD_OUT)
         parts = {"held out": [texts[i] for i in order[:cut]], "train": [texts[i] for i in order[cut:]]}

@@ -1,4 +1,4 @@
-"""Runs by the dozen: what is open, in which order, on how many processes."""
+"""Runs all open trainings of a suite, in order, on several processes."""
 
 import datetime
 import multiprocessing
@@ -26,9 +26,9 @@ Say = Callable[[str], None]
 
 
 def execute(run: Run, places: Places) -> dict[str, Any]:
-    """The outcome of one run: its curve, or why there is none.
+    """The outcome of one run: its curve, or the reason why there is none.
 
-    A method that cannot do what is asked says so by a `BoTError`; that is "refused". A method name or option that
+    A method that cannot do the task raises a `BoTError`; the outcome is "refused". A method name or option that
     does not exist, and every other exception, is "failed".
     """
     start = time.perf_counter(), time.process_time()
@@ -52,7 +52,7 @@ def _trained(run: Run, places: Places) -> dict[str, Any]:
     task = tasks.load(run.setting.task, places.data, places.cache)
     model, fit_flops = building.target(run, task, places)
     found: dict[str, Any] = {"fit_flops": fit_flops, "higher": task.higher}
-    made = getattr(model.config, "transformers_bot", {})  # what "auto" came to, for whoever reads the JSON
+    made = getattr(model.config, "transformers_bot", {})  # the choices of "auto", for readers of the JSON
     found["made"] = {name: value for name, value in made.items() if name not in ("source", "revision", "versions")}
     found["device"] = places.device
     found["parameters"] = sum(parameter.numel() for parameter in model.parameters())
@@ -80,7 +80,7 @@ def prepare(settings: list[Setting], places: Places, pool: Executor, say: Say) -
 
 
 def work(settings: list[Setting], store: Store, places: Places, pool: Executor, workers: int, say: Say) -> None:
-    """Run all that is open, the rate search of a method before its other seeds, and store every outcome."""
+    """Run all open runs, the rate search of a method before its other seeds, and store every outcome."""
     waiting: deque[Run] = deque()
     searched: list[tuple[Setting, Method]] = []
     for setting in settings:

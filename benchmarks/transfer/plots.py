@@ -1,4 +1,4 @@
-"""One picture a setting: the metric against training FLOPs, and savings as bars whose labels are the legend."""
+"""One figure per setting: the metric against training FLOPs, and savings as bars whose labels are the legend."""
 
 import math
 from pathlib import Path
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 from summary import Result, Row, headline
 
-# Okabe and Ito's colours, which the colour-blind tell apart; past the fifth rival the dashes and hatches change
+# Okabe and Ito's colours, which colour-blind people can distinguish; after the fifth rival dashes and hatches change
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00")
 OURS = ("#0072B2", "#243B55", "#8FB8DE")
 DASHES = ("-", "--", ":", "-.")
@@ -31,7 +31,7 @@ def draw(found: list[Result], folder: Path, stem: str) -> list[Path]:
 
 
 def _styles(result: Result) -> dict[str, dict[str, object]]:
-    """Method -> line style: BoT with its defaults thick and solid, scratch grey, every other one its own."""
+    """Method -> line style: BoT with its defaults thick and solid, scratch grey, each other one its own."""
     styles: dict[str, dict[str, object]] = {
         "bot": {"color": OURS[0], "linestyle": "-", "linewidth": 2.6},
         "scratch": {"color": "#7F7F7F", "linestyle": "-", "linewidth": 1.8},
@@ -97,7 +97,7 @@ def _stacked(row: Row) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bars(axes: Axes, rows: list[Row], styles: dict[str, dict[str, object]]) -> None:
-    """Savings, best final figure on top; each label has a piece of its line."""
+    """Savings, the best final figure on top; each label has a piece of its line."""
     lowest = -100.0
     for place, row in enumerate(reversed(rows)):
         style = styles[row.method.name]
@@ -122,7 +122,7 @@ def _bars(axes: Axes, rows: list[Row], styles: dict[str, dict[str, object]]) -> 
 
 
 def _ends(axes: Axes, result: Result, rows: list[Row]) -> None:
-    """The figure at the end of training and its spread, where scratch did not run."""
+    """The figure at the end of training and its spread, if scratch did not run."""
     metric = result.setting.metric
     for place, row in enumerate(reversed(rows)):
         values = row.finals[metric]

@@ -32,7 +32,7 @@ NOTES = """\
 
 
 def write(store: Store) -> list[Path]:
-    """Write the table and, where matplotlib is installed, the plots; the paths that were written."""
+    """Write the table and, if matplotlib is installed, the plots; return the written paths."""
     found = results(store)
     table = store.path.with_suffix(".md")
     table.write_text(markdown(store, found), encoding="utf-8")
@@ -50,7 +50,7 @@ def write(store: Store) -> list[Path]:
 
 
 def markdown(store: Store, found: list[Result]) -> str:
-    """The whole report as markdown."""
+    """The whole report as Markdown."""
     versions = ", ".join(f"{name} {version}" for name, version in store.data["versions"].items())
     minutes = sum(outcome["seconds"] for outcome in store.data["runs"].values()) / 60
     runs = len(store.data["runs"])

@@ -6,7 +6,7 @@
     python benchmarks/transfer/run.py gpu-bert --tiny          # models, data and steps cut, where sources are trained
 
 Results go to benchmarks/results/transfer-SUITE.json after every run, with a table (.md) and plots beside them at
-the end; an interrupted suite goes on where it stopped, and an entry that was changed in the YAML runs anew. Most
+the end; an interrupted suite continues where it stopped, and an entry that was changed in the YAML runs again. Most
 settings need the research data beside the repository (`../shared/data`, --data or TRANSFORMERS_BOT_DATA).
 Exit status: 0 all ran (a method that cannot do a direction is a result), 1 some run failed, 2 a mistake in the call.
 """
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def facts(device: str) -> dict[str, Any]:
-    """Where and with what the figures were made."""
+    """The machine, versions and date of the figures."""
     machine = f"{os.cpu_count()} cores, {platform.machine()} CPU"
     if device == "cuda":
         machine += f", {torch.cuda.get_device_name()}"

@@ -34,7 +34,7 @@ def reached(curve: Curve, target: float, higher: bool) -> float | None:
 
 
 def saving(reference: float, phi: float) -> float:
-    """The share of `reference` FLOPs that is saved; negative where more was spent.
+    """The share of `reference` FLOPs that is saved; negative if more was spent.
 
     >>> saving(200.0, 50.0)
     0.75
@@ -48,7 +48,7 @@ def saving_against(scratch: Curve, curve: Curve, higher: bool) -> tuple[float | 
     """(saving, bound) of a curve against scratch's; exactly one of them is a number.
 
     The bound is given where the curve never reaches scratch's best: its saving is below what it would be if
-    it got there at its last evaluation. Both are None where scratch itself never improves on its first weights.
+    it got there at its last evaluation. Both are None if scratch itself never improves on its first weights.
     """
     target = best(scratch, higher)
     reference = reached(scratch, target, higher)

@@ -9,14 +9,14 @@ from suite import Run, Suite, possible_runs
 
 import transformers_bot
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # what all benchmarks share lies beside their folders
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # the shared modules are in the folder above
 from json_file import write_json
 
 DONE, REFUSED, FAILED = "done", "refused", "failed"
 
 
 class Store:
-    """Outcomes by the key of their run; what is done is not done again.
+    """Outcomes by the key of their run; a finished run is not repeated.
 
     Attributes:
         data: `suite` (all settings as they were run), `machine`, `versions`, `date` and `runs`.
@@ -29,20 +29,20 @@ class Store:
             self.data = json.loads(path.read_text(encoding="utf-8"))
 
     def begin(self, suite: Suite, facts: dict[str, Any]) -> None:
-        """Note what is going to be run; outcomes of entries that are no longer in the suite are left out."""
+        """Store the suite that will be run; drop outcomes of entries that are no longer in it."""
         wanted = {run.key for run in possible_runs(suite)}
         kept = {key: outcome for key, outcome in self.data["runs"].items() if key in wanted}
         self.data = {"suite": suite.to_dict(), **facts, "runs": kept}
         self.write()
 
     def outcome(self, run: Run) -> dict[str, Any] | None:
-        """What is known of a run, None if it has not been run."""
+        """The stored outcome of a run; None if it has not been run."""
         return self.data["runs"].get(run.key)
 
     def finished(self, run: Run) -> bool:
-        """Whether a run need not be run again; refusals and failures are tried anew, they may be mended.
+        """Whether a run need not be run again; refusals and failures are tried again, because they may be mended.
 
-        What another version of the package or another device gave is run again, too.
+        Results of another version of the package or another device are made again, too.
         """
         outcome = self.outcome(run)
         if outcome is None or outcome["status"] != DONE:
@@ -64,7 +64,7 @@ def final(outcome: dict[str, Any], metric: str) -> float:
 
 
 def chosen_rate(store: "Store", runs: list[Run], metric: str, higher: bool) -> float | None:
-    """The rate whose run on the first seed ended best; None where none of them ran to its end."""
+    """The rate with the best result on the first seed; None if no run reached its end."""
     ended = []
     for run in runs:
         outcome = store.outcome(run)

@@ -189,7 +189,7 @@ def load(path: Path) -> Suite:
 def shortened(suite: Suite, steps: int) -> Suite:
     """The same suite with one rate and seed, and every training, fit and source cut to that many steps.
 
-    To see that all of it runs.
+    For a quick check that everything runs.
     """
 
     def cut_method(method: Method) -> Method:

@@ -1,4 +1,4 @@
-"""What the stored runs amount to: per setting and method the chosen rate, curves, final figures and savings."""
+"""Summaries of the stored runs: for each setting and method the chosen rate, curves, final figures and savings."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +13,7 @@ class Row:
     """One method in one setting.
 
     Attributes:
-        note: why there are no figures, empty if there are.
+        note: the reason why there are no figures; empty if there are.
         rate: the chosen learning rate, None for a method that was not trained.
         step0, probe: quality before training; `probe` only where heads are fresh.
         curves: seed -> (FLOPs, metric) at every evaluation.
@@ -43,7 +43,7 @@ class Row:
         return values if values and complete else None
 
     def bound(self) -> float | None:
-        """What the saving is at most where some seed did not get there."""
+        """The upper bound of the saving if some seed did not reach the figure."""
         bounds = [bound for _, bound in self.savings if bound is not None]
         return max(bounds) if bounds else None
 
@@ -79,8 +79,8 @@ class Result:
     def against_rival(self, row: Row) -> tuple[float | None, float | None] | None:
         """(saving, bound) of `row` to the best rival's last figure, mean over the seeds that both have.
 
-        The saving is None where a seed never gets there; the result is None without a rival, or where the
-        rival is there before any training.
+        The saving is None if a seed never reaches it; the result is None without a rival, or if the rival
+        has it before any training.
         """
         rival = self.rival()
         if rival is None:

@@ -1,4 +1,4 @@
-"""What a model is trained on and judged by: one `Task` per `task:` entry of a suite."""
+"""The data and metrics of a task: one `Task` per `task:` entry of a suite."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ Batch = dict[str, Tensor]
 
 
 class MissingData(FileNotFoundError):
-    """A data set that is not on this machine; the message says which folder was looked at."""
+    """A data set is not on this machine; the message names the folder."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """Training batches, an evaluation, and what the target needs to take part.
+    """Training batches, an evaluation, and the settings that the target needs.
 
     Attributes:
         factory: the task class of transformers_bot, by name.
@@ -40,7 +40,7 @@ class Task:
 
 
 def need(path: Path) -> Path:
-    """The path itself if it is there."""
+    """The path, if it exists."""
     if not path.exists():
         raise MissingData(
             f"{path} is not there; give the folder of the research data by --data or TRANSFORMERS_BOT_DATA."
@@ -54,7 +54,7 @@ def on(batch: Batch, device: torch.device) -> Batch:
 
 
 def device_of(model: torch.nn.Module) -> torch.device:
-    """Where the model's parameters are."""
+    """The device of the model's parameters."""
     return next(model.parameters()).device
 
 

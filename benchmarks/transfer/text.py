@@ -18,7 +18,7 @@ AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"  # ids 4 to 23 of Sapiens; <s> 0, <pad> 1, 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Token ids to train on and to judge by.
+    """Token ids for training and evaluation.
 
     Attributes:
         draw: generator and number -> that many training rows (row, token).

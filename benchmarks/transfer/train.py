@@ -27,7 +27,7 @@ def loop(
     distil: dict[str, float] | None = None,
     spent: float = 0.0,
 ) -> dict[str, Any]:
-    """Train a model and say how well it did on the way.
+    """Train a model and return its curve.
 
     Args:
         model: on its device; trained in place.
@@ -36,7 +36,7 @@ def loop(
 
     Returns:
         `curve`: step, flops (of training so far) and every metric of the task, from step 0 on; `diverged`:
-        whether the loss ceased to be a number, which ends the run; `train_seconds`.
+        whether the loss became NaN or infinite, which ends the run; `train_seconds`.
     """
     wrapped = task.wrap(model)
     precise = _precision(budget, device_of(wrapped))
