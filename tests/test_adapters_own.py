@@ -101,9 +101,8 @@ def test_the_example_on_the_command_line(example, source, tmp_path, capsys, monk
     assert "'distilbert' has no adapter" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "family", ["vit", *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name != "vit")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_built_in_adapters_fit(family, capsys):
     done = check(adapters.get(family), CONFIGS[family]())
     assert done.problems == []

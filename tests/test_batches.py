@@ -298,6 +298,7 @@ def test_files_that_swallow_source_and_out_are_told_of(gpt2, text, tmp_path, cal
 # -- fitting ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("method", ["ligo", "mango"])
 def test_the_command_line_fits_and_says_so(gpt2, text, tmp_path, call, method):
     out = tmp_path / "out"
@@ -338,6 +339,7 @@ def test_fitting_with_files_is_fitting_with_their_batches(gpt2, text, tmp_path):
     assert not any("learned" in warning for warning in report.warnings)
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("method", ["ligo", "mango"])
 def test_unfitted_is_said_loudly_and_never_called_inherited(saved, tmp_path, method):
     source, _ = saved("gpt2", "GPT2LMHeadModel", ffn=24)

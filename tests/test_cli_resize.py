@@ -53,6 +53,7 @@ def test_json_is_the_report_and_nothing_else(call, source, tmp_path):
     assert json.loads(printed) == transformers_bot.Report.load(tmp_path / "small").to_dict()
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(("written", "value"), [("True", True), ("False", False), ("true", True), ("false", False)])
 def test_a_truth_value_may_be_written_as_python_writes_it(call, source, tmp_path, written, value):
     out = tmp_path / "out"

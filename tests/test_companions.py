@@ -93,7 +93,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.covering(few=5)
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize(("content", "said"), BROKEN.values(), ids=BROKEN)
 def test_a_tokenizer_that_cannot_be_loaded_is_told_and_never_built(tmp_path, monkeypatch, content, said):
     source = write(gpt2(tmp_path / "source"), tokenizer__json=content)
@@ -120,7 +120,7 @@ WRONG = {
 }
 
 
-@pytest.mark.covering("name")
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
 def test_settings_of_another_type_are_told_with_their_value(tmp_path, name, value):
     source = gpt2(tmp_path / "source")

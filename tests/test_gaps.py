@@ -45,6 +45,7 @@ def without(part):
     return change
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize(
     ("family", "head", "part"),
     [
@@ -62,6 +63,7 @@ def test_a_tensor_that_the_architecture_has_must_be_there(source, family, head, 
             resize(folder, config, strict=strict)
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(
     ("family", "head", "part"),
     [
@@ -90,6 +92,7 @@ def test_a_new_head_is_no_loss(source):
     assert model.classifier.weight.shape == (4, 6)
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(("family", "head"), [("bert", "BertModel"), ("roberta", "RobertaModel"), ("vit", "ViTModel")])
 def test_a_pooler_may_be_missing(source, family, head):
     folder, config = source(family, head, without("pooler"))
@@ -158,6 +161,7 @@ def test_nan_becomes_zero_on_request(source, tmp_path):
     assert all(torch.equal(x, expected.state_dict()[name]) for name, x in model.state_dict().items())
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("sizes", [{"hidden": 6}, {"hidden": 24, "heads": 6}, {"ffn": 10}, {"layer": 1}])
 def test_nan_goes_through_on_request(source, sizes):
     folder, config = source("gpt2", "GPT2LMHeadModel", spoiled)

@@ -120,6 +120,7 @@ ENTRIES = {
 }
 
 
+@pytest.mark.covering(few=8)
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_no_entry_touches_a_generator(source, tmp_path, entry):
@@ -136,6 +137,7 @@ def test_no_method_touches_a_generator(source, method):
     BoTModelForCausalLM.from_pretrained(source[0], **sizes, method=method, **more)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("untouched")
 def test_verifying_touches_no_generator(source, written):
     assert transformers_bot.verify(written, source[0]).equal

@@ -25,7 +25,7 @@ def without(length, dead):
     return AxisMap(length, length, (Band(torch.arange(length)[:, None].numpy(), keep.numpy(), length),))
 
 
-@pytest.mark.covering
+@pytest.mark.covering(few=2)
 @BY
 @MAIN
 def test_dead_mlp_units_go_and_the_outputs_stay(tmp_path, family, head, calibrated):
@@ -53,6 +53,7 @@ def test_a_dead_head_has_the_lowest_score(family, head, calibrated):
         assert best(scores["heads", at(layer)], 2) == [head for head in range(3) if head != layer]
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.covering
 @BY
 @pytest.mark.parametrize(("family", "head"), [*PRENORM, ("gpt2", "GPT2ForSequenceClassification")])
@@ -106,7 +107,7 @@ def test_dead_channels_go_in_postnorm_models_too(family, head, calibrated):
     assert best(scores["hidden", None], 9) == [i for i in range(12) if i not in DEAD["hidden"]]
 
 
-@pytest.mark.covering
+@pytest.mark.covering(few=1)
 @BY
 @pytest.mark.parametrize(("family", "head"), PRENORM)
 def test_layers_that_add_nothing_go_and_the_outputs_stay(tmp_path, family, head, calibrated):

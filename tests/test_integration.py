@@ -26,7 +26,7 @@ def _leaves_transformers_as_it_was():
     assert PreTrainedModel.__dict__["from_pretrained"] is ORIGINAL
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(("family", "head"), ALL_HEADS)
 def test_concrete_classes_resize_inside(saved, family, head):
     folder, built = saved(family, head)
@@ -36,7 +36,7 @@ def test_concrete_classes_resize_inside(saved, family, head):
     assert_same_tensors(model, resize(folder, wanted, head, dtype=torch.float64))
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(
     ("auto", "family", "head"),
     [
@@ -209,6 +209,7 @@ def grown_bert(saved):
     return folder, resized_config(built.config, **GROWN)
 
 
+@pytest.mark.slow
 def test_options_of_a_thread_are_its_own(grown_bert):
     steps, found = threading.Barrier(3), {}
 

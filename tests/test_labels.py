@@ -88,7 +88,7 @@ def test_names_are_those_of_plain_transformers(source, tmp_path, asked, sizes, c
     assert names(call(source, asked, sizes, tmp_path)) == plain(source, asked)
 
 
-@pytest.mark.covering(few=3)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("sizes", [{}, GROWN], ids=["own size", "grown"])
 @pytest.mark.parametrize("asked", MORE.values(), ids=MORE)
 def test_a_head_of_another_count_has_the_names_asked_for(source, asked, sizes):

@@ -93,7 +93,7 @@ def test_a_seed_decides_noise_and_dropout(trained):
     torch.testing.assert_close(torch.rand(1), after, rtol=0, atol=0)  # the caller's random state is left alone
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "lr"), [("deit", 5e-4), ("vit", 5e-4), ("bert", 2e-4), ("roberta", 2e-4), ("gpt2", 1e-5)]
 )
@@ -150,7 +150,7 @@ def test_a_head_that_the_source_lacks_stays_as_it_is(tmp_path):
         assert torch.equal(tensor, before[name]) == (name == "score.weight"), name
 
 
-@pytest.mark.covering
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("method", OPERATORS)
 @pytest.mark.parametrize("tied", [True, False])
 def test_tied_and_untied_output_embeddings(tmp_path, tied, method):

@@ -75,7 +75,7 @@ def test_postnorm_models_shrink_in_another_order(saved, family, sizes):
     assert not same_parameters(model, shrink(saved, family, sizes, options={"order": "kept"}))
 
 
-@pytest.mark.covering(few=3)
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize(
     ("family", "sizes", "options"),
     [
@@ -105,7 +105,7 @@ def test_the_options_in_the_provenance_make_the_same_model_again(saved, tmp_path
     assert bytes_of(shrink(saved, family, options=stored["options"]), tmp_path / "third") == bytes_first
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @each_family
 def test_the_plan_says_which_tensors_are_in_the_principal_basis(saved, family):
     head = HEAD[family]
@@ -219,6 +219,7 @@ def test_calibration_that_cannot_be_used_is_refused(saved, family, sizes, keywor
         shrink(saved, family, sizes, **keywords)
 
 
+@pytest.mark.slow
 def test_calibration_changes_what_is_kept(saved):
     plain, measured, again = (
         shrink(saved, "gpt2", calibration=batches) for batches in (None, TOKENS, (batch for batch in TOKENS))
@@ -273,7 +274,7 @@ def test_a_stream_in_a_hidden_subspace_shrinks_without_loss(tmp_path, family, he
     assert all(float((plain[name] - x).abs().max()) > 0.05 * float(x.abs().max()) for name, x in expected.items())
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("role", "heads"), [("ffn", "whole"), ("heads", "whole"), ("heads", "filter"), ("hidden", "whole")]
 )

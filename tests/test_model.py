@@ -120,7 +120,7 @@ def test_saved_and_reloaded_by_plain_transformers_without_a_word(saved, tmp_path
     assert keys_of(tmp_path / "out") == keys_of(tmp_path / "scratch")
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_provenance_survives_a_reload(saved, tmp_path, family, head):
     folder, built = saved(family, head)
@@ -176,6 +176,7 @@ def test_auto_dtype_is_the_sources(saved):
     assert BoTModelForMaskedLM.from_pretrained(folder, dtype="auto", num_hidden_layers=3).dtype == torch.bfloat16
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
 def test_a_dtype_among_the_fields_is_that_of_the_result(saved, name):
     folder, _ = saved("bert", "BertForMaskedLM")
@@ -185,7 +186,7 @@ def test_a_dtype_among_the_fields_is_that_of_the_result(saved, name):
         BoTModelForMaskedLM.from_pretrained(folder, config={**wanted, name: "bfloat99"})
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 @pytest.mark.parametrize("kind", ["sharded", "variant", "subfolder", "local", "device_map", "bin"])
 def test_every_way_to_store_gives_the_same_result(saved, tmp_path, family, head, kind):
@@ -220,6 +221,7 @@ def test_attention_implementation_is_forwarded(saved):
     assert model.config._attn_implementation == "eager"
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("form", ["dict", "object", "keywords"])
 def test_three_ways_to_ask_for_a_size(saved, form):
     folder, built = saved("gpt2", "GPT2LMHeadModel")
@@ -244,6 +246,7 @@ def test_the_seed_decides(saved, options):
     assert float((first.state_dict()[name] - other.state_dict()[name]).abs().max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_neither_the_seed_of_torch_nor_its_state_matters(saved):
     folder, built = saved("bert", "BertForMaskedLM")
     wanted = resized_config(built.config, **GROWN)

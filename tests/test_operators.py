@@ -32,7 +32,7 @@ def test_one_hot_ligo_is_stacking_and_copies(saved, family, head):
         np.testing.assert_array_equal(tensor.numpy(), np.concatenate(copied, axis=-1), err_msg=name)
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("method", OPERATORS)
 @pytest.mark.parametrize("changes", [BIG, {"layer": 3}, {"hidden": 24, "heads": 3, "ffn": 48}], ids=str)
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
@@ -46,7 +46,7 @@ def test_the_operator_starts_at_the_unfitted_model(saved, family, head, changes,
         torch.testing.assert_close(tensor, state[name], rtol=0, atol=1e-14, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [1, 3])
 def test_a_ring_of_any_rank_starts_at_the_unfitted_model(saved, rank):
     model = grow(saved, "gpt2", "GPT2LMHeadModel", "mango", **BIG)
@@ -164,7 +164,7 @@ def test_ring_trace_is_the_plain_contraction(ring, formula, rank):
     torch.testing.assert_close(found, torch.einsum(formula, x, *cores.values()))
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(("method", "keywords"), [("ligo", {}), ("mango", {}), ("mango", {"rank": 2})], ids=str)
 @pytest.mark.parametrize(("family", "head"), TRAINED_HEADS)
 def test_gradients_reach_all_of_the_operator_and_nothing_else(saved, family, head, method, keywords):

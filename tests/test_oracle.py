@@ -83,7 +83,7 @@ def assert_stacks(target, source, family, transform) -> None:
         np.testing.assert_allclose(actual[name], stack, rtol=0, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(("family", "wavelet"), ORACLE)
 @pytest.mark.parametrize("level", [1, 2])
 def test_shrinking_is_the_low_band_of_dwtn(saved, family, level, wavelet):
@@ -93,7 +93,7 @@ def test_shrinking_is_the_low_band_of_dwtn(saved, family, level, wavelet):
     assert_stacks(target, built.model, family, lambda x: low_band(x, wavelet, level))
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(("family", "wavelet"), ORACLE)
 @pytest.mark.parametrize("level", [1, 2])
 def test_growing_is_idwtn_with_empty_details(saved, family, level, wavelet):
@@ -114,7 +114,7 @@ def test_flat_heads_do_not_depend_on_the_head_counts(saved, family, heads):
 
 
 # Where the layer count stays, the stack goes through the transform of its two matrix axes.
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("wavelet", ["haar", "bior6.8"])
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_equal_depth_transforms_the_matrix_axes_only(saved, family, wavelet):

@@ -114,6 +114,7 @@ def test_a_sources_card_that_is_not_plain_gives_nothing(tmp_path, header):
     assert source_card(str(tmp_path), {}) == {}
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(
     "header", ["license: mit\na: &a [*a]", "license: mit\nd: !!timestamp x", f"license: mit\n{MERGES}"]
 )

@@ -212,7 +212,7 @@ TREATED = [(family, {}) for family in FAMILIES]
 TREATED += [(family, options) for family in ("bert", "gpt2") for options in ({"gain": "raw"}, WAVELET_DEPTH)]
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(("before", "after"), ODD.values(), ids=ODD)
 @pytest.mark.parametrize(("family", "options"), TREATED, ids=str)
 def test_odd_ratios_have_the_planned_shapes_and_finite_outputs(saved, family, before, after, options):

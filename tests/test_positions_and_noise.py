@@ -80,7 +80,7 @@ def test_image_grids_are_interpolated_in_two_dimensions(saved, family, special, 
 IMAGES = [((48, 48), (28, 28)), ((28, 28), (44, 44)), ((40, 40), (20, 52)), ((36, 36), (24, 16)), ((20, 20), (12, 20))]
 
 
-@pytest.mark.covering(few=3)
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize(
     ("family", "special", "before", "after", "method"),
     [(*family, *sizes, "bot") for family in (("ViT", 1), ("DeiT", 2)) for sizes in IMAGES]
@@ -160,7 +160,7 @@ def test_every_tensor_and_every_seed_has_its_own_noise(saved, kind):
     torch.testing.assert_close(flat @ flat.T, torch.eye(len(drawn), dtype=torch.float64), rtol=0, atol=0.1)
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(("kind", "spread"), [("gaussian", 1.0), ("uniform", 3**-0.5)])
 @pytest.mark.parametrize("scale", [None, 0.25, 3.0])
 def test_contrasts_of_copies_are_as_large_as_asked(saved, kind, spread, scale):
@@ -187,7 +187,7 @@ def test_contrasts_of_copies_are_as_large_as_asked(saved, kind, spread, scale):
                 assert float(contrast.abs().max()) <= asked / spread * (1 + 1e-6), name
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.5, 2.0])
 def test_detail_scale_is_linear(saved, scale):
     folder, built = saved("bert", "BertForMaskedLM")

@@ -48,7 +48,7 @@ def told(folder: Path) -> list[str]:
     return [f"{path.name}: {word}" for path in files for word in SECRETS if word.encode() in path.read_bytes()]
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("form", ["absolute", "relative", "dotted", "linked", "here"])
 def test_a_folder_is_called_by_its_own_name(source, target, tmp_path, form, monkeypatch):
     out = tmp_path / "out"
@@ -114,6 +114,7 @@ def test_a_model_saved_from_memory_has_the_name(source, target, tmp_path):
     assert verify(tmp_path / "out", source=source).equal
 
 
+@pytest.mark.slow
 def test_integration_names_the_folder_too(source, target, tmp_path):
     with integration():
         model = AutoModelForCausalLM.from_pretrained(source, config=AutoConfig.from_pretrained(target))
@@ -171,6 +172,7 @@ def test_a_path_is_recorded_on_request_and_dropped_on_push(source, tmp_path, way
         BoTModelForCausalLM.from_pretrained(source, n_layer=3, record_path="yes")
 
 
+@pytest.mark.slow
 def test_records_of_earlier_versions_hold_a_path_and_stay_readable(source, tmp_path):
     resize_checkpoint(source, tmp_path / "out", n_layer=3)
     for name, key in (("config.json", "transformers_bot"), ("transfer_report.json", "provenance")):

@@ -167,6 +167,7 @@ def test_verifying_and_measuring_have_one_too(bars, source, tmp_path):
     in_order(["opening the source", "measuring transformer.wte.weight", "done"], the_one(bars).stages)
 
 
+@pytest.mark.slow
 def test_the_integration_has_the_same(bars, source):
     config = resized_config(AutoModelForCausalLM.from_pretrained(source).config, hidden=8, heads=2, ffn=16)
     bars.clear()
@@ -299,7 +300,7 @@ def test_a_lock_that_the_caller_holds_stays_held(monkeypatch):
     assert draws_elsewhere()
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("takes", [0, 3])
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), BrokenPipeError(32, "Broken pipe"), ValueError("not open")]
@@ -319,7 +320,7 @@ def test_a_screen_that_takes_no_more_ends_the_bar_alone(source, monkeypatch, cap
 # -- without effect --------------------------------------------------------------------------------
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("calibration", [None, BATCHES], ids=["weights", "calibrated"])
 def test_results_are_the_same_bits_with_and_without(bars, source, tmp_path, monkeypatch, calibration):
     bot.resize_checkpoint(source, tmp_path / "shown", **SMALL, calibration=calibration)

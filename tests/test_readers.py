@@ -234,7 +234,7 @@ def test_calibrated_models_stay_nearer_to_their_source(saved, family):
     assert distance(calibration=batches) < 0.9 * distance()
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "head"), ALL_HEADS)
 def test_every_head_shrinks_calibrated(saved, family, head):
     folder, built = saved(family, head, heads=4)
@@ -339,6 +339,7 @@ def test_layers_that_do_most_are_kept(tmp_path, family):
     assert again.config.transformers_bot["layers"] == [0, 3]
 
 
+@pytest.mark.slow
 def test_copies_stay_mergeable_and_are_recorded_so(tmp_path):
     # Hidden units are copies, which merge without loss; picking the strongest would keep both twins of some.
     built = build("bert", HEAD["bert"], hidden=6, heads=2)

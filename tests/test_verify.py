@@ -25,7 +25,7 @@ resize_checkpoint = partial(transformers_bot.resize_checkpoint, record_path=True
 FACTORY_HEADS = [pair for pair in ALL_HEADS if pair[1] != "GPT2DoubleHeadsModel"]
 
 
-@pytest.mark.covering("family", "sizes")
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize("sizes", [SMALLER, LARGER], ids=["shrink", "grow"])
 @pytest.mark.parametrize(("family", "head"), FACTORY_HEADS)
 def test_a_result_is_bit_equal(saved, tmp_path, family, head, sizes):
@@ -37,6 +37,7 @@ def test_a_result_is_bit_equal(saved, tmp_path, family, head, sizes):
     assert not found.unknown
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize(
     "keywords",
     [
@@ -118,6 +119,7 @@ def test_lost_added_and_recast_tensors_are_found(result):
     assert "transformer.wpe.weight" in text
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(
     ("field", "value", "shown"),
     [("activation_function", "relu", "activation_function"), ("layer_norm_epsilon", 1.0, "layer_norm_epsilon")],
@@ -192,6 +194,7 @@ def test_an_untied_head_is_found(result):
     assert any(line.startswith("lm_head.weight: tied to") for line in verify(result).differing)
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("change", [{"files": 3}, {"files": {"a": 3}}, {"seed_of_new_heads": "x"}])
 def test_a_damaged_record_is_named(result, change):
     change_config(result, lambda fields: fields["transformers_bot"].update(change))
@@ -224,6 +227,7 @@ def test_a_trained_model_is_said_in_one_sentence(result):
     )
 
 
+@pytest.mark.slow
 def test_a_trained_model_of_another_dtype_is_said_in_one_sentence(result):
     AutoModelForCausalLM.from_pretrained(result, dtype=torch.bfloat16).save_pretrained(result)
     assert str(verify(result)).count("\n") == 0

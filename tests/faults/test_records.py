@@ -74,6 +74,7 @@ def other(key: str, value):
     return value + 1 if isinstance(value, (int, float)) else f"{value}x"
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("kind", ["written", "memory"])
 def test_an_untouched_result_is_equal(check, kind):
     assert check(kind, lambda _: None) == ""
@@ -120,7 +121,7 @@ def test_a_fact_of_a_wrong_type_is_named(places, check, turn):
             )
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("key", CONFIG)
 def test_every_field_of_the_config_is_compared(places, check, key):
     def fields_of(value):
@@ -162,7 +163,7 @@ def test_a_record_does_not_lead_out_of_the_source(check, subfolder):
     )
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("key", ["classes", "parameters", "inherited", "tensors", "dropped", "energy_kept", "sizes"])
 def test_what_a_report_says_is_compared(check, key):
     def change(report):
