@@ -131,7 +131,7 @@ WRONG = {
 }  # fmt: skip
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(("pattern", "replacement", "message"), WRONG.values(), ids=WRONG)
 def test_the_check_finds_what_is_wrong(example, pattern, replacement, message):
     (adapter,) = adapters.load(example)

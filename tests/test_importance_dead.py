@@ -54,7 +54,6 @@ def test_a_dead_head_has_the_lowest_score(family, head, calibrated):
 
 
 @pytest.mark.covering(few=2)
-@pytest.mark.covering
 @BY
 @pytest.mark.parametrize(("family", "head"), [*PRENORM, ("gpt2", "GPT2ForSequenceClassification")])
 def test_dead_channels_and_heads_go_and_only_the_gain_of_norms_changes(tmp_path, family, head, calibrated):

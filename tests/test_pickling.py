@@ -13,10 +13,8 @@ from transformers_bot.options import Wavelets
 from transformers_bot.tools import inspecting
 
 WAYS = {
-    **{
-        f"pickle {n}": lambda value, n=n: pickle.loads(pickle.dumps(value, n))
-        for n in range(pickle.HIGHEST_PROTOCOL + 1)
-    },
+    # The oldest protocol, the first with `__reduce_ex__`, and the newest: the others write objects as one of these.
+    **{f"pickle {n}": lambda value, n=n: pickle.loads(pickle.dumps(value, n)) for n in (0, 2, pickle.HIGHEST_PROTOCOL)},
     "copy": copy.copy,
     "deepcopy": copy.deepcopy,
 }
