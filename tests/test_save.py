@@ -289,3 +289,23 @@ class TestLock:
         save_number(tmp_path / "out", 1)
         assert read_save(tmp_path / "out") == 1
         assert f"The filesystem of {tmp_path} has no locks" in caplog.text
+
+
+def test_without_an_exchange_the_old_folder_comes_back_where_the_new_one_cannot_be_moved(tmp_path, monkeypatch):
+    out, rename = tmp_path / "out", Path.rename
+    save_number(out, 1)
+    monkeypatch.setattr(atomic_folder, "_exchange", lambda *_: False)
+    save_number(out, 2, overwrite=True)
+    assert read_save(out) == 2
+    assert left_over(out) == []
+
+    def rename_old_ones_only(path: Path, target: Path) -> Path:
+        if target == out and path.suffix != ".old":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename_old_ones_only)
+    with pytest.raises(SaveError, match="Cannot write"):
+        save_number(out, 3, overwrite=True)
+    assert read_save(out) == 2
+    assert left_over(out) == []
