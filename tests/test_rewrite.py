@@ -212,6 +212,20 @@ def test_layers_with_dead_units_are_matched_in_float32():
         assert sorted(units.T.tolist()) == sorted(before.T.tolist())
 
 
+def test_layers_that_are_averaged_have_their_units_in_one_order():
+    built = build("gpt2", "GPT2LMHeadModel", layer=2)
+    first, second = (block.mlp for block in built.model.transformer.h)
+    order = shuffled(20)
+    with torch.no_grad():
+        second.c_fc.weight[:] = first.c_fc.weight[:, order]
+        second.c_fc.bias[:] = first.c_fc.bias[order]
+        second.c_proj.weight[:] = first.c_proj.weight[order]
+    network = network_for(built.model)
+    order_units(network, "ffn", 10, groups={"layer": [[0, 1]]})
+    for part in ("c_fc.weight", "c_fc.bias", "c_proj.weight"):
+        assert torch.equal(network[f"transformer.h.1.mlp.{part}"], network[f"transformer.h.0.mlp.{part}"]), part
+
+
 @each_family
 def test_reordering_heads_by_strength_keeps_the_outputs(family, head):
     built = build(family, head, heads=4)
