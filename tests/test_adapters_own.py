@@ -14,7 +14,6 @@ from transformers_bot import (
     BadOption,
     BoTConfig,
     BoTModelForMaskedLM,
-    IncompatibleModels,
     UnsupportedArchitecture,
     adapters,
     cli,
@@ -354,19 +353,10 @@ def test_a_norm_of_one_more_than_its_weight_is_mapped_as_such():
     torch.testing.assert_close(run_on(steps["ln_f.weight"], weight), (weight.repeat_interleave(2) + 1) / 2 - 1)
 
 
-def test_what_the_maps_cannot_say_yet_is_refused_by_name():
-    adapter = adapters.get("gpt2")
-    rotary = dataclasses.replace(adapter.roles["score"], kind="frequency", follows="")
-    changed = dataclasses.replace(adapter, roles=adapter.roles.with_(rotary))
-    before = GPT2Config(n_embd=12, n_head=3, n_layer=2)
-    sides = [
-        Side(config, role_sizes(changed, config, "source"), predict(GPT2LMHeadModel, config), torch.float32)
-        for config in (before, rebuild(adapter, before, {"n_embd": 24}))
-    ]
-    with pytest.raises(IncompatibleModels, match=r"rotary pairs stand for frequencies.* Keep score"):
-        make_plan(changed, *sides, methods.get("bot", BoTConfig()))
-    rms = dataclasses.replace(adapter, norms=tuple(dataclasses.replace(norm, kind="rms") for norm in adapter.norms))
-    task = Task(rms, {"hidden": 12}, {"hidden": 6}, True)
-    with pytest.raises(BadOption, match="norms of gpt2 leave the mean where it is"):
+def test_a_norm_behind_a_block_keeps_the_basis_of_its_stream():
+    adapter = adapters.get("gemma2")
+    assert not adapter.turns
+    task = Task(adapter, {"hidden": 12}, {"hidden": 6}, True)
+    with pytest.raises(BadOption, match="norms of gemma2 stand behind its blocks"):
         basis_of(BoTConfig(basis="principal"), task, ["haar"])
     assert basis_of(BoTConfig(), task, ["haar"]) == "plain"

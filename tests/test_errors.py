@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from families import build, resized_config, save, tiny_config
-from transformers import AutoModelForMaskedLM, BertConfig, LlamaConfig
+from transformers import AutoModelForMaskedLM, BertConfig, LlamaConfig, MambaConfig
 
 import transformers_bot as bot
 from transformers_bot import (
@@ -271,8 +271,8 @@ def test_a_missing_source_is_transformers_own_error(tmp_path, factory):
 
 
 def test_an_unsupported_source_is_named(tmp_path):
-    LlamaConfig(num_hidden_layers=1).save_pretrained(tmp_path)
-    with pytest.raises(UnsupportedArchitecture, match="model type 'llama' has no adapter"):
+    MambaConfig(num_hidden_layers=1).save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedArchitecture, match="model type 'mamba' has no adapter"):
         BoTModelForCausalLM.from_pretrained(str(tmp_path), num_hidden_layers=2)
 
 

@@ -90,10 +90,8 @@ def test_equal_sizes_are_left_to_transformers(saved, family, head, request_of):
 
 
 def test_other_architectures_are_left_to_transformers(tmp_path):
-    config = transformers.LlamaConfig(
-        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=11
-    )
-    model = transformers.LlamaForCausalLM(config)
+    config = transformers.MambaConfig(hidden_size=16, num_hidden_layers=1, vocab_size=11, state_size=4)
+    model = transformers.MambaForCausalLM(config)
     model.save_pretrained(tmp_path)
     with transformers_bot.integration():
         assert_same_tensors(AutoModelForCausalLM.from_pretrained(tmp_path), model)

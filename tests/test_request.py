@@ -192,3 +192,10 @@ def test_a_call_is_checked_before_weights_are_looked_for(tmp_path, wrong):
         with pytest.raises((BadOption, BadSize)):
             call(**{"n_layer": 1, **wrong})
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize("device_map", ["cuda:99", {"": "cuda:99"}, torch.device("cuda", 99)], ids=str)
+def test_a_device_that_is_not_here_is_refused_before_weights_are_looked_for(tmp_path, device_map):
+    GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=11).save_pretrained(tmp_path)
+    with pytest.raises(BadOption, match=r"device_map names cuda:99, and torch sees \d+ CUDA devices"):
+        BoTModelForCausalLM.from_pretrained(tmp_path, n_layer=1, device_map=device_map)

@@ -79,7 +79,16 @@ class Options:
 
 
 MAX_SEED = 2**64 - 1  # the largest seed of torch's generators
-WAVELET_ROLES = ("default", "hidden", "ffn", "heads", "head_dim", "layer")
+
+
+def _filtered_roles() -> tuple[str, ...]:
+    """The roles of all known architectures that a wavelet may filter, and "default" for all of them."""
+    from .architectures import ADAPTERS
+
+    roles = (
+        role for adapter in ADAPTERS.values() for role in adapter.roles.leading("stream", "unit", "entry", "depth")
+    )
+    return ("default", *dict.fromkeys(roles))
 
 
 class Wavelets(Mapping[str, str]):
@@ -118,7 +127,7 @@ class BoTConfig:
 
     Attributes:
         wavelet: a discrete PyWavelets wavelet, "auto" (by family and direction), or a dict from
-            role ("hidden", "ffn", "heads", "head_dim", "layer", "default") to either.
+            role ("hidden", "ffn", "heads", "kv_heads", ..., or "default" for the rest) to either.
         gain: "consistent" scales so that the network's function is kept; "raw" is the paper as written for
             the attention and MLP matrices, with everything else scaled consistently.
         depth: "wavelet" filters over layers; growing may also "repeat" layers with shared updates
@@ -172,7 +181,7 @@ class BoTConfig:
             _check_choice(name, getattr(self, name), choices)
         table = self.wavelet if isinstance(self.wavelet, Mapping) else {"default": self.wavelet}
         for role, wavelet in table.items():
-            _check_choice("the role of wavelet", role, WAVELET_ROLES)
+            _check_choice("the role of wavelet", role, _filtered_roles())
             if wavelet not in ("auto", *NAMES):
                 check_name(wavelet)  # raises, with the nearest name
         if isinstance(self.wavelet, Mapping):

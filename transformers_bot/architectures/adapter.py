@@ -38,8 +38,8 @@ A network with two stacks of layers has a name for each; that of the second ends
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any, Literal, get_args
 
 from ..errors import PlanError, UnsupportedArchitecture, suggest
@@ -62,13 +62,15 @@ class Role:
         name: as rules write it.
         kind: what a method may do with its entries, see the module.
         size: a config field, a function of the config, a fixed number, or None if only the tensor's shape tells.
-        field: the config field that a user sets to change it, for messages; by default `size`.
+        field: the config field that a user sets to change it; by default `size`. Of members of groups, such as queries
+            that share a key, it counts all of them together.
         follows: the role whose maps this one takes, because its entries belong together with that role's:
             entries of queries and keys with those of values, the stream behind the last norm with the stream.
         within: the unit that holds these entries, or, of the queries of a group, the unit that holds them.
         lists: of a depth: config fields with one entry per layer, which follow the layers.
         noun: a plural noun for the entries, for messages.
         remedy: what a user can do if source and target differ in a role that is never resampled.
+        stays: a function of a config that returns why the number of entries cannot change, or an empty string.
         empty: a function of a config that says why the role has no entries.
     """
 
@@ -82,6 +84,7 @@ class Role:
     noun: str = ""
     remedy: str = ""
     empty: Callable[[Any], str] | None = dataclasses.field(default=None, compare=False)
+    stays: Callable[[Any], str] | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not self.field:
@@ -169,7 +172,7 @@ class Roles(Mapping[str, Role]):
 
     def is_whole(self, name: str) -> bool:
         """Whether a unit holds entries of its own, as a head does, and so may be picked or copied as a whole."""
-        return any(role.within == name for role in self._roles.values())
+        return bool(self._roles[name].within) or any(role.within == name for role in self._roles.values())
 
     def is_network_wide(self, name: str) -> bool:
         """Whether all layers share the entries: the stream, and the roles that follow it."""
@@ -223,6 +226,8 @@ class Factor:
         reads: it is on the reading side.
         crosses: it reads although its axis is written, as keys do.
         multiplies: its values are multiplied with those of the other writer of the same units.
+        normed: a norm follows, so that a factor on what is written here has no effect.
+        scales: it belongs to such a norm, whose weight multiplies the normalised entries.
     """
 
     role: str
@@ -230,6 +235,8 @@ class Factor:
     reads: bool
     crosses: bool = False
     multiplies: bool = False
+    normed: bool = False
+    scales: bool = False
 
     def length(self, sizes: Sizes) -> int | None:
         return sizes[self.role] if self.role else self.size
@@ -285,6 +292,11 @@ class Rule:
     @property
     def roles(self) -> list[str]:
         return [factor.role for factor in self.factors if factor.role]
+
+    def with_factors(self, change: Callable[[Factor], Factor]) -> "Rule":
+        """The same with every factor changed."""
+        axes = (tuple(tuple(change(f) for f in segment) for segment in axis.segments) for axis in self.axes)
+        return replace(self, axes=tuple(Axis(segments) for segments in axes))
 
     def match(self, name: str) -> tuple[bool, int | None]:
         """Whether the rule names this tensor, and its layer if it has one."""
@@ -447,6 +459,12 @@ class Norm:
     undoes: str = ""
 
 
+def _told(factor: Factor, roles: set[str], scales: bool) -> Factor:
+    if factor.role not in roles:
+        return factor
+    return replace(factor, scales=True) if scales else replace(factor, normed=True)
+
+
 @dataclass(frozen=True)
 class Adapter:
     """One architecture as data.
@@ -459,6 +477,8 @@ class Adapter:
         norms: every norm, and the matrices that read it.
         derived: config field -> a function of the config; the field follows it as long as it has that value.
         divides: pairs of config fields of which the first must divide the second.
+        with_width: config fields of heads that change in proportion with the stream if a call sets neither them nor
+            the length of heads, and if all of them stay whole numbers.
         gains: factors of the forward pass that depend on a size, as functions of the config. The key is the
             role that scores sum over, or the name of a module whose output is multiplied. Scores without
             an entry here, or whose function gives None, are divided by the root of the role's length.
@@ -487,6 +507,7 @@ class Adapter:
     norms: tuple[Norm, ...] = ()
     derived: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)
     divides: tuple[tuple[str, str], ...] = ()
+    with_width: tuple[str, ...] = ()
     gains: Mapping[str, Callable[[Any], float | None]] = dataclasses.field(default_factory=dict)
     activation: str = "hidden_act"
     epsilon: str = ""
@@ -502,10 +523,29 @@ class Adapter:
     foreign: Mapping[str, str] = dataclasses.field(default_factory=dict)
     buffers: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Tell queries and keys that a norm stands behind them, and the norm that it is theirs."""
+        scored = {f.role for rule in self.rules for f in rule.factors if f.crosses}
+        weights = [re.sub(DEPTH, "0", norm.name) + ".weight" for norm in self.norms]
+        inside = [rule for rule in self.rules if not rule.maps and any(rule.match(name)[0] for name in weights)]
+        normed = {role for rule in inside for role in rule.roles} & scored
+        if normed:
+            told = (
+                rule.with_factors(partial(_told, roles=normed, scales=any(rule is one for one in inside)))
+                for rule in self.rules
+            )
+            object.__setattr__(self, "rules", tuple(told))
+
     @cached_property
     def norm_names(self) -> Mapping[str, Norm]:
         """The norms by name."""
         return {norm.name: norm for norm in self.norms}
+
+    @cached_property
+    def turns(self) -> bool:
+        """Whether the stream may be turned into another basis: no norm writes it, whose weights have a basis."""
+        weights = [re.sub(DEPTH, "0", norm.name) + ".weight" for norm in self.norms]
+        return self.norm == "pre" and not any(r.adds and any(r.match(w)[0] for w in weights) for r in self.rules)
 
     @cached_property
     def scored(self) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ import copy
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from functools import cache
 from numbers import Integral
 from typing import Any
@@ -125,6 +126,7 @@ def field_warnings(adapter: Adapter, source: Any, target: Any) -> Iterator[str]:
         if before != after and not (name == "pad_token_id" and before is None):
             values = f"{_shown(before)} in the source and {_shown(after)} in the target"
             yield f"{name} is {values}; the weights fit the former"
+    yield from _about_heads(adapter, source, target)
     pruned = getattr(source, "pruned_heads", None)
     if pruned:
         yield f"pruned_heads of the source is left out: its weights hold every head, {_shown(pruned)} included"
@@ -136,6 +138,20 @@ def field_warnings(adapter: Adapter, source: Any, target: Any) -> Iterator[str]:
             f"the config has fields that {type(source).__name__} does not know: {named}{more}; they are kept "
             "unchanged, and their meaning for the weights is not known"
         )
+
+
+def _about_heads(adapter: Adapter, source: Any, target: Any) -> Iterator[str]:
+    """What another width has done to heads that do not follow from it."""
+    streams = [adapter.roles[stream].field for stream in adapter.roles.streams]
+    wider = [name for name in streams if getattr(source, name) != getattr(target, name)]
+    if not (adapter.with_width and wider):
+        return
+    counts = {name: (getattr(source, name), getattr(target, name)) for name in adapter.with_width}
+    moved = {name: pair for name, pair in counts.items() if pair[0] != pair[1]}
+    told = [f"{name} {before} -> {after}" for name, (before, after) in (moved or counts).items()]
+    kept = "; heads keep their length" if moved and len(moved) == len(counts) else ""
+    stay = "stay as they are, and only the stream changes: " if not moved else "change: "
+    yield f"with {' and '.join(wider)} heads {stay}" + ", ".join(told if moved else counts) + kept
 
 
 def _with_value(name: str, value: Any) -> str:
@@ -218,6 +234,7 @@ def rebuild(
     for name, value in chosen.items():
         if name in size_fields(adapter) or name == "num_labels":
             _check_positive(name, value, "target")
+    chosen |= unsaid(adapter, config, chosen)
     fields = {**known, **_with_labels(config, chosen)}
     try:
         for name, rule in adapter.derived.items():
@@ -236,6 +253,34 @@ def rebuild(
         if problem := _wrong_type(str(error), fields):
             raise BadOption(f"{name} cannot be built with {problem}.") from None
         raise BadOption(f"{name} cannot be built with {brief(str(overrides))}: {brief(str(error))}") from None
+
+
+def unsaid(adapter: Adapter, config: PreTrainedConfig, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that a call does not set and that follow from those it sets.
+
+    Heads keep their length, and their number changes in proportion with the stream if all of their fields stay whole
+    numbers; otherwise they stay as they are. Key-value heads stay if they divide the heads, and change in proportion
+    with them otherwise.
+    """
+    fields: dict[str, Any] = {}
+    told = [name for name in adapter.with_width if name in chosen]
+    if adapter.with_width and not told:
+        for stream in adapter.roles.streams:
+            share = _share(config, chosen, adapter.roles[stream].field)
+            wanted = {name: getattr(config, name) * share for name in adapter.with_width}
+            entries = {adapter.roles[entry].field for entry in adapter.roles.entries}
+            if share != 1 and entries.isdisjoint(chosen) and all(count.denominator == 1 for count in wanted.values()):
+                fields |= {name: int(count) for name, count in wanted.items()}
+    for part, whole in adapter.divides if told else ():
+        if whole in told and part in adapter.with_width and part not in told and chosen[whole] % getattr(config, part):
+            count = getattr(config, part) * _share(config, chosen, whole)
+            fields |= {part: int(count)} if count.denominator == 1 else {}
+    return fields
+
+
+def _share(config: PreTrainedConfig, chosen: Mapping[str, Any], name: str) -> Fraction:
+    """The new value of a field, relative to the old one."""
+    return Fraction(chosen.get(name, getattr(config, name)), getattr(config, name))
 
 
 def _stretched_lists(adapter: Adapter, known: dict[str, Any], chosen: dict[str, Any]) -> dict[str, list[Any]]:
@@ -340,6 +385,35 @@ def cut_across(roles: Roles, source: Sizes, target: Sizes) -> list[str]:
         and source[unit] != target[unit]
         and entries(source, unit, entry) == entries(target, unit, entry)
     ]
+
+
+def regrouped(roles: Roles, source: Sizes, target: Sizes) -> dict[str, tuple[tuple[int, int], tuple[int, int]]]:
+    """Members whose groups are formed anew -> lengths (source, target) of the groups, and of the members in them.
+
+    Queries that share keys are such members. Where groups and members change in opposite directions, all members
+    stay in their order and are dealt out to as many groups as the target has; only then a group gets fewer or more.
+    """
+    found = {}
+    for member in roles.of("unit"):
+        group = roles[member].within
+        if not group or roles.kind(group) != "unit":
+            continue
+        (groups, wanted), (before, after) = ((source[role] or 1, target[role] or 1) for role in (group, member))
+        if (wanted - groups) * (after - before) < 0 and groups * before % wanted == 0:
+            found[member] = (wanted, wanted), (groups * before // wanted, after)
+    return found
+
+
+def fields_for(roles: Roles, lengths: Sizes) -> dict[str, int]:
+    """The config fields that set these lengths; of members, such as queries that share a key, a field counts all."""
+    fields = {}
+    for name, length in lengths.items():
+        role = roles[name]
+        if length is not None and isinstance(role.size, str):
+            fields[role.size] = length
+        elif length is not None and role.kind == "unit" and role.within:
+            fields[role.field] = length * (lengths.get(role.within) or 1)
+    return fields
 
 
 def size_fields(adapter: Adapter) -> dict[str, str]:
@@ -451,6 +525,14 @@ def check_supported(
             "cannot change. Pass add_cross_attention=False: the decoder is then resized alone, and the "
             "tensors of its cross attention are left out."
         )
+    for role in adapter.roles.values():
+        why = (
+            next(filter(None, map(role.stays, configs)), "")
+            if role.stays and source[role.name] != target[role.name]
+            else ""
+        )
+        if why:
+            raise UnsupportedArchitecture(f"{why}: keep {source[role.name]} {role.noun} ({role.field}).")
     flag = adapter.depth_flag
     for depth in adapter.roles.depths if flag and getattr(config, flag, False) else ():
         if source[depth] != target[depth]:

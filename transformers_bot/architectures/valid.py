@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import BadOption, suggest
 from .adapter import ADAPTERS, DEPTH, KINDS, RESIZED, Adapter, Norm, Role, Roles, Rule
-from .families import BUILT_IN
+from .families import PAPER
 
 FIELD_KINDS = ("depth", "stream")  # error messages name their config field
 MISSPELT = 0.85  # of letters in common: so similar to a field that is there, a name is not one of an older version
@@ -18,7 +18,8 @@ LISTS = ("divides", "meaning", "inert", "checks", "crossing", "buffers", "norms"
 def register(adapter: Adapter) -> Adapter:
     """Make an architecture known for the rest of this process; return the adapter.
 
-    A model type that is registered again replaces the earlier adapter, unless that is built in.
+    A model type that is registered again replaces the earlier adapter, also a built-in one. Those of the paper's
+    families stay, so that published results can be repeated.
 
     Example:
         >>> from transformers_bot.adapters import get, register
@@ -26,11 +27,11 @@ def register(adapter: Adapter) -> Adapter:
         True
 
     Raises:
-        BadOption: an adapter that contradicts itself or transformers' config of that model type, or one
-            for a model type that is built in.
+        BadOption: an adapter that contradicts itself or transformers' config of that model type, or another one
+            for a family of the paper.
     """
     validate(adapter)
-    if adapter.model_type in (built_in.model_type for built_in in BUILT_IN if built_in is not adapter):
+    if adapter.model_type in (built_in.model_type for built_in in PAPER if built_in is not adapter):
         raise BadOption(f"model type {adapter.model_type!r} is built in and cannot be replaced.")
     ADAPTERS[adapter.model_type] = adapter
     return adapter

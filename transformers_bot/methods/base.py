@@ -17,9 +17,9 @@ import numpy as np
 from torch import Tensor
 
 from ..architectures.adapter import Adapter, At, Factor, Roles, Rule
-from ..architectures.sizes import cut_across, follows_layers
+from ..architectures.sizes import cut_across, follows_layers, regrouped
 from ..architectures.user_file import names_of
-from ..errors import BadOption, IncompatibleModels, suggest
+from ..errors import BadOption, suggest
 from ..ops.axis_map import AxisMap, identity
 from ..ops.recipe import Read, Recipe, Segment, is_identity
 from ..options import BoTConfig, Options
@@ -86,6 +86,23 @@ class Task:
         """Units, such as heads, whose number changes while all of them together keep their number of entries."""
         return cut_across(self.roles, self.source, self.target)
 
+    def lengths_in(self, segment: tuple[Factor, ...]) -> dict[str, tuple[int, int]]:
+        """Role -> its length in source and target, of the sized factors of a product.
+
+        Groups that are formed anew (see `regrouped`) are all there already where their members are counted.
+        """
+        lengths = {f.role: self.lengths(f.role) for f in segment if f.role and self.is_sized(f.role)}
+        for member, (groups, members) in self.regrouped.items():
+            group = self.roles[member].within
+            if member in lengths and group in lengths:
+                lengths[group], lengths[member] = groups, members
+        return lengths
+
+    @property
+    def regrouped(self) -> dict[str, tuple[tuple[int, int], tuple[int, int]]]:
+        """Members, such as queries that share keys, whose groups are formed anew."""
+        return regrouped(self.roles, self.source, self.target)
+
     def score_gain(self, role: str, reads: bool) -> float:
         """The factor on the writing (or reading) side of a score that keeps the score.
 
@@ -95,6 +112,8 @@ class Task:
         the reading side divide by r already, so its factor is r times as large.
         """
         ratio, scale = self.ratio(role), self.gains.get(role)
+        if self.roles.kind(role) == "frequency":  # of which new ones add nothing to the sum
+            return float((ratio**-0.5 if scale is None else scale) ** -0.5)
         power = -0.25 if scale is None else -0.5
         gain = float(ratio ** (power + 1 if reads else power))
         return gain if scale is None else gain * float(scale**-0.5)
@@ -193,7 +212,10 @@ class Linear(AsStored):
     # -- what is derived from it ----------------------------------------------------------------
 
     def config_fields(self, task: Task, config: Any) -> dict[str, Any]:
-        """The lists with one entry per layer: an entry goes where the layer goes."""
+        return self.lists(task, config)
+
+    def lists(self, task: Task, config: Any) -> dict[str, list[Any]]:
+        """The config's lists with one entry per layer: an entry goes where the layer goes."""
         fields = {}
         for stack in task.changes("depth"):
             before, after = task.lengths(stack)
@@ -229,23 +251,28 @@ class Linear(AsStored):
         if self.is_flat(task, segment):
             pair = self.axis_pair(task, whole_unit(task, segment), *task.segment_lengths(segment), at)
             return (pair.consume if all(factor.reads for factor in segment) else pair.produce,)
-        return tuple(self.factor(task, factor, at) for factor in segment)
+        lengths = task.lengths_in(segment)
+        return tuple(self.factor(task, factor, at, lengths.get(factor.role)) for factor in segment)
 
     def is_flat(self, task: Task, segment: tuple[Factor, ...]) -> bool:
         """Whether a product of units and their entries is one axis to the formula; frequencies are never mixed."""
         return self.flat_heads and bool(whole_unit(task, segment))
 
-    def factor(self, task: Task, factor: Factor, at: At) -> AxisMap:
+    def factor(self, task: Task, factor: Factor, at: At, lengths: tuple[int, int] | None = None) -> AxisMap:
+        """The map of one factor of a product.
+
+        Args:
+            lengths: in source and target, where the product counts it otherwise (see `Task.lengths_in`).
+        """
         if not factor.role:
             return identity(factor.size or 1)
-        source, target = task.source[factor.role], task.target[factor.role]
-        if source is None or target is None:
+        if not task.is_sized(factor.role):
             return UNSIZED
+        source, target = lengths or task.lengths(factor.role)
         pair = self.axis_pair(task, factor.role, source, target, at)
-        chosen = pair.consume if factor.reads else pair.produce
-        if factor.role in task.adapter.scored and source != target and self.keeps_scores:
-            return chosen.scaled(task.score_gain(factor.role, factor.reads))
-        return chosen
+        if factor.role in task.adapter.scored and source != target:
+            return scored_map(task, factor, pair, self.keeps_scores)
+        return pair.consume if factor.reads else pair.produce
 
     def axis_pair(self, task: Task, role: str, source: int, target: int, at: At) -> Pair:
         """The maps of any role: positions are cropped or interpolated, the pair of a tied readout is swapped."""
@@ -256,10 +283,7 @@ class Linear(AsStored):
         if task.roles.kind(role) == "grid":
             return grid(source, target, self.options.grids)
         if task.roles.kind(role) == "frequency":
-            raise IncompatibleModels(
-                f"{role} goes from {source} to {target}: rotary pairs stand for frequencies, which are never mixed, "
-                f"and no rule chooses among them yet. Keep {task.roles[role].field} at the source's value."
-            )
+            return maps.frequencies(source, target)
         network_wide = task.roles.is_network_wide(role)
         pair = self.pair(task, task.roles.leader(role), source, target, None if network_wide else at)
         return pair.swapped() if is_tied_readout(task, role) else pair
@@ -308,9 +332,10 @@ class Linear(AsStored):
         # A formula with flat heads sees only heads x head_dim, which is as long as the stream.
         holders = {task.roles[entry].within for entry in task.roles.entries}
         flat = {*holders, *task.roles.of("entry", "frequency")} if self.flat_heads else set()
+        members = {role: lengths for role, (_, lengths) in task.regrouped.items()}
         for role in task.changes("depth", "stream", "unit", "entry", "frequency"):
-            if role not in flat and wrong(task.ratio(role)):
-                source, target = task.lengths(role)
+            source, target = members.get(role, task.lengths(role))
+            if role not in flat and wrong(target / source):
                 raise self.refuse(f"it can only {verb}, but {role} goes from {source} to {target}. Use method='bot'.")
 
     def keeps_no_heads(self, task: Task) -> None:
@@ -346,10 +371,33 @@ def layers_read(depth: Depth, rule: Rule, layer: int, name: str) -> tuple[tuple[
     return tuple(Read(name, int(i), float(row[i])) for i in np.flatnonzero(row)), depth.label
 
 
+def scored_map(task: Task, factor: Factor, pair: Pair, balanced: bool) -> AxisMap:
+    """The map of entries that scores sum over.
+
+    A norm behind queries or keys undoes any factor on what it reads: they keep their size, for rotary pairs with
+    zeros between them the root mean square of all, and the norm's weight takes the factor.
+
+    Args:
+        balanced: a change of their number leaves scores as they are.
+    """
+    source, target = pair.produce.source, pair.produce.target
+    gain = task.score_gain(factor.role, factor.reads) if balanced else 1.0
+    if task.roles.kind(factor.role) != "frequency":
+        chosen = pair.consume if factor.reads and not factor.normed else pair.produce
+        return chosen if factor.normed else chosen.scaled(gain)
+    size = (target / source) ** 0.5
+    if factor.scales:
+        return maps.nearest(source, target).scaled(gain / size if balanced else 1.0)
+    return pair.produce.scaled(size if factor.normed else gain)
+
+
 def whole_unit(task: Task, segment: tuple[Factor, ...]) -> str:
-    """The unit, such as heads, in a product of a unit and its entries; empty if the segment is no such product."""
+    """The unit, such as heads, in a product of a unit and its entries; empty if the segment is no such product.
+
+    Where queries and keys hold rotary pairs, which must not be mixed, values count as no such product either.
+    """
     kinds = [task.roles.kind(factor.role) for factor in segment]
-    if "frequency" in kinds or "entry" not in kinds:
+    if task.roles.of("frequency") or "entry" not in kinds:
         return ""
     return next((factor.role for factor, kind in zip(segment, kinds, strict=True) if kind == "unit"), "")
 

@@ -20,6 +20,7 @@ Source: the BoT paper (CVPR 2026), section 3; gains and odd ratios are ours.
 import copy
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,13 +29,14 @@ from torch import Tensor
 
 from ..architectures.adapter import At, Factor, Rule
 from ..console import progress
+from ..errors import BadOption
 from ..ops.axis_map import AxisMap
 from ..ops.recipe import Detail, Read, Recipe, Segment, is_identity
 from ..options import BoTConfig
 from ..rewrite.calibration import fit_to_low_pass
 from ..rewrite.principal import Opened
 from . import maps
-from .base import Linear, Task, reads_of, whole_unit
+from .base import Linear, Task, reads_of, scored_map, whole_unit
 from .maps import (
     Depth,
     Pair,
@@ -82,6 +84,9 @@ def paper_wavelet(task: Task) -> str:
 # higher one. Figures: benchmarks/results/transfer-levers.md, against other methods transfer-cpu.md.
 CONSISTENT_WAVELET = "haar"
 CONSISTENT_DETAIL_SCALE = 1.0
+# Of new rotary pairs behind which a norm stands. They only have to leave zero: the root mean square changes by the
+# square of this, far below what half precision can tell.
+QUIET = 1 / 256
 
 
 class BoT(Linear):
@@ -114,6 +119,13 @@ class BoT(Linear):
 
     def check(self, task: Task) -> None:
         """Raise `BadOption` for a depth rule of the other direction, or a basis or order that is not possible."""
+        turned = next(iter(task.roles.of("frequency")), "")
+        for option, value in (("heads", "flat"), ("reheads", "reshape")) if turned else ():
+            if getattr(self.options, option) == value:
+                raise BadOption(
+                    f"{option}={value!r} takes all heads as one axis, but those of {task.adapter.model_type} hold "
+                    f"{task.roles[turned].noun}, which are never mixed. Leave {option} at its default."
+                )
         ordered(self.options, task, self._shrink(task))
         self.picked(task)
 
@@ -141,7 +153,7 @@ class BoT(Linear):
         kept = {stack: self.layers(task, stack).read for stack in rules}
         ranked = [stack for stack, rule in rules.items() if rule == "strongest"]
         flat = any(self._is_flat(task, unit) for unit in task.roles.units if task.roles.is_whole(unit))
-        return Shrink(self.basis(task), flat, self.heads == "whole", groups, kept, tuple(ranked))
+        return Shrink(self.basis(task), flat, self.heads_of(task) == "whole", groups, kept, tuple(ranked))
 
     def basis(self, task: Task) -> str:
         """ "principal" if the stream is turned to its principal basis before it shrinks, else "plain"."""
@@ -166,7 +178,7 @@ class BoT(Linear):
         """The maps of one role, the same in every layer."""
         if target < source and role in self.picked(task):
             return maps.picked_units(source, target)
-        if self.heads == "whole" and task.roles.is_whole(role):
+        if self.heads_of(task) == "whole" and task.roles.is_whole(role):
             return maps.whole_units(source, target)
         pair = maps.low_pass(source, target, self.wavelet(task, role), self.as_written)
         if task.roles.kind(role) == "stream" and self.basis(task) == "principal":
@@ -190,12 +202,13 @@ class BoT(Linear):
             return wavelet
         return paper_wavelet(task) if self.raw else CONSISTENT_WAVELET
 
-    @property
-    def heads(self) -> str:
+    def heads_of(self, task: Task) -> str:
         """Whether heads are copied and picked "whole", low-passed by "filter", or "flat" with their entries."""
         if self.options.heads != "auto":
             return self.options.heads
-        return "flat" if self.raw else "whole"
+        if not self.raw:
+            return "whole"
+        return "filter" if task.roles.of("frequency") else "flat"
 
     def segment(self, task: Task, segment: tuple[Factor, ...], at: At) -> Segment:
         if self.is_flat(task, segment):
@@ -203,22 +216,24 @@ class BoT(Linear):
             pair = self._flat_pair(task, segment)
             chosen = pair.consume if all(f.reads for f in segment) else pair.produce
             return (chosen.scaled(self._score_gain(task, scored, reads=False)) if scored else chosen,)
-        return tuple(self.factor(task, factor, at) for factor in segment)
+        lengths = task.lengths_in(segment)
+        return tuple(self.factor(task, factor, at, lengths.get(factor.role)) for factor in segment)
 
-    def factor(self, task: Task, factor: Factor, at: At) -> AxisMap:
-        scored = factor.role in task.adapter.scored
-        pair = self._factor_pair(task, factor)
+    def factor(self, task: Task, factor: Factor, at: At, lengths: tuple[int, int] | None = None) -> AxisMap:
+        pair = self._factor_pair(task, factor, lengths)
+        if factor.role not in task.adapter.scored:
+            return pair.consume if factor.reads else pair.produce
         # A score is a sum over head_dim, so one side must read what the other writes; the paper uses one map for both.
-        reads = factor.reads and not (scored and self.raw)
-        chosen = pair.consume if reads else pair.produce
-        return chosen.scaled(self._score_gain(task, factor.role, reads)) if scored else chosen
+        if self.raw:
+            return scored_map(task, replace(factor, reads=False), pair, balanced=False)
+        return scored_map(task, factor, pair, balanced=not self._is_reshaped(task, task.roles[factor.role].within))
 
-    def _factor_pair(self, task: Task, factor: Factor) -> Pair:
+    def _factor_pair(self, task: Task, factor: Factor, lengths: tuple[int, int] | None = None) -> Pair:
         if not factor.role:
             return maps.identity_pair(factor.size or 1)
         if not task.is_sized(factor.role):
             return maps.identity_pair(-1)  # an axis whose length no config gives is never resized
-        return self.axis_pair(task, factor.role, *task.lengths(factor.role), None)
+        return self.axis_pair(task, factor.role, *(lengths or task.lengths(factor.role)), None)
 
     def _score_gain(self, task: Task, role: str, reads: bool) -> float:
         if self.raw or self._is_reshaped(task, task.roles[role].within):
@@ -230,7 +245,7 @@ class BoT(Linear):
         return bool(unit) and self._is_flat(task, unit)
 
     def _is_flat(self, task: Task, unit: str) -> bool:
-        return self.heads == "flat" or self._is_reshaped(task, unit)
+        return self.heads_of(task) == "flat" or self._is_reshaped(task, unit)
 
     def _is_reshaped(self, task: Task, unit: str) -> bool:
         return self.options.reheads == "reshape" and unit in task.cut_across
@@ -276,7 +291,9 @@ class BoT(Linear):
         if kind == "zero" or scale == 0.0 or (self.raw and not self.as_written):
             return None
         if not self.as_written:
-            noise = noise_maps(rule, partial(self._pairs, task))
+            noise = noise_maps(rule, partial(self._pairs, task, normed=False))
+            if noise is None:
+                noise, scale = noise_maps(rule, partial(self._pairs, task)), scale * QUIET
             return noise and Detail(kind, scale, noise[0], (), (), self.options.seed, name, layer, *noise[1])
         # The paper's noise without its part in the low band.
         visible = tuple(
@@ -298,33 +315,48 @@ class BoT(Linear):
         if kind == "auto":
             widths = (*task.roles.streams, *task.roles.units, *task.roles.entries)
             grown = [role for role in widths if task.is_sized(role) and task.ratio(role) > 1]
-            has_copies = any(self._makes_copies(task, role) for role in grown)
-            kind = "gaussian" if has_copies and not self.raw else "zero"
+            needs_noise = any(self._needs_noise(task, role) for role in grown)
+            kind = "gaussian" if needs_noise and not self.raw else "zero"
         if scale is None:
             scale = 1.0 if self.raw else CONSISTENT_DETAIL_SCALE
         return kind, scale
 
-    def _makes_copies(self, task: Task, role: str) -> bool:
-        """Whether a role grows by copies in the maps that keep the function."""
+    def _needs_noise(self, task: Task, role: str) -> bool:
+        """Whether a role grows by copies, which training would never part, or by zeros on both sides of a score,
+        which training would never move, in the maps that keep the function.
+        """
+        if task.roles.kind(role) == "frequency":
+            return task.ratio(role) > 1
         return self._with_maps(as_written=False).axis_pair(task, role, *task.lengths(role), None).makes_copies
 
     def _reads_copies(self, task: Task, rule: Rule) -> bool:
         """Whether a tensor reads units that are copies: noise in it makes them differ in training."""
         reads = [task.roles.leader(f.role) for f in rule.factors if f.reads and f.role and task.is_sized(f.role)]
-        return any(self._makes_copies(task, role) for role in reads)
+        return any(self._needs_noise(task, role) for role in reads)
 
-    def _pairs(self, task: Task, segment: tuple[Factor, ...]) -> tuple[Pair, ...]:
-        """The dual pairs of a segment's factors, or the one pair of flat heads."""
+    def _pairs(self, task: Task, segment: tuple[Factor, ...], normed: bool = True) -> tuple[Pair, ...]:
+        """The dual pairs of a segment's factors, or the one pair of flat heads.
+
+        Args:
+            normed: grow rotary pairs that a norm follows, too. Noise in the new ones makes the old ones smaller.
+        """
         consistent = self._with_maps(as_written=False)
         if consistent.is_flat(task, segment):
             return (consistent._flat_pair(task, segment),)
-        return tuple(consistent._factor_pair(task, factor) for factor in segment)
+        lengths = task.lengths_in(segment)
+        pairs = [consistent._factor_pair(task, factor, lengths.get(factor.role)) for factor in segment]
+        return tuple(
+            maps.identity_pair(pair.produce.target)
+            if factor.normed and not normed and task.roles.kind(factor.role) == "frequency"
+            else pair
+            for pair, factor in zip(pairs, segment, strict=True)
+        )
 
     # -- descriptions ---------------------------------------------------------------------------
 
     def describe(self, task: Task) -> dict[str, Any]:
         prepared, (kind, scale) = self.prepared, self._detail_choice(task)
-        whole = [unit for unit in task.roles.units if task.roles.is_whole(unit)] if self.heads == "whole" else []
+        whole = [unit for unit in task.roles.units if task.roles.is_whole(unit) and self.heads_of(task) == "whole"]
         unfiltered = {*self.picked(task), *whole, *task.roles.of("frequency")}
         roles = [role for role in task.roles.resized if task.is_sized(role) and task.ratio(role) != 1]
         order = prepared.ordered if prepared else ordered(self.options, task, self._shrink(task))
@@ -334,7 +366,7 @@ class BoT(Linear):
             "options": self.options.to_dict(),
             "gain": self.options.gain,
             "wavelet": {role: self.wavelet(task, role) for role in roles if role not in unfiltered},
-            "heads": self.heads,
+            "heads": self.heads_of(task),
             "depth": self.depth_label(task),
             "basis": self.basis(task),
             "calibrated": task.calibrated,

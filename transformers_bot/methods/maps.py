@@ -139,6 +139,29 @@ def picked_units(source: int, target: int) -> Pair:
     return Pair(selection, selection, "picked")
 
 
+@remembered
+def frequencies(source: int, target: int) -> Pair:
+    """Rotary pairs. Growing puts zeros between the old pairs, shrinking keeps every n-th.
+
+    Pair i of n turns by theta^(-i / n), as pair i r of r n does. Queries and keys take the same map: a score is a
+    sum over the pairs, to which a new pair adds nothing while one side is zero.
+    """
+    if target > source:
+        places = np.round(np.arange(source) * (target / source)).astype(np.int64)
+        spread = banded(places, np.arange(source), np.ones(source), target, source)
+        both = AxisMap(source, target, (spread,))
+        return Pair(both, both, "zeros between frequencies")
+    both = gather(np.round(np.arange(target) * (source / target)).astype(np.int64), source)
+    return Pair(both, both, "every n-th frequency")
+
+
+@remembered
+def nearest(source: int, target: int) -> AxisMap:
+    """The map of what multiplies rotary pairs, such as a norm's weight: each pair takes that of the nearest old one."""
+    index = np.round(np.arange(target) * (source / target)).astype(np.int64)
+    return gather(index.clip(0, source - 1), source)
+
+
 SMALL = 1 << 22  # entries of a matrix; up to this size torch interpolates the identity, which gives the weights
 
 periodic = tiled  # every position keeps its index; positions beyond the source repeat it from the start

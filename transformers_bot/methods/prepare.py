@@ -88,7 +88,7 @@ def basis_of(options: BoTConfig, task: Task, wavelets: Sequence[str]) -> str:
     reasons = {
         "gain='raw' is the paper as written": options.gain == "raw",
         f"{task.adapter.model_type} is post-norm: use order='similar'": task.adapter.norm != "pre",
-        f"norms of {task.adapter.model_type} leave the mean where it is": _has_rms(task),
+        f"norms of {task.adapter.model_type} stand behind its blocks: use order='similar'": not task.adapter.turns,
         f"{' and '.join(task.roles.streams)} does not shrink": not shrinking_streams(task),
         f"wavelet {skew} is not orthogonal": bool(skew),
     }
@@ -98,16 +98,12 @@ def basis_of(options: BoTConfig, task: Task, wavelets: Sequence[str]) -> str:
     return "plain" if options.basis == "plain" or obstacle else "principal"
 
 
-def _has_rms(task: Task) -> bool:
-    """Whether a norm does not subtract the mean, as the principal basis computed here requires."""
-    return any(norm.kind == "rms" for norm in task.adapter.norms)
-
-
 def ordered(options: BoTConfig, task: Task, shrink: Shrink) -> list[str]:
     """The roles whose units are put in another order; flat heads have no order of their own."""
     roles = task.roles
     averaged = roles.units if shrink.averages else ()  # units of averaged layers must be matched to each other
-    movable = [role for role in (*roles.streams, *roles.units) if task.is_sized(role)]
+    regrouped = {role for member in task.regrouped for role in (member, roles[member].within)}
+    movable = [r for r in (*roles.streams, *roles.units) if task.is_sized(r) and r not in regrouped]
     changed = [role for role in movable if task.ratio(role) < 1 or (role in averaged and task.ratio(role) == 1)]
     shrinking = [role for role in changed if not (shrink.flat and roles.is_whole(role))]
     if options.order in ("similar", "strongest") and not shrinking:
@@ -162,7 +158,7 @@ def picks_strongest(options: BoTConfig, task: Task, shrink: Shrink) -> bool:
         return False
     widths = (*task.roles.streams, *task.roles.units, *task.roles.entries)
     no_width_shrinks = all(task.ratio(role) >= 1 for role in widths if task.is_sized(role))
-    picks = options.order == "strongest" or (options.order == "auto" and task.adapter.norm == "post")
+    picks = options.order == "strongest" or (options.order == "auto" and not task.adapter.turns)
     reasons = {
         "gain='raw' is the paper as written": options.gain == "raw",
         "no width shrinks and no layers are ranked": no_width_shrinks and not shrink.ranked,

@@ -4,7 +4,8 @@ Both give the same table, (role, layer) -> scores. Only the order within one ten
 
     hidden, pooler    (unit,), layer None: one score for the whole network
     ffn, heads        (unit,) of a layer
-    head_dim, score   (head, entry) of a layer: entries of values; of queries and keys
+    head_dim, score   (head, entry) of a layer: entries of values; of queries and keys. Where queries are grouped,
+                      (entry,): a group's queries share values, and all groups keep the same entries
     layer             (layer,), layer None
 
 Source: Muralidharan et al., "Compact Language Models via Pruning and Knowledge Distillation" (arXiv
@@ -13,7 +14,7 @@ Source: Muralidharan et al., "Compact Language Models via Pruning and Knowledge 
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -26,6 +27,7 @@ from ..rewrite.principal import Opened
 
 Key = tuple[str, At]  # a role and a layer, or a stack of layers and None
 Scores = dict[Key, Tensor]
+Segment = tuple[Factor, ...]
 Measure = Callable[[Tensor, Tensor], Tensor]  # a module's input and output -> (sequence, token, unit)
 
 # -- from weights -------------------------------------------------------------------------------------
@@ -51,9 +53,12 @@ def from_weights(network: Network) -> Scores:
     added = {depth: torch.zeros(len(network.layers(depth)), dtype=torch.float64) for depth in roles.depths}
     embedded = torch.zeros((), dtype=torch.float64)
     for name, place in folded.places.items():
-        for unit, energy in _energies(folded, name):
+        for part, energy in _energies(folded, name):
+            unit = part[-1]
             kind = roles.kind(unit.role)
-            if kind == "entry" or (kind == "unit" and not roles.is_whole(unit.role)):
+            if kind == "entry":
+                _add(paths[unit.role, place.at], unit.reads, _by_holder(network, part, energy))
+            elif kind == "unit" and not roles.is_whole(unit.role):
                 _add(paths[unit.role, place.at], unit.reads, energy)
             elif kind == "stream":
                 is_norm = place.stem in network.adapter.norm_names
@@ -67,7 +72,6 @@ def from_weights(network: Network) -> Scores:
     scores = {
         key: math.prod(sides.values(), start=torch.ones((), dtype=torch.float32)).sqrt() for key, sides in paths.items()
     }
-    _split_units(scores, network)
     scores[roles.streams[0], None] = _stream_strength(stream)
     _add_heads_and_layers(scores, network, added, embedded)
     if not all(bool(score.isfinite().all()) for score in scores.values()):
@@ -87,30 +91,53 @@ def _add_heads_and_layers(scores: Scores, network: Network, added: dict[str, Ten
         if at is None or roles.leader(role) != role:
             continue
         added[at[0]][at[1]] += scores[role, at].square().sum()
-        if roles[role].within:
-            scores[roles[role].within, at] = scores[role, at].norm(dim=1)
+        if roles.kind(role) == "entry":
+            scores |= _by_unit(network, role, at, scores[role, at])
     for depth, update in added.items():
         if network.adapter.norm == "pre":
             update = update / (embedded + update.cumsum(0) - update).clamp_min(1e-300)
         scores[depth, None] = update.sqrt()
 
 
-def _energies(network: Network, name: str) -> Iterator[tuple[Factor, Tensor]]:
-    """For every segment of every axis: its last factor, and its entries' sums of squares over all other axes."""
+def holders(network: Network, role: str) -> tuple[str, ...]:
+    """The units that hold entries of `role`, outermost first: groups, then the members that share their entries."""
+    roles = network.roles
+    unit = roles[role].within
+    return (unit, *(other.name for other in roles.values() if other.kind == "unit" and other.within == unit))
+
+
+def _by_holder(network: Network, part: Segment, values: Tensor) -> Tensor:
+    """Values of a product's entries as (holder, ..., entry), of length 1 along holders that are no factor of it."""
+    own, role = {factor.role: factor.length(network.sizes) or 1 for factor in part}, part[-1].role
+    return values.reshape(*(own.get(unit, 1) for unit in holders(network, role)), -1)
+
+
+def _by_unit(network: Network, role: str, at: At, score: Tensor) -> Scores:
+    """The scores of entries and of every unit that holds them, from those of (holder, ..., entry)."""
+    units = holders(network, role)
+    if len(units) == 1:
+        return {(role, at): score, (units[0], at): score.norm(dim=1)}
+    axes = range(len(units))
+    scores = {(unit, at): score.norm(dim=[*(a for a in axes if a != axis), -1]) for axis, unit in enumerate(units)}
+    return {(role, at): score.norm(dim=[*axes]), **scores}
+
+
+def _energies(network: Network, name: str) -> Iterator[tuple[Segment, Tensor]]:
+    """For every segment of every axis: its factors, and its entries' sums of squares over all other axes."""
     x = network[name].double().square()
     for dim in range(x.dim()):
         energies = x.sum([other for other in range(x.dim()) if other != dim]) if x.dim() > 1 else x
-        for unit, start, length in segments(network.places[name].rule, dim, network, len(energies)):
-            yield unit, energies.narrow(0, start, length)
+        for part, start, length in segments(network.places[name].rule, dim, network, len(energies)):
+            yield part, energies.narrow(0, start, length)
 
 
-def segments(rule: Rule, dim: int, network: Network, actual: int) -> Iterator[tuple[Factor, int, int]]:
-    """For every segment of one axis of length `actual`: its last factor, its start and its length."""
+def segments(rule: Rule, dim: int, network: Network, actual: int) -> Iterator[tuple[Segment, int, int]]:
+    """For every segment of one axis of length `actual`: its factors, its start and its length."""
     start = 0
     parts = rule.axes[dim].segments
     for part in parts:
         length = actual if len(parts) == 1 else math.prod(f.length(network.sizes) or 1 for f in part)
-        yield part[-1], start, length
+        yield part, start, length
         start += length
 
 
@@ -129,13 +156,6 @@ def _stream_strength(stream: dict[str, dict[Key, Tensor]]) -> Tensor:
 
 def _add(sums: dict, key: object, energy: Tensor) -> None:  # type: ignore[type-arg]  # keys of any kind
     sums[key] = sums[key] + energy if key in sums else energy
-
-
-def _split_units(scores: Scores, network: Network) -> None:
-    """Reshape the scores of entries of values, queries and keys to (head, entry)."""
-    for role, at in list(scores):
-        if network.roles[role].within:
-            scores[role, at] = scores[role, at].reshape(network.length(network.roles[role].within), -1)
 
 
 # -- from activations ---------------------------------------------------------------------------------
@@ -223,9 +243,12 @@ def _watched(network: Network) -> Iterator[tuple[str, tuple[str, At, str], Measu
 def _watched_units(network: Network, name: str) -> Iterator[tuple[str, tuple[str, At, str], Measure]]:
     place, module, roles = network.places[name], name.removesuffix(".weight"), network.roles
     for dim, length in enumerate(network[name].shape):
-        for unit, start, count in segments(place.rule, dim, network, length):
+        for part, start, count in segments(place.rule, dim, network, length):
+            unit = part[-1]
             kind = roles.kind(unit.role)
             plain = kind == "unit" and not roles.is_whole(unit.role)
+            if kind == "frequency":
+                continue  # they stay or go by what they are
             if unit.role in network.adapter.scored:
                 yield module, (unit.role, place.at, "keys" if unit.reads else "queries"), _part(start, count)
             elif plain and roles.is_network_wide(unit.role):  # its activation is in the parent module
@@ -233,9 +256,28 @@ def _watched_units(network: Network, name: str) -> Iterator[tuple[str, tuple[str
             elif unit.reads and (plain or kind == "entry"):
                 yield module, (unit.role, place.at, ""), lambda x, _: x.abs()
             if unit.reads and kind == "entry" and unit.role not in network.adapter.scored:
-                heads = network.length(roles[unit.role].within)
-                whole = roles[unit.role].within, place.at, ""
-                yield module, whole, lambda x, _, heads=heads: x.reshape(*x.shape[:-1], heads, -1).norm(dim=-1)  # type: ignore[misc]
+                lengths = [factor.length(network.sizes) or 1 for factor in part]
+                for axis, held in enumerate(part[:-1]):
+                    yield module, (held.role, place.at, ""), _norms_along(lengths, axis)
+
+
+def _norms_along(lengths: Sequence[int], axis: int) -> Measure:
+    """Of what a module reads, a product of these lengths, the norm of every entry of one of its axes."""
+
+    def measure(x: Tensor, _: Tensor) -> Tensor:
+        split = x.reshape(*x.shape[:-1], *lengths)
+        others = [other - len(lengths) for other in range(len(lengths)) if other != axis]
+        return split.square().sum(others).sqrt()
+
+    return measure
+
+
+def _entries(network: Network, role: str, size: Tensor) -> Tensor:
+    """Sizes of all entries as (head, entry), or (entry,) where queries are grouped."""
+    lengths = [network.length(unit) for unit in holders(network, role)]
+    if len(lengths) == 1:
+        return size.reshape(lengths[0], -1)
+    return size.reshape(-1, network.length(role)).square().sum(0).sqrt()
 
 
 def _part(start: int, count: int) -> Measure:
@@ -252,7 +294,9 @@ def from_tallies(tallies: Tallies, network: Network) -> Scores:
             scores[role, at] = scores.get((role, at), torch.ones((), dtype=torch.float32)) * tally.size
         elif network.roles.kind(role) != "depth":
             scores[role, at] = tally.size
-    _split_units(scores, network)
+    for role, at in list(scores):
+        if network.roles.kind(role) == "entry":
+            scores[role, at] = _entries(network, role, scores[role, at])
     for depth in network.roles.depths:
         means = [tallies[depth, (depth, layer), ""].mean for layer in network.layers(depth)]
         scores[depth, None] = torch.cat(means)

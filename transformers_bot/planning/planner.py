@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from ..architectures.adapter import FIXED, Adapter, Roles, Rule, Sizes
 from ..architectures.inventory import Inventory, rules_of
-from ..architectures.sizes import crossing, field_warnings
+from ..architectures.sizes import crossing, field_warnings, regrouped
 from ..console.text import printable
 from ..errors import BadSize, IncompatibleModels, PlanError
 from ..methods import Fresh, Method, Task
@@ -49,12 +49,20 @@ def general_warnings(
         if _change(sizes, place) > 0:
             grown = f"{sizes[0][place]} -> {sizes[1][place]}"
             warnings.append(f"text positions {grown}: the new ones have never been trained")
+    for role in adapter.roles.of("frequency"):
+        before, after = (side.get(role) or 1 for side in sizes)
+        if max(before, after) % min(before, after):
+            noun = adapter.roles[role].noun
+            warnings.append(
+                f"{noun} {before} -> {after} are no whole multiples: each gets the nearest of the frequencies"
+            )
     return warnings
 
 
 def smaller_roles(roles: Roles, sizes: tuple[Sizes, Sizes]) -> list[str]:
-    """The roles whose length is smaller in the target than in the source."""
-    return [role for role in roles.resized if _change(sizes, role) < 0]
+    """The roles of which something is lost: their length is smaller in the target, and not for new groups alone."""
+    kept = {member for member, (_, (before, after)) in regrouped(roles, *sizes).items() if after >= before}
+    return [role for role in roles.resized if _change(sizes, role) < 0 and role not in kept]
 
 
 def _known(sizes: Sizes) -> dict[str, int]:

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -15,7 +16,15 @@ from .. import methods
 from ..architectures import configs
 from ..architectures.adapter import Adapter, get
 from ..architectures.inventory import ModelClass, class_in_mapping, named_class, own_class
-from ..architectures.sizes import check_supported, cut_across, differing_roles, forget_pruned, rebuild, role_sizes
+from ..architectures.sizes import (
+    check_supported,
+    cut_across,
+    differing_roles,
+    forget_pruned,
+    rebuild,
+    role_sizes,
+    stretched,
+)
 from ..errors import BadKeyword, BadOption, HubError, IncompatibleModels, suggest
 from ..io.config_files import check_names, model_config
 from ..io.files import HUB as FINDING
@@ -196,6 +205,7 @@ def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset(), 
     for name in ("allow_pickle", "strict", "record_path"):
         if not isinstance(keywords.get(name, False), bool):
             raise BadOption(f"{name} must be True or False, got {keywords[name]!r}.")
+    check_devices(keywords.get("device_map"))
     nonfinite = keywords.get("nonfinite", "error")
     if nonfinite not in NONFINITE:
         raise BadOption(f"nonfinite must be one of {', '.join(map(repr, NONFINITE))}, got {nonfinite!r}.")
@@ -217,6 +227,22 @@ def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset(), 
         strict=bool(keywords.get("strict", True)),
         record_path=bool(keywords.get("record_path", False)),
     )
+
+
+def check_devices(device_map: Any) -> None:
+    """Refuse a `device_map` that names a CUDA device which this machine does not have, before any work is done.
+
+    Raises:
+        BadOption: such a device, with the number of those that are here.
+    """
+    named = device_map.values() if isinstance(device_map, dict) else (device_map,)
+    devices = (re.fullmatch(r"cuda(?::(\d{1,4}))?", str(device)) for device in named)
+    numbers = [int(device[1] or 0) for device in devices if device]
+    if numbers and max(numbers) >= torch.cuda.device_count():
+        raise BadOption(
+            f"device_map names cuda:{max(numbers)}, and torch sees {torch.cuda.device_count()} CUDA devices here. "
+            "Use 'cpu', or leave device_map out."
+        )
 
 
 def _check_overrides(overrides: dict[str, Any], beside_config: bool) -> None:
@@ -292,6 +318,7 @@ class Request:
         method = methods.get(keywords.method, options)
         target = target_config(adapter, source, keywords) if target is None else target
         before, after = sizes or (role_sizes(adapter, source, "source"), role_sizes(adapter, target, "target"))
+        target = with_lists(adapter, source, target, (before, after), method)
         check_supported(adapter, (source, target), before, after)
         _check_heads(adapter, before, after, options)
         if keywords.dtype not in (None, "auto"):
@@ -397,6 +424,34 @@ def target_config(adapter: Adapter, source: PreTrainedConfig, keywords: Keywords
     forget_pruned(target)
     if named_class(target) is None:
         target.architectures = source.architectures
+    return target
+
+
+def with_lists(
+    adapter: Adapter,
+    source: PreTrainedConfig,
+    target: PreTrainedConfig,
+    sizes: tuple[Lengths, Lengths],
+    method: methods.Method,
+) -> PreTrainedConfig:
+    """The target config with its lists of one entry per layer in the order of the layers that it is made of.
+
+    A list that is neither the default of its class nor stretched over the layers is what somebody wants, and stays.
+    """
+    stacks = [adapter.roles[stack] for stack in adapter.roles.depths if sizes[0][stack] != sizes[1][stack]]
+    if not isinstance(method, methods.Linear) or not any(role.lists for role in stacks):
+        return target
+    task = methods.Task(adapter, *sizes, tied=False)
+    method.check(task)
+    lists = method.lists(task, source)
+    target = copy.deepcopy(target)
+    for role in stacks:
+        layers = sizes[1][role.name] or 0
+        default = type(target)(**{role.field: layers})
+        for name in (name for name in role.lists if name in lists):
+            unsaid = (None, getattr(default, name, None), stretched(getattr(source, name), layers))
+            if getattr(target, name, None) in unsaid:
+                setattr(target, name, lists[name])
     return target
 
 

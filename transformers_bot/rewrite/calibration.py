@@ -13,7 +13,7 @@ as before. Here the readers are rewritten at the source's size, W <- W A R. The 
 that into W A, because R C^T = I.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
 from dataclasses import replace
 from typing import Any
 
@@ -145,6 +145,7 @@ def measure(
     linear: Iterable[str],
     batches: Iterable[Mapping[str, Any]],
     also: Iterable[tuple[str, Hook]] = (),
+    rms: Collection[str] = (),
 ) -> InputMoments:
     """Run the batches once, and measure the inputs of norms and linear modules.
 
@@ -153,11 +154,13 @@ def measure(
         norms, linear: names of modules; a name that is no linear module of this model is left out.
         batches: keyword arguments of the model, see `watch`.
         also: further hooks for the same run.
+        rms: the norms that do not subtract the mean.
     """
     modules = dict(model.named_modules())
-    normalised, inputs = _Sums(_normalised), _Sums(lambda x: x)
+    normalised, inputs = _Sums(), _Sums()
     matrices = [name for name in linear if isinstance(modules.get(name), (nn.Linear, Conv1D))]
-    watched = [(name, normalised.of(name)) for name in norms] + [(name, inputs.of(name)) for name in matrices]
+    watched = [(name, normalised.of(name, _of_one_size if name in rms else _normalised)) for name in norms]
+    watched += [(name, inputs.of(name)) for name in matrices]
     watch(model, [*watched, *also], batches)
     return InputMoments(normalised.moments(), inputs.moments())
 
@@ -165,20 +168,19 @@ def measure(
 class _Sums:
     """First and second sums of modules' inputs, computed once for modules with the same input."""
 
-    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
-        self.change = change
+    def __init__(self) -> None:
         self.sums: dict[str, tuple[Tensor, Tensor, int]] = {}
         self.owner: dict[str, str] = {}  # name of a module -> the first one with the same input
         self.last: tuple[Tensor | None, str] = (None, "")
 
-    def of(self, name: str) -> Hook:
+    def of(self, name: str, change: Callable[[Tensor], Tensor] = lambda x: x) -> Hook:
         def see(inputs: Tensor, _outputs: Tensor, counted: Tensor | None) -> None:
             previous, owner = self.last
             if inputs is previous:  # queries, keys and values read one tensor
                 self.owner[name] = owner
                 return
             self.last, self.owner[name] = (inputs, name), name
-            x = self.change((inputs.flatten(0, -2) if counted is None else inputs[counted]).double())  # (token, unit)
+            x = change((inputs.flatten(0, -2) if counted is None else inputs[counted]).double())  # (token, unit)
             zero = torch.zeros((), dtype=torch.float64)
             first, second, tokens = self.sums.get(name, (zero, zero, 0))
             self.sums[name] = (first + x.sum(0).cpu(), second + (x.T @ x).cpu(), tokens + len(x))
@@ -195,7 +197,10 @@ class _Sums:
 
 
 def _normalised(x: Tensor) -> Tensor:
-    x = x - x.mean(-1, keepdim=True)
+    return _of_one_size(x - x.mean(-1, keepdim=True))
+
+
+def _of_one_size(x: Tensor) -> Tensor:
     return x / x.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-300)
 
 
@@ -206,9 +211,11 @@ def measure_inputs(opened: Opened, matrices: Iterable[str], also: Iterable[tuple
         also: further hooks for the same run, as (module's name, hook).
     """
     linear = [name.removesuffix(".weight") for name in matrices]
-    norm_names = modules_of(opened.network, norms(opened.network))
+    places = norms(opened.network)
+    norm_names = modules_of(opened.network, places)
+    rms = {name for name, place in zip(norm_names, places, strict=True) if place.norm.kind == "rms"}
     batches = () if opened.calibration is None else opened.calibration
-    return replace(opened, moments=measure(opened.model, norm_names, linear, batches, also))
+    return replace(opened, moments=measure(opened.model, norm_names, linear, batches, also, rms))
 
 
 def fit_to_low_pass(opened: Opened, maps_of: MapsOf, known: Mapping[str, Moments], norms_too: bool) -> None:
@@ -279,12 +286,14 @@ def match_norm_scale(network: Network, place: NormPlace, moments: Moments, low_p
     """Adjust the scale and shift of a norm that is not folded (post-norm) to a stream of fewer units.
 
     The kept units R x of a normalised stream x have a mean mu and a variance rho^2. The norm returns
-    (R x - mu) / rho, so gamma <- rho gamma and beta <- beta + gamma mu give R x again.
+    (R x - mu) / rho, so gamma <- rho gamma and beta <- beta + gamma mu give R x again. An RMS norm does not
+    subtract mu.
     """
     units = moments.mapped(low_pass)
     second = units.uncentred().covariance
     mean = float(units.mean.mean())
-    rho = float((second.trace() / len(second) - second.mean()).clamp_min(0).sqrt())
+    square = second.trace() / len(second)
+    rho = float((square if place.norm.kind == "rms" else square - second.mean()).clamp_min(0).sqrt())
     shift = place.part(network, "bias")
     if shift is not None:
         gamma = place.gamma(network)

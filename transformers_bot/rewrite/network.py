@@ -236,11 +236,16 @@ class Network(Mapping[str, Tensor]):
 
         Heads and head_dim are one axis, heads first; of a fused q|k|v only the part with `role` is returned.
         """
+        for _, rows in self._parts(name, role):
+            return rows
+        raise LookupError(f"{name} has no axis of {role}")
+
+    def _parts(self, name: str, role: str) -> Iterator[tuple[tuple[Factor, ...], Tensor]]:
+        """Every segment with `role` of a tensor: its factors, and (all entries of it, everything else) in `dtype`."""
         for segment, dim, piece in self._segments(name):
             if role in [factor.role for factor in segment]:
                 flat = piece.flatten(dim, dim + len(segment) - 1).movedim(dim, 0)
-                return flat.reshape(len(flat), -1).to(self.dtype)
-        raise LookupError(f"{name} has no axis of {role}")
+                yield segment, flat.reshape(len(flat), -1).to(self.dtype)
 
     def blocks(self, at: At) -> list[Block]:
         """The blocks of a layer that add onto the residual stream, in the order of the checkpoint.
@@ -268,12 +273,26 @@ class Network(Mapping[str, Tensor]):
         bias = self.find(f"{place.stem}.bias", place.layer)
         return weight, self[bias].to(self.dtype) if bias else weight.new_zeros(len(weight))
 
-    def writer_matrix(self, name: str, role: str) -> tuple[Tensor, Tensor]:
-        """A matrix that writes `role`, as (units, what it reads), and its bias."""
-        place = self.places[name]
-        weight = self.units(name, role)
+    def writer_parts(self, name: str, units: tuple[Factor, ...]) -> Iterator[tuple[Factor, Tensor, Tensor]]:
+        """Every part of a matrix that writes `units`: its last factor, (units, what it reads), and its bias.
+
+        What a group shares, such as the values of several queries, is written once and stands here once a member.
+        """
+        place, role = self.places[name], units[-1].role
         bias = self.find(f"{place.stem}.bias", place.layer)
-        return weight, self.units(bias, role)[:, 0] if bias else weight.new_zeros(len(weight))
+        shifts = self._parts(bias, role) if bias else None
+        for segment, rows in self._parts(name, role):
+            weight = self._for_all(segment, rows, units)
+            shift = self._for_all(*next(shifts), units)[:, 0] if shifts else weight.new_zeros(len(weight))
+            yield segment[-1], weight, shift
+
+    def _for_all(self, own: tuple[Factor, ...], rows: Tensor, units: tuple[Factor, ...]) -> Tensor:
+        """Rows of a segment as rows of `units`, the same for units that the segment does not tell apart."""
+        roles, lengths = [f.role for f in own], [self._length(f, 1) for f in units]
+        if roles == [f.role for f in units]:
+            return rows
+        rows = rows.view(*(n if f.role in roles else 1 for f, n in zip(units, lengths, strict=True)), rows.shape[1])
+        return rows.expand(*lengths, -1).reshape(math.prod(lengths), -1)
 
     def _segments(self, name: str) -> Iterator[tuple[tuple[Factor, ...], int, Tensor]]:
         """Every segment of every axis: its factors, the axis of the first factor, and the tensor cut to the segment."""
@@ -374,7 +393,7 @@ def fold_norms(network: Network) -> None:
 
 
 def norms(network: Network, stream: str = "") -> list[NormPlace]:
-    """All norms of the checkpoint, in the order in which the stream passes them.
+    """All norms of residual streams in the checkpoint, in the order in which the stream passes them.
 
     Args:
         stream: only the norms of this residual stream; empty for all.
@@ -383,7 +402,13 @@ def norms(network: Network, stream: str = "") -> list[NormPlace]:
     places = [NormPlace(norm, at) for at in network.all_layers for norm, stack in stacks if stack == at[0]]
     places += [NormPlace(norm, None) for norm, stack in stacks if not stack]
     named = [(place, name) for place in places for name in [place.part(network, "weight")] if name]
-    return [place for place, name in named if not stream or stream_of(network, name) == stream]
+    streams = [(place, stream_of(network, name)) for place, name in named]
+    return [place for place, own in streams if own in network.roles.streams and (not stream or own == stream)]
+
+
+def takes_mean(network: Network, stream: str) -> bool:
+    """Whether the norms of a stream subtract the mean over its units; RMS norms do not."""
+    return any(place.norm.kind == "layer" for place in norms(network, stream))
 
 
 def _depth(norm: Norm) -> str:
@@ -393,8 +418,8 @@ def _depth(norm: Norm) -> str:
 
 
 def stream_of(network: Network, name: str) -> str:
-    """The residual stream of a norm, by the name of its weight."""
-    return network.roles.leader(network.places[name].rule.roles[0])
+    """The role that a norm, by the name of its weight, normalises: a residual stream, or queries and keys."""
+    return network.roles.leader(next(iter(network.places[name].rule.roles), ""))
 
 
 def is_foldable(network: Network, place: NormPlace) -> bool:

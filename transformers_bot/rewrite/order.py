@@ -291,22 +291,23 @@ def _scaled(x: Tensor, norm: float, dtype: torch.dtype) -> Tensor:
 
 def strength(network: Network, role: str, at: At) -> Tensor:
     """The norm of `W_o W_v` of every unit that holds entries, such as a head: the size of what it can write."""
-    count = network.length(role)
-    total = torch.zeros(count, dtype=network.dtype)
+    total = torch.zeros(network.length(role), dtype=network.dtype)
     for block in network.blocks(at):
         if not block.reads(role):
             continue
-        entries = block.segment[-1].role
+        *whole, entries = (factor.length(network.sizes) or 1 for factor in block.segment)
+        others = [axis for axis, factor in enumerate(block.segment[:-1]) if factor.role != role]
         outs, _ = network.out_matrix(block)
-        outs = outs.reshape(len(outs), count, -1)  # (stream, units, entries)
+        outs = outs.reshape(len(outs), -1, entries)  # (stream, units, entries)
         for name in block.writers:
-            reads, _ = network.writer_matrix(name, entries)
-            reads = reads.reshape(count, -1, reads.shape[1])  # (units, entries, what they read)
+            _, reads, _ = next(network.writer_parts(name, block.segment))
+            reads = reads.reshape(outs.shape[1], entries, -1)  # (units, entries, what they read)
             # |O V|^2 = tr(O^T O V V^T), where both factors are small: (entries, entries)
-            squares = [product(outs[:, i].T, outs[:, i].T) * product(reads[i], reads[i]) for i in range(count)]
+            squares = [product(outs[:, i].T, outs[:, i].T) * product(x, x) for i, x in enumerate(reads)]
             if not all(bool(square.isfinite().all()) for square in squares):
                 raise OutOfRange(f"what the {role} of layer {at and at[1]} write")
-            total = total + torch.stack([square.sum() for square in squares])
+            sizes = torch.stack([square.sum() for square in squares]).reshape(whole)
+            total = total + (sizes.sum(others) if others else sizes)
     return total.clamp_min(0).sqrt()  # rounding may give less than 0
 
 

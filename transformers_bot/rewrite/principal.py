@@ -1,10 +1,10 @@
 """The principal basis: the residual stream turned so that a low-pass keeps its directions of largest energy.
 
 A pre-norm network with folded norms computes the same function in every basis of its stream that keeps the
-mean direction (the norm subtracts the mean). Let A be the low-pass, m x n with orthonormal rows and
-`A 1/sqrt(n) = 1/sqrt(m)`. After a turn Q it keeps the principal subspace if the rows of `A Q = P` span the mean
-direction and the first eigenvectors of the stream's centred second moments. Only the product P is needed: `basis`
-computes it, and Q is never applied by itself.
+mean direction (the norm subtracts the mean; RMS norms do not, and allow any basis). Let A be the low-pass, m x n
+with orthonormal rows and `A 1/sqrt(n) = 1/sqrt(m)`. After a turn Q it keeps the principal subspace if the rows of
+`A Q = P` span the mean direction and the first eigenvectors of the stream's centred second moments. Only the
+product P is needed: `basis` computes it, and Q is never applied by itself.
 """
 
 import math
@@ -28,9 +28,11 @@ from .network import (
     OutOfRange,
     Place,
     folded_readers,
+    is_foldable,
     is_kept,
     norms,
     readers_of,
+    takes_mean,
 )
 
 # Attention averages values over tokens, which removes most of their variance. The value is assumed, not fitted.
@@ -70,6 +72,11 @@ class Moments:
         off = self.mean - self.mean.mean()
         return self.covariance.trace() - self.covariance.sum() / len(off) + off.square().sum()
 
+    @property
+    def power(self) -> Tensor:
+        """Trace of the second moments."""
+        return self.covariance.trace() + self.mean.square().sum()
+
     def normalised(self) -> "Moments":
         """The moments after a norm: without the mean over units, and with variance 1 over units on average."""
         mean = self.mean - self.mean.mean()
@@ -84,7 +91,8 @@ class InputMoments:
     """What was measured while a source ran on a few batches.
 
     Attributes:
-        norms: name of a norm -> moments of its input, with every token at mean 0 and variance 1 over units.
+        norms: name of a norm -> moments of its input, with every token at mean square 1 over units, and at mean 0
+            if the norm subtracts the mean.
         inputs: name of a linear module -> moments of its input.
     """
 
@@ -151,6 +159,50 @@ def match_norm(network: Network, place: NormPlace, diagonal: Tensor, share: Tens
     target, source = low_band.shape
     weight = low_band.T @ diagonal * share.sqrt() * (source / target) ** 0.5
     place.set_gamma(network, lambda x: weight.to(x))
+
+
+def basis_in_groups(moments: Tensor, groups: Tensor, target: int) -> tuple[Tensor, Tensor]:
+    """P (m x n), which spans the principal directions, and the n - m directions it leaves out, of an RMS stream.
+
+    No direction goes over two groups: a norm in front of a tied output embedding keeps its weight, and after a turn
+    this is a weight per unit only if the turned units have like weights. Groups of one unit are kept.
+
+    Args:
+        moments: (n, n) second moments of the stream, in float64.
+        groups: (n,) the number of every unit's group.
+        target: m.
+
+    Raises:
+        OutOfRange: moments that are not finite.
+    """
+    if not bool(moments.isfinite().all()):
+        raise OutOfRange("second moments of the stream")
+    values, vectors = torch.zeros(len(moments), dtype=torch.float64), torch.zeros_like(moments)
+    alone = torch.zeros(len(moments), dtype=torch.bool)
+    for number in sorted(set(groups.tolist())):
+        units = (groups == number).nonzero().flatten()
+        values[units], own = torch.linalg.eigh(moments[units[:, None], units])
+        vectors[units[:, None], units] = own
+        alone[units] = len(units) == 1
+    # Units of their own come first: the norm's weight marks them as unlike the rest.
+    order = sorted(range(len(values)), key=lambda i: (not alone[i], -float(values[i])))
+    rows = vectors.T[order]
+    return rows[:target].contiguous(), rows[target:].contiguous()
+
+
+LIKE = 0.1  # relative: weights of a norm that count as one
+
+
+def like_weights(weights: Tensor) -> Tensor:
+    """A number for every unit, the same for those of which all norms have nearly the median weight.
+
+    Args:
+        weights: (norm, unit) of norms that keep their weight.
+    """
+    median = weights.median(1, keepdim=True).values
+    alike = ((weights - median).abs() <= LIKE * median.abs()).all(0)
+    numbers = torch.arange(1, len(alike) + 1)
+    return torch.where(alike, 0, numbers)
 
 
 def basis(moments: Tensor, low_pass: Tensor) -> tuple[Tensor, Tensor]:
@@ -232,10 +284,10 @@ class Estimate:
     """Moments of a stream before its norms, without a (hidden, hidden) matrix for every norm.
 
     Attributes:
-        second: (hidden, hidden) second moments, centred, normalised and averaged over norms.
+        second: (hidden, hidden) second moments, normalised (and centred) and averaged over norms.
         embedded: covariance of the stream in front of the first block.
         means: per norm, (hidden,) mean of the stream before it.
-        sizes: per norm, the size of the stream before it, see `Moments.size`.
+        sizes: per norm, the size of the stream before it, see `Moments.size` (of RMS norms: `power`).
         spreads: per layer, (ffn,) standard deviation of the outputs of MLP units.
     """
 
@@ -250,7 +302,7 @@ def estimated(
     network: Network, stream: str, activation: Callable[[Tensor], Tensor], counted: Sequence[bool]
 ) -> Estimate:
     """The estimate by `weight_moments`; second moments are averaged over the norms that are `counted`."""
-    width = network.length(stream)
+    width, centred = network.length(stream), takes_mean(network, stream)
     start = embedded_moments(network, stream)
     total, embedded = torch.zeros(width, width, dtype=torch.float64), start.covariance.clone()
     means, sizes, spreads = [], [], []
@@ -258,15 +310,16 @@ def estimated(
     for (moments, added), counts in progress.tracked(steps, [1.0] * len(counted)):
         spreads += [block.right for block in added if block.right.ndim == 1]
         means.append(moments.mean)
-        size = float(moments.size)
+        size = float(moments.size if centred else moments.power)
         if not (size > VANISHED or network.dtype == torch.float64) or size == math.inf:
             raise OutOfRange("the size of the stream")
         sizes.append(max(size, 1e-300))
         if counts:
             weight = width / sizes[-1] / sum(counted)
             total.add_(moments.covariance, alpha=weight).addr_(moments.mean, moments.mean, alpha=weight)
-    total -= total.mean(0)
-    total -= total.mean(1, keepdim=True)
+    if centred:
+        total -= total.mean(0)
+        total -= total.mean(1, keepdim=True)
     return Estimate(total, embedded, means, sizes, spreads)
 
 
@@ -289,7 +342,7 @@ def _shares(network: Network, stream: str, rows: Tensor, estimate: Estimate) -> 
     M is a sum of products B B^T over blocks, so the trace is a sum of squares of P B. The weights are read a
     second time for that; otherwise one (width, width) matrix for every norm would have to be kept.
     """
-    centred = rows - rows.mean(1, keepdim=True)  # P (I - 1 1^T / n)
+    centred = rows - rows.mean(1, keepdim=True) if takes_mean(network, stream) else rows  # P (I - 1 1^T / n)
     variance = ((centred @ estimate.embedded) * centred).sum()
     mean_squares = iter([(centred @ mean).square().sum() for mean in estimate.means])
     sizes, centred, spreads = iter(estimate.sizes), centred.to(network.dtype), iter(estimate.spreads)
@@ -387,21 +440,41 @@ def added_by(network: Network, block: Block, activation: Callable[[Tensor], Tens
 def _values(network: Network, block: Block) -> Added:
     """Attention adds averages of values over tokens."""
     out, bias = network.out_matrix(block)  # (width, heads * head_dim), (width,)
-    values, shift = network.writer_matrix(block.writers[0], block.segment[-1].role)  # (heads * head_dim, width), ...
+    _, values, shift = next(network.writer_parts(block.writers[0], block.segment))  # (heads * head_dim, width), ...
     return Added(times(out, shift) + bias, out, ATTENTION_SHARE**0.5 * values)
 
 
 def _units(network: Network, block: Block, activation: Callable[[Tensor], Tensor]) -> Added:
     """MLP units are taken as independent; their mean and standard deviation are integrals over a normal variable."""
     out, bias = network.out_matrix(block)
-    units, shift = network.writer_matrix(block.writers[0], block.segment[-1].role)
+    parts = [part for writer in block.writers for part in network.writer_parts(writer, block.segment)]
+    _, units, shift = next(part for part in parts if not part[0].multiplies)
     nodes, weights = (torch.from_numpy(x) for x in np.polynomial.hermite_e.hermegauss(16))
     weights = weights / weights.sum()
     inputs = shift[:, None] + units.square().sum(1).double().sqrt()[:, None] * nodes  # (units, nodes)
     outputs = activation(inputs)
+    second = outputs.square()
+    for factor, other, its_shift in parts:
+        if factor.multiplies:
+            given, squared = _given(units, other, its_shift, nodes)
+            outputs, second = outputs * given, second * squared
     mean = outputs @ weights
-    spread = ((outputs - mean[:, None]).square() @ weights).sqrt()
+    if any(factor.multiplies for factor, _, _ in parts):
+        spread = (second @ weights - mean.square()).clamp_min(0).sqrt()
+    else:
+        spread = ((outputs - mean[:, None]).square() @ weights).sqrt()
     return Added(times(out, mean.to(out.dtype)) + bias, out, spread.to(out.dtype))
+
+
+def _given(units: Tensor, other: Tensor, shift: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and mean square of what is multiplied onto units, where these are at `nodes` of their spread.
+
+    Both read the same normal variable, so that they correlate by the cosine of their rows.
+    """
+    size = other.square().sum(1).double()  # (units,)
+    cosine = (units * other).sum(1).double() / (units.square().sum(1).double() * size).sqrt().clamp_min(1e-300)
+    mean = shift[:, None] + (cosine * size.sqrt())[:, None] * nodes
+    return mean, mean.square() + (size * (1 - cosine.square()).clamp_min(0))[:, None]
 
 
 def _aligned(rows: Tensor, reference: Tensor) -> Tensor:
@@ -422,7 +495,7 @@ def _principal(
         with progress.part("", 0.5):
             estimate = estimated(network, stream, activation, counted)
         with progress.part("", 0.3):
-            low_band, dropped = basis(estimate.second, low_pass)
+            low_band, dropped = _basis(network, stream, places, estimate.second, low_pass)
         with progress.part("", 0.2):
             shares = kept_shares(network, stream, low_band, dropped, estimate)
             return low_band, list(progress.tracked(shares, [1.0] * len(places)))
@@ -431,8 +504,19 @@ def _principal(
         (second for second, counts in zip(seconds, counted, strict=True) if counts),
         torch.zeros((), dtype=torch.float32),
     )
-    low_band, _ = basis(total / sum(counted), low_pass)
+    low_band, _ = _basis(network, stream, places, total / sum(counted), low_pass)
     return low_band, [torch.trace(low_band @ second @ low_band.T).clamp_min(0) / len(second) for second in seconds]
+
+
+def _basis(
+    network: Network, stream: str, places: list[NormPlace], moments: Tensor, low_pass: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`basis`; for RMS norms, of which some may keep their weights, `basis_in_groups`."""
+    if takes_mean(network, stream):
+        return basis(moments, low_pass)
+    weights = [_weight(network, place) for place in places if not is_foldable(network, place)]
+    groups = like_weights(torch.stack(weights)) if weights else torch.zeros(len(moments), dtype=torch.int64)
+    return basis_in_groups(moments, groups, len(low_pass))
 
 
 def _norm_moments(network: Network, measured: InputMoments, places: list[NormPlace]) -> list[Moments]:

@@ -15,7 +15,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from .. import methods
 from ..architectures.adapter import Adapter, find_rule
 from ..architectures.inventory import class_in_mapping, inventory_of, named_class, own_class, predict, rules_of
-from ..architectures.sizes import stretched, without_crossing
+from ..architectures.sizes import without_crossing
 from ..compat import check_room, quiet, reuse
 from ..console import progress
 from ..console.progress import logger
@@ -322,7 +322,7 @@ def _plan_opened(
     progress.expects(preparing + progress.after_plan_seconds(network))
     with progress.part("looking at the weights", preparing):
         method, prepared, notes = _prepared(task, network, opened, request)
-    config = _with_method_fields(task, method, source, target)
+    config = _with_method_fields(task, method, request.method, source, target)
     renew = request.keywords.ignore_mismatched_sizes
     # Tensors are paired a second time: `check_request` knew only the configs, which must do to refuse a call before any
     # file is fetched. The files may lack tensors or hold others, and the method may have set fields of the config.
@@ -387,12 +387,16 @@ def network_of(adapter: Adapter, source: Side, tensors: Mapping[str, torch.Tenso
     return Network(adapter, source.sizes, tensors, places, held)
 
 
-def _with_method_fields(task: Task, method: Method, source: Side, target: Side) -> PreTrainedConfig:
-    """The target config with the fields that the method sets; a list per layer that the caller gave stays."""
+def _with_method_fields(task: Task, method: Method, unseen: Method, source: Side, target: Side) -> PreTrainedConfig:
+    """The target config with the fields that the method sets; a list per layer that the caller gave stays.
+
+    Args:
+        unseen: the method before it has seen the source, whose layers the lists of the target follow so far.
+    """
     method_fields = method.config_fields(task, source.config)
-    lists = [(name, stack) for stack in task.changes("depth") for name in task.roles[stack].lists]
-    for name, stack in ((name, stack) for name, stack in lists if name in method_fields):
-        if list(getattr(target.config, name)) != stretched(getattr(source.config, name), task.lengths(stack)[1]):
+    planned = unseen.lists(task, source.config) if isinstance(unseen, methods.Linear) else {}
+    for name, entries in planned.items():
+        if getattr(target.config, name) != entries:
             del method_fields[name]
     if not method_fields:
         return target.config

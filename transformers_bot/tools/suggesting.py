@@ -24,7 +24,7 @@ from transformers import PreTrainedConfig
 from .. import architectures
 from ..architectures.adapter import Adapter, Roles, Sizes
 from ..architectures.inventory import Shapes, own_class, predict
-from ..architectures.sizes import check_fields, rebuild, role_sizes, without_crossing
+from ..architectures.sizes import check_fields, fields_for, rebuild, role_sizes, without_crossing
 from ..auto import plan
 from ..compat import quiet
 from ..console.progress import logger
@@ -346,7 +346,9 @@ class _Search:
     def _fields(self, sizes: Sizes) -> dict[str, int]:
         """The config fields for these sizes, without those that transformers derives correctly from the width."""
         roles = self.adapter.roles
-        fields = {roles[role].field: _known(sizes, role) for role in (*roles.depths, *roles.streams, self.shape.heads)}
+        heads = {role: length for role, length in sizes.items() if roles[role].kind == "unit" and roles.is_whole(role)}
+        fields = {roles[role].field: _known(sizes, role) for role in (*roles.depths, *roles.streams)}
+        fields |= fields_for(roles, heads)
         after = role_sizes(self.adapter, rebuild(self.adapter, self.config, fields), "target")
         others = [role for role in roles.of("unit") if not roles[role].within and roles[role].field not in fields]
         return fields | {roles[role].field: _known(sizes, role) for role in others if after[role] != sizes[role]}

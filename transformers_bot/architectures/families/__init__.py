@@ -1,7 +1,13 @@
 """The architectures that are built in, a file of data each. A new one is one file and one name here."""
 
 from .bert import BERT, ROBERTA
+from .gemma import GEMMA2, GEMMA3
 from .gpt2 import GPT2
+from .llama import GRANITE, LLAMA, MISTRAL, OLMO2, PHI3, QWEN2, QWEN3, SMOLLM3
 from .vit import DEIT, VIT
 
-BUILT_IN = (BERT, ROBERTA, GPT2, VIT, DEIT)
+PAPER = (BERT, ROBERTA, GPT2, VIT, DEIT)  # the families of the paper, whose results are published
+BUILT_IN = (
+    *PAPER,
+    *(LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GRANITE, PHI3, OLMO2, GEMMA2, GEMMA3),
+)
