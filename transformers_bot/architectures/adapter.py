@@ -76,7 +76,7 @@ class Role:
 
     name: str
     kind: Kind
-    size: "str | int | Callable[[Any], int] | None" = dataclasses.field(default=None, compare=False)
+    size: "str | int | Callable[[Any], int | None] | None" = dataclasses.field(default=None, compare=False)
     field: str = ""
     follows: str = ""
     within: str = ""
@@ -450,6 +450,8 @@ class Norm:
         gain: "w" multiplies by the weight, "1+w" by one plus the weight.
         undoes: post-norm only, of the first norm of a block: the last norm of the block below, which this
             norm undoes in an identity block.
+        behind: of a norm outside of the layers: the norm and the layer whose output it normalises once more. An
+            identity block above that layer undoes it, and ends with it, instead of the layer's own.
     """
 
     name: str
@@ -457,6 +459,22 @@ class Norm:
     kind: Literal["layer", "rms"] = "layer"
     gain: Literal["w", "1+w"] = "w"
     undoes: str = ""
+    behind: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Configs of a model type whose tensors mean something else, and their adapter.
+
+    Attributes:
+        when: the condition as a sentence, for a message.
+        holds: the condition, a function of the config.
+        adapter: for those configs.
+    """
+
+    when: str
+    holds: Callable[[Any], bool]
+    adapter: "Adapter"
 
 
 def _told(factor: Factor, roles: set[str], scales: bool) -> Factor:
@@ -498,6 +516,8 @@ class Adapter:
         crossing: patterns of the tensors of cross attention, which are left out of the target.
         foreign: pattern of tensor names -> what they are; a checkpoint with such tensors is refused.
         buffers: patterns of constants, such as masks, that older versions stored beside the weights.
+        implied_ties: modules that multiply with the input embedding and have no tensor of their own for it.
+        variants: configs of this type that need another adapter.
     """
 
     model_type: str
@@ -522,6 +542,12 @@ class Adapter:
     crossing: tuple[str, ...] = ()
     foreign: Mapping[str, str] = dataclasses.field(default_factory=dict)
     buffers: tuple[str, ...] = ()
+    implied_ties: tuple[str, ...] = ()
+    variants: tuple[Variant, ...] = ()
+
+    def of(self, config: Any) -> "Adapter":
+        """The adapter for a config of this type: this one, or that of a variant."""
+        return next((variant.adapter for variant in self.variants if variant.holds(config)), self)
 
     def __post_init__(self) -> None:
         """Tell queries and keys that a norm stands behind them, and the norm that it is theirs."""

@@ -7,12 +7,21 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..errors import BadOption, suggest
-from .adapter import ADAPTERS, DEPTH, KINDS, RESIZED, Adapter, Norm, Role, Roles, Rule
+from .adapter import ADAPTERS, DEPTH, KINDS, RESIZED, Adapter, Norm, Role, Roles, Rule, Variant
 from .families import PAPER
 
 FIELD_KINDS = ("depth", "stream")  # error messages name their config field
 MISSPELT = 0.85  # of letters in common: so similar to a field that is there, a name is not one of an older version
-LISTS = ("divides", "meaning", "inert", "checks", "crossing", "buffers", "norms")  # a lone text or function is no list
+LISTS = (
+    "divides",
+    "meaning",
+    "inert",
+    "checks",
+    "crossing",
+    "buffers",
+    "norms",
+    "variants",
+)  # a lone text or function is no list
 
 
 def register(adapter: Adapter) -> Adapter:
@@ -62,6 +71,11 @@ def _problems(adapter: Adapter) -> Iterator[str]:
     yield from _config_problems(adapter)
     yield from _gain_problems(adapter)
     yield from _norm_problems(adapter)
+    for variant in adapter.variants:
+        if not isinstance(variant, Variant) or not callable(variant.holds):
+            yield f"variants must be Variant(when, function of the config, adapter) each, got {variant!r}."
+            return
+        yield from _problems(variant.adapter)
 
 
 def _role_problems(adapter: Adapter) -> Iterator[str]:
@@ -182,7 +196,8 @@ def _norm_problems(adapter: Adapter) -> Iterator[str]:
         if isinstance(norm.readers, str):
             yield f"readers of norm {norm.name!r} must be a tuple of names: ({norm.readers!r},)."
             continue
-        for name in filter(None, (norm.name, norm.undoes, *norm.readers)):
+        behind = norm.behind[0] if norm.behind else ""
+        for name in filter(None, (norm.name, norm.undoes, behind, *norm.readers)):
             if not _rules_of(adapter, name):
                 hint = suggest(name, _modules(adapter))
                 yield f"norms name {name!r}, but no rule names {re.sub(DEPTH, '0', name)}.weight.{hint}"

@@ -355,10 +355,15 @@ def reads_of(
     if layer is None or depth is None:
         return (Read(name, None),), None, ""
     stem, _, part = name.rpartition(".")
-    last = task.adapter.norm_names[stem].undoes if stem in task.adapter.norm_names else ""
-    if depth.is_new(layer) and last:
+    if depth.is_new(layer) and stem in task.adapter.norm_names:
         below = int(np.argmax(depth.layers[layer]))
-        return (Read(f"{last}.weight", below), Read(f"{last}.bias", below)), part, "undoes the norm below"
+        last = task.adapter.norm_names[stem].undoes
+        behind = next((norm.name for norm in task.adapter.norms if norm.behind == (last or stem, below)), "")
+        if last:
+            norm, at = (behind, None) if behind else (last, below)
+            return (Read(f"{norm}.weight", at), Read(f"{norm}.bias", at)), part, "undoes the norm below"
+        if behind:
+            return (Read(f"{behind}.{part}", None),), None, "normalises as the norm below"
     reads, note = layers_read(depth, rule, layer, name)
     return reads, None, note
 

@@ -25,7 +25,7 @@ from ..errors import BadOption
 from ..ops.axis_map import AxisMap, gather, identity, remembered
 from ..ops.recipe import Segment
 from ..rewrite.principal import Opened
-from .base import Linear, Task, whole_unit
+from .base import Linear, Task
 from .maps import Depth, Pair, identity_pair, kept_layers, picked
 from .unit_scores import Scores, from_activations, from_weights
 
@@ -82,8 +82,9 @@ class Importance(Linear):
         return super().axis_pair(task, role, source, target, at)
 
     def segment(self, task: Task, segment: tuple[Factor, ...], at: At) -> Segment:
-        unit = whole_unit(task, segment)
-        if not unit or len(segment) != 2:
+        kinds, unit = [task.roles.kind(factor.role) for factor in segment], segment[0].role
+        is_grouped = any(role.kind == "unit" and role.within == unit for role in task.roles.values())
+        if kinds != ["unit", "entry"] or is_grouped:
             return super().segment(task, segment, at)
         (heads_s, heads_t), (dim_s, dim_t) = task.lengths(unit), task.lengths(segment[-1].role)
         if heads_s == heads_t and dim_s == dim_t:

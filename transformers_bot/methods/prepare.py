@@ -344,7 +344,8 @@ def _calibrated(opened: Opened, task: Task, shrink: Shrink) -> tuple[Opened, Sco
 
 
 def _scores_of(scores: Scores, role: str) -> dict[At, Tensor]:
-    return {at: score for (scored, at), score in scores.items() if scored == role}
+    own = {at: score for (scored, at), score in scores.items() if scored == role}
+    return {None: own[None]} if None in own else own
 
 
 def _strongest_layers(task: Task, stack: str, scores: Scores) -> tuple[int, ...]:

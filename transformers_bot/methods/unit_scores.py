@@ -22,11 +22,12 @@ from torch import Tensor
 
 from ..architectures.adapter import At, Factor, Rule
 from ..rewrite.calibration import Hook, watch
-from ..rewrite.network import Network, OutOfRange, fold_norms, norms
+from ..rewrite.network import Network, OutOfRange, fold_norms, norms, stream_of
 from ..rewrite.principal import Opened
 
 Key = tuple[str, At]  # a role and a layer, or a stack of layers and None
 Scores = dict[Key, Tensor]
+Sides = dict[str, dict[Key, Tensor]]  # "writers", "norms", "readers" -> tensor -> energy of a stream's units
 Segment = tuple[Factor, ...]
 Measure = Callable[[Tensor, Tensor], Tensor]  # a module's input and output -> (sequence, token, unit)
 
@@ -48,7 +49,7 @@ def from_weights(network: Network) -> Scores:
     folded = Network(network.adapter, network.sizes, network, network.places, network.tied, network.wide)
     fold_norms(folded)
     paths: dict[Key, dict[bool, Tensor]] = defaultdict(dict)  # squared norms of a unit's writers and readers
-    stream: dict[str, dict[Key, Tensor]] = {"writers": {}, "norms": {}, "readers": {}}
+    streams: dict[str, Sides] = {name: {"writers": {}, "norms": {}, "readers": {}} for name in roles.streams}
     # depth -> squared size of every layer's update
     added = {depth: torch.zeros(len(network.layers(depth)), dtype=torch.float64) for depth in roles.depths}
     embedded = torch.zeros((), dtype=torch.float64)
@@ -63,7 +64,7 @@ def from_weights(network: Network) -> Scores:
             elif kind == "stream":
                 is_norm = place.stem in network.adapter.norm_names
                 side = "norms" if is_norm else "readers" if unit.reads else "writers"
-                _add(stream[side], (place.stem, place.at), energy)
+                _add(streams[roles.leader(unit.role)][side], (place.stem, place.at), energy)
                 if place.rule.adds and not place.rule.maps and place.at is not None:
                     added[place.at[0]][place.at[1]] += energy.sum()
                 elif side == "writers" and place.layer is None:  # a table adds one of its rows to a token
@@ -72,8 +73,9 @@ def from_weights(network: Network) -> Scores:
     scores = {
         key: math.prod(sides.values(), start=torch.ones((), dtype=torch.float32)).sqrt() for key, sides in paths.items()
     }
-    scores[roles.streams[0], None] = _stream_strength(stream)
+    scores |= {(name, None): _stream_strength(sides) for name, sides in streams.items()}
     _add_heads_and_layers(scores, network, added, embedded)
+    _settle(scores, network)
     if not all(bool(score.isfinite().all()) for score in scores.values()):
         raise OutOfRange("the importance of units by their weights")
     return scores
@@ -141,7 +143,7 @@ def segments(rule: Rule, dim: int, network: Network, actual: int) -> Iterator[tu
         start += length
 
 
-def _stream_strength(stream: dict[str, dict[Key, Tensor]]) -> Tensor:
+def _stream_strength(stream: Sides) -> Tensor:
     """Of every hidden unit, the root of the product over writers, norms and readers of its summed shares."""
     shares = [
         sum(
@@ -226,10 +228,10 @@ def watching(network: Network) -> tuple[Tallies, list[tuple[str, Hook]]]:
 
 def _watched(network: Network) -> Iterator[tuple[str, tuple[str, At, str], Measure]]:
     """The modules to watch: their name, the statistic's role, layer and part, and its measure."""
-    stream = network.roles.streams[0]
     for place in norms(network):
-        name = str(place.part(network, "weight")).removesuffix(".weight")
-        yield name, (stream, None, name), lambda _, y: y.abs()
+        weight = str(place.part(network, "weight"))
+        name = weight.removesuffix(".weight")
+        yield name, (stream_of(network, weight), None, name), lambda _, y: y.abs()
     layers: dict[tuple[str, int], str] = {}
     for name, tensor in network.places.items():
         if tensor.at is not None:
@@ -300,4 +302,21 @@ def from_tallies(tallies: Tallies, network: Network) -> Scores:
     for depth in network.roles.depths:
         means = [tallies[depth, (depth, layer), ""].mean for layer in network.layers(depth)]
         scores[depth, None] = torch.cat(means)
+    _settle(scores, network)
     return scores
+
+
+def _settle(scores: Scores, network: Network) -> None:
+    """Give units that all layers share one score, and layers that no other can stand for more than all others."""
+    for role in network.roles.units:
+        if network.is_shared(role):
+            own = {
+                at: score / score.norm().clamp_min(1e-300) for (scored, at), score in scores.items() if scored == role
+            }
+            total = sum((score.square() for score in own.values()), torch.zeros((), dtype=torch.float32)).sqrt()
+            scores |= {(role, at): total for at in own}
+            scores[role, None] = total
+    for depth in network.roles.depths:
+        if special := network.without_a_norm(depth):
+            scores[depth, None] = scores[depth, None].clone()
+            scores[depth, None][special] = 2 * scores[depth, None].abs().max() + 1

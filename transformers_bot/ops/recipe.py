@@ -156,6 +156,13 @@ class Recipe:
         own = self.reads + (self.detail.stack if self.detail else ()) + self.match
         return tuple(dict.fromkeys(own + tuple(read for other in self.plus for read in other.needs)))
 
+    def with_reads(self, change: "Callable[[Read], Read]") -> "Recipe":
+        """The same with every read changed."""
+        detail = self.detail and replace(self.detail, stack=tuple(map(change, self.detail.stack)))
+        reads, match = (tuple(map(change, reads)) for reads in (self.reads, self.match))
+        plus = tuple(other.with_reads(change) for other in self.plus)
+        return replace(self, reads=reads, match=match, detail=detail, plus=plus)
+
     @property
     def is_copy(self) -> bool:
         if len(self.reads) != 1 or self.reads[0].weight != 1.0 or self.undo or self.plus:

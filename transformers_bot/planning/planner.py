@@ -11,6 +11,7 @@ and a source tensor that no target reads is dropped, with the reason.
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -401,7 +402,9 @@ def _check_ties(source: Side, target: Side) -> None:
 
 def task_of(adapter: Adapter, source: Side, target: Side, calibrated: bool = False) -> Task:
     wants_tie = bool(getattr(target.config, "tie_word_embeddings", False))
+    modules = {target.inventory.canonical(name).rpartition(".")[0] for name in target.inventory.shapes}
     tied = wants_tie and (bool(target.inventory.ties) or adapter.readout)
+    tied = tied or not modules.isdisjoint(adapter.implied_ties)
     gains = {}
     for name, gain in adapter.gains.items():
         before, after = gain(source.config), gain(target.config)
@@ -443,14 +446,24 @@ def _step(name: str, task: Task, target: Side, method: Method, pairing: Pairing)
     recipe = method.recipe(task, rule, layer, template)
     if isinstance(recipe, Fresh):
         return Step(name, "fresh", shape, reason=recipe.reason)
-    recipe = _compensated(task, rule, template, recipe)
-    stacks = pairing.stacks
+    recipe, stacks = _compensated(task, rule, template, recipe), pairing.stacks
+    recipe = recipe.with_reads(partial(_nearest, stacks))
     missing = [read for read in recipe.needs if read.layer not in stacks.get(read.name, {})]
     if missing:
         raise PlanError(f"target tensor {name!r} needs {missing[0]} of the source, which does not have it.")
     reads = {read: stacks[read.name][read.layer] for read in recipe.needs}
     action = "copy" if recipe.is_copy else "resample"
     return Step(name, action, shape, reads, before, recipe, recipe.note)
+
+
+def _nearest(stacks: dict[str, dict[int | None, str]], read: Read) -> Read:
+    """A read of a tensor that its layer does not have, of the nearest layer that has it: the first layer may lack a
+    norm, and be the only one with a table that all read.
+    """
+    layers = [layer for layer in stacks.get(read.name, {}) if layer is not None]
+    if read.layer is None or read.layer in layers or not layers:
+        return read
+    return replace(read, layer=min(layers, key=lambda layer: (abs(layer - (read.layer or 0)), layer)))
 
 
 def _compensated(task: Task, rule: Rule, name: str, recipe: Recipe) -> Recipe:

@@ -308,6 +308,7 @@ class Request:
         Args:
             target: if it is known already; otherwise it is made from the keywords.
             sizes: likewise.
+            adapter: of the model type; configs of a variant take that of the variant.
 
         Raises:
             BadKeyword, BadOption, BadSize: an override, an option or a size that does not exist or cannot be.
@@ -316,9 +317,13 @@ class Request:
         """
         options = methods.options_of(keywords.method, keywords.bot_config)
         method = methods.get(keywords.method, options)
-        target = target_config(adapter, source, keywords) if target is None else target
+        own = adapter.of(source)
+        target = target_config(own, source, keywords) if target is None else target
+        check_variants(adapter, source, target)
+        adapter = own
         before, after = sizes or (role_sizes(adapter, source, "source"), role_sizes(adapter, target, "target"))
-        target = with_lists(adapter, source, target, (before, after), method)
+        calibrated = keywords.calibration is not None
+        target = with_lists(adapter, source, target, (before, after), method, calibrated)
         check_supported(adapter, (source, target), before, after)
         _check_heads(adapter, before, after, options)
         if keywords.dtype not in (None, "auto"):
@@ -433,6 +438,7 @@ def with_lists(
     target: PreTrainedConfig,
     sizes: tuple[Lengths, Lengths],
     method: methods.Method,
+    calibrated: bool = False,
 ) -> PreTrainedConfig:
     """The target config with its lists of one entry per layer in the order of the layers that it is made of.
 
@@ -441,7 +447,7 @@ def with_lists(
     stacks = [adapter.roles[stack] for stack in adapter.roles.depths if sizes[0][stack] != sizes[1][stack]]
     if not isinstance(method, methods.Linear) or not any(role.lists for role in stacks):
         return target
-    task = methods.Task(adapter, *sizes, tied=False)
+    task = methods.Task(adapter, *sizes, tied=False, calibrated=calibrated)
     method.check(task)
     lists = method.lists(task, source)
     target = copy.deepcopy(target)
@@ -462,6 +468,18 @@ def check_same_type(source: PreTrainedConfig, target: PreTrainedConfig) -> None:
             f"the source is a {source.model_type} model and the target config is {target.model_type}: weights move "
             "only between sizes of one model type. Use a config of the source's type."
         )
+
+
+def check_variants(adapter: Adapter, source: PreTrainedConfig, target: PreTrainedConfig) -> None:
+    """Refuse a target whose tensors mean something else than the source's."""
+    for variant in adapter.variants:
+        before, after = variant.holds(source), variant.holds(target)
+        if before != after:
+            which = ("source", "target") if before else ("target", "source")
+            raise IncompatibleModels(
+                f"in the {which[0]} config {variant.when}, in the {which[1]} config not: such {adapter.model_type} "
+                "models have other tensors. Choose sizes of which both are of one kind."
+            )
 
 
 def _check_heads(adapter: Adapter, before: Lengths, after: Lengths, options: BoTConfig) -> None:

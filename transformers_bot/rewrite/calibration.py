@@ -81,6 +81,7 @@ class _Run:
         self._batches, self._span = batches, progress.here()
         self._count = len(batches) if isinstance(batches, Sized) else 0
         self._mask: Tensor | None = None
+        self._tokens: torch.Size | None = None
         self._modules = 0
         self.number = 0  # of batches that were run
 
@@ -92,7 +93,7 @@ class _Run:
                     "every batch of calibration= must be a dict of tensors, such as a tokenizer gives with "
                     f"return_tensors='pt', got {type(batch).__name__}."
                 )
-            self._mask = batch.get("attention_mask")
+            self._mask, self._tokens = batch.get("attention_mask"), _tokens_in(batch)
             yield batch
             self.number, self._modules = self.number + 1, 0
             self._show(0.0)
@@ -112,7 +113,10 @@ class _Run:
                 )
             # With one vector for a sequence or a choice there are no tokens to mask.
             is_pooled = y.dim() == 2 or (self._mask is not None and y.shape[:-1] == self._mask.shape[:-1])
-            see(x, y, None if is_pooled else _token_mask(self._mask, y))
+            # Rows of a table, such as embeddings of relative positions, are no tokens of the batch: all of them count.
+            fits = self._mask is not None and self._mask.shape == self._tokens
+            is_table = fits and y.dim() > 2 and y.shape[:2] != self._mask.flatten(0, -2).shape  # type: ignore[union-attr]
+            see(x, y, None if is_pooled or is_table else _token_mask(self._mask, y))
             self._modules += 1
             self._show(min(1.0, self._modules / count))
 
@@ -124,6 +128,12 @@ class _Run:
             self._span.at(done / self._count, f"calibrating, batch {min(now, self._count)} of {self._count}")
         else:  # of unknown number: every `UNKNOWN` batches the bar covers half of the rest
             self._span.at(1 - 0.5 ** (done / UNKNOWN), f"calibrating, batch {now}")
+
+
+def _tokens_in(batch: Mapping[str, Any]) -> torch.Size | None:
+    """The shape of a batch's token ids; None where it has none."""
+    ids = batch.get("input_ids")
+    return ids.shape if isinstance(ids, Tensor) else None
 
 
 def _token_mask(mask: Tensor | None, x: Tensor) -> Tensor | None:

@@ -197,6 +197,23 @@ class Network(Mapping[str, Tensor]):
         """The stacks whose layers have tensors with an axis of `role`."""
         return [stack for stack in self.roles.depths if any(True for _ in self.tensors_with(role, (stack, 0)))]
 
+    def is_shared(self, role: str) -> bool:
+        """Whether all layers read one table with an axis of `role`: its units have one order for the whole network."""
+        if self.roles.kind(role) != "unit" or self.roles.is_network_wide(role):
+            return False
+        tables = [place for _, place in self.tensors_with(role) if not place.rule.maps and len(place.rule.axes) > 1]
+        return any(place.layer is None or not self._is_everywhere(place) for place in tables)
+
+    def without_a_norm(self, stack: str) -> list[int]:
+        """Layers that lack a norm which others of their stack have: they read a stream that is normalised already."""
+        norms = [f"{norm.name}.weight" for norm in self.adapter.norms if f"{{{stack}}}" in norm.name]
+        having = [{layer for layer in self.layers(stack) if self.find(name, layer)} for name in norms]
+        return [layer for layer in self.layers(stack) if any(layers and layer not in layers for layers in having)]
+
+    def _is_everywhere(self, place: Place) -> bool:
+        """Whether every layer has a tensor of this name."""
+        return all(self.find(place.template, layer) for layer in self.layers(place.rule.depth))
+
     def find(self, template: str, layer: int | None = None) -> str | None:
         """The name of the tensor with this template and layer; None if the checkpoint has none."""
         return self._names.get((template, layer))

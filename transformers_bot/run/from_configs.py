@@ -32,5 +32,6 @@ def plan_for(class_for: ClassFor, source: Any, config: Any, kwargs: dict[str, An
         request = replace(request, notes=notes)
     source_class = own_class(request.source) if request.source.architectures else class_for(request.source)
     renew = request.keywords.ignore_mismatched_sizes
-    plan = make_plan(adapter, *config_sides(request, source_class, beside), request.method, renew, request.calibrated)
+    sides = config_sides(request, source_class, beside)
+    plan = make_plan(request.adapter, *sides, request.method, renew, request.calibrated)
     return replace(plan, warnings=(*request.notes, *plan.warnings))

@@ -202,13 +202,14 @@ def _request_if_resized(
     check_numbers(kwargs)
     try:
         source = read_config(os.fspath(name), picked(kwargs, HUB), cls.config_class)
-        before = role_sizes(adapter, source, "source")
+        if source.model_type != adapter.model_type:
+            return None
+        own = adapter.of(source)
+        before = role_sizes(own, source, "source")
     except (BoTError, OSError):
         return None  # the original method reports what is wrong with its source
-    if source.model_type != adapter.model_type:
-        return None
-    target = target_config(adapter, source, sort_keywords({"config": config} if config is not None else fields))
-    after = role_sizes(adapter, target, "target")
+    target = target_config(own, source, sort_keywords({"config": config} if config is not None else fields))
+    after = role_sizes(own, target, "target")
     if not differing_roles(before, after):
         return None
     if not _needs_resize(cls, source, target):

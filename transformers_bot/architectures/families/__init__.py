@@ -1,13 +1,19 @@
 """The architectures that are built in, a file of data each. A new one is one file and one name here."""
 
-from .bert import BERT, ROBERTA
+from .bert import BERT, CAMEMBERT, ROBERTA, XLM_ROBERTA
+from .deberta import DEBERTA_V2
+from .distilbert import DISTILBERT
+from .electra import ELECTRA
 from .gemma import GEMMA2, GEMMA3
 from .gpt2 import GPT2
 from .llama import GRANITE, LLAMA, MISTRAL, OLMO2, PHI3, QWEN2, QWEN3, SMOLLM3
+from .modernbert import MODERNBERT
+from .mpnet import MPNET
 from .vit import DEIT, VIT
 
 PAPER = (BERT, ROBERTA, GPT2, VIT, DEIT)  # the families of the paper, whose results are published
 BUILT_IN = (
     *PAPER,
+    *(XLM_ROBERTA, CAMEMBERT, DISTILBERT, ELECTRA, MPNET, DEBERTA_V2, MODERNBERT),
     *(LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GRANITE, PHI3, OLMO2, GEMMA2, GEMMA3),
 )

@@ -1,4 +1,4 @@
-"""BERT and RoBERTa: one post-norm encoder, with different names for the task heads."""
+"""BERT, RoBERTa and its namesakes: one post-norm encoder, with different names for the task heads."""
 
 from dataclasses import replace
 from numbers import Integral
@@ -153,3 +153,6 @@ ROBERTA = replace(
     norms=(*BERT.norms[:-1], Norm("lm_head.layer_norm", ("lm_head.decoder",))),
     checks=(padding_is_known,),
 )
+# Other vocabularies, and the very modules of RoBERTa.
+XLM_ROBERTA = replace(ROBERTA, model_type="xlm-roberta")
+CAMEMBERT = replace(ROBERTA, model_type="camembert")

@@ -71,6 +71,7 @@ def check(adapter: Adapter, config: PreTrainedConfig) -> Check:
     validate(adapter)
     if config.model_type != adapter.model_type:
         raise BadOption(f"the adapter is for {adapter.model_type!r} and the model is a {config.model_type!r} model.")
+    adapter = adapter.of(config)
     candidates = [getattr(transformers, name, None) for name in class_names(config.model_type)]
     classes: list[ModelClass] = list(
         dict.fromkeys([own_class(config), *(model_class for model_class in candidates if model_class is not None)])
@@ -193,5 +194,6 @@ def tiny_fields(adapter: Adapter) -> dict[str, int]:
     """The config fields of a model that runs quickly."""
     roles = adapter.roles
     units = {unit: HEADS if roles.is_whole(unit) else FFN for unit in roles.units}
-    lengths = {**dict.fromkeys(roles.depths, LAYERS), **dict.fromkeys(roles.streams, HEADS * WIDTH), **units}
+    streams = {stream: HEADS * WIDTH * (number + 1) for number, stream in enumerate(roles.streams)}  # none alike
+    lengths = {**dict.fromkeys(roles.depths, LAYERS), **streams, **units}
     return {str(roles[role].size): length for role, length in lengths.items() if isinstance(roles[role].size, str)}
