@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # for type checkers and editors; `_HOMES` says the same to Py
         BoTModelForQuestionAnswering,
         BoTModelForSequenceClassification,
         BoTModelForTokenClassification,
+        BoTModelForZeroShotImageClassification,
         plan,
     )
     from .hub.push import push_to_hub
@@ -87,6 +88,7 @@ _HOMES = {
     "BoTModelForQuestionAnswering": "auto",
     "BoTModelForSequenceClassification": "auto",
     "BoTModelForTokenClassification": "auto",
+    "BoTModelForZeroShotImageClassification": "auto",
     "Report": "report.report",
     "Suggestion": "tools.suggesting",
     "Verification": "tools.verifying",
@@ -124,6 +126,7 @@ __all__ = [
     "BoTModelForQuestionAnswering",
     "BoTModelForSequenceClassification",
     "BoTModelForTokenClassification",
+    "BoTModelForZeroShotImageClassification",
     "HubError",
     "IncompatibleModels",
     "PlanError",

@@ -5,7 +5,7 @@
 """
 
 from .architectures import ADAPTERS, get, load, register, validate
-from .architectures.adapter import LABEL, SEGMENT, VOCAB, Adapter, Norm, Role, Roles, Variant, parse_rules
+from .architectures.adapter import LABEL, SEGMENT, VOCAB, Adapter, Norm, Role, Roles, Scale, Variant, parse_rules
 
 __all__ = [
     "ADAPTERS",
@@ -16,6 +16,7 @@ __all__ = [
     "Norm",
     "Role",
     "Roles",
+    "Scale",
     "Variant",
     "get",
     "load",

@@ -419,6 +419,12 @@ class BoTModelForImageClassification(_BaseBoTModel["PreTrainedModel"]):
     task = "image-classification"
 
 
+class BoTModelForZeroShotImageClassification(_BaseBoTModel["PreTrainedModel"]):
+    """CLIP and SigLIP, which compare images with texts, like `AutoModelForZeroShotImageClassification`."""
+
+    task = "zero-shot-image-classification"
+
+
 class BoTModelForMaskedImageModeling(_BaseBoTModel["PreTrainedModel"]):
     """With a masked-image-modelling head, like `AutoModelForMaskedImageModeling`."""
 
@@ -432,6 +438,6 @@ FACTORIES: dict[str, type[_BaseBoTModel[Any]]] = {
         *(BoTModel, BoTModelForCausalLM, BoTModelForMaskedLM, BoTModelForPreTraining),
         *(BoTModelForNextSentencePrediction, BoTModelForSequenceClassification, BoTModelForTokenClassification),
         *(BoTModelForQuestionAnswering, BoTModelForMultipleChoice),
-        *(BoTModelForImageClassification, BoTModelForMaskedImageModeling),
+        *(BoTModelForImageClassification, BoTModelForMaskedImageModeling, BoTModelForZeroShotImageClassification),
     )
 }

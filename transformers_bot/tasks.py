@@ -36,5 +36,8 @@ TASKS = {
     "question-answering": _task("ForQuestionAnswering", "MODEL_FOR_QUESTION_ANSWERING_MAPPING"),
     "multiple-choice": _task("ForMultipleChoice", "MODEL_FOR_MULTIPLE_CHOICE_MAPPING"),
     "image-classification": _task("ForImageClassification", "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING"),
+    "zero-shot-image-classification": _task(
+        "ForZeroShotImageClassification", "MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING"
+    ),
     "masked-image-modeling": _task("ForMaskedImageModeling", "MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING"),
 }

@@ -25,6 +25,7 @@ with `{weight,bias}` for several endings and `{layer}` for the layer's number. R
 stored order:
 
     role            an axis of that role;   3         an axis that is never resized
+    ()              no axis, of a single number
     (a b)           the product of two;     (a + b c) segments one after another
     x <- y, y -> x  a map that writes x and reads y; without an arrow all axes are written
     +x              added onto the residual stream x: a sum over layers
@@ -358,6 +359,8 @@ def _parse_rule(line: str) -> Rule:
         raise PlanError(f"rule {line!r} has no colon between the names and the axes.")
     for name in names.split("|"):
         _check_name(name.strip(), line)
+    if axes.strip() == "()":
+        return Rule(line, names.strip(), (), adds=False, maps=False)
     sides = re.split(r"(<-|->)", axes)
     if len(sides) > 3 or not all(side.strip() for side in sides):
         raise PlanError(f"rule {line!r} must have axes on every side of at most one arrow.")
@@ -477,6 +480,23 @@ class Variant:
     adapter: "Adapter"
 
 
+@dataclass(frozen=True)
+class Scale:
+    """A vector that multiplies what a block adds onto the residual stream, such as LayerScale's.
+
+    Example:
+        >>> Scale("layer.{layer}.scale.gamma", ("layer.{layer}.fc2",)).writers
+        ('layer.{layer}.fc2',)
+
+    Attributes:
+        name: of the tensor.
+        writers: the matrices (without ".weight") whose output it multiplies: one, under each of its names.
+    """
+
+    name: str
+    writers: tuple[str, ...]
+
+
 def _told(factor: Factor, roles: set[str], scales: bool) -> Factor:
     if factor.role not in roles:
         return factor
@@ -493,6 +513,7 @@ class Adapter:
         rules: the meaning of every tensor's axes; names without the base model's prefix.
         roles: what the entries of these axes are, and which config fields set their number.
         norms: every norm, and the matrices that read it.
+        scales: every vector that multiplies what a block adds onto the stream.
         derived: config field -> a function of the config; the field follows it as long as it has that value.
         divides: pairs of config fields of which the first must divide the second.
         with_width: config fields of heads that change in proportion with the stream if a call sets neither them nor
@@ -525,6 +546,7 @@ class Adapter:
     rules: tuple[Rule, ...]
     roles: Roles
     norms: tuple[Norm, ...] = ()
+    scales: tuple[Scale, ...] = ()
     derived: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)
     divides: tuple[tuple[str, str], ...] = ()
     with_width: tuple[str, ...] = ()

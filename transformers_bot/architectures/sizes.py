@@ -20,6 +20,7 @@ from transformers import PreTrainedConfig
 from ..console.text import brief
 from ..errors import BadKeyword, BadOption, BadSize, UnsupportedArchitecture, suggest
 from .adapter import FIXED, Adapter, Roles, Sizes
+from .fields import flat, get_field, has_field, inner, nested
 
 LABELS = ("num_labels", "id2label", "label2id")
 # Fields that transformers reads from every config, also if its class does not have them -> the value without them.
@@ -51,8 +52,8 @@ def kind_of(adapter: Adapter, name: str) -> str | None:
         "label": name in LABELS,
         "meaning": name in adapter.meaning or name in MEANING,
         "fixed": name in adapter.only,
-        "tensors": name in TENSORS,
-        "inert": name in (*INERT, *adapter.inert),
+        "tensors": name.rpartition(".")[2] in TENSORS,
+        "inert": name in adapter.inert or name.rpartition(".")[2] in INERT,
     }
     return next((kind for kind, holds in kinds.items() if holds), None)
 
@@ -65,10 +66,10 @@ def check_fields(adapter: Adapter, config: Any, which: str) -> None:
     """
     for name, only in adapter.only.items():
         supported = only(config) if callable(only) else only
-        value = getattr(config, name, None)
-        if value is not None and value != supported:
+        given = get_field(config, name, None)
+        if given is not None and given != supported:
             raise UnsupportedArchitecture(
-                f"{name} is {brief(repr(value))} in the {which} config: transformers computes {adapter.model_type} "
+                f"{name} is {brief(repr(given))} in the {which} config: transformers computes {adapter.model_type} "
                 f"models with {name} {supported!r} only, and cannot use weights for another value. "
                 + ("Use another checkpoint." if which == "source" else f"Leave {name} out, or at {supported!r}.")
             )
@@ -81,10 +82,10 @@ def check_fields(adapter: Adapter, config: Any, which: str) -> None:
 
 def check_spread(config: Any, which: str) -> None:
     """Raise if `initializer_range`, the standard deviation of new weights, is not a valid one."""
-    value = getattr(config, "initializer_range", 0.0)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+    spread = getattr(config, "initializer_range", 0.0)
+    if isinstance(spread, bool) or not isinstance(spread, (int, float)) or not 0 <= spread < math.inf:
         raise BadOption(
-            f"initializer_range is {brief(repr(value))} in the {which} config; new weights are drawn with it, so it "
+            f"initializer_range is {brief(repr(spread))} in the {which} config; new weights are drawn with it, so it "
             "must be a number of at least 0."
         )
 
@@ -121,7 +122,7 @@ def crossing(adapter: Adapter, names: Iterable[str]) -> list[str]:
 def field_warnings(adapter: Adapter, source: Any, target: Any) -> Iterator[str]:
     """Warnings about different fields that change the function, and about unknown fields."""
     for name in (*adapter.meaning, *MEANING):
-        before, after = (getattr(config, name, MEANING.get(name)) for config in (source, target))
+        before, after = (get_field(config, name, MEANING.get(name)) for config in (source, target))
         # A padding token that only the target has changes nothing for inputs without padding.
         if before != after and not (name == "pad_token_id" and before is None):
             values = f"{_shown(before)} in the source and {_shown(after)} in the target"
@@ -143,10 +144,10 @@ def field_warnings(adapter: Adapter, source: Any, target: Any) -> Iterator[str]:
 def _about_heads(adapter: Adapter, source: Any, target: Any) -> Iterator[str]:
     """What another width has done to heads that do not follow from it."""
     streams = [adapter.roles[stream].field for stream in adapter.roles.streams]
-    wider = [name for name in streams if getattr(source, name) != getattr(target, name)]
+    wider = [name for name in streams if get_field(source, name) != get_field(target, name)]
     if not (adapter.with_width and wider):
         return
-    counts = {name: (getattr(source, name), getattr(target, name)) for name in adapter.with_width}
+    counts = {name: (get_field(source, name), get_field(target, name)) for name in adapter.with_width}
     moved = {name: pair for name, pair in counts.items() if pair[0] != pair[1]}
     told = [f"{name} {before} -> {after}" for name, (before, after) in (moved or counts).items()]
     kept = "; heads keep their length" if moved and len(moved) == len(counts) else ""
@@ -154,20 +155,24 @@ def _about_heads(adapter: Adapter, source: Any, target: Any) -> Iterator[str]:
     yield f"with {' and '.join(wider)} heads {stay}" + ", ".join(told if moved else counts) + kept
 
 
-def _with_value(name: str, value: Any) -> str:
+def _with_value(name: str, given: Any) -> str:
     """A field as `name=value`; without a value that may be a path on the user's computer."""
     shown = brief(name, 60)
-    return shown if re.search(r"[/\\]", str(value)) else f"{shown}={_shown(value)}"
+    return shown if re.search(r"[/\\]", str(given)) else f"{shown}={_shown(given)}"
 
 
 def unknown_fields(adapter: Adapter, config: Any) -> list[str]:
     """Fields with a value that neither the config's class nor this package knows."""
+    parts = inner(config)
+    names = [name for name in _own_unknown(config) if name not in parts]
+    names += [f"{path}.{name}" for path, part in parts.items() for name in _own_unknown(part)]
+    return [name for name in names if kind_of(adapter, name) is None]
+
+
+def _own_unknown(config: Any) -> list[str]:
+    """Fields with a value that the config's class does not know, without those of the configs within it."""
     fields = class_fields(type(config))  # type: ignore[arg-type]
-    return [
-        name
-        for name, value in vars(config).items()
-        if value is not None and name not in fields and not name.startswith("_") and kind_of(adapter, name) is None
-    ]
+    return [n for n, x in vars(config).items() if x is not None and n not in fields and not n.startswith("_")]
 
 
 @cache
@@ -178,11 +183,11 @@ def class_fields(config_class: type[PreTrainedConfig]) -> frozenset[str]:
 
 
 def _value(name: str, *configs: Any) -> Any:
-    return next((vars(config)[name] for config in configs if name in vars(config)), None)
+    return next((get_field(config, name) for config in configs if has_field(config, name)), None)
 
 
-def _shown(value: Any) -> str:
-    return brief(repr(value), 80)
+def _shown(given: Any) -> str:
+    return brief(repr(given), 80)
 
 
 # No published model has more: DeepNet has 1,000 layers, the widest MLPs have about 10^5 units, the largest
@@ -204,7 +209,7 @@ def role_sizes(adapter: Adapter, config: PreTrainedConfig, which: str) -> dict[s
     """
     for role in adapter.roles.values():
         if isinstance(role.size, str):
-            _check_positive(role.size, getattr(config, role.size, None), which)
+            _check_positive(role.size, get_field(config, role.size, None), which)
     check_spread(config, which)
     for check in adapter.checks:
         if wrong := check(config):
@@ -228,12 +233,12 @@ def rebuild(
     Raises:
         BadKeyword: an override that is no field of the config; the message suggests the nearest one.
     """
-    known = config.to_dict()
+    known = flat(config, config.to_dict())
     chosen = _by_field(adapter, config, known, overrides, beside)
     check_overrides(chosen)
-    for name, value in chosen.items():
+    for name, given in chosen.items():
         if name in size_fields(adapter) or name == "num_labels":
-            _check_positive(name, value, "target")
+            _check_positive(name, given, "target")
     chosen |= unsaid(adapter, config, chosen)
     fields = {**known, **_with_labels(config, chosen)}
     try:
@@ -244,11 +249,13 @@ def rebuild(
         fields.update(_stretched_lists(adapter, known, chosen))
         for name in ("model_type", "transformers_version", "transformers_bot"):
             fields.pop(name, None)
-        rebuilt = type(config)(**fields)
+        rebuilt = type(config)(**nested(fields))
         if "label2id" in chosen:  # transformers would replace it if only the number of labels is given
             rebuilt.label2id = chosen["label2id"]
         return rebuilt
     except (StrictDataclassError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        for part, length in adapter.divides:
+            _check_divides(part, length, _with_fields(config, fields), "target")
         name = type(config).__name__
         if problem := _wrong_type(str(error), fields):
             raise BadOption(f"{name} cannot be built with {problem}.") from None
@@ -267,20 +274,25 @@ def unsaid(adapter: Adapter, config: PreTrainedConfig, chosen: Mapping[str, Any]
     if adapter.with_width and not told:
         for stream in adapter.roles.streams:
             share = _share(config, chosen, adapter.roles[stream].field)
-            wanted = {name: getattr(config, name) * share for name in adapter.with_width}
+            wanted = {name: get_field(config, name) * share for name in adapter.with_width}
             entries = {adapter.roles[entry].field for entry in adapter.roles.entries}
             if share != 1 and entries.isdisjoint(chosen) and all(count.denominator == 1 for count in wanted.values()):
                 fields |= {name: int(count) for name, count in wanted.items()}
     for part, whole in adapter.divides if told else ():
-        if whole in told and part in adapter.with_width and part not in told and chosen[whole] % getattr(config, part):
-            count = getattr(config, part) * _share(config, chosen, whole)
+        if (
+            whole in told
+            and part in adapter.with_width
+            and part not in told
+            and chosen[whole] % get_field(config, part)
+        ):
+            count = get_field(config, part) * _share(config, chosen, whole)
             fields |= {part: int(count)} if count.denominator == 1 else {}
     return fields
 
 
 def _share(config: PreTrainedConfig, chosen: Mapping[str, Any], name: str) -> Fraction:
     """The new value of a field, relative to the old one."""
-    return Fraction(chosen.get(name, getattr(config, name)), getattr(config, name))
+    return Fraction(chosen.get(name, get_field(config, name)), get_field(config, name))
 
 
 def _stretched_lists(adapter: Adapter, known: dict[str, Any], chosen: dict[str, Any]) -> dict[str, list[Any]]:
@@ -294,9 +306,9 @@ def _stretched_lists(adapter: Adapter, known: dict[str, Any], chosen: dict[str, 
     }
 
 
-def follows_layers(value: object, layers: object) -> bool:
+def follows_layers(entries: object, layers: object) -> bool:
     """Whether the value of a config field is a list with one entry per layer."""
-    return isinstance(value, (list, tuple)) and len(value) == layers
+    return isinstance(entries, (list, tuple)) and len(entries) == layers
 
 
 def stretched(entries: Sequence[Any], length: int) -> list[Any]:
@@ -362,9 +374,10 @@ def label_number(key: Any) -> int | None:
 
 def changed_fields(source: PreTrainedConfig, target: PreTrainedConfig) -> dict[str, Any]:
     """The fields in which the target's config differs, in JSON types, as a recipe stores them under `config`."""
-    before, after = (json.loads(config.to_json_string(use_diff=False)) for config in (source, target))
+    before, after = (flat(config, json.loads(config.to_json_string(use_diff=False))) for config in (source, target))
     skipped = ("transformers_version", "transformers_bot", "_name_or_path", "dtype", "architectures")
-    return {key: value for key, value in after.items() if key not in skipped and before.get(key, ...) != value}
+    changed = {key: entry for key, entry in after.items() if before.get(key, ...) != entry}
+    return {key: entry for key, entry in changed.items() if key.rpartition(".")[2] not in skipped}
 
 
 def differing_roles(source: dict[str, int | None], target: dict[str, int | None]) -> list[str]:
@@ -431,29 +444,63 @@ def _by_field(
     """Overrides under the config's own field names; integers of other libraries (NumPy) become int."""
     aliases = {"torch_dtype": "dtype", **getattr(config, "attribute_map", {})}
     chosen: dict[str, Any] = {}
-    for name, value in overrides.items():
+    for name, given in _by_path(config, overrides).items():
         is_known = name in known or name in aliases or name in adapter.only or name == "pruned_heads"
-        is_field = is_known or (hasattr(config, name) and not callable(getattr(config, name)))
-        if not is_field or name in ("model_type", "transformers_version"):
-            hint = suggest(name, [*known, *aliases, *beside]) if not is_field else " It cannot be changed."
+        is_field = is_known or (has_field(config, name) and not callable(get_field(config, name)))
+        if not is_field or name.rpartition(".")[2] in ("model_type", "transformers_version"):
+            hint = _elsewhere(name, known) or suggest(name, [*known, *aliases, *beside])
+            hint = " It cannot be changed." if is_field else hint
             raise BadKeyword(f"{type(config).__name__} has no field {name!r} to set.{hint}")
         field_name = aliases.get(name, name)
         if field_name in chosen:
             raise BadKeyword(f"{field_name} is given twice, also as {name!r}; keep one.")
-        if name == "architectures" and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
-            raise BadOption(f"architectures is {brief(repr(value))}; it must be a list of names of model classes.")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise BadOption(f"{name} is {value!r}; a field of a config must be a finite number.")
-        is_whole = isinstance(value, Integral) and not isinstance(value, bool)
-        chosen[field_name] = int(value) if is_whole else value
+        if name == "architectures" and not (isinstance(given, list) and all(isinstance(each, str) for each in given)):
+            raise BadOption(f"architectures is {brief(repr(given))}; it must be a list of names of model classes.")
+        if isinstance(given, float) and not math.isfinite(given):
+            raise BadOption(f"{name} is {given!r}; a field of a config must be a finite number.")
+        is_whole = isinstance(given, Integral) and not isinstance(given, bool)
+        chosen[field_name] = int(given) if is_whole else given
     return chosen
+
+
+def _by_path(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides in which fields of a config within the config have their paths: a dict of them is spread out.
+
+    Raises:
+        BadKeyword: a field that is given twice.
+        BadOption: a config within the config that is neither a dict of its fields nor a config.
+    """
+    spread: dict[str, Any] = {}
+    parts = inner(config)
+    for name, given in overrides.items():
+        entries = {name: given}
+        if name in parts:
+            # A whole config says every field; what names its class is no choice.
+            fields = given.to_dict() if isinstance(given, PreTrainedConfig) else given
+            if not isinstance(fields, Mapping):
+                raise BadOption(f"{name} is {brief(repr(given))}; it must be a dict of the fields to change.")
+            named = {part: entry for part, entry in fields.items() if entry != getattr(parts[name], part, ...)}
+            entries = {f"{name}.{part}": entry for part, entry in named.items() if part != "transformers_version"}
+        for path, entry in entries.items():
+            if path in spread:
+                raise BadKeyword(f"{path} is given twice; keep one.")
+            spread[path] = entry
+    return spread
+
+
+def _elsewhere(name: str, known: Mapping[str, Any]) -> str:
+    """A hint at the configs within a config that have a field of this name."""
+    paths = [path.rpartition(".")[0] for path in known if path.endswith(f".{name}")]
+    if not paths:
+        return ""
+    return f" It is a field of {' and of '.join(paths)}: pass {paths[0]}={{{name!r}: ...}}."
 
 
 def _length(adapter: Adapter, role: str, config: PreTrainedConfig, which: str) -> int | None:
     """The length of one role; None if only the tensor's shape tells it."""
     spec = adapter.roles[role]
     size, field = spec.size, spec.field
-    length = size(config) if callable(size) else getattr(config, size) if isinstance(size, str) else size
+    length = size(config) if callable(size) else get_field(config, size) if isinstance(size, str) else size
     if length is None:
         return None
     if isinstance(length, bool) or not isinstance(length, Integral):
@@ -484,19 +531,23 @@ def _limit(adapter: Adapter, role: str) -> int:
 
 def _with_fields(config: PreTrainedConfig, fields: dict[str, Any]) -> Any:
     changed = copy.copy(config)
-    for name, value in fields.items():
-        if name in config.to_dict():
-            setattr(changed, name, value)
+    vars(changed).update({name: copy.copy(part) for name, part in inner(config).items()})
+    # Not by setattr: some fields check others, which may be changed only later.
+    for name, entry in fields.items():
+        path, _, last = name.rpartition(".")
+        part = get_field(changed, path) if path else changed
+        if last in part.to_dict():
+            vars(part)[last] = entry
     return changed
 
 
-def _check_positive(name: str, value: object, which: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise BadSize(f"{name} is {brief(repr(value))} in the {which} config; it must be a whole number of at least 1.")
+def _check_positive(name: str, given: object, which: str) -> None:
+    if isinstance(given, bool) or not isinstance(given, Integral) or given < 1:
+        raise BadSize(f"{name} is {brief(repr(given))} in the {which} config; it must be a whole number of at least 1.")
 
 
 def _check_divides(part: str, whole: str, config: Any, which: str) -> None:
-    width, count = getattr(config, whole), getattr(config, part)
+    width, count = get_field(config, whole), get_field(config, part)
     if width % count:
         below = width // count * count
         nearest = f"sizes are {below} and {below + count}" if below else f"size is {count}"
@@ -534,7 +585,7 @@ def check_supported(
         if why:
             raise UnsupportedArchitecture(f"{why}: keep {source[role.name]} {role.noun} ({role.field}).")
     flag = adapter.depth_flag
-    for depth in adapter.roles.depths if flag and getattr(config, flag, False) else ():
+    for depth in adapter.roles.depths if flag and get_field(config, flag, False) else ():
         if source[depth] != target[depth]:
             raise UnsupportedArchitecture(
                 f"{flag}=True divides attention scores by the layer's number, so layers cannot be moved; "

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..errors import BadOption, suggest
-from .adapter import ADAPTERS, DEPTH, KINDS, RESIZED, Adapter, Norm, Role, Roles, Rule, Variant
+from .adapter import ADAPTERS, DEPTH, KINDS, RESIZED, Adapter, Norm, Role, Roles, Rule, Scale, Variant
 from .families import PAPER
+from .fields import flat, has_field
 
 FIELD_KINDS = ("depth", "stream")  # error messages name their config field
 MISSPELT = 0.85  # of letters in common: so similar to a field that is there, a name is not one of an older version
@@ -20,6 +21,7 @@ LISTS = (
     "crossing",
     "buffers",
     "norms",
+    "scales",
     "variants",
 )  # a lone text or function is no list
 
@@ -71,6 +73,7 @@ def _problems(adapter: Adapter) -> Iterator[str]:
     yield from _config_problems(adapter)
     yield from _gain_problems(adapter)
     yield from _norm_problems(adapter)
+    yield from _scale_problems(adapter)
     for variant in adapter.variants:
         if not isinstance(variant, Variant) or not callable(variant.holds):
             yield f"variants must be Variant(when, function of the config, adapter) each, got {variant!r}."
@@ -138,9 +141,9 @@ def _config_problems(adapter: Adapter) -> Iterator[str]:
         yield f"transformers has no such model type.{hint} A new one is made known by AutoConfig.register."
         return
     default = CONFIG_MAPPING[adapter.model_type]()
-    known = [*default.to_dict(), *getattr(default, "attribute_map", {})]
+    known = [*flat(default, default.to_dict()), *getattr(default, "attribute_map", {})]
     for field, where in _present_fields(adapter):
-        if not hasattr(default, field):
+        if not has_field(default, field):
             hint = suggest(field, known)
             if where == "activation":
                 functions = [name for name in known if "act" in name.split("_") or "activation" in name]
@@ -155,7 +158,7 @@ def _config_problems(adapter: Adapter) -> Iterator[str]:
 def older_fields(adapter: Adapter, config: Any) -> list[tuple[str, str]]:
     """Fields that this version's config lacks and older config files may have, and where an adapter names them."""
     named = ((field, where) for where in ("derived", "only", "meaning") for field in getattr(adapter, where))
-    return [(field, where) for field, where in named if not hasattr(config, field)]
+    return [(field, where) for field, where in named if not has_field(config, field)]
 
 
 def _present_fields(adapter: Adapter) -> Iterator[tuple[str, str]]:
@@ -214,6 +217,21 @@ def _reader_problems(adapter: Adapter, norm: Norm) -> Iterator[str]:
                     f"norm {norm.name!r} names the reader {reader!r}, but its rule {' '.join(rule.text.split())!r} "
                     f"does not read {' or '.join(sorted(written))}."
                 )
+
+
+def _scale_problems(adapter: Adapter) -> Iterator[str]:
+    """Problems of scales: names that no rule has."""
+    for scale in adapter.scales:
+        if not isinstance(scale, Scale):
+            yield f"scales must be Scale(...) each, got {type(scale).__name__}."
+            continue
+        if isinstance(scale.writers, str):
+            yield f"writers of scale {scale.name!r} must be a tuple of names: ({scale.writers!r},)."
+            continue
+        for name in (scale.name, *(f"{writer}.weight" for writer in scale.writers)):
+            tensor = re.sub(DEPTH, "0", name)
+            if not any(rule.match(tensor)[0] for rule in adapter.rules):
+                yield f"scales name {name!r}, but no rule names {tensor}.{suggest(name, _modules(adapter))}"
 
 
 def _rules_of(adapter: Adapter, module: str) -> list[Rule]:

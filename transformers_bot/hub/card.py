@@ -19,6 +19,7 @@ from huggingface_hub.utils import yaml_dump  # type: ignore[attr-defined]
 from transformers import PreTrainedConfig
 
 from ..architectures import ADAPTERS
+from ..architectures.fields import get_field
 from ..architectures.inventory import auto_class_of
 from ..console.progress import logger
 from ..errors import SaveError
@@ -181,7 +182,7 @@ def _size_fields(config: PreTrainedConfig, provenance: Mapping[str, Any]) -> dic
     adapter = ADAPTERS.get(config.model_type)
     roles = adapter.roles if adapter else {}
     names = [roles[role].field for role in provenance["target_sizes"] if role in roles]
-    values = {name: getattr(config, name, None) for name in sorted(names)}
+    values = {name: get_field(config, name, None) for name in sorted(names)}
     return {name: value for name, value in values.items() if value is not None}
 
 

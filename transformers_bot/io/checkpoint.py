@@ -252,7 +252,7 @@ def _tensors(choice: Choice, index: Mapping[str, str], shards: list[str], files:
         tensors = {name: tensor for header in headers.values() for name, tensor in header.items()}
     if not tensors:
         raise BadCheckpoint(f"{shown_path(choice.main)} holds no tensors. Download it again.")
-    empty = [name for name, tensor in tensors.items() if 0 in tensor.shape]
+    empty = [name for name, tensor in tensors.items() if tuple(tensor.shape) == (0,)]  # other shapes are a model's own
     if empty:
         raise BadCheckpoint(
             f"{shown_path(choice.main)} holds {count(len(empty), 'tensor')} without any element: {listed(empty[:3])}, "
@@ -435,7 +435,7 @@ def open_source(
             **keywords,
         )
     state = model.state_dict()
-    empty = [key for key, tensor in state.items() if tensor.numel() == 0]
+    empty = [key for key, tensor in state.items() if tuple(tensor.shape) == (0,)]  # other shapes are a model's own
     if empty:
         raise BadCheckpoint(
             f"{len(empty)} tensors of {name} are empty ({empty[0]}, ...): they are split over processes "

@@ -17,6 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from ..architectures.adapter import Adapter, At, Factor, Roles, Rule
+from ..architectures.fields import get_field
 from ..architectures.sizes import cut_across, follows_layers, regrouped
 from ..architectures.user_file import names_of
 from ..errors import BadOption, suggest
@@ -220,7 +221,7 @@ class Linear(AsStored):
         for stack in task.changes("depth"):
             before, after = task.lengths(stack)
             for name in task.roles[stack].lists:
-                entries: Any = getattr(config, name, None)
+                entries: Any = get_field(config, name, None)
                 if follows_layers(entries, before):
                     fields[name] = [entries[self.source_layer(task, stack, layer)] for layer in range(after)]
         return fields

@@ -50,9 +50,9 @@ class Lemon(Linear):
         widths = {task.lengths(stream) for stream in task.roles.streams}
         if len(widths) > 1:
             raise self.refuse("its norms have one epsilon, but the towers of this model grow by different ratios.")
-        if task.adapter.norm == "pre":
+        if task.adapter.norm == "pre" and task.adapter.turns:
             return
-        for stack in task.changes("depth"):
+        for stack in task.changes("depth") if task.adapter.norm == "post" else ():
             source, target = task.lengths(stack)
             raise self.refuse(
                 f"{task.adapter.model_type} normalises after each block, so that none of the layers added from "

@@ -63,6 +63,7 @@ def from_weights(network: Network) -> Scores:
                 _add(paths[unit.role, place.at], unit.reads, energy)
             elif kind == "stream":
                 is_norm = place.stem in network.adapter.norm_names
+                energy = energy.reshape(-1, network.length(unit.role)).sum(0)  # of several tokens side by side
                 side = "norms" if is_norm else "readers" if unit.reads else "writers"
                 _add(streams[roles.leader(unit.role)][side], (place.stem, place.at), energy)
                 if place.rule.adds and not place.rule.maps and place.at is not None:
@@ -73,7 +74,7 @@ def from_weights(network: Network) -> Scores:
     scores = {
         key: math.prod(sides.values(), start=torch.ones((), dtype=torch.float32)).sqrt() for key, sides in paths.items()
     }
-    scores |= {(name, None): _stream_strength(sides) for name, sides in streams.items()}
+    scores |= {(name, None): _stream_strength(sides) for name, sides in streams.items() if any(sides.values())}
     _add_heads_and_layers(scores, network, added, embedded)
     _settle(scores, network)
     if not all(bool(score.isfinite().all()) for score in scores.values()):
@@ -254,7 +255,8 @@ def _watched_units(network: Network, name: str) -> Iterator[tuple[str, tuple[str
             if unit.role in network.adapter.scored:
                 yield module, (unit.role, place.at, "keys" if unit.reads else "queries"), _part(start, count)
             elif plain and roles.is_network_wide(unit.role):  # its activation is in the parent module
-                yield module.removesuffix(".dense"), (unit.role, None, ""), lambda _, y: y.abs()
+                if not unit.reads:
+                    yield module.removesuffix(".dense"), (unit.role, None, ""), lambda _, y: y.abs()
             elif unit.reads and (plain or kind == "entry"):
                 yield module, (unit.role, place.at, ""), lambda x, _: x.abs()
             if unit.reads and kind == "entry" and unit.role not in network.adapter.scored:

@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from .. import methods
 from ..architectures import configs
 from ..architectures.adapter import Adapter, get
+from ..architectures.fields import get_field, nested, set_field
 from ..architectures.inventory import ModelClass, class_in_mapping, named_class, own_class
 from ..architectures.sizes import (
     check_supported,
@@ -453,11 +454,11 @@ def with_lists(
     target = copy.deepcopy(target)
     for role in stacks:
         layers = sizes[1][role.name] or 0
-        default = type(target)(**{role.field: layers})
+        default = type(target)(**nested({role.field: layers}))
         for name in (name for name in role.lists if name in lists):
-            unsaid = (None, getattr(default, name, None), stretched(getattr(source, name), layers))
-            if getattr(target, name, None) in unsaid:
-                setattr(target, name, lists[name])
+            unsaid = (None, get_field(default, name, None), stretched(get_field(source, name), layers))
+            if get_field(target, name, None) in unsaid:
+                set_field(target, name, lists[name])
     return target
 
 
@@ -485,9 +486,11 @@ def check_variants(adapter: Adapter, source: PreTrainedConfig, target: PreTraine
 def _check_heads(adapter: Adapter, before: Lengths, after: Lengths, options: BoTConfig) -> None:
     """Refuse another number of heads at the same width, unless an option says how to change them."""
     for unit in cut_across(adapter.roles, before, after) if options.reheads == "error" else ():
-        stream = adapter.roles.streams[0]
+        streams, field = adapter.roles.streams, adapter.roles[unit].field
+        whole = (stream for stream in streams if (field, adapter.roles[stream].field) in adapter.divides)
+        stream = next(whole, streams[0])
         raise IncompatibleModels(
-            f"{adapter.roles[unit].field} goes from {before[unit]} to {after[unit]} at the same "
+            f"{field} goes from {before[unit]} to {after[unit]} at the same "
             f"{adapter.roles[stream].field} {before[stream]}: heads would be cut across. Choose "
             "BoTConfig(reheads='resample') to resize heads and head_dim, or reheads='reshape' to keep the matrices."
         )

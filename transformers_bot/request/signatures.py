@@ -90,6 +90,32 @@ class ConfigFields(TypedDict, total=False):
     pooler_output_size: int | None
     type_vocab_size: int
     vocab_size: int
+    # of DINO, CLIP and SigLIP
+    apply_layernorm: bool
+    attention_dropout: float | None
+    drop_path_rate: float
+    initializer_factor: float | None
+    key_bias: bool
+    layerscale_value: float
+    logit_scale_init_value: float | None
+    mlp_bias: bool
+    mlp_ratio: int
+    num_register_tokens: int
+    pos_embed_jitter: float | None
+    pos_embed_rescale: float | None
+    pos_embed_shift: float | None
+    proj_bias: bool
+    projection_dim: int | None
+    projection_size: int | None
+    query_bias: bool
+    reshape_hidden_states: bool
+    rope_theta: float
+    text_config: "dict[str, Any] | PreTrainedConfig | None"
+    use_gated_mlp: bool
+    use_swiglu_ffn: bool
+    value_bias: bool
+    vision_config: "dict[str, Any] | PreTrainedConfig | None"
+    vision_use_head: bool
     # heads and labels
     encoder_stride: int
     id2label: dict[int, str] | dict[str, str] | None

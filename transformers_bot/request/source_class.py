@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..architectures.adapter import Adapter, find_rule
+from ..architectures.fields import set_field
 from ..architectures.inventory import ModelClass, class_in_mapping, named_class, predict, tasks_of
 from ..architectures.sizes import without_crossing
 from ..compat import quiet
@@ -205,7 +206,7 @@ def _predicted_tensors(
     """
     shallow = copy.deepcopy(without_crossing(config))
     for stack in adapter.roles.depths:
-        setattr(shallow, adapter.roles[stack].field, 1)
+        set_field(shallow, adapter.roles[stack].field, 1)
     with quiet():
         inventory = predict(model_class, shallow, init)
     canonical = {inventory.canonical(name): shape for name, shape in inventory.shapes.items()}

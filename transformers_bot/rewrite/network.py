@@ -400,6 +400,9 @@ class NormPlace:
 def fold_norms(network: Network) -> None:
     """Fold every norm of a pre-norm network into its readers: `W <- W diag(gamma)`, `b <- b + W beta`.
 
+    Vectors that multiply what a block adds are folded into the block's matrix and its bias. Both depend on the basis
+    of the stream; afterwards it may be turned.
+
     The function does not change. A norm without a bias has no beta. If a reader has no bias, `beta / gamma`
     remains in the norm, and channels with a gamma of about 0 are not folded. A norm whose output leaves the
     network, or is read by a tied output embedding, is not folded.
@@ -407,6 +410,8 @@ def fold_norms(network: Network) -> None:
     for place in norms(network):
         if is_foldable(network, place):
             _fold(network, place)
+    for name in scales(network):
+        _fold_scale(network, name)
 
 
 def norms(network: Network, stream: str = "") -> list[NormPlace]:
@@ -455,6 +460,11 @@ def folded_readers(network: Network, place: NormPlace) -> list[str]:
     return [weight for weight, _ in _readers(network, place)] if is_foldable(network, place) else []
 
 
+def reads_once(network: Network, weight: str) -> bool:
+    """Whether the axis along which a matrix reads the stream is the stream, and not several tokens of it together."""
+    return len(factors(network.places[weight].rule.axes[network.read_axis(weight)])) == 1
+
+
 def _readers(network: Network, place: NormPlace) -> list[tuple[str, str | None]]:
     """Weight and bias of every matrix that reads a norm's output."""
     readers = []
@@ -478,13 +488,52 @@ def _fold(network: Network, place: NormPlace) -> None:
     for weight, bias in readers:
         dim = network.read_axis(weight)
         if biased and bias is not None and shift is not None:
-            rows = network[weight].to(beta.dtype).movedim(dim, -1).reshape(-1, len(beta))  # (everything else, width)
-            added = times(rows, beta)
+            shifts = _over_axis(network, weight, dim, beta)
+            rows = network[weight].to(beta.dtype).movedim(dim, -1).reshape(-1, len(shifts))  # (everything else, read)
+            added = times(rows, shifts)
             network.edit(bias, lambda x, added=added: x + added.reshape(x.shape).to(x.device))  # type: ignore[misc]
-        network.edit(weight, lambda x, dim=dim: x * _column(folded, dim, x.dim()).to(x.device))  # type: ignore[misc]
+        _multiply(network, weight, dim, folded)
     place.set_gamma(network, lambda x: torch.ones_like(x) if biased else x / folded.to(x.device))
     if shift is not None:
         network.edit(shift, torch.zeros_like if biased else lambda x: x / folded.to(x.device))
+
+
+def scales(network: Network, stream: str = "") -> list[str]:
+    """The tensors that multiply what a block adds onto a residual stream.
+
+    Args:
+        stream: only those of this residual stream; empty for all.
+    """
+    templates = {scale.name for scale in network.adapter.scales}
+    named = [name for name, place in network.places.items() if place.template in templates]
+    return [name for name in named if not stream or stream_of(network, name) == stream]
+
+
+def _fold_scale(network: Network, name: str) -> None:
+    place, scale = network.places[name], at_least_float32(network[name])
+    writers = next(scale.writers for scale in network.adapter.scales if scale.name == place.template)
+    parts = (network.find(f"{writer}.{part}", place.layer) for writer in writers for part in ("weight", "bias"))
+    for part in filter(None, parts):
+        axes = network.places[part].rule.axes
+        dim = next(i for i, axis in enumerate(axes) if any(f.role and not f.reads for f in factors(axis)))
+        _multiply(network, part, dim, scale)
+    network.edit(name, torch.ones_like)
+
+
+def _multiply(network: Network, name: str, dim: int, vector: Tensor) -> None:
+    """Multiply a tensor with a vector of the stream along one of its axes."""
+    whole = _over_axis(network, name, dim, vector)
+    network.edit(name, lambda x: x * _column(whole, dim, x.dim()).to(x.device))
+
+
+def _over_axis(network: Network, name: str, dim: int, vector: Tensor) -> Tensor:
+    """A vector of the stream along an axis that may hold the stream several times."""
+    parts = []
+    for segment in network.places[name].rule.axes[dim].segments:
+        lengths = [network._length(factor, len(vector)) for factor in segment]
+        own = [n if network._is_stream(f) else 1 for f, n in zip(segment, lengths, strict=True)]
+        parts.append(vector.view(own).expand(lengths).reshape(-1))
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def _column(vector: Tensor, dim: int, dims: int) -> Tensor:

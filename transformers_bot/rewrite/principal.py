@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from ..architectures.adapter import Adapter
+from ..architectures.fields import get_field
 from ..console import progress
 from ..ops.blocks import add_gram, aligned, gram, mirrored, product, times
 from .network import (
@@ -32,6 +33,8 @@ from .network import (
     is_kept,
     norms,
     readers_of,
+    reads_once,
+    scales,
     takes_mean,
 )
 
@@ -133,12 +136,16 @@ def to_principal_basis(
     measured: dict[NormPlace, Moments] = {}
     if opened.moments is not None:
         measured = dict(zip(places, _norm_moments(network, opened.moments, places), strict=True))
-    readers = ((name, place) for place in measured for name in folded_readers(network, place))
+    readers = [(name, place) for place in measured for name in folded_readers(network, place)]
+    readers = [(name, place) for name, place in readers if reads_once(network, name)]
     inputs = {name: _after(network, place, measured[place]) for name, place in readers}
     squares = low_band.square()
     for place, share, counts in zip(places, shares, counted, strict=True):
         if counts:
             match_norm(network, place, squares @ weights[place], share, low_band)
+    ones = low_band.T @ torch.ones(len(low_band), dtype=torch.float64) * (low_band.shape[1] / len(low_band)) ** 0.5
+    for name in scales(network, stream):  # folded: the low-pass of the resize maps this to ones
+        network.edit(name, lambda x: ones.to(x))
     return low_band, inputs
 
 
@@ -448,18 +455,19 @@ def _units(network: Network, block: Block, activation: Callable[[Tensor], Tensor
     """MLP units are taken as independent; their mean and standard deviation are integrals over a normal variable."""
     out, bias = network.out_matrix(block)
     parts = [part for writer in block.writers for part in network.writer_parts(writer, block.segment)]
-    _, units, shift = next(part for part in parts if not part[0].multiplies)
+    gated = len(parts) > 1  # a family may have its gate in some models only
+    _, units, shift = next(part for part in parts if not (gated and part[0].multiplies))
+    gates = [part for part in parts if gated and part[0].multiplies]
     nodes, weights = (torch.from_numpy(x) for x in np.polynomial.hermite_e.hermegauss(16))
     weights = weights / weights.sum()
     inputs = shift[:, None] + units.square().sum(1).double().sqrt()[:, None] * nodes  # (units, nodes)
     outputs = activation(inputs)
     second = outputs.square()
-    for factor, other, its_shift in parts:
-        if factor.multiplies:
-            given, squared = _given(units, other, its_shift, nodes)
-            outputs, second = outputs * given, second * squared
+    for _, other, its_shift in gates:
+        given, squared = _given(units, other, its_shift, nodes)
+        outputs, second = outputs * given, second * squared
     mean = outputs @ weights
-    if any(factor.multiplies for factor, _, _ in parts):
+    if gates:
         spread = (second @ weights - mean.square()).clamp_min(0).sqrt()
     else:
         spread = ((outputs - mean[:, None]).square() @ weights).sqrt()
@@ -531,7 +539,7 @@ def modules_of(network: Network, places: list[NormPlace]) -> list[str]:
 
 def _activation(adapter: Adapter, config: Any) -> Callable[[Tensor], Tensor]:
     """The activation function of MLP units; GELU, for the estimate, if the config does not name it."""
-    activation = getattr(config, adapter.activation) if adapter.activation else "gelu"
+    activation = get_field(config, adapter.activation) if adapter.activation else "gelu"
     function: Callable[[Tensor], Tensor] = ACT2FN[activation] if isinstance(activation, str) else activation
     return function
 

@@ -14,6 +14,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from .. import methods
 from ..architectures.adapter import Adapter, find_rule
+from ..architectures.fields import get_field, set_field
 from ..architectures.inventory import class_in_mapping, inventory_of, named_class, own_class, predict, rules_of
 from ..architectures.sizes import without_crossing
 from ..compat import check_room, quiet, reuse
@@ -396,13 +397,13 @@ def _with_method_fields(task: Task, method: Method, unseen: Method, source: Side
     method_fields = method.config_fields(task, source.config)
     planned = unseen.lists(task, source.config) if isinstance(unseen, methods.Linear) else {}
     for name, entries in planned.items():
-        if getattr(target.config, name) != entries:
+        if get_field(target.config, name) != entries:
             del method_fields[name]
     if not method_fields:
         return target.config
     config = copy.deepcopy(target.config)
     for name, value in method_fields.items():
-        setattr(config, name, value)
+        set_field(config, name, value)
     return config
 
 
@@ -449,7 +450,7 @@ def foreign_tensors(adapter: Adapter, opened: Source) -> list[str]:
     """Tensors of the files that no model of this family has: without a rule, or of a layer beyond the config's."""
     prefix = f"{type(opened.model).base_model_prefix}."
     config = opened.model.config
-    layers = {stack: int(getattr(config, adapter.roles[stack].field)) for stack in adapter.roles.depths}
+    layers = {stack: int(get_field(config, adapter.roles[stack].field)) for stack in adapter.roles.depths}
     return [name for name in opened.unexpected if not _is_known(adapter, name.removeprefix(prefix), layers)]
 
 

@@ -30,7 +30,7 @@ from ..compat import quiet
 from ..console.progress import logger
 from ..console.tables import html_table, page
 from ..console.text import percent, printable, read_bytes, read_number, read_share, size
-from ..errors import BadKeyword, BadOption, BadSize
+from ..errors import BadKeyword, BadOption, BadSize, UnsupportedArchitecture
 from ..errors import suggest as nearest
 from ..planning.render import parameters_kept
 from ..request.request import FILES, HUB, class_for_task, named_config, picked, place, read_config, sort_keywords
@@ -207,6 +207,12 @@ class _Search:
     @classmethod
     def of(cls, config: PreTrainedConfig, dtype: Any, whole: PreTrainedConfig) -> "_Search":
         adapter = architectures.get(config.model_type)
+        if len(adapter.roles.streams) > 1:
+            fields = " and ".join(adapter.roles[stream].field for stream in adapter.roles.streams)
+            raise UnsupportedArchitecture(
+                f"a {config.model_type} model has several widths ({fields}), and what its parts should weigh against "
+                "each other is yours to say. Set the sizes of each."
+            )
         sizes = role_sizes(adapter, config, "source")
         check_fields(adapter, config, "source")
         with quiet():

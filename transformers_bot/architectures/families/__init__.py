@@ -1,7 +1,10 @@
 """The architectures that are built in, a file of data each. A new one is one file and one name here."""
 
 from .bert import BERT, CAMEMBERT, ROBERTA, XLM_ROBERTA
+from .clip import CLIP_TEXT_MODEL, CLIP_VISION_MODEL, SIGLIP_TEXT_MODEL, SIGLIP_VISION_MODEL
+from .clip_pair import CLIP, SIGLIP
 from .deberta import DEBERTA_V2
+from .dino import DINOV2, DINOV2_WITH_REGISTERS, DINOV3_VIT
 from .distilbert import DISTILBERT
 from .electra import ELECTRA
 from .gemma import GEMMA2, GEMMA3
@@ -16,4 +19,6 @@ BUILT_IN = (
     *PAPER,
     *(XLM_ROBERTA, CAMEMBERT, DISTILBERT, ELECTRA, MPNET, DEBERTA_V2, MODERNBERT),
     *(LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GRANITE, PHI3, OLMO2, GEMMA2, GEMMA3),
+    *(DINOV2, DINOV2_WITH_REGISTERS, DINOV3_VIT),
+    *(CLIP_TEXT_MODEL, CLIP_VISION_MODEL, SIGLIP_TEXT_MODEL, SIGLIP_VISION_MODEL, CLIP, SIGLIP),
 )

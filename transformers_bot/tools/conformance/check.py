@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 from ...architectures.adapter import Adapter, Sizes
+from ...architectures.fields import get_field
 from ...architectures.inventory import Inventory, own_class, predict
 from ...architectures.sizes import rebuild, role_sizes, size_fields
 from ...architectures.tiny import random_model
@@ -113,9 +114,9 @@ def _compare(adapter: Adapter, model_class: ModelClass, config: PreTrainedConfig
     }
     problems = list(_misfits(adapter, inventory, role_sizes(adapter, small, "source")))
     for entry, role in size_fields(adapter).items() if not problems else ():
-        if isinstance(getattr(small, entry), bool):
+        if isinstance(get_field(small, entry), bool):
             continue
-        length = 2 * getattr(small, entry)
+        length = 2 * get_field(small, entry)
         try:
             larger = rebuild(adapter, small, {entry: length})
             sizes, doubled = role_sizes(adapter, larger, "source"), predict(model_class, larger)
