@@ -159,7 +159,7 @@ def test_heads_with_rotary_pairs_are_never_one_axis(tmp_path, options):
 def test_a_ratio_that_moves_frequencies_is_told(tmp_path):
     model = build("mistral")
     model.save_pretrained(tmp_path)
-    assert "rotary pairs 4 -> 6 are no whole multiples" in str(transformers_bot.plan(tmp_path, head_dim=12))
+    assert "rotary pairs 4 -> 6 is not a whole multiple" in str(transformers_bot.plan(tmp_path, head_dim=12))
 
 
 # -- what depends on the number of a layer ------------------------------------------------------------

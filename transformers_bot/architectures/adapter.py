@@ -572,7 +572,7 @@ class Adapter:
         return next((variant.adapter for variant in self.variants if variant.holds(config)), self)
 
     def __post_init__(self) -> None:
-        """Tell queries and keys that a norm stands behind them, and the norm that it is theirs."""
+        """Mark the axes of queries and keys that a norm follows, and the axes of that norm."""
         scored = {f.role for rule in self.rules for f in rule.factors if f.crosses}
         weights = [re.sub(DEPTH, "0", norm.name) + ".weight" for norm in self.norms]
         inside = [rule for rule in self.rules if not rule.maps and any(rule.match(name)[0] for name in weights)]

@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig
 
 from ..console.text import brief
 from ..errors import BadKeyword, BadOption, BadSize, UnsupportedArchitecture, suggest
-from .adapter import FIXED, Adapter, Roles, Sizes
+from .adapter import FIXED, Adapter, Role, Roles, Sizes
 from .fields import flat, get_field, has_field, inner, nested
 
 LABELS = ("num_labels", "id2label", "label2id")
@@ -142,17 +142,29 @@ def field_warnings(adapter: Adapter, source: Any, target: Any) -> Iterator[str]:
 
 
 def _about_heads(adapter: Adapter, source: Any, target: Any) -> Iterator[str]:
-    """What another width has done to heads that do not follow from it."""
+    """What becomes of heads at another width, in configs where they do not follow from it."""
     streams = [adapter.roles[stream].field for stream in adapter.roles.streams]
-    wider = [name for name in streams if get_field(source, name) != get_field(target, name)]
-    if not (adapter.with_width and wider):
+    widths = {name: (get_field(source, name), get_field(target, name)) for name in streams}
+    changed = [f"{name} {before} -> {after}" for name, (before, after) in widths.items() if before != after]
+    if not (adapter.with_width and changed):
         return
     counts = {name: (get_field(source, name), get_field(target, name)) for name in adapter.with_width}
-    moved = {name: pair for name, pair in counts.items() if pair[0] != pair[1]}
-    told = [f"{name} {before} -> {after}" for name, (before, after) in (moved or counts).items()]
-    kept = "; heads keep their length" if moved and len(moved) == len(counts) else ""
-    stay = "stay as they are, and only the stream changes: " if not moved else "change: "
-    yield f"with {' and '.join(wider)} heads {stay}" + ", ".join(told if moved else counts) + kept
+    entries = [role for role in map(adapter.roles.__getitem__, adapter.roles.leading("entry")) if role.size is not None]
+    lengths = {f"entries of {role.name}": (_size(role, source), _size(role, target)) for role in entries}
+    every = {**counts, **lengths}
+    moved = [f"{name} {before} -> {after}" for name, (before, after) in every.items() if before != after]
+    kept = [f"{name} {before}" for name, (before, after) in every.items() if before == after]
+    if not moved:
+        yield f"with {' and '.join(changed)} heads stay as they are, and only the stream changes ({', '.join(kept)})"
+    else:
+        stay = f"; kept: {', '.join(kept)}" if kept else ""
+        yield f"with {' and '.join(changed)} heads change: {', '.join(moved)}{stay}"
+
+
+def _size(role: Role, config: Any) -> Any:
+    if callable(role.size):
+        return role.size(config)
+    return get_field(config, role.size) if isinstance(role.size, str) else role.size
 
 
 def _with_value(name: str, given: Any) -> str:

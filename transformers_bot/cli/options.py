@@ -32,7 +32,7 @@ BOT_OPTIONS = {
     "grids": "image positions at another size: bicubic as transformers interpolates them, or antialiased",
     "reheads": "another number of heads at the same width: error (default), resample, or reshape, which cuts the same "
     "weights into other heads",
-    "basis": "shrinking: principal keeps the directions with most energy (GPT-2, ViT, DeiT); plain keeps the "
+    "basis": "shrinking: principal keeps the directions with most energy (pre-norm models); plain keeps the "
     "directions as they are; or auto",
     "order": "shrinking: similar merges units that are alike, strongest keeps those that do most (needs "
     "--calibration), kept merges neighbours in their given order; or auto",

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ..architectures.adapter import At, Factor, Rule
 from ..console import progress
-from ..errors import BadOption
+from ..errors import BadOption, suggest
 from ..ops.axis_map import AxisMap
 from ..ops.recipe import Detail, Read, Recipe, Segment, is_identity
 from ..options import BoTConfig
@@ -119,6 +119,13 @@ class BoT(Linear):
 
     def check(self, task: Task) -> None:
         """Raise `BadOption` for a depth rule of the other direction, or a basis or order that is not possible."""
+        named = self.options.wavelet if isinstance(self.options.wavelet, Mapping) else {}
+        for role in named:
+            if role != "default" and role not in task.roles:
+                raise BadOption(
+                    f"wavelet names the role {role!r}, which {task.adapter.model_type} does not have. Its roles are "
+                    f"{', '.join(task.roles.resized)}.{suggest(role, task.roles.resized)}"
+                )
         turned = next(iter(task.roles.of("frequency")), "")
         for option, value in (("heads", "flat"), ("reheads", "reshape")) if turned else ():
             if getattr(self.options, option) == value:

@@ -55,13 +55,13 @@ def general_warnings(
         if max(before, after) % min(before, after):
             noun = adapter.roles[role].noun
             warnings.append(
-                f"{noun} {before} -> {after} are no whole multiples: each gets the nearest of the frequencies"
+                f"{noun} {before} -> {after} is not a whole multiple: each pair takes the nearest source frequency"
             )
     return warnings
 
 
 def smaller_roles(roles: Roles, sizes: tuple[Sizes, Sizes]) -> list[str]:
-    """The roles of which something is lost: their length is smaller in the target, and not for new groups alone."""
+    """Roles that become shorter, except members of groups that are only formed anew."""
     kept = {member for member, (_, (before, after)) in regrouped(roles, *sizes).items() if after >= before}
     return [role for role in roles.resized if _change(sizes, role) < 0 and role not in kept]
 

@@ -489,10 +489,15 @@ def _check_heads(adapter: Adapter, before: Lengths, after: Lengths, options: BoT
         streams, field = adapter.roles.streams, adapter.roles[unit].field
         whole = (stream for stream in streams if (field, adapter.roles[stream].field) in adapter.divides)
         stream = next(whole, streams[0])
+        remedy = "Keep the number of heads, or use method='bot'."
+        if isinstance(options, BoTConfig):
+            remedy = (
+                "Choose BoTConfig(reheads='resample') to resize heads and head_dim, or reheads='reshape' to keep the "
+                "matrices."
+            )
         raise IncompatibleModels(
             f"{field} goes from {before[unit]} to {after[unit]} at the same "
-            f"{adapter.roles[stream].field} {before[stream]}: heads would be cut across. Choose "
-            "BoTConfig(reheads='resample') to resize heads and head_dim, or reheads='reshape' to keep the matrices."
+            f"{adapter.roles[stream].field} {before[stream]}: heads would be cut across. {remedy}"
         )
 
 

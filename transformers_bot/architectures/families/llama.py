@@ -75,7 +75,7 @@ def rotary_pairs_stay(config: Any) -> str:
     for part in every:
         kind = part.get("rope_type", part.get("type", "default")) or "default"
         if part.get("mrope_section"):
-            return "mrope_section deals rotary pairs out to axes of an image by their number"
+            return "mrope_section assigns rotary pairs to the axes of an image by their number"
         if part.get("partial_rotary_factor", 1.0) not in (None, 1.0):
             return (
                 f"partial_rotary_factor={part['partial_rotary_factor']} leaves a part of every head without positions"
