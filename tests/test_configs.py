@@ -1,7 +1,10 @@
-"""The ready configs hold the numbers of supplement Tables 6 (DeiT), 10 (BERT) and 12 (RoBERTa, GPT-2)."""
+"""The ready configs hold the numbers of supplement Tables 6 (DeiT), 10 (BERT) and 12 (RoBERTa, GPT-2), or those of
+published decoders.
+"""
 
 import pytest
 
+import transformers_bot
 from transformers_bot import BadOption, configs
 from transformers_bot.architectures import ADAPTERS
 from transformers_bot.architectures.sizes import role_sizes
@@ -13,11 +16,14 @@ TABLE_12 = {"small": (6, 384, 6), "base": (12, 768, 12)}
 TABLES = {"deit": TABLE_6, "bert": TABLE_10, "roberta": TABLE_12, "gpt2": TABLE_12}
 ROWS = [(f"{family}-{size}", *row) for family, table in TABLES.items() for size, row in table.items()]
 VOCABULARY = {"bert": 30522, "roberta": 50265, "gpt2": 50257}
+# Parameters that the pages of the published models give, in millions.
+PARAMETERS = {"qwen3-0.6b": 596, "llama-3.2-1b": 1236, "smollm2-135m": 135, "smollm2-360m": 362}
+PARAMETERS |= {"gemma-3-270m": 268, "gemma-3-1b": 1000}
 SEQUENCE = {"bert": 128, "roberta": 128, "gpt2": 1024}
 
 
 def test_every_structure_of_the_tables_is_there():
-    assert sorted(configs.names()) == sorted(row[0] for row in ROWS)
+    assert sorted(configs.names()) == sorted([*(row[0] for row in ROWS), *PARAMETERS])
 
 
 @pytest.mark.parametrize(("name", "layers", "hidden", "heads"), ROWS)
@@ -42,6 +48,14 @@ def test_vocabularies_are_the_tables_and_the_sequences_fit(name):
 def test_images_are_table_6(size):
     config = configs.get(f"deit-{size}")
     assert (config.image_size, config.patch_size) == (224, 16)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_published_decoders_have_their_parameters_and_no_field_that_nobody_knows(name):
+    config = configs.get(name)
+    plan = transformers_bot.plan(config, num_hidden_layers=2 * config.num_hidden_layers)
+    assert round(plan.source_parameters / 1e6) == PARAMETERS[name]
+    assert plan.warnings == ()
 
 
 def test_overrides_win_and_each_call_gives_a_fresh_object():

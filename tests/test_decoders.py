@@ -6,7 +6,21 @@ import copy
 
 import pytest
 import torch
-from decoders import FULL, IDS, NORMED, SLIDING, TYPES, build, change, has_head_dim, logits, resized
+from decoders import (
+    BY_PAIRS,
+    FIRST,
+    FULL,
+    IDS,
+    NORMED,
+    SLIDING,
+    TYPES,
+    build,
+    change,
+    has_head_dim,
+    heads_may_grow,
+    logits,
+    resized,
+)
 from transformers import Gemma2Config, LlamaConfig
 
 import transformers_bot
@@ -30,6 +44,10 @@ def grow(model_type: str, what: str, folder, **options):
     """A source and its target, or a skip where the type's length of heads follows from its width."""
     if not has_head_dim(model_type) and what in ("heads", "queries", "length of heads"):
         pytest.skip("the length of heads follows from the width")
+    if what == "length of heads" and not heads_may_grow(model_type):
+        pytest.skip("a part of every head has no positions")
+    if what == "all" and model_type == "olmo2":
+        pytest.skip("its norm goes over all queries, and sees that some are copied more often than others")
     model = build(model_type)
     return model, resized(model, folder, **GROWN[what], **options)
 
@@ -62,18 +80,18 @@ def test_all_heads_grow_exactly(tmp_path, model_type, task, tied):
 @pytest.mark.covering("model_type")
 @pytest.mark.parametrize("model_type", TYPES)
 def test_shrinking_a_stream_of_low_rank_keeps_the_outputs(tmp_path, model_type):
-    # What a stream carries lies in 16 of its 24 dimensions, in any basis: an RMS network may be turned to it, but
-    # where a norm stands behind a block, or the output embedding is tied.
+    # What a stream carries lies in 15 of its 24 dimensions, in any basis: a network may be turned to it, and to the
+    # mean that some norms subtract, but where a norm stands behind a block, or the output embedding is tied.
     model = build(model_type, tie_word_embeddings=False, num_hidden_layers=2, hidden_size=24)
     if not transformers_bot.adapters.get(model_type).turns:
         pytest.skip("norms behind the blocks keep the basis")
-    basis, _ = torch.linalg.qr(torch.randn(24, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(5)))
+    basis, _ = torch.linalg.qr(torch.randn(24, 15, dtype=torch.float64, generator=torch.Generator().manual_seed(5)))
     state = model.state_dict()
     with torch.no_grad():
         for name, x in state.items():
             if name.endswith("embed_tokens.weight"):
                 x.copy_(x @ basis @ basis.T)
-            elif name.endswith(("o_proj.weight", "down_proj.weight")):
+            elif name.endswith(("o_proj.weight", "down_proj.weight", "experts.down_proj")):
                 x.copy_(basis @ basis.T @ x)
             elif name.endswith(("o_proj.bias", "down_proj.bias")):
                 x.copy_(basis @ (basis.T @ x))
@@ -194,7 +212,7 @@ def test_layers_that_a_call_names_stay_as_it_says(tmp_path):
 @pytest.mark.covering("model_type")
 @pytest.mark.parametrize("model_type", TYPES)
 def test_training_parts_copies_and_wakes_new_rotary_pairs(tmp_path, model_type):
-    more = {"head_dim": 16} if has_head_dim(model_type) else {}
+    more = {"head_dim": 16} if heads_may_grow(model_type) else {}
     target = resized(build(model_type), tmp_path, hidden_size=48, intermediate_size=40, **more).float().train()
     optimiser = torch.optim.AdamW(target.parameters(), lr=1e-3)
     generator = torch.Generator().manual_seed(0)
@@ -203,12 +221,14 @@ def test_training_parts_copies_and_wakes_new_rotary_pairs(tmp_path, model_type):
         target(input_ids=ids, labels=ids).loss.backward()
         optimiser.step()
         optimiser.zero_grad()
-    fused = {"phi3": "mlp.gate_up_proj.weight"}.get(model_type, "mlp.gate_proj.weight")
     state = target.state_dict()
-    gate = state[f"model.layers.0.{fused}"][:40].view(20, 2, -1)
+    first = state[f"model.layers.0.{FIRST[model_type]}"]
+    gate = first.flatten(0, -2)[:40].view(20, 2, -1)  # of experts, that of the first
     assert ((gate[:, 0] - gate[:, 1]).norm(dim=-1) > 1e-3 * gate[:, 0].norm(dim=-1)).all()
     if more:
-        queries, keys = (state[f"model.layers.0.self_attn.{p}_proj.weight"].view(-1, 2, 8, 48) for p in "qk")
+        pairs = (-1, 8, 2, 48) if model_type in BY_PAIRS else (-1, 2, 8, 48)
+        queries, keys = (state[f"model.layers.0.self_attn.{p}_proj.weight"].view(pairs) for p in "qk")
+        queries, keys = (x.transpose(1, 2) if model_type in BY_PAIRS else x for x in (queries, keys))
         assert (queries[:, :, 1::2].abs().amax(-1) > 0).all()
         assert (keys[:, :, 1::2].abs().amax(-1) > 0).all()
 

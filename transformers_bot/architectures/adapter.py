@@ -27,18 +27,23 @@ stored order:
     role            an axis of that role;   3         an axis that is never resized
     ()              no axis, of a single number
     (a b)           the product of two;     (a + b c) segments one after another
+    (a (b + c))     segments that alternate: for every a its b, then its c, as in a fused q|k|v head by head
     x <- y, y -> x  a map that writes x and reads y; without an arrow all axes are written
-    +x              added onto the residual stream x: a sum over layers
+    +x              added onto the residual stream x: a sum over layers; x need not be the first axis
     ~x              the reading side of a score: keys read what queries write
     *x              multiplied with the other writer of x, as the gate of an MLP is
+
+A matrix of three axes that writes an identity beside its units or the stream is a bank of as many matrices, such as
+the experts of a layer: `experts.down_proj : expert +hidden <- ffn`.
 
 A network with two stacks of layers has a name for each; that of the second ends in `_layer`:
 `decoder.layers.{decoder_layer}.fc1.weight`.
 """
 
 import dataclasses
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Literal, get_args
@@ -49,6 +54,30 @@ Kind = Literal["depth", "stream", "unit", "entry", "frequency", "place", "grid",
 KINDS: tuple[str, ...] = get_args(Kind)
 FIXED: tuple[Kind, ...] = ("pixel", "identity")  # never resampled
 RESIZED: tuple[Kind, ...] = ("depth", "stream", "unit", "entry", "frequency")  # of the size of a model
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """Layers of another kind, which a config names by their numbers.
+
+    Example:
+        >>> dense = Numbered("mlp_only_layers", lambda config: config.mlp_only_layers, {"decoder_sparse_step": 1})
+        >>> dense.fields([0, 3])
+        {'mlp_only_layers': [0, 3], 'decoder_sparse_step': 1}
+
+    Attributes:
+        field: the config field that lists their numbers.
+        numbers: a function of a config that returns these numbers, whichever field they come from.
+        alone: other fields that choose such layers, each with the value at which `field` decides alone.
+    """
+
+    field: str
+    numbers: Callable[[Any], Collection[int]] = dataclasses.field(compare=False)
+    alone: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
+
+    def fields(self, numbers: Iterable[int]) -> dict[str, Any]:
+        """The config fields that name these layers."""
+        return {self.field: list(numbers), **self.alone}
 
 
 @dataclass(frozen=True)
@@ -69,6 +98,7 @@ class Role:
             entries of queries and keys with those of values, the stream behind the last norm with the stream.
         within: the unit that holds these entries, or, of the queries of a group, the unit that holds them.
         lists: of a depth: config fields with one entry per layer, which follow the layers.
+        numbered: of a depth: layers of another kind that the config names by their numbers, which follow the layers.
         noun: a plural noun for the entries, for messages.
         remedy: what a user can do if source and target differ in a role that is never resampled.
         stays: a function of a config that returns why the number of entries cannot change, or an empty string.
@@ -86,6 +116,7 @@ class Role:
     remedy: str = ""
     empty: Callable[[Any], str] | None = dataclasses.field(default=None, compare=False)
     stays: Callable[[Any], str] | None = dataclasses.field(default=None, compare=False)
+    numbered: tuple[Numbered, ...] = dataclasses.field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if not self.field:
@@ -245,9 +276,23 @@ class Factor:
 
 @dataclass(frozen=True)
 class Axis:
-    """Segments one after another, each a product of factors, the last factor fastest."""
+    """Segments one after another, each a product of factors, the last factor fastest.
+
+    Attributes:
+        segments: the factors of each.
+        shared: so many first factors are the same in all segments, which alternate in the stored order: for every
+            entry of these factors stands its part of each segment.
+    """
 
     segments: tuple[tuple[Factor, ...], ...]
+    shared: int = 0
+
+    def layout(self, sizes: Sizes) -> tuple[int, tuple[int, ...]] | None:
+        """The number of entries of the shared factors, and of each segment for one of them; None if none is shared."""
+        if not self.shared:
+            return None
+        lengths = [[factor.length(sizes) or 1 for factor in segment] for segment in self.segments]
+        return math.prod(lengths[0][: self.shared]), tuple(math.prod(own[self.shared :]) for own in lengths)
 
     def length(self, sizes: Sizes) -> int | None:
         total = 0
@@ -297,7 +342,8 @@ class Rule:
     def with_factors(self, change: Callable[[Factor], Factor]) -> "Rule":
         """The same with every factor changed."""
         axes = (tuple(tuple(change(f) for f in segment) for segment in axis.segments) for axis in self.axes)
-        return replace(self, axes=tuple(Axis(segments) for segments in axes))
+        pairs = zip(axes, self.axes, strict=True)
+        return replace(self, axes=tuple(Axis(segments, axis.shared) for segments, axis in pairs))
 
     def match(self, name: str) -> tuple[bool, int | None]:
         """Whether the rule names this tensor, and its layer if it has one."""
@@ -369,7 +415,8 @@ def _parse_rule(line: str) -> Rule:
     parsed = _parse_axes(sides[0], left_reads, line)
     if len(sides) == 3:
         parsed += _parse_axes(sides[2], right_reads, line)
-    return Rule(line, names.strip(), tuple(parsed), adds=written.strip().startswith("+"), maps=len(sides) == 3)
+    adds = "+" in _without_brackets(written)
+    return Rule(line, names.strip(), tuple(parsed), adds=adds, maps=len(sides) == 3)
 
 
 def _check_name(name: str, line: str) -> None:
@@ -386,18 +433,27 @@ def _check_name(name: str, line: str) -> None:
 
 def _parse_axes(text: str, reads: bool, line: str) -> list[Axis]:
     """The axes of one side: factors, and brackets around segments of factors."""
-    text = text.strip().removeprefix("+")
+    text = text.strip()
     axes: list[Axis] = []
     opened: list[list[Factor]] | None = None
-    for token in re.findall(r"[()+]|[^\s()+]+", text):
+    shared: list[Factor] = []  # in front of an inner bracket
+    closed = False  # the inner bracket
+    for match in re.finditer(r"[()+]|[^\s()+]+", text):
+        token = match[0]
+        if token == "+" and opened is None and not reads and _begins_axis(text, match.start()):
+            continue
         if token == "(" and opened is None:
             opened = [[]]
+        elif token == "(" and opened and len(opened) == 1 and opened[0] and not shared:
+            shared, opened = opened[0], [[]]
+        elif token == ")" and opened and all(opened) and shared and not closed:
+            closed = True
         elif token == ")" and opened and all(opened):
-            axes.append(Axis(tuple(tuple(segment) for segment in opened)))
-            opened = None
-        elif token == "+" and opened and opened[-1]:
+            axes.append(Axis(tuple((*shared, *segment) for segment in opened), len(shared)))
+            opened, shared, closed = None, [], False
+        elif token == "+" and opened and opened[-1] and not closed:
             opened.append([])
-        elif token in "()+":
+        elif token in "()+" or closed:
             raise PlanError(
                 f"rule {line!r} has a bracket that is empty or has no partner, or a + with nothing on one side of it."
             )
@@ -408,6 +464,22 @@ def _parse_axes(text: str, reads: bool, line: str) -> list[Axis]:
     if opened is not None:
         raise PlanError(f"rule {line!r} has a bracket that is empty or has no partner.")
     return axes
+
+
+def _without_brackets(text: str) -> str:
+    """What stands outside of brackets.
+
+    >>> _without_brackets("(a (b + c)) +d")
+    ' +d'
+    """
+    inside = re.sub(r"\([^()]*\)", "", text)
+    return inside if inside == text else _without_brackets(inside)
+
+
+def _begins_axis(text: str, place: int) -> bool:
+    """Whether a + at this place of one side of a rule belongs to the axis behind it, as in `expert +hidden`."""
+    before, after = text[:place], text[place + 1 :]
+    return bool(re.match(r"\s*[a-z(]" if not before else r"[a-z(]", after)) and before[-1:] in ("", " ", "\t")
 
 
 def _parse_factor(token: str, reads: bool, line: str) -> Factor:

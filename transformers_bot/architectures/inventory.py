@@ -2,8 +2,10 @@
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, cast
 
 import transformers
@@ -174,24 +176,38 @@ LONGEST = 4096
 
 @dataclass(frozen=True)
 class Shapes:
-    """One tensor of every stack: its rule, its shape, and whether its name is the second one of a tied tensor."""
+    """One tensor of every stack.
+
+    Attributes:
+        roles: of the architecture.
+        scored: the roles that scores sum over.
+        parts: its rule, its shape, whether its name is the second one of a tied tensor, and the share of the layers
+            that have it.
+    """
 
     roles: Roles
     scored: tuple[str, ...]
-    parts: tuple[tuple[Rule, tuple[int, ...], bool], ...]
+    parts: tuple[tuple[Rule, tuple[int, ...], bool, Fraction], ...]
 
     @classmethod
     def of(cls, adapter: Adapter, inventory: Inventory, sizes: Sizes) -> "Shapes":
         stacks: dict[str, tuple[Rule, tuple[int, ...], bool]] = {}
+        counts: Counter[str] = Counter()
         for name, (rule, _) in rules_of(adapter, inventory, sizes).items():
             template = rule.template(inventory.canonical(name))
             stacks.setdefault(template, (rule, inventory.shapes[name], name in inventory.ties))
-        return cls(adapter.roles, adapter.scored, tuple(stacks.values()))
+            counts[template] += 1
+        shares = {name: Fraction(counts[name], max(1, _times(part[0], sizes))) for name, part in stacks.items()}
+        return cls(adapter.roles, adapter.scored, tuple((*part, shares[name]) for name, part in stacks.items()))
 
     def parameters(self, sizes: Sizes) -> int:
         """The number of parameters of a model of these sizes; tied ones count once."""
-        return sum(
-            _times(rule, sizes) * math.prod(rule.shape(sizes, shape)) for rule, shape, tie in self.parts if not tie
+        return round(
+            sum(
+                share * _times(rule, sizes) * math.prod(rule.shape(sizes, shape))
+                for rule, shape, tie, share in self.parts
+                if not tie
+            )
         )
 
     def flops(self, sizes: Sizes) -> int:
@@ -202,11 +218,15 @@ class Shapes:
         2 * sequence operations for every entry of queries and of the input of the attention's output.
         """
         matrices = sum(
-            2 * _times(rule, sizes) * math.prod(rule.shape(sizes, shape)) for rule, shape, _ in self.parts if rule.maps
+            2 * share * _times(rule, sizes) * math.prod(rule.shape(sizes, shape))
+            for rule, shape, _, share in self.parts
+            if rule.maps
         )
         sequence = min(LONGEST, self._sequence(sizes))
-        entries = sum(_times(rule, sizes) * self._attended(rule, sizes) for rule, _, tie in self.parts if not tie)
-        return matrices + 2 * sequence * entries
+        entries = sum(
+            share * _times(rule, sizes) * self._attended(rule, sizes) for rule, _, tie, share in self.parts if not tie
+        )
+        return round(matrices + 2 * sequence * entries)
 
     def _sequence(self, sizes: Sizes) -> int:
         places = [sizes.get(role) or 1 for role in self.roles.of("place")]

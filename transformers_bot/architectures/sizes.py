@@ -262,6 +262,7 @@ def rebuild(
         for name in ("model_type", "transformers_version", "transformers_bot"):
             fields.pop(name, None)
         rebuilt = type(config)(**nested(fields))
+        _check_taken(adapter, rebuilt, chosen)
         if "label2id" in chosen:  # transformers would replace it if only the number of labels is given
             rebuilt.label2id = chosen["label2id"]
         return rebuilt
@@ -272,6 +273,18 @@ def rebuild(
         if problem := _wrong_type(str(error), fields):
             raise BadOption(f"{name} cannot be built with {problem}.") from None
         raise BadOption(f"{name} cannot be built with {brief(str(overrides))}: {brief(str(error))}") from None
+
+
+def _check_taken(adapter: Adapter, config: PreTrainedConfig, chosen: Mapping[str, Any]) -> None:
+    """Raise for a size that the config's class computes from others, whatever a call sets."""
+    sizes = {role.field for role in adapter.roles.values()} | {*size_fields(adapter), *adapter.derived}
+    for name in sizes & chosen.keys():
+        actual = get_field(config, name, None)
+        if chosen[name] is not None and actual != chosen[name]:
+            raise BadSize(
+                f"{name}={chosen[name]} has no effect: {type(config).__name__} makes it {actual} of other fields. "
+                "Change those."
+            )
 
 
 def unsaid(adapter: Adapter, config: PreTrainedConfig, chosen: Mapping[str, Any]) -> dict[str, Any]:

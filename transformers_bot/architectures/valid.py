@@ -171,7 +171,8 @@ def _present_fields(adapter: Adapter) -> Iterator[tuple[str, str]]:
 
 
 def _fields(role: Role) -> tuple[str, ...]:
-    return ((role.size,) if isinstance(role.size, str) else ()) + role.lists
+    numbered = tuple(name for layers in role.numbered for name in layers.fields(()))
+    return ((role.size,) if isinstance(role.size, str) else ()) + role.lists + numbered
 
 
 def _gain_problems(adapter: Adapter) -> Iterator[str]:
@@ -235,8 +236,9 @@ def _scale_problems(adapter: Adapter) -> Iterator[str]:
 
 
 def _rules_of(adapter: Adapter, module: str) -> list[Rule]:
-    """The rules of a module's weight."""
-    return [rule for rule in adapter.rules if rule.match(f"{re.sub(DEPTH, '0', module)}.weight")[0]]
+    """The rules of a module's weight, or of a parameter that has this name itself."""
+    name = re.sub(DEPTH, "0", module)
+    return [rule for rule in adapter.rules if rule.match(f"{name}.weight")[0] or rule.match(name)[0]]
 
 
 def _modules(adapter: Adapter) -> list[str]:

@@ -189,8 +189,18 @@ NO_ERROR = NO_MISSING_ENTRY | NO_CONNECTION | {"_raise_exceptions_for_gated_repo
 
 
 def use_eager_attention(config: "PreTrainedConfig") -> None:
-    """Let models of this config compute attention step by step: `attn_implementation=` is a keyword of loading only."""
+    """Let models of this config compute attention step by step: `attn_implementation=` is a keyword of loading only.
+
+    Experts, too: their faster implementations have no double precision.
+    """
     config._attn_implementation = "eager"
+    use_eager_experts(config)
+
+
+def use_eager_experts(config: "PreTrainedConfig") -> None:
+    """Let models of this config compute one expert after another, in any precision."""
+    if hasattr(config, "_experts_implementation"):
+        config._experts_implementation = "eager"
 
 
 def commit_of(config: "PreTrainedConfig") -> str | None:

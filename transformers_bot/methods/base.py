@@ -215,15 +215,19 @@ class Linear(AsStored):
     def config_fields(self, task: Task, config: Any) -> dict[str, Any]:
         return self.lists(task, config)
 
-    def lists(self, task: Task, config: Any) -> dict[str, list[Any]]:
-        """The config's lists with one entry per layer: an entry goes where the layer goes."""
-        fields = {}
+    def lists(self, task: Task, config: Any) -> dict[str, Any]:
+        """The config's lists with one entry per layer, and numbers of layers: they go where the layers go."""
+        fields: dict[str, Any] = {}
         for stack in task.changes("depth"):
             before, after = task.lengths(stack)
             for name in task.roles[stack].lists:
                 entries: Any = get_field(config, name, None)
                 if follows_layers(entries, before):
                     fields[name] = [entries[self.source_layer(task, stack, layer)] for layer in range(after)]
+            for layers in task.roles[stack].numbered:
+                if numbers := {number for number in layers.numbers(config) if number < before}:
+                    moved = (n for n in range(after) if self.source_layer(task, stack, n) in numbers)
+                    fields |= layers.fields(moved)
         return fields
 
     def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe | Fresh:

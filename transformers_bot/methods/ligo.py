@@ -32,7 +32,9 @@ class LiGO(Linear):
     def check(self, task: Task) -> None:
         self.only_grows(task)
         grouped = [unit for unit in task.roles.units if task.roles[unit].within]
-        rotary = task.roles.leading("frequency")
+        rotary = task.roles.leading("frequency") or any(
+            axis.shared for rule in task.adapter.rules for axis in rule.axes
+        )
         if grouped or rotary or len(task.roles.depths) > 1 or len(task.roles.streams) > 1:
             raise self.refuse(
                 f"its matrices mix the entries of all heads of one stack of layers, and {task.adapter.model_type} has "

@@ -15,14 +15,15 @@ Source: Muralidharan et al., "Compact Language Models via Pruning and Knowledge 
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ..architectures.adapter import At, Factor, Rule
+from ..ops.recipe import Alternation
 from ..rewrite.calibration import Hook, watch
-from ..rewrite.network import Network, OutOfRange, fold_norms, norms, stream_of
+from ..rewrite.network import Network, OutOfRange, fold_norms, is_bank, norms, stream_of
 from ..rewrite.principal import Opened
 
 Key = tuple[str, At]  # a role and a layer, or a stack of layers and None
@@ -243,6 +244,12 @@ def _watched(network: Network) -> Iterator[tuple[str, tuple[str, At, str], Measu
         yield layer, (at[0], at, ""), lambda x, y: 1 - torch.cosine_similarity(x, y, dim=-1)[..., None]
 
 
+def unwatched(network: Network) -> set[str]:
+    """The units of banks of matrices, which are computed inside of one module: no hook sees them."""
+    banks = [place.rule for place in network.places.values() if is_bank(place.rule, network.roles)]
+    return {role for rule in banks for role in rule.roles if network.roles.kind(role) == "unit"}
+
+
 def _watched_units(network: Network, name: str) -> Iterator[tuple[str, tuple[str, At, str], Measure]]:
     place, module, roles = network.places[name], name.removesuffix(".weight"), network.roles
     for dim, length in enumerate(network[name].shape):
@@ -253,7 +260,8 @@ def _watched_units(network: Network, name: str) -> Iterator[tuple[str, tuple[str
             if kind == "frequency":
                 continue  # they stay or go by what they are
             if unit.role in network.adapter.scored:
-                yield module, (unit.role, place.at, "keys" if unit.reads else "queries"), _part(start, count)
+                side = "keys" if unit.reads else "queries"
+                yield module, (unit.role, place.at, side), _part(start, count, network.alternations(name))
             elif plain and roles.is_network_wide(unit.role):  # its activation is in the parent module
                 if not unit.reads:
                     yield module.removesuffix(".dense"), (unit.role, None, ""), lambda _, y: y.abs()
@@ -284,13 +292,23 @@ def _entries(network: Network, role: str, size: Tensor) -> Tensor:
     return size.reshape(-1, network.length(role)).square().sum(0).sqrt()
 
 
-def _part(start: int, count: int) -> Measure:
-    return lambda _, y: y.narrow(-1, start, count).abs()
+def _part(start: int, count: int, orders: tuple[Alternation, ...]) -> Measure:
+    """The magnitudes of a part of a module's outputs, whose segments may alternate."""
+
+    def measure(_: Tensor, y: Tensor) -> Tensor:
+        for order in orders:
+            y = replace(order, dim=y.dim() - 1).sorted(y)
+        return y.narrow(-1, start, count).abs()
+
+    return measure
 
 
 def from_tallies(tallies: Tallies, network: Network) -> Scores:
     """The scores of filled tallies."""
     scores: Scores = {}
+    unseen = unwatched(network)
+    if unseen:  # experts, whose units are inside of one module
+        scores = {(role, at): score for (role, at), score in from_weights(network).items() if role in unseen}
     for (role, at, _), tally in tallies.items():
         if network.roles.kind(role) == "stream":
             _add(scores, (role, None), tally.size)

@@ -114,6 +114,42 @@ class Detail:
 
 
 @dataclass(frozen=True)
+class Alternation:
+    """The stored order of an axis whose segments alternate.
+
+    Example:
+        >>> order = Alternation(0, 2, (1, 2))  # a b b a b b
+        >>> order.sorted(torch.tensor([0, 10, 11, 1, 12, 13])).tolist()
+        [0, 1, 10, 11, 12, 13]
+
+    Attributes:
+        dim: the axis.
+        count: how often every segment has a part.
+        lengths: of one part of each segment.
+    """
+
+    dim: int
+    count: int
+    lengths: tuple[int, ...]
+
+    def sorted(self, x: Tensor) -> Tensor:
+        """The tensor with its segments one after another."""
+        both = self._apart(x)
+        parts = torch.split(both, list(self.lengths), self.dim + 1)
+        return torch.cat([part.flatten(self.dim, self.dim + 1) for part in parts], self.dim)
+
+    def stored(self, x: Tensor) -> Tensor:
+        """The tensor in its stored order."""
+        parts = torch.split(x, [self.count * length for length in self.lengths], self.dim)
+        both = torch.cat([self._apart(part) for part in parts], self.dim + 1)
+        return both.flatten(self.dim, self.dim + 1)
+
+    def _apart(self, x: Tensor) -> Tensor:
+        """The tensor with its axis as two: the parts, and the entries of a part."""
+        return x.reshape(*x.shape[: self.dim], self.count, -1, *x.shape[self.dim + 1 :])
+
+
+@dataclass(frozen=True)
 class Read:
     """A source tensor: its name with {layer} for the number, its layer (None outside of the layers), its weight."""
 
@@ -136,6 +172,7 @@ class Recipe:
         plus: recipes whose results are added, for methods that mix layers unit by unit.
         match: tensors whose common mean and standard deviation the result gets.
         shift: added before the maps and subtracted after them: 1 for a norm that multiplies by one plus its weight.
+        alternations: the stored order of the result's axes; what is read comes with its segments one after another.
         mates: rows of weights on `match`, one for each tensor of the result's own stack, whose common mean and
             standard deviation are then matched to those of `match`; empty if the result is matched alone.
     """
@@ -149,6 +186,7 @@ class Recipe:
     match: tuple[Read, ...] = ()
     mates: tuple[tuple[float, ...], ...] = ()
     shift: float = 0.0
+    alternations: tuple[Alternation, ...] = ()
 
     @property
     def needs(self) -> tuple[Read, ...]:
@@ -212,7 +250,21 @@ def run(
         cache: shared by the calls for one plan.
         watch: follows the computation; it changes nothing.
     """
-    cache = cache or Cache()
+    out = _run(recipe, read, dtype, device, cache or Cache(), watch)
+    for alternation in recipe.alternations:
+        out = alternation.stored(out)
+    return out
+
+
+def _run(
+    recipe: Recipe,
+    read: Callable[[Read], Tensor],
+    dtype: torch.dtype,
+    device: torch.device,
+    cache: Cache,
+    watch: Watcher | None,
+) -> Tensor:
+    """The target tensor with the segments of every axis one after another."""
     if recipe.is_copy:
         return read(recipe.reads[0]).to(device, dtype)
     inputs = (read(each).to(device) for each in recipe.reads)  # read one at a time: a sum holds two tensors
@@ -229,7 +281,7 @@ def run(
     is_final = not (recipe.detail or recipe.plus or recipe.match or recipe.shift or watch)
     out = apply(signal, recipe.maps, watch, compute, dtype if is_final else compute, cache.scratch)
     for other in recipe.plus:
-        out = out + run(other, read, out.dtype, device, cache)
+        out = out + _run(other, read, out.dtype, device, cache, None)
     if recipe.detail is not None:
         stack = recipe.detail.stack
         std = (_stack_moments(stack, read, cache) if stack else moments([out]))[1] or moments([out])[1]

@@ -25,6 +25,7 @@ from ..errors import BadSize, IncompatibleModels, PlanError
 from ..methods import Fresh, Method, Task
 from ..ops.axis_map import forget_large
 from ..ops.recipe import Read, Recipe
+from ..rewrite.network import alternations
 
 
 def general_warnings(
@@ -447,8 +448,17 @@ def _step(name: str, task: Task, target: Side, method: Method, pairing: Pairing)
     if isinstance(recipe, Fresh):
         return Step(name, "fresh", shape, reason=recipe.reason)
     recipe, stacks = _compensated(task, rule, template, recipe), pairing.stacks
-    recipe = recipe.with_reads(partial(_nearest, stacks))
+    if not (rule.depth and task.roles[rule.depth].numbered):  # layers of several kinds are not mixed
+        recipe = recipe.with_reads(partial(_nearest, stacks))
+    if orders := alternations(rule, task.target):
+        recipe = replace(recipe, alternations=orders)
     missing = [read for read in recipe.needs if read.layer not in stacks.get(read.name, {})]
+    if missing and layer is not None and missing[0].name in stacks:
+        raise IncompatibleModels(
+            f"{name} is made of layer {missing[0].layer} of the source, which has no such tensor: its layers are of "
+            "several kinds, which are neither averaged nor turned into each other. Leave depth, and the fields that "
+            "say which layers are of which kind, at their defaults."
+        )
     if missing:
         raise PlanError(f"target tensor {name!r} needs {missing[0]} of the source, which does not have it.")
     reads = {read: stacks[read.name][read.layer] for read in recipe.needs}

@@ -444,9 +444,10 @@ def with_lists(
     """The target config with its lists of one entry per layer in the order of the layers that it is made of.
 
     A list that is neither the default of its class nor stretched over the layers is what somebody wants, and stays.
+    So are fields that choose layers by their numbers, if they are neither the default nor the source's.
     """
     stacks = [adapter.roles[stack] for stack in adapter.roles.depths if sizes[0][stack] != sizes[1][stack]]
-    if not isinstance(method, methods.Linear) or not any(role.lists for role in stacks):
+    if not isinstance(method, methods.Linear) or not any(role.lists or role.numbered for role in stacks):
         return target
     task = methods.Task(adapter, *sizes, tied=False, calibrated=calibrated)
     method.check(task)
@@ -459,6 +460,12 @@ def with_lists(
             unsaid = (None, get_field(default, name, None), stretched(get_field(source, name), layers))
             if get_field(target, name, None) in unsaid:
                 set_field(target, name, lists[name])
+        for numbered in role.numbered:
+            fields = {name: lists[name] for name in numbered.fields(()) if name in lists}
+            said = {name: get_field(target, name) for name in fields}
+            if said in ({name: get_field(config, name) for name in fields} for config in (source, default)):
+                for name, entry in fields.items():
+                    set_field(target, name, entry)
     return target
 
 

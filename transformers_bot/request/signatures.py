@@ -116,6 +116,96 @@ class ConfigFields(TypedDict, total=False):
     value_bias: bool
     vision_config: "dict[str, Any] | PreTrainedConfig | None"
     vision_use_head: bool
+    # of decoders with grouped queries, experts or fused heads
+    activation: str | None
+    alibi: bool | None
+    attention_bias: bool
+    attention_multiplier: float
+    attn_logit_softcapping: float | None
+    bias: bool | None
+    decoder_sparse_step: int
+    do_layer_norm_before: bool
+    dropout: float
+    embedding_dropout: float
+    embedding_multiplier: float
+    enable_bias: bool
+    ffn_dim: int
+    ffn_hidden_size: int | None
+    final_logit_softcapping: float | None
+    head_dim: int | None
+    hidden_activation: str
+    hidden_dropout: float | None
+    init_std: float
+    layer_norm_elementwise_affine: bool
+    layer_types: list[str] | None
+    layerdrop: float
+    logit_scale: float
+    logits_scaling: float
+    max_window_layers: int
+    mlp_only_layers: list[int] | None
+    moe_intermediate_size: int
+    multi_query: bool | None
+    new_decoder_architecture: bool | None
+    no_rope_layer_interval: int
+    no_rope_layers: list[int] | None
+    norm_epsilon: float
+    norm_topk_prob: bool
+    num_experts: int
+    num_experts_per_tok: int
+    num_key_value_heads: int | None
+    num_kv_heads: int | None
+    num_ln_in_parallel_attn: int | None
+    num_local_experts: int
+    original_max_position_embeddings: int
+    output_router_logits: bool
+    parallel_attn: bool | None
+    pretraining_tp: int | None
+    query_pre_attn_scalar: int
+    residual_dropout: float
+    residual_multiplier: float
+    rms_norm_eps: float
+    rope_parameters: dict[str, Any] | None
+    router_aux_loss_coef: float
+    router_jitter_noise: float
+    shared_expert_intermediate_size: int
+    sliding_window: int | None
+    use_bias: bool
+    use_bidirectional_attention: bool | None
+    use_parallel_residual: bool
+    use_sliding_window: bool
+    word_embed_proj_dim: int | None
+    # of encoders
+    classifier_activation: str
+    classifier_bias: bool
+    classifier_pooling: str
+    cls_token_id: int | None
+    decoder_bias: bool
+    deterministic_flash_attn: bool
+    dim: int
+    embedding_size: int
+    hidden_dim: int
+    initializer_cutoff_factor: float
+    legacy: bool
+    local_attention: int
+    max_relative_positions: int
+    mlp_dropout: float
+    n_heads: int
+    n_layers: int
+    norm_bias: bool
+    norm_eps: float
+    pooler_dropout: float
+    pooler_hidden_act: str
+    pos_att_type: str | list[str] | None
+    position_biased_input: bool
+    qa_dropout: float
+    relative_attention: bool
+    relative_attention_num_buckets: int
+    sep_token_id: int | None
+    seq_classif_dropout: float
+    sinusoidal_pos_embds: bool
+    sparse_pred_ignore_index: int
+    sparse_prediction: bool
+    summary_last_dropout: float
     # heads and labels
     encoder_stride: int
     id2label: dict[int, str] | dict[str, str] | None

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ..architectures.adapter import At, Factor, Rule
+from ..compat import use_eager_experts
 from ..console import progress
 from ..errors import BadOption
 from ..ops.axis_map import AxisMap, Matrix, identity
@@ -54,6 +55,8 @@ def watch(model: nn.Module, watched: Iterable[tuple[str, Hook]], batches: Iterab
     if isinstance(batches, Mapping):
         raise BadOption("calibration= is one batch; pass a list of batches.")
     run, hooks, modules, handles = _Run(batches), list(watched), dict(model.named_modules()), []
+    if any(parameter.dtype == torch.float64 for parameter in model.parameters()):
+        use_eager_experts(model.config)
     try:
         for name, see in hooks:
             hook = run.hook(name, see, len(hooks))

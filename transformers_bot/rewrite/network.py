@@ -3,9 +3,9 @@
 import copy
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from ..architectures.adapter import DEPTH, Adapter, At, Axis, Factor, Norm, Role
 from ..compat import Releasing
 from ..ops.axis_map import AxisMap, identity
 from ..ops.blocks import at_least_float32, times
-from ..ops.recipe import TensorMap, apply
+from ..ops.recipe import Alternation, TensorMap, apply
 
 
 class OutOfRange(ArithmeticError):
@@ -22,6 +22,7 @@ class OutOfRange(ArithmeticError):
 
 
 Edit = Callable[[Tensor], Tensor]
+Move = AxisMap | tuple[AxisMap, ...]  # of an axis; of a bank of matrices one for each
 KeptLayers = Mapping[str, Collection[int]]  # stack -> the layers that are read; of a stack without an entry all
 RELEASED = 256 << 20  # bytes of tensors that are read before freed memory is returned
 
@@ -69,7 +70,8 @@ class Network(Mapping[str, Tensor]):
     """The tensors of one checkpoint with edits, which are recorded at once and computed when a tensor is read.
 
     So a rewritten source needs no more memory than one tensor at a time. Edited tensors are returned in
-    float32 or better, the others as they are stored.
+    float32 or better, the others as they are stored. Segments of an axis that alternate in the files come one after
+    another.
 
     Example:
         `network.map_role("ffn", swap, ("layer", 0))` swaps the MLP units of layer 0 in every tensor that
@@ -97,9 +99,12 @@ class Network(Mapping[str, Tensor]):
         self.adapter, self.sizes, self.places, self.tied = adapter, sizes, places, tied
         self._tensors = tensors
         self._edits: dict[str, tuple[Edit, ...]] = {}
-        self._moves: list[tuple[str, At, AxisMap]] = []
+        self._moves: list[tuple[str, At, Move]] = []
         self._inherited = 0
         self._releasing = Releasing(RELEASED)
+        self._alternations = {
+            name: orders for name, place in places.items() if (orders := alternations(place.rule, sizes))
+        }
         self._names = {(place.template, place.layer): name for name, place in places.items()}
         self._of_layer: dict[At, list[tuple[str, Place]]] = {None: list(places.items())}
         for name, place in places.items():
@@ -110,6 +115,8 @@ class Network(Mapping[str, Tensor]):
         x = self._tensors[name]
         self._releasing.made(x.nbytes)
         edits = self._edits.get(name, ())
+        for alternation in self.alternations(name):
+            x = alternation.sorted(x)
         x = x.double() if self.wide else at_least_float32(x) if edits else x
         for edit in edits:
             x = edit(x)
@@ -139,6 +146,10 @@ class Network(Mapping[str, Tensor]):
         """Record one more change of a tensor, after those it already has."""
         self._edits[name] = (*self._edits.get(name, ()), change)
 
+    def is_edited(self, name: str) -> bool:
+        """Whether a tensor is not returned as it is stored."""
+        return self.wide or name in self._edits or name in self._alternations
+
     def names_of(self, name: str) -> list[str]:
         """All names of the memory of this tensor: a bias may belong to two modules."""
         address = self._tensors[name].data_ptr()
@@ -154,20 +165,54 @@ class Network(Mapping[str, Tensor]):
             maps = self._maps(place.rule, {role: axis_map}, {role: axis_map})
             self.edit(name, lambda x, maps=maps: apply(x, maps))  # type: ignore[misc]
 
+    def map_each(self, role: str, maps: tuple[AxisMap, ...], at: At) -> None:
+        """Apply a map of its own to every matrix of the banks of a layer, along every axis of `role`."""
+        self._moves.append((role, at, maps))
+        for name, place in self.tensors_with(role, at):
+            own = [self._maps(place.rule, {role: axis_map}, {role: axis_map}) for axis_map in maps]
+            self.edit(name, partial(_of_each, maps=own))
+
     def follow(self, other: "Network") -> None:
         """Repeat the calls of `map_role` on a network that was made by `over`, after this network's own edits."""
-        for role, at, axis_map in other._moves[other._inherited :]:
-            self.map_role(role, axis_map, at)
+        for role, at, move in other._moves[other._inherited :]:
+            if isinstance(move, tuple):
+                self.map_each(role, move, at)
+            else:
+                self.map_role(role, move, at)
+
+    def matrices(self, role: str) -> int:
+        """How many matrices the banks hold that all tensors with an axis of `role` are; 1 if some are no banks."""
+        names = [name for name, place in self.tensors_with(role) if place.rule.maps]
+        return min((self.bank(name) for name in names), default=1)
+
+    def matrix(self, number: int) -> "Network":
+        """A network in which every bank is its matrix of this number."""
+        places = {name: _without_bank(place, self.roles) for name, place in self.places.items()}
+        single = Network(self.adapter, self.sizes, _Matrices(self, number), places, self.tied, self.wide)
+        single.__dict__["dtype"] = self.dtype
+        return single
 
     def total_map(self, role: str, at: At) -> AxisMap:
-        """The product of all calls of `map_role` on an axis: from the stored order or basis to the present one."""
+        """The product of all calls of `map_role` on an axis: from the stored order or basis to the present one.
+
+        That of a bank's matrices is not one map: what they read is never measured.
+        """
         total = identity(self.sizes[role] or 0)
-        for moved_role, place, axis_map in self._moves:
-            if moved_role == role and place in (None, at):
-                total = total.then(axis_map)
+        for moved_role, place, move in self._moves:
+            if moved_role == role and place in (None, at) and not isinstance(move, tuple):
+                total = total.then(move)
         return total
 
+    @property
+    def moved(self) -> dict[tuple[str, At], AxisMap]:
+        """Role and layer -> the product of the calls of `map_role` for them."""
+        return {(role, at): self.total_map(role, at) for role, at, _ in self._moves}
+
     # -- reading --------------------------------------------------------------------------------
+
+    def alternations(self, name: str) -> tuple[Alternation, ...]:
+        """The stored order of a tensor's axes, of those whose segments alternate."""
+        return self._alternations.get(name, ())
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -195,7 +240,12 @@ class Network(Mapping[str, Tensor]):
 
     def stacks_of(self, role: str) -> list[str]:
         """The stacks whose layers have tensors with an axis of `role`."""
-        return [stack for stack in self.roles.depths if any(True for _ in self.tensors_with(role, (stack, 0)))]
+        layers = ((stack, [(stack, layer) for layer in self.layers(stack)]) for stack in self.roles.depths)
+        return [stack for stack, places in layers if any(self.has_role(role, at) for at in places)]
+
+    def has_role(self, role: str, at: At) -> bool:
+        """Whether a tensor of this layer has an axis of `role`."""
+        return any(True for _ in self.tensors_with(role, at))
 
     def is_shared(self, role: str) -> bool:
         """Whether all layers read one table with an axis of `role`: its units have one order for the whole network."""
@@ -258,11 +308,21 @@ class Network(Mapping[str, Tensor]):
         raise LookupError(f"{name} has no axis of {role}")
 
     def _parts(self, name: str, role: str) -> Iterator[tuple[tuple[Factor, ...], Tensor]]:
-        """Every segment with `role` of a tensor: its factors, and (all entries of it, everything else) in `dtype`."""
+        """Every segment with `role` of a tensor: its factors, and (all entries of it, everything else) in `dtype`.
+
+        The units of a bank of matrices stand one matrix after another.
+        """
+        bank = is_bank(self.places[name].rule, self.roles)
         for segment, dim, piece in self._segments(name):
             if role in [factor.role for factor in segment]:
                 flat = piece.flatten(dim, dim + len(segment) - 1).movedim(dim, 0)
+                if bank:  # (entries, matrices, everything else), as the bank is the first axis
+                    flat = flat.transpose(0, 1).flatten(0, 1)
                 yield segment, flat.reshape(len(flat), -1).to(self.dtype)
+
+    def bank(self, name: str) -> int:
+        """How many matrices a tensor holds; 1 for an ordinary one."""
+        return self._tensors[name].shape[0] if is_bank(self.places[name].rule, self.roles) else 1
 
     def blocks(self, at: At) -> list[Block]:
         """The blocks of a layer that add onto the residual stream, in the order of the checkpoint.
@@ -276,7 +336,7 @@ class Network(Mapping[str, Tensor]):
             segment = _read_segment(place.rule)
             if not (place.rule.adds and segment):
                 continue
-            stream = next(self.roles.leader(f.role) for f in place.rule.factors if not f.reads)
+            stream = next(self.roles.leader(f.role) for f in place.rule.factors if not f.reads and self._is_stream(f))
             writers = [name for name, other in matrices if _writes(other.rule, segment[-1].role)]
             longest = max((_shared_path(out, name) for name in writers), default=0)
             own_writers = tuple(name for name in writers if _shared_path(out, name) == longest)
@@ -338,6 +398,33 @@ class Network(Mapping[str, Tensor]):
         return actual if known is None else known
 
 
+class _Matrices(Mapping[str, Tensor]):
+    """The tensors of a network with one matrix of every bank, which is cut out before it is edited where it can be."""
+
+    def __init__(self, network: Network, number: int) -> None:
+        self.network, self.number = network, number
+
+    def __getitem__(self, name: str) -> Tensor:
+        if not is_bank(self.network.places[name].rule, self.network.roles):
+            return self.network[name]
+        unedited = not self.network.is_edited(name)
+        return (self.network.stored if unedited else self.network)[name][self.number]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.network.places)
+
+    def __len__(self) -> int:
+        return len(self.network.places)
+
+
+def _without_bank(place: Place, roles: Roles) -> Place:
+    return replace(place, rule=replace(place.rule, axes=place.rule.axes[1:])) if is_bank(place.rule, roles) else place
+
+
+def _of_each(x: Tensor, maps: Sequence[TensorMap]) -> Tensor:
+    return torch.cat([apply(x[i : i + 1], own) for i, own in enumerate(maps)])
+
+
 def is_kept(place: "Place | NormPlace", kept: KeptLayers | None) -> bool:
     """Whether a tensor or norm belongs to a layer that is read, or to no layer."""
     return kept is None or place.at is None or place.at[0] not in kept or place.at[1] in kept[place.at[0]]
@@ -345,6 +432,21 @@ def is_kept(place: "Place | NormPlace", kept: KeptLayers | None) -> bool:
 
 def factors(axis: Axis) -> list[Factor]:
     return [factor for segment in axis.segments for factor in segment]
+
+
+def alternations(rule: Rule, sizes: Mapping[str, int | None]) -> tuple[Alternation, ...]:
+    """The stored order of a tensor's axes, of those whose segments alternate."""
+    layouts = ((dim, axis.layout(sizes)) for dim, axis in enumerate(rule.axes))
+    return tuple(Alternation(dim, *layout) for dim, layout in layouts if layout)
+
+
+def is_bank(rule: Rule, roles: Roles) -> bool:
+    """Whether a tensor is a bank of matrices: its first axis is an identity, written beside units or the stream."""
+    if not rule.maps or len(rule.axes) < 3:
+        return False
+    first = factors(rule.axes[0])
+    counts = len(first) == 1 and not first[0].reads and roles.kind(first[0].role) == "identity"
+    return counts and bool(first[0].role)
 
 
 def _read_segment(rule: Rule) -> tuple[Factor, ...]:
@@ -469,7 +571,7 @@ def _readers(network: Network, place: NormPlace) -> list[tuple[str, str | None]]
     """Weight and bias of every matrix that reads a norm's output."""
     readers = []
     for reader in place.norm.readers:
-        weight = network.find(f"{reader}.weight", place.layer)
+        weight = network.find(f"{reader}.weight", place.layer) or network.find(reader, place.layer)
         if weight is not None:
             readers.append((weight, network.find(f"{reader}.bias", place.layer)))
     return readers

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..architectures.adapter import At
 from ..console import progress
-from ..ops.axis_map import gather, split_places
+from ..ops.axis_map import AxisMap, gather, split_places
 from ..ops.blocks import add_gram, length_of, mirrored, product
 from .network import KeptLayers, Network, OutOfRange, is_kept
 
@@ -45,7 +45,13 @@ def order_units(
         groups: stack -> groups of layers that are averaged.
         kept: the layers that are read. Units of other layers are not reordered, and their matrices do not
             count for the order of a stream. None for all layers.
+
+    The units of a bank of matrices, such as experts, have an order in each matrix.
     """
+    matrices = network.matrices(role)
+    if matrices > 1:
+        _order_each(network, role, target, matrices, groups, kept)
+        return
     length = network.length(role)
     shapes = merge_shapes(length, target)
     gram = torch.empty(length, length, dtype=network.dtype)  # the same memory for all layers
@@ -64,6 +70,27 @@ def order_units(
             order = similar_order(mirrored(gram), shapes)
             for at in places:
                 _permute(network, role, order, at)
+
+
+def _order_each(
+    network: Network,
+    role: str,
+    target: int,
+    matrices: int,
+    groups: Mapping[str, Groups] | None,
+    kept: KeptLayers | None,
+) -> None:
+    """`order_units` for every matrix of the banks that hold these units."""
+    progress.expects(matrices)
+    maps: dict[tuple[str, At], list[AxisMap]] = {}
+    for number in range(matrices):
+        with progress.part(""):
+            single = network.matrix(number)
+            order_units(single, role, target, groups, kept)
+            for key, axis_map in single.moved.items():
+                maps.setdefault(key, []).append(axis_map)
+    for (moved, at), own in maps.items():
+        network.map_each(moved, tuple(own), at)
 
 
 def order_by_strength(network: Network, role: str, counts: Sequence[int], strengths: Mapping[At, Tensor]) -> None:
@@ -104,7 +131,10 @@ def _layer_groups(
     for stack in network.stacks_of(role):
         read = network.layers(stack) if kept is None or stack not in kept else kept[stack]
         grouped = (groups or {}).get(stack) or [[layer] for layer in network.layers(stack) if layer in read]
-        layer_groups += [[(stack, layer) for layer in group] for group in grouped]
+        placed: list[list[At]] = [
+            [(stack, n) for n in group if network.has_role(role, (stack, n))] for group in grouped
+        ]
+        layer_groups += [group for group in placed if group]
     return layer_groups
 
 

@@ -471,7 +471,8 @@ def _units(network: Network, block: Block, activation: Callable[[Tensor], Tensor
         spread = (second @ weights - mean.square()).clamp_min(0).sqrt()
     else:
         spread = ((outputs - mean[:, None]).square() @ weights).sqrt()
-    return Added(times(out, mean.to(out.dtype)) + bias, out, spread.to(out.dtype))
+    share = 1 / network.bank(block.out)  # of tokens that go through each matrix of a bank; 1 where there is one
+    return Added(times(out, share * mean.to(out.dtype)) + bias, out, share**0.5 * spread.to(out.dtype))
 
 
 def _given(units: Tensor, other: Tensor, shift: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:

@@ -324,6 +324,10 @@ def _plan_opened(
     with progress.part("looking at the weights", preparing):
         method, prepared, notes = _prepared(task, network, opened, request)
     config = _with_method_fields(task, method, request.method, source, target)
+    if any(task.roles[stack].numbered for stack in task.changes("depth")):  # other layers may be of another kind
+        with quiet():
+            inventory = predict(request.model_class, config, request.keywords.init)
+        target = replace(target, config=config, inventory=inventory)
     renew = request.keywords.ignore_mismatched_sizes
     # Tensors are paired a second time: `check_request` knew only the configs, which must do to refuse a call before any
     # file is fetched. The files may lack tensors or hold others, and the method may have set fields of the config.

@@ -1,7 +1,7 @@
 """Writes the tensors of a target into files one by one, without ever holding a whole model."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -10,12 +10,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
+from ..architectures.inventory import rules_of
 from ..compat import Releasing, drawn_from
 from ..console import progress
 from ..errors import PlanError
 from ..io.safetensors_writer import Entry, Shard, ShardWriter, lay_out
 from ..planning.planner import Plan
 from ..report.measure import Watch
+from ..rewrite.network import is_bank
 from .execute import hand_over, run_plan
 from .opening import Resize
 
@@ -24,32 +26,68 @@ RELEASED = 32 << 20  # most bytes of results after which freed memory is returne
 WORKSPACE = 64 * 2**20  # bytes of memory beside the tensors: the plan, filters, buffers of libraries
 
 
+Stored = Mapping[str, tuple[str, ...]]  # target tensor -> its names in the files: of one tensor, or of its parts
+
+
 def layout_of(
     resize: Resize, skeleton: PreTrainedModel, max_shard_size: int | str = "50GB"
-) -> tuple[dict[str, str], tuple[Shard, ...]]:
-    """Target tensor -> its name in the files, and the files."""
-    stored = _stored_names(resize, skeleton)
-    return stored, lay_out(_entries(resize, stored), max_shard_size)
+) -> tuple[Stored, tuple[Shard, ...]]:
+    """Target tensor -> its names in the files, and the files.
+
+    transformers keeps the names of older versions in files (ViT, DeiT), and stores experts one by one.
+
+    Raises:
+        PlanError: files have a tensor that is made of several of the model's.
+    """
+    shapes = {step.target: step.shape for step in resize.plan.steps if step.action != "tie"}
+    blank = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    together = revert_weight_conversion(skeleton, blank)  # in the order of save_pretrained
+    parts = {
+        name: {name: tensor} if name in together else revert_weight_conversion(skeleton, {name: tensor})
+        for name, tensor in blank.items()
+    }
+    owner = {part: name for name, tensors in parts.items() for part in tensors}
+    if set(owner) != set(together) or len(owner) != sum(map(len, parts.values())):
+        raise PlanError("transformers stores this model's tensors in another form than it loads them.")
+    stored: dict[str, tuple[str, ...]] = {}
+    for part in together:
+        stored[owner[part]] = (*stored.get(owner[part], ()), part)
+    entries = [Entry(part, resize.dtype, tuple(parts[owner[part]][part].shape)) for part in together]
+    return stored, lay_out(entries, max_shard_size)
+
+
+def parts_of(skeleton: PreTrainedModel, names: tuple[str, ...], target: str, tensor: Tensor) -> dict[str, Tensor]:
+    """The tensors of the files that hold a target tensor.
+
+    Args:
+        names: of these tensors, see `layout_of`.
+    """
+    return {target: tensor} if names == (target,) else revert_weight_conversion(skeleton, {target: tensor})
 
 
 def write_weights(
-    folder: Path, resize: Resize, skeleton: PreTrainedModel, stored: dict[str, str], shards: tuple[Shard, ...]
+    folder: Path, resize: Resize, skeleton: PreTrainedModel, stored: Stored, shards: tuple[Shard, ...]
 ) -> Watch:
     """Run the plan into the files of a layout in `folder`; return the measurements."""
     watch = Watch(resize.plan, resize.request.adapter)
     writing = ShardWriter(folder, shards, parameters=skeleton.num_parameters())
     with progress.part("resizing and writing", progress.resizing_seconds(resize.plan)), writing as writer:
-        for target, tensor in tensors_of(resize, skeleton, watch):
-            writer.put(stored[target], tensor)
+        _put(writer, skeleton, stored, tensors_of(resize, skeleton, watch))
     return watch
 
 
 def write_tensors(
-    folder: Path, skeleton: PreTrainedModel, tensors: Mapping[str, Tensor], shards: tuple[Shard, ...]
+    folder: Path, skeleton: PreTrainedModel, tensors: Mapping[str, Tensor], stored: Stored, shards: tuple[Shard, ...]
 ) -> None:
+    """Write tensors that are in memory, by the names of the target."""
     with ShardWriter(folder, shards, parameters=skeleton.num_parameters()) as writer:
-        for name, tensor in tensors.items():
-            writer.put(name, tensor)
+        _put(writer, skeleton, stored, ((name, tensors[name]) for name in stored))
+
+
+def _put(writer: ShardWriter, skeleton: PreTrainedModel, stored: Stored, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    for target, tensor in tensors:
+        for name, part in parts_of(skeleton, stored[target], target, tensor).items():
+            writer.put(name, part)
 
 
 def save_configs(folder: Path, skeleton: PreTrainedModel) -> None:
@@ -103,27 +141,16 @@ def memory_bound(plan: Plan, workspace: int = WORKSPACE) -> int:
     return 4 * 4 * _largest(plan) + (6 * 8 * widest**2 if changes else 0) + workspace
 
 
+def merged_bytes(resize: Resize) -> int:
+    """Bytes of the source's tensors that transformers makes of several while it loads, such as the experts of a layer:
+    they are in memory, not on pages of the files.
+    """
+    stored, state = resize.checkpoint.shapes, resize.opened.model.state_dict()
+    rules = rules_of(resize.request.adapter, resize.plan.source, resize.plan.source_sizes)
+    banks = (name for name, (rule, _) in rules.items() if is_bank(rule, resize.plan.roles) and name not in stored)
+    return sum(state[name].nbytes for name in banks)
+
+
 def _largest(plan: Plan) -> int:
     """The number of elements of the largest tensor in source or target."""
     return max(math.prod(shape) for shape in (*plan.source.shapes.values(), *plan.target.shapes.values()))
-
-
-def _stored_names(resize: Resize, skeleton: PreTrainedModel) -> dict[str, str]:
-    """Target tensor (without tied ones) -> its name in the files, in the order of `save_pretrained`.
-
-    transformers keeps the names of older versions in files (ViT, DeiT).
-    """
-    state = skeleton.state_dict()
-    tensors = {step.target: state[step.target] for step in resize.plan.steps if step.action != "tie"}
-    owner = {tensor.data_ptr(): name for name, tensor in tensors.items()}
-    stored = {
-        owner.get(tensor.data_ptr()): name for name, tensor in revert_weight_conversion(skeleton, tensors).items()
-    }
-    if set(stored) != set(tensors):
-        raise PlanError("transformers stores this model's tensors in another form than it loads them.")
-    return {str(name): stored_name for name, stored_name in stored.items()}
-
-
-def _entries(resize: Resize, stored: dict[str, str]) -> list[Entry]:
-    shapes = {step.target: step.shape for step in resize.plan.steps}
-    return [Entry(stored_name, resize.dtype, shapes[name]) for name, stored_name in stored.items()]

@@ -39,7 +39,16 @@ from ..request.source_class import with_class
 from ..run.execute import provenance
 from ..run.opening import Resize, check_request, open_resize
 from ..run.sentence_widths import Carried, carry_modules
-from ..run.writing import ROOM, layout_of, memory_bound, save_configs, skeleton_of, write_tensors, write_weights
+from ..run.writing import (
+    ROOM,
+    layout_of,
+    memory_bound,
+    merged_bytes,
+    save_configs,
+    skeleton_of,
+    write_tensors,
+    write_weights,
+)
 
 if TYPE_CHECKING:
     from ..request.signatures import Batches, DType, FolderKeywords, Nonfinite, Options, Target
@@ -108,7 +117,8 @@ def resize_checkpoint(
 
     Memory: beside the mapped pages of the source, which the system can evict, at most `memory_bound` bytes with the
     method "bot", for any number of layers; with `calibration` also one float64 covariance for every fitted matrix.
-    "lemon" and "importance" need more.
+    "lemon" and "importance" need more. Experts that files hold one by one are merged while transformers loads the
+    source, and are in memory, too.
 
     Raises:
         SaveError: `out` exists, is being written by another process, or does not fit on the disk.
@@ -154,10 +164,10 @@ def resize_checkpoint(
     writing = whole_folder(out, **replacing, needs=needs, keep=resize.checkpoint.files)
     with writing as folder, Hashing(resize.checkpoint.hashes) as hashing:
         warnings = companions.carry(files, folder, resize.config, resize.plan.positions)
-        with told_of_memory(f"Writing {os.fspath(out)!r}", memory_bound(resize.plan)):
+        with told_of_memory(f"Writing {os.fspath(out)!r}", memory_bound(resize.plan) + merged_bytes(resize)):
             if learning:
                 watch, grown, learned = fitted(resize, seed, learning, batches)
-                write_tensors(folder, skeleton, {file_name: grown[name] for name, file_name in stored.items()}, shards)
+                write_tensors(folder, skeleton, grown, stored, shards)
             else:
                 watch, grown, learned = write_weights(folder, resize, skeleton, stored, shards), {}, {}
         with progress.part("hashing the source's files", progress.finishing_seconds(resize.plan) / 4):

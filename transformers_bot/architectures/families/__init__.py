@@ -11,7 +11,11 @@ from .gemma import GEMMA2, GEMMA3
 from .gpt2 import GPT2
 from .llama import GRANITE, LLAMA, MISTRAL, OLMO2, PHI3, QWEN2, QWEN3, SMOLLM3
 from .modernbert import MODERNBERT
+from .moe import MIXTRAL, QWEN2_MOE, QWEN3_MOE
 from .mpnet import MPNET
+from .neox import FALCON, GPT_NEOX
+from .opt import OPT
+from .starcoder import COHERE2, GLM4, STARCODER2
 from .vit import DEIT, VIT
 
 PAPER = (BERT, ROBERTA, GPT2, VIT, DEIT)  # the families of the paper, whose results are published
@@ -21,4 +25,6 @@ BUILT_IN = (
     *(LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GRANITE, PHI3, OLMO2, GEMMA2, GEMMA3),
     *(DINOV2, DINOV2_WITH_REGISTERS, DINOV3_VIT),
     *(CLIP_TEXT_MODEL, CLIP_VISION_MODEL, SIGLIP_TEXT_MODEL, SIGLIP_VISION_MODEL, CLIP, SIGLIP),
+    *(MIXTRAL, QWEN2_MOE, QWEN3_MOE),
+    *(STARCODER2, GLM4, COHERE2, OPT, GPT_NEOX, FALCON),
 )

@@ -73,7 +73,10 @@ def change_by_folding(adapter: Adapter, model: PreTrainedModel) -> float:
     state = folded.state_dict()
     with torch.no_grad():
         for name in [name for name in network if name not in inventory.ties]:
-            state[name].copy_(network[name])
+            folded_tensor = network[name]
+            for alternation in network.alternations(name):
+                folded_tensor = alternation.stored(folded_tensor)
+            state[name].copy_(folded_tensor)
     relative = change(outputs(folded, batch), outputs(model, batch))
     return 0.0 if relative < TOLERANCE else relative
 
@@ -96,6 +99,7 @@ def _grown(adapter: Adapter, model: PreTrainedModel, fields: dict[str, int]) -> 
         grown = type(model)(copy.deepcopy(target_config)).to(torch.float64).eval()
     state = grown.state_dict()
     with torch.no_grad():
-        for name, tensor in run_plan(plan, model.state_dict(), torch.float64):
+        network = network_of(adapter, source, model.state_dict(), None)
+        for name, tensor in run_plan(plan, network, torch.float64):
             state[name].copy_(tensor)
     return grown

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from ...architectures.adapter import Adapter, Axis, Rule, Sizes
 from ...architectures.inventory import inventory_of, rules_of
 from ...architectures.tiny import change, inputs, outputs
+from ...ops.recipe import Alternation
 
 TOLERANCE = 1e-5  # relative to the largest output; norms and rotary tables compute in float32 in a model of any dtype
 
@@ -61,4 +62,9 @@ def _order(axis: Axis, roles: tuple[str, ...], sizes: Sizes) -> Tensor | None:
                 piece, touched = piece.roll(1, dim), True
         offset += piece.numel()
         pieces.append(piece.flatten())
-    return torch.cat(pieces) if touched else None
+    order = torch.cat(pieces)
+    if layout := axis.layout(sizes):
+        alternation = Alternation(0, *layout)
+        places = alternation.sorted(torch.arange(len(order)))  # of the entries whose segments stand one after another
+        order = alternation.stored(places[order])
+    return order if touched else None
