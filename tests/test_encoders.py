@@ -2,11 +2,14 @@
 some layers lack is taken from their neighbours.
 """
 
+import json
+
 import pytest
 import torch
 from decoders import change
 from encoders import FULL, IDS, ROWS, SLIDING, TASKS, build, is_pre_norm, logits, named, resized
-from transformers import CONFIG_MAPPING, PreTrainedModel
+from safetensors.torch import load_file, save_file
+from transformers import CONFIG_MAPPING, AutoModel, PreTrainedModel
 
 import transformers_bot
 from transformers_bot import adapters
@@ -168,6 +171,30 @@ def test_blocks_behind_a_convolution_undo_its_norm(tmp_path):
     assert change(logits(target), logits(model)) < 0.25  # 0.45 if it undoes that of the layer, which stands before it
 
 
+def test_modules_of_sentences_are_behind_the_stream_not_behind_the_embeddings(tmp_path):
+    folder, weight = tmp_path / "source", torch.randn(5, 24, dtype=torch.float64)
+    model = build("electra", "MaskedLM").electra
+    model.save_pretrained(folder)
+    modules = {"0": ("", "Transformer", {}), "1": ("1_Pooling", "Pooling", {"word_embedding_dimension": 24})}
+    modules["2"] = ("2_Dense", "Dense", {"in_features": 24, "out_features": 5, "bias": False})
+    for place, kind, fields in modules.values():
+        (folder / place).mkdir(exist_ok=True)
+        name = "sentence_bert_config.json" if kind == "Transformer" else "config.json"
+        (folder / place / name).write_text(json.dumps(fields))
+    save_file({"linear.weight": weight}, folder / "2_Dense/model.safetensors")
+    listed = [
+        {"idx": int(n), "name": n, "path": place, "type": f"sentence_transformers.models.{kind}"}
+        for n, (place, kind, _) in modules.items()
+    ]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    transformers_bot.resize_checkpoint(folder, tmp_path / "out", hidden_size=48, num_attention_heads=6)
+    read = load_file(tmp_path / "out/2_Dense/model.safetensors")["linear.weight"]
+    wider = AutoModel.from_pretrained(tmp_path / "out", dtype=torch.float64, attn_implementation="eager")
+    with torch.no_grad():
+        before, after = (reader @ each(input_ids=IDS)[0].mean(1).T for reader, each in ((weight, model), (read, wider)))
+    assert change(after, before) < EXACT
+
+
 # -- what is refused ----------------------------------------------------------------------------------
 
 
@@ -179,6 +206,19 @@ def test_embeddings_of_the_streams_width_are_another_kind(tmp_path, row, width):
 
 def test_embeddings_follow_the_stream_where_they_are_it(tmp_path):
     assert resized(build("electra of one width"), tmp_path, hidden_size=48).config.embedding_size == 48
+
+
+def test_suggestions_know_embeddings_that_are_the_stream():
+    best = transformers_bot.suggest(CONFIG_MAPPING["electra"](embedding_size=256), ratio=0.5)[0]
+    plan = transformers_bot.plan(CONFIG_MAPPING["electra"](embedding_size=256), **best.fields)
+    assert "embedding" not in best.sizes
+    assert plan.parameters == best.parameters
+
+
+@pytest.mark.parametrize("model_type", sorted({model_type for model_type, _ in ROWS.values()}))
+def test_suggestions_are_there_for_every_type(model_type):
+    best = transformers_bot.suggest(CONFIG_MAPPING[model_type](), ratio=0.5)[0]
+    assert transformers_bot.plan(CONFIG_MAPPING[model_type](), **best.fields).parameters == best.parameters
 
 
 def test_positions_that_buckets_are_counted_to_stay(tmp_path):

@@ -4,14 +4,14 @@ An architecture that is not built in is also one file, in any folder: `register`
 `docs/adapters.md` shows how to write one.
 """
 
-from .adapter import ADAPTERS, Adapter, get
+from .adapter import ADAPTERS, Adapter, adapter_of, get
 from .families import BUILT_IN
 from .user_file import load
 from .valid import register, validate
 
 ADAPTERS.update({adapter.model_type: adapter for adapter in BUILT_IN})
 
-__all__ = ["ADAPTERS", "Adapter", "get", "load", "register", "validate"]
+__all__ = ["ADAPTERS", "Adapter", "adapter_of", "get", "load", "register", "validate"]
 
 
 def __dir__() -> list[str]:

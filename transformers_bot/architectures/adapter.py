@@ -684,6 +684,11 @@ class Adapter:
 ADAPTERS: dict[str, Adapter] = {}  # by model type; the built-in ones are added in `architectures/__init__.py`
 
 
+def adapter_of(config: Any) -> Adapter:
+    """The adapter of a config: of its model type, or of a variant. Raises as `get` does."""
+    return get(config.model_type).of(config)
+
+
 def get(model_type: str) -> Adapter:
     """The adapter of a transformers model type; `UnsupportedArchitecture` names the known ones.
 

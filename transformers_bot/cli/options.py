@@ -406,7 +406,7 @@ def target(name: str, overrides: dict[str, Any]) -> Any:
             f"({', '.join(configs.names())}).{hint}"
         )
     config = named_config(name)
-    return sizes.rebuild(architectures.get(config.model_type), config, overrides) if overrides else config
+    return sizes.rebuild(architectures.adapter_of(config), config, overrides) if overrides else config
 
 
 # -- recipes: a YAML file with the settings of one resize, under the API's names ---------------------

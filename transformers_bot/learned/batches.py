@@ -154,7 +154,7 @@ class Reader:
             raise BadOption(f"{', '.join(map(str, files[:3]))}: there is no text in it.")
         random.Random(self.seed).shuffle(texts)
         tokenizer = self._tokenizer()
-        adapter = architectures.get(self.config.model_type)
+        adapter = architectures.adapter_of(self.config)
         sizes = role_sizes(adapter, self.config, "target")
         limit = next((sizes[role] for role in adapter.roles.of("place")), None)
         pieces, count = [], 0

@@ -231,14 +231,14 @@ def growth_for(
             f"the source {name!r} (revision {revision}) of this model cannot be opened again, and fit needs its "
             f"weights: {' '.join(str(error).split())}"
         ) from None
-    adapter = architectures.get(config.model_type)
+    adapter = architectures.adapter_of(config)
     request = Request.of(name, config, adapter, keywords, lambda _: type(model), target=model.config)
     before, after = request.sizes
     known = record["source_sizes"]
     if any(before[role] != length for role, length in known.items()):
         now = {role: before[role] for role in known}
         raise BadCheckpoint(f"the source {name!r} has other sizes than when this model was grown: {known}, now {now}.")
-    adapter = architectures.get(config.model_type)
+    adapter = architectures.adapter_of(config)
     check_grows(adapter.roles, before, after)
     stored = stored_dtype(opened.model)
     origin = Side(opened.model.config, before, inventory_of(opened.model), stored, opened.missing, opened.unexpected)

@@ -87,7 +87,7 @@ class _Walk:
         self.folders, self.resize = folders, resize
         self.result = Carried(dict(folders.files), folders.kind)
         before, after = resize.plan.source_sizes, resize.plan.target_sizes
-        (self.width,) = resize.request.adapter.roles.streams
+        self.width = resize.request.adapter.roles.streams[0]  # of what the model gives; embeddings may have their own
         tail = resize.request.adapter.roles.followers(self.width)[-1] if resize.request.adapter.readout else self.width
         width = before[self.width] or 0, after[self.width] or 0
         self.stream: Flow = (Part(tail if width[0] != width[1] else "", *width),)

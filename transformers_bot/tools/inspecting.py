@@ -224,7 +224,7 @@ def inspect(
         raise BadKeyword(f"inspect has no keyword {unknown!r}.{suggest(unknown, (*HUB, *FILES))}")
     name = os.fspath(source)
     config = read_config(name, picked(keywords, HUB))
-    adapter = architectures.get(config.model_type)
+    adapter = architectures.adapter_of(config)
     sizes = role_sizes(adapter, config, "source")
     check_fields(adapter, config, "source")
     class_notes: tuple[str, ...] = ()

@@ -206,8 +206,8 @@ class _Search:
 
     @classmethod
     def of(cls, config: PreTrainedConfig, dtype: Any, whole: PreTrainedConfig) -> "_Search":
-        adapter = architectures.get(config.model_type)
-        if len(adapter.roles.streams) > 1:
+        adapter = architectures.adapter_of(config)
+        if len(adapter.roles.streams) > 1 and len(adapter.roles.depths) > 1:
             fields = " and ".join(adapter.roles[stream].field for stream in adapter.roles.streams)
             raise UnsupportedArchitecture(
                 f"a {config.model_type} model has several widths ({fields}), and what its parts should weigh against "
@@ -254,7 +254,7 @@ class _Search:
         """Another model's shape first, then sizes near its number of parameters."""
         model = place(other) if isinstance(other, os.PathLike) else other
         config = named_config(model) if isinstance(model, str) else model
-        adapter = architectures.get(config.model_type)
+        adapter = architectures.adapter_of(config)
         lengths_of_other, other_shape = role_sizes(adapter, config, "target"), _Shape.of(adapter.roles)
         width, head_dim = _known(lengths_of_other, other_shape.width), _known(self.sizes, self.shape.entry)
         heads = width // head_dim if width % head_dim == 0 else _known(lengths_of_other, other_shape.heads)
@@ -391,7 +391,7 @@ def _config(source: Any, task: str | None, keywords: dict[str, Any]) -> PreTrain
     else:
         name = os.fspath(source)
         config = read_config(name, picked(keywords, HUB))
-        adapter = architectures.get(config.model_type)
+        adapter = architectures.adapter_of(config)
         if task is None:
             config, notes = told_class(adapter, config, name, sort_keywords(keywords), fetch=False)
             for sentence in notes:

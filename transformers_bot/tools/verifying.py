@@ -166,7 +166,7 @@ def verify(
         raise BadKeyword(f"verify has no keyword {name!r}.{suggest(name, HUB)}")
     config = read_config(place, {})
     record = _record(place, config)
-    adapter = architectures.get(config.model_type)
+    adapter = architectures.adapter_of(config)
     call = {**_keywords(record, hub), "allow_pickle": allow_pickle}
     checkpoint = check_files(place, {}, allow_pickle=allow_pickle)
     target_class = own_class(with_likely_class(adapter, config, checkpoint, _recorded_class(config, record)))
