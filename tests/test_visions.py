@@ -13,6 +13,7 @@ from visions import OUTPUTS, PAIRS, ROWS, batch, build, change, outputs, resized
 
 import transformers_bot
 from transformers_bot.errors import BadKeyword, BadOption, BadSize, BoTError, UnsupportedArchitecture
+from transformers_bot.tools.conformance.check import check
 
 EXACT = 1e-12
 GROWN = {
@@ -303,3 +304,10 @@ def test_the_plan_of_a_published_pair_has_no_warning(tmp_path, name):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": name, **own}))
     plan = transformers_bot.plan(tmp_path, text_config={"num_hidden_layers": 24})
     assert plan.warnings == ()
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_the_check_runs_a_pair_on_texts_and_images(name):
+    result = check(transformers_bot.adapters.get(name), build(name).config)
+    assert (result.problems, result.run) == ([], result.classes)
+    assert len(result.run) == 2
