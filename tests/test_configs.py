@@ -18,7 +18,7 @@ ROWS = [(f"{family}-{size}", *row) for family, table in TABLES.items() for size,
 VOCABULARY = {"bert": 30522, "roberta": 50265, "gpt2": 50257}
 # Parameters that the pages of the published models give, in millions.
 PARAMETERS = {"qwen3-0.6b": 596, "llama-3.2-1b": 1236, "smollm2-135m": 135, "smollm2-360m": 362}
-PARAMETERS |= {"gemma-3-270m": 268, "gemma-3-1b": 1000}
+PARAMETERS |= {"gemma-3-270m": 268, "gemma-3-1b": 1000, "modernbert-base": 149, "modernbert-large": 395}
 SEQUENCE = {"bert": 128, "roberta": 128, "gpt2": 1024}
 
 
@@ -51,7 +51,7 @@ def test_images_are_table_6(size):
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_published_decoders_have_their_parameters_and_no_field_that_nobody_knows(name):
+def test_published_models_have_their_parameters_and_no_field_that_nobody_knows(name):
     config = configs.get(name)
     plan = transformers_bot.plan(config, num_hidden_layers=2 * config.num_hidden_layers)
     assert round(plan.source_parameters / 1e6) == PARAMETERS[name]

@@ -1,4 +1,4 @@
-"""Model structures by name: those of the paper (supplement Tables 6, 10 and 12), and published decoders.
+"""Model structures by name: those of the paper (supplement Tables 6, 10 and 12), and published models.
 
 In the paper heads have 64 entries, and the MLP is four times as wide as the stream. Fields that the tables do not give
 have transformers' defaults.
@@ -60,11 +60,20 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     # google/gemma-3-270m and -1b-pt; every sixth layer sees the whole text, which is the class's default
     "gemma-3-270m": ("gemma3_text", _decoder(18, 640, 2048, 4, 1, **_GEMMA_3)),
     "gemma-3-1b": ("gemma3_text", _decoder(26, 1152, 6912, 4, 1, **_GEMMA_3)),
+    # answerdotai/ModernBERT-base and -large; also in their report (arXiv 2412.13663), the table of the model design
+    "modernbert-base": ("modernbert", {"classifier_pooling": "mean"}),  # the sizes are the class's defaults
+    "modernbert-large": (
+        "modernbert",
+        {
+            **{"num_hidden_layers": 28, "hidden_size": 1024, "intermediate_size": 2624, "num_attention_heads": 16},
+            **{"classifier_pooling": "mean"},
+        },
+    ),
 }
 
 
 def names() -> list[str]:
-    """All names that `get` accepts: bert-tiny ... deit-large, then those of published decoders."""
+    """All names that `get` accepts: bert-tiny ... deit-large, then those of published models."""
     return [*(f"{family}-{size}" for family, sizes in SIZES.items() for size in sizes), *PUBLISHED]
 
 
