@@ -89,8 +89,8 @@ def test_an_unknown_tensor_is_an_error(family):
 def test_an_unknown_model_type_is_an_error():
     from transformers_bot import adapters
 
-    with pytest.raises(UnsupportedArchitecture, match=r"'bart' has no adapter.*Did you mean 'bert'"):
-        adapters.get("bart")
+    with pytest.raises(UnsupportedArchitecture, match=r"'mbart' has no adapter.*Did you mean 'bart'"):
+        adapters.get("mbart")
 
 
 # -- permutations ---------------------------------------------------------------------------------

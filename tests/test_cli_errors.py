@@ -98,7 +98,7 @@ MISTAKES = {
     "no such size": (("suggest", "SOURCE", "--params", "1T"), 2, "no size near 1,000,000,000,000 parameters"),
     "like": (("suggest", "SOURCE", "--like", "gpt2-smal"), 2, "Did you mean 'gpt2-small'"),
     "method's name": (("methods", "lemmon"), 2, "unknown method 'lemmon'.*Did you mean 'lemon'"),
-    "adapter": (("adapters", "check", "bart"), 2, "neither a .py file nor a known model type .*Did you mean 'bert'"),
+    "adapter": (("adapters", "check", "mbart"), 2, "neither a .py file nor a known model type .*Did you mean 'bart'"),
     "adapter file": (("plan", "SOURCE", "--adapter", "no.py"), 2, "there is no adapter file 'no.py'"),
     "inspect": (("inspect", "SOURCE", "--wavelet", "harr"), 2, "Did you mean 'haar'"),
     "verify": (("verify", "EMPTY"), 3, "EMPTY|config.json"),

@@ -121,7 +121,7 @@ def test_an_error_comes_back_with_its_words(kind):
     lambda folder: BoTModelForCausalLM.from_pretrained(folder, n_embd=24, method="harr"),
     lambda folder: BoTModelForCausalLM.from_pretrained(folder + "-none", n_embd=24),
     lambda _: BoTConfig(wavelet="harr"),
-    lambda _: adapters.get("bart"),
+    lambda _: adapters.get("mbart"),
 ])  # fmt: skip
 def test_an_error_that_was_raised_goes_to_another_process(saved, call):
     with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever it is

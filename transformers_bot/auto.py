@@ -431,6 +431,36 @@ class BoTModelForMaskedImageModeling(_BaseBoTModel["PreTrainedModel"]):
     task = "masked-image-modeling"
 
 
+class BoTModelForSeq2SeqLM(_BaseBoTModel["GenerativeModel"]):
+    """An encoder and a decoder with a language-modelling head, like `AutoModelForSeq2SeqLM`."""
+
+    task = "seq2seq-lm"
+
+
+class BoTModelForSpeechSeq2Seq(_BaseBoTModel["GenerativeModel"]):
+    """Speech to text by an encoder and a decoder, like `AutoModelForSpeechSeq2Seq`."""
+
+    task = "speech-seq2seq"
+
+
+class BoTModelForCTC(_BaseBoTModel["PreTrainedModel"]):
+    """With a head of letters for every frame of speech, like `AutoModelForCTC`."""
+
+    task = "ctc"
+
+
+class BoTModelForAudioClassification(_BaseBoTModel["PreTrainedModel"]):
+    """With an audio-classification head, like `AutoModelForAudioClassification`."""
+
+    task = "audio-classification"
+
+
+class BoTModelForTextEncoding(_BaseBoTModel["PreTrainedModel"]):
+    """The encoder of a text model with two stacks, like `AutoModelForTextEncoding`."""
+
+    task = "text-encoding"
+
+
 # task -> its factory, as the command line and recipes name them
 FACTORIES: dict[str, type[_BaseBoTModel[Any]]] = {
     factory.task: factory
@@ -439,5 +469,7 @@ FACTORIES: dict[str, type[_BaseBoTModel[Any]]] = {
         *(BoTModelForNextSentencePrediction, BoTModelForSequenceClassification, BoTModelForTokenClassification),
         *(BoTModelForQuestionAnswering, BoTModelForMultipleChoice),
         *(BoTModelForImageClassification, BoTModelForMaskedImageModeling, BoTModelForZeroShotImageClassification),
+        *(BoTModelForSeq2SeqLM, BoTModelForSpeechSeq2Seq, BoTModelForCTC, BoTModelForAudioClassification),
+        BoTModelForTextEncoding,
     )
 }

@@ -40,4 +40,9 @@ TASKS = {
         "ForZeroShotImageClassification", "MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING"
     ),
     "masked-image-modeling": _task("ForMaskedImageModeling", "MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING"),
+    "seq2seq-lm": _task("ForSeq2SeqLM", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING"),
+    "speech-seq2seq": _task("ForSpeechSeq2Seq", "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING"),
+    "ctc": _task("ForCTC", "MODEL_FOR_CTC_MAPPING"),
+    "audio-classification": _task("ForAudioClassification", "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING"),
+    "text-encoding": _task("ForTextEncoding", "MODEL_FOR_TEXT_ENCODING_MAPPING"),
 }

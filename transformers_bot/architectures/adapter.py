@@ -37,7 +37,8 @@ A matrix of three axes that writes an identity beside its units or the stream is
 the experts of a layer: `experts.down_proj : expert +hidden <- ffn`.
 
 A network with two stacks of layers has a name for each; that of the second ends in `_layer`:
-`decoder.layers.{decoder_layer}.fc1.weight`.
+`decoder.layers.{decoder_layer}.fc1.weight`. With `last_` in front of it, as in `{last_layer}`, a rule is for the last
+layer of a stack alone, where another rule has the layers before it.
 """
 
 import dataclasses
@@ -102,6 +103,8 @@ class Role:
         noun: a plural noun for the entries, for messages.
         remedy: what a user can do if source and target differ in a role that is never resampled.
         stays: a function of a config that returns why the number of entries cannot change, or an empty string.
+        grouped: of a stream: the role with the units of one group of a grouped convolution. The stream is that role
+            once for every group, and keeps its order and its basis: no map goes over two groups.
         empty: a function of a config that says why the role has no entries.
     """
 
@@ -117,6 +120,7 @@ class Role:
     empty: Callable[[Any], str] | None = dataclasses.field(default=None, compare=False)
     stays: Callable[[Any], str] | None = dataclasses.field(default=None, compare=False)
     numbered: tuple[Numbered, ...] = dataclasses.field(default=(), compare=False)
+    grouped: str = ""
 
     def __post_init__(self) -> None:
         if not self.field:
@@ -128,7 +132,7 @@ class Role:
         """Pickle without the functions, which cannot be pickled and which a plan no longer needs."""
         size = None if callable(self.size) else self.size
         plain = (self.field, self.follows, self.within, self.lists, self.noun, self.remedy)
-        return Role, (self.name, self.kind, size, *plain)
+        return Role, (self.name, self.kind, size, *plain, None, None, (), self.grouped)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Role":
         return self
@@ -316,6 +320,7 @@ class Rule:
     axes: tuple[Axis, ...]
     adds: bool  # writes onto the residual stream
     maps: bool  # has an arrow: a matrix that reads one axis and writes another
+    last: bool = False  # for the last layer of its stack alone
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
@@ -383,9 +388,16 @@ def parse_rules(text: str) -> tuple[Rule, ...]:
     return tuple(_parse_rule(line) for line in lines if line)
 
 
-def find_rule(rules: tuple[Rule, ...], name: str) -> tuple[Rule, int | None]:
-    """The rule that names this tensor, and its layer; a `PlanError` if no rule or several rules name it."""
+def find_rule(rules: tuple[Rule, ...], name: str, sizes: Sizes | None = None) -> tuple[Rule, int | None]:
+    """The rule that names this tensor, and its layer; a `PlanError` if no rule or several rules name it.
+
+    Args:
+        sizes: role -> length; without them no layer counts as the last one.
+    """
     matches = [(rule, layer) for rule in rules for matched, layer in [rule.match(name)] if matched]
+    if any(rule.last for rule, _ in matches):
+        is_last = matches[0][1] == ((sizes or {}).get(matches[0][0].depth) or 0) - 1
+        matches = [(rule, layer) for rule, layer in matches if rule.last == is_last]
     if len(matches) == 1:
         return matches[0]
     if matches:
@@ -415,8 +427,8 @@ def _parse_rule(line: str) -> Rule:
     parsed = _parse_axes(sides[0], left_reads, line)
     if len(sides) == 3:
         parsed += _parse_axes(sides[2], right_reads, line)
-    adds = "+" in _without_brackets(written)
-    return Rule(line, names.strip(), tuple(parsed), adds=adds, maps=len(sides) == 3)
+    adds, maps, bare = "+" in _without_brackets(written), len(sides) == 3, names.strip().replace("{last_", "{")
+    return Rule(line, bare, tuple(parsed), adds, maps, last=bare != names.strip())
 
 
 def _check_name(name: str, line: str) -> None:
@@ -523,10 +535,12 @@ class Norm:
             stream itself (post-norm).
         kind: "layer" subtracts the mean, "rms" does not.
         gain: "w" multiplies by the weight, "1+w" by one plus the weight.
-        undoes: post-norm only, of the first norm of a block: the last norm of the block below, which this
+        undoes: post-norm only, of the first norm of a layer: the last norm of the layer below, which this
             norm undoes in an identity block.
         behind: of a norm outside of the layers: the norm and the layer whose output it normalises once more. An
             identity block above that layer undoes it, and ends with it, instead of the layer's own.
+        passes: post-norm only, of a norm between the first and the last of a layer: in an identity block it gets what
+            is normalised already, and has the weight 1 and the bias 0.
     """
 
     name: str
@@ -535,6 +549,7 @@ class Norm:
     gain: Literal["w", "1+w"] = "w"
     undoes: str = ""
     behind: tuple[str, int] | None = None
+    passes: bool = False
 
 
 @dataclass(frozen=True)
@@ -593,7 +608,11 @@ class Adapter:
         gains: factors of the forward pass that depend on a size, as functions of the config. The key is the
             role that scores sum over, or the name of a module whose output is multiplied. Scores without
             an entry here, or whose function gives None, are divided by the root of the role's length.
+        weight_norms: tensors with the lengths of a weight -> those with its direction (torch's `weight_norm`), of
+            which only the product counts.
         activation: the config field of the function behind MLP units.
+        activated: modules whose output goes through an activation function before it joins a stream. It acts on single
+            units, so that this stream keeps its basis.
         epsilon: the config field of the norms' epsilon.
         readout: the stream in front of a tied output embedding is also part of the base model.
         meaning: config fields, other than sizes, that change what the weights compute.
@@ -623,7 +642,9 @@ class Adapter:
     divides: tuple[tuple[str, str], ...] = ()
     with_width: tuple[str, ...] = ()
     gains: Mapping[str, Callable[[Any], float | None]] = dataclasses.field(default_factory=dict)
+    weight_norms: Mapping[str, str] = dataclasses.field(default_factory=dict)
     activation: str = "hidden_act"
+    activated: tuple[str, ...] = ()
     epsilon: str = ""
     readout: bool = False
     meaning: tuple[str, ...] = ()
@@ -662,10 +683,22 @@ class Adapter:
         return {norm.name: norm for norm in self.norms}
 
     @cached_property
+    def turned(self) -> tuple[str, ...]:
+        """The streams that may be turned into another basis.
+
+        A norm that writes a stream, or an activation behind a matrix that does, acts on its units one by one.
+        """
+        norms = [re.sub(DEPTH, "0", norm.name) + ".weight" for norm in self.norms]
+        bound = [rule for rule in self.rules if rule.adds and any(rule.match(name)[0] for name in norms)]
+        bound += [rule for rule in self.rules for name in self.activated if rule.match(f"{name}.weight")[0]]
+        written = {self.roles.leader(f.role) for rule in bound for f in rule.factors if not f.reads}
+        written |= {stream for stream in self.roles.streams if self.roles[stream].grouped}
+        return tuple(stream for stream in self.roles.streams if self.norm == "pre" and stream not in written)
+
+    @property
     def turns(self) -> bool:
-        """Whether the stream may be turned into another basis: no norm writes it, whose weights have a basis."""
-        weights = [re.sub(DEPTH, "0", norm.name) + ".weight" for norm in self.norms]
-        return self.norm == "pre" and not any(r.adds and any(r.match(w)[0] for w in weights) for r in self.rules)
+        """Whether every stream may be turned into another basis."""
+        return self.turned == self.roles.streams
 
     @cached_property
     def scored(self) -> tuple[str, ...]:

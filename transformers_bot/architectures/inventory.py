@@ -158,7 +158,7 @@ def rules_of(adapter: Adapter, inventory: Inventory, sizes: Sizes) -> dict[str, 
     """The rule and layer of every tensor; a tensor without a rule, or of another shape, is an error."""
     rules = {}
     for name, shape in inventory.shapes.items():
-        rule, layer = find_rule(adapter.rules, inventory.canonical(name))
+        rule, layer = find_rule(adapter.rules, inventory.canonical(name), sizes)
         if rule.shape(sizes, shape) != shape:
             raise PlanError(
                 f"{inventory.model_class}: tensor {name!r} has shape {shape}, but its rule {rule.text!r} "

@@ -362,6 +362,9 @@ def reads_of(
     stem, _, part = name.rpartition(".")
     if depth.is_new(layer) and stem in task.adapter.norm_names:
         below = int(np.argmax(depth.layers[layer]))
+        if task.adapter.norm_names[stem].passes:
+            own = (Read(f"{stem}.weight", below), Read(f"{stem}.bias", below))
+            return own, f"passed {part}", "passes what the norm before it gives"
         last = task.adapter.norm_names[stem].undoes
         behind = next((norm.name for norm in task.adapter.norms if norm.behind == (last or stem, below)), "")
         if last:
@@ -448,6 +451,9 @@ class Combined(Linear):
 
     def layers(self, task: Task, stack: str) -> Depth:
         return self._widths.layers(task, stack)
+
+    def axis_pair(self, task: Task, role: str, source: int, target: int, at: At) -> Pair:
+        return self._widths.axis_pair(task, role, source, target, at)
 
     def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe | Fresh:
         return self._widths.recipe(task, rule, layer, name)

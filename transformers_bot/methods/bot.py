@@ -144,8 +144,8 @@ class BoT(Linear):
         if task.calibrated:
             maps_of = partial(both_sides, lambda segment: ready.segment(task, segment, None))
             with progress.part("fitting", progress.fitting_seconds(task, opened.network)):
-                picks_stream = not prepared.strongest.isdisjoint(task.roles.streams)
-                fit_to_low_pass(prepared.opened, maps_of, prepared.known, picks_stream)
+                picked = [stream for stream in task.roles.streams if stream in prepared.strongest]
+                fit_to_low_pass(prepared.opened, maps_of, prepared.known, picked)
         return ready, opened.network
 
     def picked(self, task: Task) -> Collection[str]:
@@ -168,6 +168,10 @@ class BoT(Linear):
             return "principal" if self.prepared.streams else "plain"
         return basis_of(self.options, task, [self.wavelet(task, stream) for stream in task.roles.streams])
 
+    def _is_turned(self, task: Task, role: str) -> bool:
+        """Whether a role is a stream that is turned to its principal basis."""
+        return role in task.adapter.turned and self.basis(task) == "principal"
+
     def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe:
         if self.raw and rule.layered and rule.maps and not self.as_written:  # one of the paper's four modules
             return self._with_maps(as_written=True).recipe(task, rule, layer, name)
@@ -188,7 +192,7 @@ class BoT(Linear):
         if self.heads_of(task) == "whole" and task.roles.is_whole(role):
             return maps.whole_units(source, target)
         pair = maps.low_pass(source, target, self.wavelet(task, role), self.as_written)
-        if task.roles.kind(role) == "stream" and self.basis(task) == "principal":
+        if self._is_turned(task, role):
             turned = self.prepared.streams.get(role) if self.prepared else None
             pair = turned or principal_pair(source, target, pair)
         return pair
@@ -402,8 +406,7 @@ class BoT(Linear):
             pair = self.axis_pair(task, role, *task.lengths(role), None)
             unit = task.roles[role].within or role
             flat = task.roles.is_whole(unit) and self._is_flat(task, unit)
-            stream = task.roles.kind(role) == "stream"
-            turned = " in the principal basis" if stream and self.basis(task) == "principal" else ""
+            turned = " in the principal basis" if self._is_turned(task, role) else ""
             parts.append(f"{role}: {'flat' if flat else pair.label}{turned}")
         return "; ".join(parts)
 

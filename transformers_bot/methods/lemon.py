@@ -140,7 +140,8 @@ class Lemon(Linear):
         if not factor.reads or source == target or task.roles.kind(factor.role) in ("place", "grid"):
             return identity(target)
         pair = self.axis_pair(task, factor.role, source, target, None)
-        all_copies = not task.roles.is_network_wide(factor.role) or is_tied_readout(task, factor.role)
+        in_stream = task.roles.kind(task.roles.leader(factor.role)) == "stream"
+        all_copies = not in_stream or is_tied_readout(task, factor.role)
         signal = pair.produce if all_copies else _copies_only(source, target)
         return projection(signal, pair.consume)
 

@@ -88,8 +88,11 @@ def basis_of(options: BoTConfig, task: Task, wavelets: Sequence[str]) -> str:
     reasons = {
         "gain='raw' is the paper as written": options.gain == "raw",
         f"{task.adapter.model_type} is post-norm: use order='similar'": task.adapter.norm != "pre",
-        f"norms of {task.adapter.model_type} stand behind its blocks: use order='similar'": not task.adapter.turns,
         f"{' and '.join(task.roles.streams)} does not shrink": not shrinking_streams(task),
+        f"{'an activation' if task.adapter.activated else 'norms'} of {task.adapter.model_type} "
+        f"{'stands before the stream' if task.adapter.activated else 'stand behind its blocks'}: use order='similar'": (
+            not turning_streams(task)
+        ),
         f"wavelet {skew} is not orthogonal": bool(skew),
     }
     obstacle = next((reason for reason, holds in reasons.items() if holds), None)
@@ -103,18 +106,26 @@ def ordered(options: BoTConfig, task: Task, shrink: Shrink) -> list[str]:
     roles = task.roles
     averaged = roles.units if shrink.averages else ()  # units of averaged layers must be matched to each other
     regrouped = {role for member in task.regrouped for role in (member, roles[member].within)}
-    movable = [r for r in (*roles.streams, *roles.units) if task.is_sized(r) and r not in regrouped]
+    movable = [
+        r for r in (*roles.streams, *roles.units) if task.is_sized(r) and r not in regrouped and not roles[r].grouped
+    ]
     changed = [role for role in movable if task.ratio(role) < 1 or (role in averaged and task.ratio(role) == 1)]
     shrinking = [role for role in changed if not (shrink.flat and roles.is_whole(role))]
     if options.order in ("similar", "strongest") and not shrinking:
         raise BadOption(f"order={options.order!r} puts units together that shrinking merges, and nothing shrinks here.")
     reorders = options.order in ("similar", "strongest") or (options.order == "auto" and options.gain == "consistent")
-    return [role for role in shrinking if reorders and not (role in roles.streams and shrink.basis == "principal")]
+    turned = turning_streams(task) if shrink.basis == "principal" else []
+    return [role for role in shrinking if reorders and role not in turned]
 
 
 def shrinking_streams(task: Task) -> list[str]:
     """The streams that get fewer units."""
     return [stream for stream in task.roles.streams if task.ratio(stream) < 1]
+
+
+def turning_streams(task: Task) -> list[str]:
+    """The streams that get fewer units and may be turned to another basis."""
+    return [stream for stream in shrinking_streams(task) if stream in task.adapter.turned]
 
 
 def principal_pair(source: int, target: int, dyadic: Pair) -> Pair:
@@ -174,7 +185,8 @@ def picked_roles(options: BoTConfig, task: Task, shrink: Shrink) -> list[str]:
     """The roles whose strongest units are picked, unless their units are copies that merge without loss."""
     if not picks_strongest(options, task, shrink):
         return []
-    return [role for role in ordered(options, task, shrink) if not task.roles.is_whole(role) or shrink.whole]
+    roles = [role for role in ordered(options, task, shrink) if not task.roles.is_whole(role) or shrink.whole]
+    return [*roles, *(stream for stream in shrinking_streams(task) if task.roles[stream].grouped)]
 
 
 SQUARES = 4  # (unit, unit) matrices in float64 that are in memory at once while the principal basis is computed
@@ -229,19 +241,21 @@ def prepare(
     shrink = replace(shrink, kept={**shrink.kept, **layers})
     pair = partial(pair_of, merged, replace(task, calibrated=False))
     is_lossless = partial(_is_lossless, pair=pair, kept=shrink.kept)
-    narrower = shrinking_streams(task)
+    narrower, turnable = shrinking_streams(task), turning_streams(task)
     fits_stream = task.calibrated and bool(narrower)
     candidates = dict.fromkeys([*roles, *(narrower if basis == "principal" or fits_stream else [])])
     with progress.part("looking for copies among the units", progress.UNSEEN_SECONDS):
         lossy = [role for role in candidates if not is_lossless(opened.network, role)]
     lossy_streams = [stream for stream in narrower if stream in lossy]
-    if options.basis == "auto" and not lossy_streams:
+    if options.basis == "auto" and not set(lossy_streams).intersection(turnable):
         basis = "plain"
     if options.order in ("auto", "strongest"):
         roles = [role for role in roles if role in lossy or shrink.averages]
-    if fits_stream and basis == "plain" and not set(lossy_streams).issubset(picks):
+    merged_streams = set(lossy_streams) - set(turnable if basis == "principal" else ())
+    if fits_stream and not merged_streams.issubset(picks):
         raise _no_fit(options)
-    strongest = frozenset(role for role in roles if role in picks)
+    in_place = {stream for stream in lossy_streams if task.roles[stream].grouped}
+    strongest = frozenset(role for role in (*roles, *in_place) if role in picks)
     strengths = {role: _scores_of(scores, role) for role in strongest}
     in_order = [_ordered(opened.network, task, shrink, role, strengths.get(role), is_lossless) for role in roles]
     order = "strongest" if picks else "similar" if roles else "kept"
@@ -249,7 +263,7 @@ def prepare(
     prepared = Prepared(settled, opened, tuple(roles), strongest, layers)
     if basis == "principal":
         wavelet_of = partial(pair_of, replace(merged, basis="principal"), replace(task, calibrated=False))
-        turned = lossy_streams if options.basis == "auto" else narrower
+        turned = [stream for stream in turnable if stream in lossy_streams or options.basis != "auto"]
         prepared = _turned(prepared, task, shrink, {stream: wavelet_of(stream) for stream in turned})
     # Reordering commutes with folding, and the basis does not depend on the order of units. Noted last, it is
     # not computed again for every tensor that is read to find the basis.
@@ -271,6 +285,7 @@ def _turned(prepared: Prepared, task: Task, shrink: Shrink, wavelets: Mapping[st
     opened = prepared.opened
     known: dict[str, Moments] = {}
     streams: dict[str, Pair] = {}
+    fold_norms(opened.network, list(wavelets))
     for stream, wavelet in wavelets.items():
         source, target = task.lengths(stream)
         check_room(
@@ -280,8 +295,6 @@ def _turned(prepared: Prepared, task: Task, shrink: Shrink, wavelets: Mapping[st
         )
         low_pass = torch.from_numpy(wavelet.produce.dense() * (source / target) ** 0.5)
         with progress.part("finding the basis", progress.basis_seconds(task, opened.network, stream)):
-            if not streams:
-                fold_norms(opened.network)
             principal, inputs = to_principal_basis(opened, stream, low_pass, shrink.kept)
         known |= inputs
         streams[stream] = dense_pair(Matrix(principal.numpy()), wavelet.label)
@@ -335,7 +348,8 @@ def _calibrated(opened: Opened, task: Task, shrink: Shrink) -> tuple[Opened, Sco
     network = opened.network
     shrinks = {role for role, length in task.source.items() if length is not None and task.ratio(role) < 1}
     axes = {name: input_axis(place.rule) for name, place in network.places.items()}
-    folds = norms(network) if shrink.basis != "plain" else []
+    turned = turning_streams(task) if shrink.basis != "plain" else []
+    folds = [place for stream in turned for place in norms(network, stream)]
     folded = {name for place in folds for name in folded_readers(network, place)}
     matrices = [n for n, axis in axes.items() if axis and n not in folded and shrinks & {f.role for f in axis[1]}]
     tallies, watched = watching(network)

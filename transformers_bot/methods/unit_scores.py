@@ -262,15 +262,27 @@ def _watched_units(network: Network, name: str) -> Iterator[tuple[str, tuple[str
             if unit.role in network.adapter.scored:
                 side = "keys" if unit.reads else "queries"
                 yield module, (unit.role, place.at, side), _part(start, count, network.alternations(name))
-            elif plain and roles.is_network_wide(unit.role):  # its activation is in the parent module
-                if not unit.reads:
-                    yield module.removesuffix(".dense"), (unit.role, None, ""), lambda _, y: y.abs()
+            elif plain and roles.is_network_wide(unit.role) and not _is_read(network, unit.role):
+                # Its activation is in the parent module.
+                yield module.removesuffix(".dense"), (unit.role, None, ""), lambda _, y: y.abs()
+            elif unit.reads and plain and _is_convolution(place.rule):  # of (sequence, unit, place)
+                yield module, (unit.role, place.at, ""), lambda x, _: x.abs().transpose(1, -1)
             elif unit.reads and (plain or kind == "entry"):
                 yield module, (unit.role, place.at, ""), lambda x, _: x.abs()
             if unit.reads and kind == "entry" and unit.role not in network.adapter.scored:
                 lengths = [factor.length(network.sizes) or 1 for factor in part]
                 for axis, held in enumerate(part[:-1]):
                     yield module, (held.role, place.at, ""), _norms_along(lengths, axis)
+
+
+def _is_convolution(rule: Rule) -> bool:
+    """Whether a matrix also has an axis of places, which no role names."""
+    return not any(factor.role for segment in rule.axes[-1].segments for factor in segment)
+
+
+def _is_read(network: Network, role: str) -> bool:
+    """Whether a matrix reads units of `role`, so that they are seen in what it reads."""
+    return any(f.reads and f.role == role for place in network.places.values() for f in place.rule.factors)
 
 
 def _norms_along(lengths: Sequence[int], axis: int) -> Measure:

@@ -22,7 +22,7 @@ def undo_norm(weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
     m = mean(b) and s^2 = mean(w^2) + var(b), apart from fluctuations between tokens. So s / w and (m - b) / w give
     z again, and the second norm of the block, which has w and b once more, gives x. The error is the
     fluctuation of s times (b - m) / w, because the second norm rescales z. Channels with w close to 0 have the
-    constant b and nothing of z.
+    constant b and nothing of z. A norm between these two passes z with the weight 1 and the bias 0.
     """
     mean = bias.mean()
     std = (weight.square().mean() + bias.var(correction=0)).sqrt()
@@ -32,6 +32,8 @@ def undo_norm(weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
     return {
         "weight": torch.where(alive, std / safe, zero),
         "bias": torch.where(alive, (mean - bias) / safe, zero),
+        "passed weight": torch.ones_like(weight),
+        "passed bias": zero,
     }
 
 
@@ -167,12 +169,15 @@ class Recipe:
         maps: a map per factor, segment and axis.
         detail: noise for the empty bands, if any.
         undo: None for the sum of `reads`; with "weight" or "bias", `reads` are the two tensors of a norm, and the
-            result is that tensor of a norm which undoes it (see `undo_norm`).
+            result is that tensor of a norm which undoes it; with "passed" before it, of one that passes z (see
+            `undo_norm`).
         note: a phrase for the plan.
         plus: recipes whose results are added, for methods that mix layers unit by unit.
         match: tensors whose common mean and standard deviation the result gets.
         shift: added before the maps and subtracted after them: 1 for a norm that multiplies by one plus its weight.
         alternations: the stored order of the result's axes; what is read comes with its segments one after another.
+        direction: of the lengths of a weight: the recipe of its direction. They are multiplied by the norm of the
+            result of that recipe, relative to the norm of its source, over the axes of length 1.
         mates: rows of weights on `match`, one for each tensor of the result's own stack, whose common mean and
             standard deviation are then matched to those of `match`; empty if the result is matched alone.
     """
@@ -187,12 +192,14 @@ class Recipe:
     mates: tuple[tuple[float, ...], ...] = ()
     shift: float = 0.0
     alternations: tuple[Alternation, ...] = ()
+    direction: "Recipe | None" = None
 
     @property
     def needs(self) -> tuple[Read, ...]:
         """All source tensors that are read, including those of which only mean and standard deviation are needed."""
         own = self.reads + (self.detail.stack if self.detail else ()) + self.match
-        return tuple(dict.fromkeys(own + tuple(read for other in self.plus for read in other.needs)))
+        others = (*self.plus, *filter(None, [self.direction]))
+        return tuple(dict.fromkeys(own + tuple(read for other in others for read in other.needs)))
 
     def with_reads(self, change: "Callable[[Read], Read]") -> "Recipe":
         """The same with every read changed."""
@@ -203,7 +210,7 @@ class Recipe:
 
     @property
     def is_copy(self) -> bool:
-        if len(self.reads) != 1 or self.reads[0].weight != 1.0 or self.undo or self.plus:
+        if len(self.reads) != 1 or self.reads[0].weight != 1.0 or self.undo or self.plus or self.direction:
             return False
         return is_identity(self.maps) and self.detail is None
 
@@ -278,7 +285,7 @@ def _run(
         watch.summed(signal)
     compute = _computed(signal.dtype, dtype)
     # Round only at the end: a result that is measured or changed further stays in the dtype of the computation.
-    is_final = not (recipe.detail or recipe.plus or recipe.match or recipe.shift or watch)
+    is_final = not (recipe.detail or recipe.plus or recipe.match or recipe.shift or recipe.direction or watch)
     out = apply(signal, recipe.maps, watch, compute, dtype if is_final else compute, cache.scratch)
     for other in recipe.plus:
         out = out + _run(other, read, out.dtype, device, cache, None)
@@ -295,6 +302,8 @@ def _run(
         out = matched(out, own, _stack_moments(recipe.match, read, cache))
     if recipe.shift:
         out = out - recipe.shift
+    if recipe.direction is not None:
+        out = out * _lengthened(recipe.direction, read, out, cache)
     return out.to(dtype).contiguous()
 
 
@@ -371,6 +380,15 @@ def apply_axis(
         if not changed:
             into.copy_(piece)
     return out
+
+
+def _lengthened(direction: Recipe, read: Callable[[Read], Tensor], like: Tensor, cache: Cache) -> Tensor:
+    """The norms of a recipe's result relative to those of what it reads, in the shape of `like`."""
+    dims = [dim for dim, length in enumerate(like.shape) if length == 1]
+    result = run(direction, read, like.dtype, like.device, cache)
+    before = _weighted_sum(direction, (read(each).to(like) for each in direction.reads), like.dtype)
+    after, own = (x.square().sum(dims, keepdim=True).sqrt() for x in (result, before))
+    return torch.where(own > 0, after / own.clamp_min(1e-300), 1.0)
 
 
 def _stack_moments(stack: tuple[Read, ...], read: Callable[[Read], Tensor], cache: Cache) -> tuple[float, float]:

@@ -14,17 +14,18 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from ..architectures.adapter import FIXED, Adapter, Roles, Rule, Sizes
+from ..architectures.adapter import FIXED, Adapter, Roles, Rule, Sizes, find_rule
 from ..architectures.inventory import Inventory, rules_of
 from ..architectures.sizes import crossing, field_warnings, regrouped
 from ..console.text import printable
-from ..errors import BadSize, IncompatibleModels, PlanError
-from ..methods import Fresh, Method, Task
+from ..errors import BadOption, BadSize, IncompatibleModels, PlanError
+from ..methods import Fresh, Linear, Method, Task
 from ..ops.axis_map import forget_large
-from ..ops.recipe import Read, Recipe
+from ..ops.recipe import Read, Recipe, is_identity
 from ..rewrite.network import alternations
 
 
@@ -303,6 +304,7 @@ def pair(
     """
     task = task_of(adapter, source, target, calibrated)
     method.check(task)
+    _check_groups(task, method)
     _check_ties(source, target)
     source_rules = rules_of(adapter, source.inventory, source.sizes)
     rules = rules_of(adapter, target.inventory, target.sizes)
@@ -409,7 +411,7 @@ def task_of(adapter: Adapter, source: Side, target: Side, calibrated: bool = Fal
     gains = {}
     for name, gain in adapter.gains.items():
         before, after = gain(source.config), gain(target.config)
-        if before is not None:
+        if before is not None and (name in adapter.roles or _has(adapter, name, target.inventory)):
             gains[name] = 1.0 if after is None else after / before
     return Task(adapter, source.sizes, target.sizes, tied, gains, calibrated)
 
@@ -444,7 +446,7 @@ def _step(name: str, task: Task, target: Side, method: Method, pairing: Pairing)
     if name in pairing.clashes:
         reason = f"{pairing.clashes[name]} differs: {before} -> {shape}"
         return Step(name, "fresh", shape, source_shape=before, reason=reason)
-    recipe = method.recipe(task, rule, layer, template)
+    recipe = _with_direction(task, method, rule, layer, template)
     if isinstance(recipe, Fresh):
         return Step(name, "fresh", shape, reason=recipe.reason)
     recipe, stacks = _compensated(task, rule, template, recipe), pairing.stacks
@@ -476,18 +478,79 @@ def _nearest(stacks: dict[str, dict[int | None, str]], read: Read) -> Read:
     return replace(read, layer=min(layers, key=lambda layer: (abs(layer - (read.layer or 0)), layer)))
 
 
+def _with_direction(task: Task, method: Method, rule: Rule, layer: int | None, name: str) -> Recipe | Fresh:
+    """The method's recipe. A direction (see `Adapter.weight_norms`) gets no noise, which would change its length, and
+    what its length becomes goes into the tensor of lengths.
+    """
+    recipe, pairs = method.recipe(task, rule, layer, name), task.adapter.weight_norms
+    if isinstance(recipe, Fresh):
+        if name in pairs or name in pairs.values():
+            raise BadOption(
+                f"method={method.name!r} leaves {name} to transformers, which cannot initialise a weight that is "
+                "stored as length and direction. Build such a model with from_config of transformers' Auto class."
+            )
+        return recipe
+    if name in pairs.values():
+        return replace(recipe, detail=None)
+    if name not in pairs:
+        return recipe
+    direction = method.recipe(task, find_rule(task.adapter.rules, pairs[name], task.target)[0], layer, pairs[name])
+    if isinstance(direction, Fresh) or is_identity(direction.maps):
+        return recipe
+    return replace(recipe, direction=replace(direction, detail=None))
+
+
+def _check_groups(task: Task, method: Method) -> None:
+    """Refuse maps of a stream that go over the groups of a grouped convolution (see `Role.grouped`).
+
+    Raises:
+        BadOption: such maps.
+    """
+    for stream in task.changes("stream"):
+        member = task.roles[stream].grouped
+        if not member or not isinstance(method, Linear):
+            continue
+        whole, own = (method.axis_pair(task, role, *task.lengths(role), None) for role in (stream, member))
+        groups = np.eye(task.lengths(stream)[0] // task.lengths(member)[0])
+        sides = ((whole.produce, own.produce), (whole.consume, own.consume))
+        if not all(np.allclose(both.dense(), np.kron(groups, part.dense())) for both, part in sides):
+            raise BadOption(
+                f"method={method.name!r} with these options moves {task.roles[stream].noun} between the groups of a "
+                f"convolution of {task.adapter.model_type} models, or mixes them. Use method='bot' with wavelet='auto'."
+            )
+
+
+def _read_streams(adapter: Adapter, module: str) -> set[str]:
+    """The roles of streams that a module outside of the layers reads, as an output embedding does."""
+    rules = [rule for rule in adapter.rules if rule.maps and rule.match(f"{module}.weight")[0]]
+    factors = (factor for rule in rules for factor in rule.factors)
+    return {f.role for f in factors if f.reads and adapter.roles.kind(f.role) == "stream"}
+
+
+def _has(adapter: Adapter, module: str, inventory: Inventory) -> bool:
+    """Whether a class has a module, of tied tables the one that holds, or is the body without any head."""
+    read = _read_streams(adapter, module)
+    modules = {inventory.canonical(name).rpartition(".")[0]: name in inventory.ties for name in inventory.shapes}
+    if not read:
+        return not modules.get(module, True)
+    return module in modules or not any(read & _read_streams(adapter, other) for other in modules)
+
+
 def _compensated(task: Task, rule: Rule, name: str, recipe: Recipe) -> Recipe:
     """The recipe, corrected for the factors of the forward pass that depend on a size (see `Adapter.gains`).
 
     A table whose rows the model multiplies by g takes 1 / g. Where the same table is the output embedding, which
-    nothing multiplies, the norm in front of it takes g. A norm that multiplies by 1 + w is mapped as 1 + w.
+    nothing multiplies, the norm in front of it takes g; where the model multiplies what the output embedding gives
+    by g, that norm takes 1 / g. A norm that multiplies by 1 + w is mapped as 1 + w.
     """
     roles, norms, stem = task.roles, task.adapter.norm_names, name.rpartition(".")[0]
     modules = {module: gain for module, gain in task.gains.items() if module not in roles}
     gain = 1 / modules.get(stem, 1.0)
     stream = rule.roles[0] if rule.roles else ""
     if task.tied and stem in norms and stream and roles.is_network_wide(stream) and roles.leader(stream) != stream:
-        gain *= math.prod(gain for module, gain in modules.items() if module not in norms)
+        reads = {module: bool(_read_streams(task.adapter, module)) for module in modules}
+        others = [(module, gain) for module, gain in modules.items() if module not in norms]
+        gain *= math.prod(1 / other if reads[module] else other for module, other in others)
     if stem in norms and norms[stem].gain == "1+w" and name.endswith(".weight"):
         recipe = replace(recipe, shift=1.0)
     if gain == 1.0:

@@ -249,12 +249,83 @@ class ConfigFields(TypedDict, total=False):
     initializer_range: float
     resid_pdrop: float
     summary_first_dropout: float
+    # of speech and of two stacks
+    activation_dropout: float
+    adapter_attn_dim: int | None
+    adapter_kernel_size: int
+    adapter_stride: int
+    add_adapter: bool
+    apply_spec_augment: bool
+    begin_suppress_tokens: list[int] | tuple[int, ...] | None
+    classifier_proj_size: int
+    codevector_dim: int
+    contrastive_logits_temperature: float
+    conv_bias: bool
+    conv_dim: list[int] | tuple[int, ...]
+    conv_kernel: list[int] | tuple[int, ...]
+    conv_pos_batch_norm: bool
+    conv_stride: list[int] | tuple[int, ...]
+    ctc_loss_reduction: str
+    ctc_zero_infinity: bool
+    d_ff: int
+    d_kv: int
+    d_model: int
+    decoder_attention_heads: int
+    decoder_ffn_dim: int
+    decoder_layerdrop: float
+    decoder_layers: int
+    decoder_start_token_id: int
+    diversity_loss_weight: float
+    do_stable_layer_norm: bool
+    dropout_rate: float
+    encoder_attention_heads: int
+    encoder_ffn_dim: int
+    encoder_layerdrop: float
+    encoder_layers: int
+    feat_extract_activation: str
+    feat_extract_norm: str
+    feat_proj_dropout: float
+    feat_proj_layer_norm: bool
+    feat_quantizer_dropout: float
+    feed_forward_proj: str
+    final_dropout: float
+    forced_eos_token_id: int | list[int] | None
+    mask_feature_length: int
+    mask_feature_min_masks: int
+    mask_feature_prob: float
+    mask_time_length: int
+    mask_time_min_masks: int
+    mask_time_prob: float
+    max_source_positions: int
+    max_target_positions: int
+    median_filter_width: int
+    num_adapter_layers: int
+    num_codevector_groups: int
+    num_codevectors_per_group: int
+    num_conv_pos_embedding_groups: int
+    num_conv_pos_embeddings: int
+    num_decoder_layers: int | None
+    num_heads: int
+    num_layers: int
+    num_mel_bins: int
+    num_negatives: int
+    output_hidden_size: int | None
+    proj_codevector_dim: int
+    relative_attention_max_distance: int
+    scale_embedding: bool
+    suppress_tokens: list[int] | None
+    tdnn_dilation: list[int] | tuple[int, ...]
+    tdnn_dim: list[int] | tuple[int, ...]
+    tdnn_kernel: list[int] | tuple[int, ...]
+    use_weighted_layer_sum: bool
+    xvector_output_dim: int
 
 
 class InitKeywords(TypedDict, total=False):
     """Keywords of model constructors beside the config."""
 
     add_pooling_layer: bool
+    target_lang: str | None
     use_mask_token: bool
 
 

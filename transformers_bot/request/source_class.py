@@ -189,10 +189,13 @@ def _stored_tensors(adapter: Adapter, base: ModelClass, stored: Shapes) -> _Tens
 
 
 def _tensors_of(adapter: Adapter, model_class: ModelClass, config: PreTrainedConfig) -> _Tensors | None:
-    """The tensors of a class outside of the layers; None if it cannot be built with this config."""
+    """The tensors of a class outside of the layers; None if it cannot be built with this config.
+
+    Nor is there a rule for the tensors of a class that is a part of others, such as one of two stacks.
+    """
     try:
         return _predicted_tensors(adapter, model_class, config)
-    except BadOption:
+    except (BadOption, PlanError):
         return None
 
 

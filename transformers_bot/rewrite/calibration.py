@@ -54,7 +54,7 @@ def watch(model: nn.Module, watched: Iterable[tuple[str, Hook]], batches: Iterab
     """
     if isinstance(batches, Mapping):
         raise BadOption("calibration= is one batch; pass a list of batches.")
-    run, hooks, modules, handles = _Run(batches), list(watched), dict(model.named_modules()), []
+    run, hooks, modules, handles = _Run(model, batches), list(watched), dict(model.named_modules()), []
     if any(parameter.dtype == torch.float64 for parameter in model.parameters()):
         use_eager_experts(model.config)
     try:
@@ -78,12 +78,13 @@ def watch(model: nn.Module, watched: Iterable[tuple[str, Hook]], batches: Iterab
 
 
 class _Run:
-    """A run of batches: the present attention mask, and how many batches, and modules in the present one, are done."""
+    """A run of batches: the present batch with its masks, and how many batches, and modules in it, are done."""
 
-    def __init__(self, batches: Iterable[Mapping[str, Any]]) -> None:
+    def __init__(self, model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> None:
         self._batches, self._span = batches, progress.here()
+        self._has_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
         self._count = len(batches) if isinstance(batches, Sized) else 0
-        self._mask: Tensor | None = None
+        self._batch: Mapping[str, Any] = {}
         self._tokens: torch.Size | None = None
         self._modules = 0
         self.number = 0  # of batches that were run
@@ -96,7 +97,7 @@ class _Run:
                     "every batch of calibration= must be a dict of tensors, such as a tokenizer gives with "
                     f"return_tensors='pt', got {type(batch).__name__}."
                 )
-            self._mask, self._tokens = batch.get("attention_mask"), _tokens_in(batch)
+            self._batch, self._tokens = batch, _tokens_in(batch)
             yield batch
             self.number, self._modules = self.number + 1, 0
             self._show(0.0)
@@ -115,15 +116,28 @@ class _Run:
                     "Inf in the batches and in the source; half precision may overflow: load it in float32."
                 )
             # With one vector for a sequence or a choice there are no tokens to mask.
-            is_pooled = y.dim() == 2 or (self._mask is not None and y.shape[:-1] == self._mask.shape[:-1])
+            mask = self._mask_of(name, y)
+            is_pooled = y.dim() == 2 or (mask is not None and y.shape[:-1] == mask.shape[:-1])
             # Rows of a table, such as embeddings of relative positions, are no tokens of the batch: all of them count.
-            fits = self._mask is not None and self._mask.shape == self._tokens
-            is_table = fits and y.dim() > 2 and y.shape[:2] != self._mask.flatten(0, -2).shape  # type: ignore[union-attr]
-            see(x, y, None if is_pooled or is_table else _token_mask(self._mask, y))
+            fits = mask is not None and mask.shape == self._tokens
+            is_table = fits and y.dim() > 2 and y.shape[:2] != mask.flatten(0, -2).shape  # type: ignore[union-attr]
+            see(x, y, None if is_pooled or is_table else _token_mask(mask, y))
             self._modules += 1
             self._show(min(1.0, self._modules / count))
 
         return call
+
+    def _mask_of(self, name: str, y: Tensor) -> Tensor | None:
+        """The mask of the tokens that a module sees: the decoder's own, or that of the tokens that both stacks read.
+
+        Of sound a mask tells samples, of which many make one token: all tokens count.
+        """
+        masks = [self._batch.get("attention_mask")]
+        if not self._has_decoder and {"input_values", "input_features"}.isdisjoint(self._batch):
+            return masks[0]
+        if "decoder" in name.split("."):
+            masks.insert(0, self._batch.get("decoder_attention_mask"))
+        return next((mask for mask in masks if mask is not None and mask.shape == y.shape[:-1]), None)
 
     def _show(self, share: float) -> None:
         done, now = self.number + share, self.number + 1
@@ -231,18 +245,18 @@ def measure_inputs(opened: Opened, matrices: Iterable[str], also: Iterable[tuple
     return replace(opened, moments=measure(opened.model, norm_names, linear, batches, also, rms))
 
 
-def fit_to_low_pass(opened: Opened, maps_of: MapsOf, known: Mapping[str, Moments], norms_too: bool) -> None:
+def fit_to_low_pass(opened: Opened, maps_of: MapsOf, known: Mapping[str, Moments], picked: Iterable[str]) -> None:
     """Fit every matrix to what the low-pass leaves of its input, by the moments that `measure_inputs` has measured.
 
     Args:
         maps_of: the maps R and C of the factors of an axis that the resize will apply.
         known: name of a matrix -> moments of its input, if they are known without `measure_inputs`.
-        norms_too: norms of a stream that gets fewer units are matched to these units.
+        picked: streams of which units are picked, to which their norms are matched.
     """
     network, measured = opened.network, opened.moments or InputMoments({}, {})
     inputs = {f"{name}.weight": moments for name, moments in measured.inputs.items()}
     refit_readers(network, {**inputs, **known}, maps_of)
-    for stream in network.roles.streams if norms_too else ():
+    for stream in picked:
         produce, _ = maps_of((Factor(stream, None, False),))
         low_pass = torch.from_numpy(network.total_map(stream, None).then(produce).dense())
         places = norms(network, stream)

@@ -499,21 +499,26 @@ class NormPlace:
         network.edit(name, lambda x: change(x + offset) - offset if offset else change(x))
 
 
-def fold_norms(network: Network) -> None:
+def fold_norms(network: Network, streams: Collection[str] | None = None) -> None:
     """Fold every norm of a pre-norm network into its readers: `W <- W diag(gamma)`, `b <- b + W beta`.
 
     Vectors that multiply what a block adds are folded into the block's matrix and its bias. Both depend on the basis
     of the stream; afterwards it may be turned.
 
     The function does not change. A norm without a bias has no beta. If a reader has no bias, `beta / gamma`
-    remains in the norm, and channels with a gamma of about 0 are not folded. A norm whose output leaves the
+    remains in the norm, and channels with a gamma of about 0 are not folded. Keys need no bias (Whisper's have none):
+    what it adds is the same for all keys of a query, and a softmax does not see it. A norm whose output leaves the
     network, or is read by a tied output embedding, is not folded.
+
+    Args:
+        streams: only the norms of these residual streams; None for all.
     """
-    for place in norms(network):
-        if is_foldable(network, place):
-            _fold(network, place)
-    for name in scales(network):
-        _fold_scale(network, name)
+    for stream in network.roles.streams if streams is None else streams:
+        for place in norms(network, stream):
+            if is_foldable(network, place):
+                _fold(network, place)
+        for name in scales(network, stream):
+            _fold_scale(network, name)
 
 
 def norms(network: Network, stream: str = "") -> list[NormPlace]:
@@ -522,7 +527,7 @@ def norms(network: Network, stream: str = "") -> list[NormPlace]:
     Args:
         stream: only the norms of this residual stream; empty for all.
     """
-    stacks = [(norm, _depth(norm)) for norm in network.adapter.norms]
+    stacks = [(norm, _depth(norm.name)) for norm in network.adapter.norms]
     places = [NormPlace(norm, at) for at in network.all_layers for norm, stack in stacks if stack == at[0]]
     places += [NormPlace(norm, None) for norm, stack in stacks if not stack]
     named = [(place, name) for place in places for name in [place.part(network, "weight")] if name]
@@ -535,9 +540,9 @@ def takes_mean(network: Network, stream: str) -> bool:
     return any(place.norm.kind == "layer" for place in norms(network, stream))
 
 
-def _depth(norm: Norm) -> str:
-    """The stack of a norm's layer; empty outside of the layers."""
-    depth = re.search(DEPTH, norm.name)
+def _depth(module: str) -> str:
+    """The stack of a module's layer; empty outside of the layers."""
+    depth = re.search(DEPTH, module)
     return depth[1] if depth else ""
 
 
@@ -568,12 +573,17 @@ def reads_once(network: Network, weight: str) -> bool:
 
 
 def _readers(network: Network, place: NormPlace) -> list[tuple[str, str | None]]:
-    """Weight and bias of every matrix that reads a norm's output."""
+    """Weight and bias of every matrix that reads a norm's output: of its own layer, or of all layers of another stack,
+    as all layers of a decoder read an encoder's output.
+    """
     readers = []
     for reader in place.norm.readers:
-        weight = network.find(f"{reader}.weight", place.layer) or network.find(reader, place.layer)
-        if weight is not None:
-            readers.append((weight, network.find(f"{reader}.bias", place.layer)))
+        stack = _depth(reader)
+        own = not stack or (place.at is not None and place.at[0] == stack)
+        for layer in [place.layer if stack else None] if own else network.layers(stack):
+            weight = network.find(f"{reader}.weight", layer) or network.find(reader, layer)
+            if weight is not None:
+                readers.append((weight, network.find(f"{reader}.bias", layer)))
     return readers
 
 
@@ -582,7 +592,7 @@ def _fold(network: Network, place: NormPlace) -> None:
     if scale is None:
         return
     readers = _readers(network, place)
-    biased = shift is None or all(bias for _, bias in readers)
+    biased = shift is None or all(bias or _ignores_shifts(network, weight) for weight, bias in readers)
     gamma = place.gamma(network)
     beta = torch.zeros_like(gamma) if shift is None else at_least_float32(network[shift])
     # beta can only be moved into a bias. Without one it stays in the norm as beta / gamma, if gamma is not about 0.
@@ -636,6 +646,13 @@ def _over_axis(network: Network, name: str, dim: int, vector: Tensor) -> Tensor:
         own = [n if network._is_stream(f) else 1 for f, n in zip(segment, lengths, strict=True)]
         parts.append(vector.view(own).expand(lengths).reshape(-1))
     return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _ignores_shifts(network: Network, weight: str) -> bool:
+    """Whether a matrix writes nothing but keys that enter scores as they are: without positions or a norm."""
+    segments = [s for axis in network.places[weight].rule.axes for s in axis.segments if not all(f.reads for f in s)]
+    written = [s[-1] for s in segments]
+    return bool(written) and all(f.crosses and not f.normed and network.roles.kind(f.role) == "entry" for f in written)
 
 
 def _column(vector: Tensor, dim: int, dims: int) -> Tensor:

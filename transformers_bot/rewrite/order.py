@@ -125,7 +125,8 @@ def _layer_groups(
     network: Network, role: str, groups: Mapping[str, Groups] | None, kept: KeptLayers | None
 ) -> Sequence[Sequence[At]]:
     """Groups of layers that get one common order of units; a stream has one order for the whole network."""
-    if network.roles.is_network_wide(role) or network.is_shared(role):
+    is_common = network.roles.is_network_wide(role) or network.is_shared(role)
+    if is_common or not network.stacks_of(role):
         return [[None]]
     layer_groups: list[list[At]] = []
     for stack in network.stacks_of(role):

@@ -251,12 +251,22 @@ def events(network: Network, stream: str) -> Iterator[Event]:
         for block in network.blocks(at):
             if block.stream != stream:
                 continue
-            before = [place for place in waiting if not readers_of(network, place).isdisjoint(block.writers)]
+            parts = _parts(network, block)
+            before = [place for place in waiting if not readers_of(network, place).isdisjoint(parts)]
             waiting = [place for place in waiting if place not in before]
             yield from before
             yield block
         yield from waiting
     yield from (place for place in places if place.at is None)
+
+
+def _parts(network: Network, block: Block) -> set[str]:
+    """The matrices of a block: those that write its units, and all others in the same module, such as queries."""
+    at, module = network.places[block.out].at, network.places[block.out].stem.rpartition(".")[0]
+    if module.endswith("}"):  # the layer itself, which holds other blocks, too
+        return set(block.writers)
+    beside = (n for n, place in network.places.items() if place.at == at and place.stem.startswith(f"{module}."))
+    return {*block.writers, *beside}
 
 
 def weight_moments(

@@ -1,5 +1,6 @@
 """The architectures that are built in, a file of data each. A new one is one file and one name here."""
 
+from .bart import BART
 from .bert import BERT, CAMEMBERT, ROBERTA, XLM_ROBERTA
 from .clip import CLIP_TEXT_MODEL, CLIP_VISION_MODEL, SIGLIP_TEXT_MODEL, SIGLIP_VISION_MODEL
 from .clip_pair import CLIP, SIGLIP
@@ -16,7 +17,10 @@ from .mpnet import MPNET
 from .neox import FALCON, GPT_NEOX
 from .opt import OPT
 from .starcoder import COHERE2, GLM4, STARCODER2
+from .t5 import MT5, T5
 from .vit import DEIT, VIT
+from .wav2vec2 import HUBERT, WAV2VEC2
+from .whisper import WHISPER
 
 PAPER = (BERT, ROBERTA, GPT2, VIT, DEIT)  # the families of the paper, whose results are published
 BUILT_IN = (
@@ -27,4 +31,5 @@ BUILT_IN = (
     *(CLIP_TEXT_MODEL, CLIP_VISION_MODEL, SIGLIP_TEXT_MODEL, SIGLIP_VISION_MODEL, CLIP, SIGLIP),
     *(MIXTRAL, QWEN2_MOE, QWEN3_MOE),
     *(STARCODER2, GLM4, COHERE2, OPT, GPT_NEOX, FALCON),
+    *(WHISPER, BART, T5, MT5, WAV2VEC2, HUBERT),
 )
