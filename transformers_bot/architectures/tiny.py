@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..compat import building, drawn_from, use_eager_attention
-from .fields import inner
+from .sizes import inner
 
 # Outputs with an axis of the stream or of heads, which change if units are permuted.
 STREAM = ("last_hidden_state", "pooler_output", "hidden_states", "attentions", "past_key_values")

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import BadOption, suggest
 from .adapter import ADAPTERS, DEPTH, KINDS, RESIZED, Adapter, Norm, Role, Roles, Rule, Scale, Variant
 from .families import PAPER
-from .fields import flat, has_field
+from .sizes import flat, has_field
 
 FIELD_KINDS = ("depth", "stream")  # error messages name their config field
 MISSPELT = 0.85  # of letters in common: so similar to a field that is there, a name is not one of an older version

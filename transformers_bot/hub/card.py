@@ -19,8 +19,8 @@ from huggingface_hub.utils import yaml_dump  # type: ignore[attr-defined]
 from transformers import PreTrainedConfig
 
 from ..architectures import ADAPTERS
-from ..architectures.fields import get_field
 from ..architectures.inventory import auto_class_of
+from ..architectures.sizes import get_field
 from ..console.progress import logger
 from ..errors import SaveError
 from ..io.plain_yaml import NotPlain, read_yaml

@@ -17,8 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from ..architectures.adapter import Adapter, At, Factor, Roles, Rule
-from ..architectures.fields import get_field
-from ..architectures.sizes import cut_across, follows_layers, regrouped
+from ..architectures.sizes import cut_across, follows_layers, get_field, regrouped
 from ..architectures.user_file import names_of
 from ..errors import BadOption, suggest
 from ..ops.axis_map import AxisMap, identity

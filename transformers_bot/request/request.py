@@ -15,15 +15,17 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from .. import methods
 from ..architectures import configs
 from ..architectures.adapter import Adapter, get
-from ..architectures.fields import get_field, nested, set_field
 from ..architectures.inventory import ModelClass, class_in_mapping, named_class, own_class
 from ..architectures.sizes import (
     check_supported,
     cut_across,
     differing_roles,
     forget_pruned,
+    get_field,
+    nested,
     rebuild,
     role_sizes,
+    set_field,
     stretched,
 )
 from ..errors import BadKeyword, BadOption, HubError, IncompatibleModels, suggest

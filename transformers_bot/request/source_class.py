@@ -16,9 +16,8 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..architectures.adapter import Adapter, find_rule
-from ..architectures.fields import set_field
 from ..architectures.inventory import ModelClass, class_in_mapping, named_class, predict, tasks_of
-from ..architectures.sizes import without_crossing
+from ..architectures.sizes import set_field, without_crossing
 from ..compat import quiet
 from ..errors import BadCheckpoint, BadOption, PlanError, UnsafeCheckpoint, UnsupportedCheckpoint
 from ..io.checkpoint import Checkpoint, check_files

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from ..architectures.adapter import Adapter
-from ..architectures.fields import get_field
+from ..architectures.sizes import get_field
 from ..console import progress
 from ..ops.blocks import add_gram, aligned, gram, mirrored, product, times
 from .network import (

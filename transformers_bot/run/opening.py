@@ -14,9 +14,8 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from .. import methods
 from ..architectures.adapter import Adapter, find_rule
-from ..architectures.fields import get_field, set_field
 from ..architectures.inventory import class_in_mapping, inventory_of, named_class, own_class, predict, rules_of
-from ..architectures.sizes import without_crossing
+from ..architectures.sizes import get_field, set_field, without_crossing
 from ..compat import check_room, quiet, reuse
 from ..console import progress
 from ..console.progress import logger

@@ -8,9 +8,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 from ...architectures.adapter import Adapter, Sizes
-from ...architectures.fields import get_field
 from ...architectures.inventory import Inventory, own_class, predict
-from ...architectures.sizes import rebuild, role_sizes, size_fields
+from ...architectures.sizes import get_field, rebuild, role_sizes, size_fields
 from ...architectures.tiny import random_model
 from ...architectures.valid import validate
 from ...compat import quiet
