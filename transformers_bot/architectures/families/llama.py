@@ -77,11 +77,10 @@ def rotary_pairs_stay(config: Any) -> str:
         if part.get("mrope_section"):
             return "mrope_section assigns rotary pairs to the axes of an image by their number"
         if part.get("partial_rotary_factor", 1.0) not in (None, 1.0):
-            return (
-                f"partial_rotary_factor={part['partial_rotary_factor']} leaves a part of every head without positions"
-            )
+            share = part["partial_rotary_factor"]
+            return f"partial_rotary_factor is {share}, which leaves a part of every head without positions"
         if kind not in ("default", "linear", "llama3"):
-            return f"rope_type={kind!r} scales every rotary pair by its number"
+            return f"rope_type is {kind!r}, which scales every rotary pair by its number"
     return ""
 
 
