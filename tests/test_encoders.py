@@ -30,7 +30,7 @@ GROWN = {
 }
 
 
-@pytest.mark.covering("row", "what")
+@pytest.mark.covering(few=6)
 @pytest.mark.parametrize("what", GROWN)
 @pytest.mark.parametrize("row", ROWS)
 def test_growing_keeps_the_outputs_and_shrinking_gives_them_back(tmp_path, row, what):
@@ -45,7 +45,7 @@ def test_growing_keeps_the_outputs_and_shrinking_gives_them_back(tmp_path, row, 
     assert change(logits(resized(target, tmp_path / "grown", **before)), logits(model)) < bound
 
 
-@pytest.mark.covering("task", "row", "tied")
+@pytest.mark.covering(few=4)
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("tied", [True, False])
@@ -84,7 +84,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.covering("row", "options")
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("row", ROWS)
 def test_a_halved_model_runs(tmp_path, row, options):
@@ -215,6 +215,7 @@ def test_suggestions_know_embeddings_that_are_the_stream():
     assert plan.parameters == best.parameters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", sorted({model_type for model_type, _ in ROWS.values()}))
 def test_suggestions_are_there_for_every_type(model_type):
     best = transformers_bot.suggest(CONFIG_MAPPING[model_type](), ratio=0.5)[0]
@@ -283,7 +284,7 @@ def test_every_field_of_published_configs_is_known(model_type):
 FIRST = {"distilbert": "ffn.lin1", "modernbert": "mlp.Wi", "modernbert biases": "mlp.Wi"}
 
 
-@pytest.mark.covering("row")
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("row", ROWS)
 def test_training_parts_copies(tmp_path, row):
     sizes = named(row, {"hidden_size": 48, "num_attention_heads": 6, "intermediate_size": 40})
@@ -300,7 +301,8 @@ def test_training_parts_copies(tmp_path, row):
     assert ((units[:, 0] - units[:, 1]).norm(dim=-1) > 1e-3 * units[:, 0].norm(dim=-1)).all()
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_any_sizes_give_a_sound_model_or_an_error_that_names_them(tmp_path, seed):
     generator = torch.Generator().manual_seed(seed)
 

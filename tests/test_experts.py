@@ -162,7 +162,7 @@ def test_similar_units_are_found_in_every_expert_of_its_own(tmp_path):
     assert change(logits(kept), logits(model)) > 0.1
 
 
-@pytest.mark.covering("model_type")
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("model_type", UNITS)
 @pytest.mark.parametrize("method", ["bot", "importance"])
 @pytest.mark.parametrize("calibrated", [False, True])

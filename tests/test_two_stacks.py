@@ -19,7 +19,7 @@ def bound_of(model_type: str) -> float:
     return 5e-6 if model_type in FLOAT32_INSIDE else 1e-12
 
 
-@pytest.mark.covering("model_type")
+@pytest.mark.covering(few=4)
 @pytest.mark.parametrize(("model_type", "what"), CASES)
 def test_growing_keeps_the_outputs_and_shrinking_gives_them_back(tmp_path, model_type, what):
     model, fields = build(model_type), GROWN[model_type][what]
@@ -43,7 +43,7 @@ HEADS = {
 }
 
 
-@pytest.mark.covering("task")
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize(("model_type", "task"), [(t, task) for t, tasks in HEADS.items() for task in tasks])
 @pytest.mark.parametrize("tied", [True, False])
 def test_all_heads_grow_exactly(tmp_path, model_type, task, tied):
@@ -110,7 +110,7 @@ HALVED = {
 HALVED |= {"mt5": HALVED["t5"], "hubert": HALVED["wav2vec2"]}
 
 
-@pytest.mark.covering("model_type")
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("calibrated", [False, True])
 @pytest.mark.parametrize("model_type", TYPES)
 def test_a_halved_model_runs(tmp_path, model_type, calibrated):
@@ -225,7 +225,7 @@ def test_norms_cannot_move_before_the_blocks(tmp_path):
 # -- training -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.covering("model_type")
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("model_type", TYPES)
 def test_training_parts_copies(tmp_path, model_type):
     fields = {**GROWN[model_type]["width"], **GROWN[model_type]["MLP"]}
@@ -254,7 +254,8 @@ CHOICES = {
 }
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_any_sizes_give_a_sound_model_or_an_error_that_names_them(tmp_path, seed):
     generator = torch.Generator().manual_seed(seed)
 

@@ -24,7 +24,7 @@ GROWN = {
 }
 
 
-@pytest.mark.covering("name", "what")
+@pytest.mark.covering(few=6)
 @pytest.mark.parametrize("what", GROWN)
 @pytest.mark.parametrize("name", ROWS)
 def test_growing_keeps_the_outputs_and_shrinking_gives_them_back(tmp_path, name, what):
@@ -37,7 +37,7 @@ def test_growing_keeps_the_outputs_and_shrinking_gives_them_back(tmp_path, name,
     assert change(outputs(resized(target, tmp_path / "grown", row.factory, **before), inputs), expected) < EXACT
 
 
-@pytest.mark.covering("name")
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize("calibrated", [False, True])
 @pytest.mark.parametrize("name", ROWS)
 def test_a_halved_model_runs(tmp_path, name, calibrated):
@@ -48,7 +48,7 @@ def test_a_halved_model_runs(tmp_path, name, calibrated):
     assert torch.isfinite(outputs(target, batch(model))).all()
 
 
-@pytest.mark.covering("name")
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("name", ROWS)
 def test_training_parts_copies(tmp_path, name):
     row = ROWS[name]
@@ -66,7 +66,7 @@ def test_training_parts_copies(tmp_path, name):
         assert ((copies[:, 0] - copies[:, 1]).norm(dim=-1) > 1e-3 * copies[:, 0].norm(dim=-1)).all()
 
 
-@pytest.mark.covering("name")
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize("name", ROWS)
 def test_the_plan_of_an_ordinary_config_has_no_warning(name):
     row = ROWS[name]
