@@ -74,7 +74,7 @@ def test_all_heads_grow_exactly(tmp_path, model_type, task, tied):
     except ValueError as error:
         pytest.skip(str(error)[:80])  # transformers has no such head
     target = resized(model, tmp_path, task, hidden_size=48, num_hidden_layers=4)
-    assert change(logits(target), logits(model)) < FLOAT32_INSIDE
+    assert change(logits(target), logits(model)) < 2 * FLOAT32_INSIDE  # of few outputs the largest may be small
 
 
 @pytest.mark.covering(few=3)

@@ -39,7 +39,8 @@ def test_growing_keeps_the_outputs_and_shrinking_gives_them_back(tmp_path, row, 
     model, sizes = build(row), named(row, GROWN[what])
     before = {name: getattr(model.config, name) for name in sizes}
     target = resized(model, tmp_path / "source", **sizes)
-    bound = FLOAT32_INSIDE if row.startswith("deberta") else EXACT
+    turns = row.startswith("modernbert") and what == "length of heads"  # by a table of angles in float32
+    bound = FLOAT32_INSIDE if row.startswith("deberta") or turns else EXACT
     kept = CLOSE if what == "depth" and not is_pre_norm(row) else bound
     assert change(logits(target), logits(model)) < kept
     assert change(logits(resized(target, tmp_path / "grown", **before)), logits(model)) < bound

@@ -541,16 +541,18 @@ def _compensated(task: Task, rule: Rule, name: str, recipe: Recipe) -> Recipe:
 
     A table whose rows the model multiplies by g takes 1 / g. Where the same table is the output embedding, which
     nothing multiplies, the norm in front of it takes g; where the model multiplies what the output embedding gives
-    by g, that norm takes 1 / g. A norm that multiplies by 1 + w is mapped as 1 + w.
+    by g, that norm takes 1 / g. Other readers of that norm, such as a classifier, take the inverse of its factor. A
+    norm that multiplies by 1 + w is mapped as 1 + w.
     """
     roles, norms, stem = task.roles, task.adapter.norm_names, name.rpartition(".")[0]
     modules = {module: gain for module, gain in task.gains.items() if module not in roles}
     gain = 1 / modules.get(stem, 1.0)
-    stream = rule.roles[0] if rule.roles else ""
-    if task.tied and stem in norms and stream and roles.is_network_wide(stream) and roles.leader(stream) != stream:
+    followers = [f for f in rule.factors if roles.is_network_wide(f.role) and roles.leader(f.role) != f.role]
+    if task.tied and followers and (stem in norms or any(factor.reads for factor in followers)):
         reads = {module: bool(_read_streams(task.adapter, module)) for module in modules}
         others = [(module, gain) for module, gain in modules.items() if module not in norms]
-        gain *= math.prod(1 / other if reads[module] else other for module, other in others)
+        tables = math.prod(1 / other if reads[module] else other for module, other in others)
+        gain = gain * tables if stem in norms else gain / tables
     if stem in norms and norms[stem].gain == "1+w" and name.endswith(".weight"):
         recipe = replace(recipe, shift=1.0)
     if gain == 1.0:
