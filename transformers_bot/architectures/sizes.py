@@ -323,11 +323,11 @@ def rebuild(
             rebuilt.label2id = chosen["label2id"]
         return rebuilt
     except (StrictDataclassError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        for part, length in adapter.divides:
-            _check_divides(part, length, _with_fields(config, fields), "target")
         name = type(config).__name__
         if problem := _wrong_type(str(error), fields):
             raise BadOption(f"{name} cannot be built with {problem}.") from None
+        for part, length in adapter.divides:
+            _check_divides(part, length, _with_fields(config, fields), "target")
         raise BadOption(f"{name} cannot be built with {brief(str(overrides))}: {brief(str(error))}") from None
 
 
@@ -629,6 +629,8 @@ def _check_positive(name: str, given: object, which: str) -> None:
 
 def _check_divides(part: str, whole: str, config: Any, which: str) -> None:
     width, count = get_field(config, whole), get_field(config, part)
+    if not all(isinstance(length, Integral) and length > 0 for length in (width, count)):
+        return  # of another kind: that is told where lengths are read
     if width % count:
         below = width // count * count
         nearest = f"sizes are {below} and {below + count}" if below else f"size is {count}"
