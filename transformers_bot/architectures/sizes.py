@@ -629,7 +629,7 @@ def _check_positive(name: str, given: object, which: str) -> None:
 
 def _check_divides(part: str, whole: str, config: Any, which: str) -> None:
     width, count = get_field(config, whole), get_field(config, part)
-    if not all(isinstance(length, Integral) and length > 0 for length in (width, count)):
+    if not all(isinstance(length, int) and length > 0 for length in (width, count)):
         return  # of another kind: that is told where lengths are read
     if width % count:
         below = width // count * count
