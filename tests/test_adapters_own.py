@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from families import CONFIGS, FAMILIES
+from own_families import ELECTRA, GPT_NEO, LLAMA, OPT, OPT_PROJECTED, OWN
 from transformers import BertConfig, DistilBertConfig, DistilBertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
 from transformers_bot import (
     BadOption,
     BoTConfig,
+    BoTModelForCausalLM,
     BoTModelForMaskedLM,
     UnsupportedArchitecture,
     adapters,
@@ -20,10 +23,11 @@ from transformers_bot import (
     methods,
     plan,
 )
-from transformers_bot.adapters import Norm, Role, Roles
+from transformers_bot.adapters import Adapter, Norm, Role, Roles
 from transformers_bot.architectures.adapter import parse_rules
 from transformers_bot.architectures.inventory import predict
 from transformers_bot.architectures.sizes import rebuild, role_sizes
+from transformers_bot.architectures.tiny import change, inputs, outputs, random_model
 from transformers_bot.errors import PlanError
 from transformers_bot.methods import Task
 from transformers_bot.methods.prepare import basis_of
@@ -118,6 +122,11 @@ def test_built_in_adapters_fit(family, capsys):
     assert json.loads(capsys.readouterr().out)["problems"] == []
 
 
+def only(monkeypatch, *names):
+    """Check these classes and no others: others have other heads, and nothing else."""
+    monkeypatch.setattr(checking, "class_names", lambda _: list(names))
+
+
 # what is changed in the rules -> what the check says
 WRONG = {
     "not named": (r"qa_outputs", "qa_output", "tensor 'qa_outputs.weight' of shape 2x96 is named by no rule"),
@@ -128,26 +137,123 @@ WRONG = {
                                  "out_lin.weight : (heads head_dim) -> +hidden", "permuting hidden .* changes"),
     "a role for another": (r"v_lin\.weight +: \(heads head_dim\)", "v_lin.weight : (heads score)",
                            "permuting score .* changes the outputs"),
-    "arrow": (r"lin1\.weight +: ffn <- hidden", "lin1.weight : ffn -> hidden", "doubling ffn changes the outputs by"),
+    "arrow": (r"lin1\.weight +: ffn <- hidden", "lin1.weight : ffn -> hidden",
+              "doubling .*ffn.* changes .*; it does not with .*ffn <- hidden"),
     "no arrow": (r"vocab_transform\.weight +: hidden <- hidden", "vocab_transform.weight : hidden hidden",
-                 "doubling hidden and heads changes the outputs by"),
+                 "doubling hidden and heads.* changes the outputs"),
     "no readout": (r"vocab_layer_norm\.\{weight,bias\} +: readout", "vocab_layer_norm.{weight,bias} : hidden",
-                   "doubling hidden and heads changes the outputs by"),
+                   "doubling hidden and heads.* changes the outputs"),
     "keys that write": (r"k_lin\.weight +: \(heads ~score\)", "k_lin.weight : (heads score)",
-                        "doubling hidden and head_dim changes the outputs by"),
+                        "doubling hidden and head_dim changes .*; it does not with .*~score"),
 }  # fmt: skip
 
 
 @pytest.mark.covering(few=1)
 @pytest.mark.parametrize(("pattern", "replacement", "message"), WRONG.values(), ids=WRONG)
-def test_the_check_finds_what_is_wrong(example, pattern, replacement, message):
+def test_the_check_finds_what_is_wrong(example, pattern, replacement, message, monkeypatch):
     (adapter,) = adapters.load(example)
+    heads = ("MaskedLM", "QuestionAnswering", "SequenceClassification")
+    only(monkeypatch, *(f"DistilBertFor{head}" for head in heads))
     text = "\n".join(rule.text for rule in adapter.rules)
     changed, count = re.subn(pattern, replacement.replace("\\", "\\\\"), text)
     assert count >= 1
     config = DistilBertConfig(**{**TINY, "dim": 96, "hidden_dim": 384})
     problems = check(dataclasses.replace(adapter, rules=parse_rules(changed)), config).problems
     assert any(re.search(message, problem) for problem in problems), problems
+
+
+@pytest.mark.parametrize("family", OWN)
+def test_an_adapter_of_a_family_that_nobody_has_seen_fits_and_resizes(family, monkeypatch, tmp_path):
+    adapter, config, name, larger = OWN[family]
+    only(monkeypatch, name)
+    config.architectures = [name]
+    done = check(adapter, config)
+    assert (done.problems, done.run) == ([], [name])
+    model = random_model(getattr(transformers, name), config)
+    model.save_pretrained(tmp_path / "source")
+    monkeypatch.setitem(adapters.ADAPTERS, adapter.model_type, adapter)
+    factory = BoTModelForMaskedLM if "MaskedLM" in name else BoTModelForCausalLM
+    grown = factory.from_pretrained(tmp_path / "source", **larger)
+    assert change(outputs(grown, inputs(model)), outputs(model, inputs(model))) < 1e-5
+    smaller = factory.from_pretrained(tmp_path / "source", num_hidden_layers=1, hidden_size=8, num_attention_heads=1)
+    assert smaller(**inputs(model)).logits.isfinite().all()
+
+
+def without(adapter: Adapter, *names: str) -> tuple[Norm, ...]:
+    return tuple(norm for norm in adapter.norms if norm.name not in names)
+
+
+def with_norm(adapter: Adapter, name: str, **changes) -> dict[str, object]:
+    """The norms with one of them changed."""
+    return {"norms": tuple(dataclasses.replace(n, **changes) if n.name == name else n for n in adapter.norms)}
+
+
+def with_rules(adapter: Adapter, before: str, after: str) -> dict[str, object]:
+    """The rules with a text in place of another one."""
+    text = "\n".join(rule.text for rule in adapter.rules)
+    assert before in text
+    return {"rules": parse_rules(text.replace(before, after))}
+
+
+INSIDE = "encoder.layer.{layer}.intermediate.dense"
+LAST, FIRST = "encoder.layer.{layer}.output.LayerNorm", "encoder.layer.{layer}.attention.output.LayerNorm"
+# what a user leaves out or gets wrong -> what the check says of it
+MISTAKES = {
+    "no norm": ("electra", {"norms": without(ELECTRA, "embeddings.LayerNorm")},
+                r"norms does not name it: add Norm\('embeddings.LayerNorm', readers=\('embeddings_project',\)\)"),
+    "no readers": ("opt", with_norm(OPT, "decoder.layers.{layer}.final_layer_norm", readers=()),
+                   "is read by decoder.layers.{layer}.fc1 and nothing else, but it names none of them"),
+    "too few readers": ("opt", with_norm(OPT, OPT.norms[0].name, readers=OPT.norms[0].readers[:2]),
+                        "attn.v_proj and .*nothing else, but its readers are"),
+    "readers of the stream": ("electra", with_norm(ELECTRA, LAST, readers=(INSIDE,)),
+                              "or none if the residual stream itself goes on"),
+    "a mean": ("llama", with_norm(LLAMA, "norm", kind="layer"), "does not subtract the mean: its kind is 'rms'"),
+    "no mean": ("opt", with_norm(OPT, "decoder.final_layer_norm", kind="rms"),
+                "subtracts the mean: its kind is 'layer'"),
+    "gain": ("llama", with_norm(LLAMA, "norm", gain="1+w"), "multiplies by its weight: its gain is 'w'"),
+    "pre": ("electra", {"norm": "pre"}, "norm is 'post', not 'pre'"),
+    "post": ("opt", {"norm": "post"}, "norm is 'pre', not 'post'"),
+    "no +": ("llama", with_rules(LLAMA, "+hidden <- ffn", "hidden <- ffn"),
+             r"have no \+ .*: layers.{layer}.mlp.down_proj.weight : hidden <- ffn$"),
+    "no undoes": ("electra", with_norm(ELECTRA, FIRST, undoes=""), f"is the first of its block: undoes={LAST!r}"),
+    "undoes of the last": ("electra", with_norm(ELECTRA, LAST, undoes=FIRST), "only the first one has it"),
+    "no readout": ("llama", {**with_rules(LLAMA, "readout", "hidden"), "readout": False,
+                             "roles": Roles(*(role for role in LLAMA.roles.values() if role.name != "readout"))},
+                   "doubling .* with tie_word_embeddings=True changes"),
+    "readout of the head": ("opt", {"readout": False}, "the base model has the role readout: set readout=True"),
+    "no gains": ("gpt_neo", {"gains": {}}, r"it does not with gains=\{'score': lambda"),
+    "gains": ("opt", {"gains": {"score": lambda _: 1.0}}, "it does not with no 'score' in gains"),
+    "order of factors": ("opt", with_rules(OPT, "(heads head_dim)", "(head_dim heads)"),
+                         r"it does not with \(heads head_dim\) in place of \(head_dim heads\)"),
+    "a config of another kind": ("opt", {"only": {"do_layer_norm_before": False}}, "refuses this config: do_layer"),
+    "prefix": ("llama", with_rules(LLAMA, "embed_tokens.", "model.embed_tokens."), "leave out the prefix 'model.'"),
+    "misspelt": ("opt", with_rules(OPT, "q_proj.bias", "q_prj.bias"), "by no rule; is it meant by 'decoder.layers"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "changes", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_the_check_says_what_to_change(family, changes, message, monkeypatch):
+    adapter, config, name, _ = OWN[family]
+    config.architectures = [name]
+    only(monkeypatch, *(("OPTModel", name) if "readout" in changes else (name,)))
+    problems = check(dataclasses.replace(adapter, **changes), config).problems
+    assert any(re.search(message, problem) for problem in problems), problems
+
+
+def test_the_check_asks_for_a_config_in_which_two_streams_differ(monkeypatch):
+    config = OWN["opt"][1]
+    only(monkeypatch, "OPTForCausalLM")
+    (problem,) = check(OPT_PROJECTED, config).problems
+    assert "hidden and embed have one length: check with --model" in problem
+
+
+def test_the_check_tells_of_rules_and_fields_that_are_not_there(monkeypatch):
+    only(monkeypatch, "GPTNeoForCausalLM")
+    idle = parse_rules("score.weight : label <- readout")
+    changed = dataclasses.replace(GPT_NEO, rules=GPT_NEO.rules + idle, meaning=("window", "rotary"))
+    notes = check(changed, OWN["gpt_neo"][1]).notes
+    assert "rules without a tensor in these classes: 'score.weight : label <- readout'" in notes
+    assert "fields that GPTNeoConfig does not have in this version: 'window' (meaning), 'rotary' (meaning)" in notes
 
 
 @pytest.mark.parametrize("why", ["outputs", "inputs"])
@@ -164,7 +270,7 @@ def test_a_check_that_runs_nothing_does_not_pass(example, monkeypatch, capsys, w
     assert "The adapter does not fit" in capsys.readouterr().out
 
 
-def test_the_check_folds_norms():
+def test_the_check_names_what_reads_a_norm():
     """A norm's weight that is folded into queries and keys is missing in the values, where they are not named."""
     adapter = adapters.get("vit")
     wrong = [
@@ -172,7 +278,7 @@ def test_the_check_folds_norms():
         for norm in adapter.norms
     ]
     problems = check(dataclasses.replace(adapter, norms=tuple(wrong)), CONFIGS["vit"]()).problems
-    assert any("folding the norms" in problem for problem in problems), problems
+    assert any("v_proj and nothing else, but its readers are" in problem for problem in problems), problems
 
 
 @pytest.mark.slow
@@ -221,6 +327,8 @@ INVALID = {
     "gains": ({"gains": {"scores": float}}, "gains name 'scores', which is neither a role ... mean 'score'"),
     "gain of no score": ({"gains": {"hidden": float}}, "gains name 'hidden', which is neither a role"),
     "gain that is a number": ({"gains": {"score": 1.0}}, "'score' must have a function of the config"),
+    "a + on what is no stream": (
+        {"rules": parse_rules("a.{layer}.weight : +ffn <- hidden")}, "has a +, but nothing that it writes is of kind"),
     "no layer": ({"rules": parse_rules("a.weight : hidden"), "norms": ()}, "no rule has {layer}"),
 }  # fmt: skip
 

@@ -77,6 +77,13 @@ def test_all_heads_grow_exactly(tmp_path, model_type, task, tied):
     assert change(logits(target), logits(model)) < 2 * FLOAT32_INSIDE  # of few outputs the largest may be small
 
 
+@pytest.mark.parametrize("task", ["CausalLM", "SequenceClassification", "TokenClassification"])
+def test_a_classifier_reads_what_the_tied_output_embedding_reads(tmp_path, task):
+    """Gemma multiplies its embeddings by the root of the width, which the last norm makes up for if they are tied."""
+    model = build("gemma2", task, num_labels=3, tie_word_embeddings=True)
+    assert change(logits(resized(model, tmp_path, task, hidden_size=48)), logits(model)) < 1e-5
+
+
 @pytest.mark.covering(few=3)
 @pytest.mark.parametrize("model_type", TYPES)
 def test_shrinking_a_stream_of_low_rank_keeps_the_outputs(tmp_path, model_type):

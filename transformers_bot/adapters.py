@@ -5,7 +5,19 @@
 """
 
 from .architectures import ADAPTERS, get, load, register, validate
-from .architectures.adapter import LABEL, SEGMENT, VOCAB, Adapter, Norm, Role, Roles, Scale, Variant, parse_rules
+from .architectures.adapter import (
+    LABEL,
+    SEGMENT,
+    VOCAB,
+    Adapter,
+    Norm,
+    Numbered,
+    Role,
+    Roles,
+    Scale,
+    Variant,
+    parse_rules,
+)
 
 __all__ = [
     "ADAPTERS",
@@ -14,6 +26,7 @@ __all__ = [
     "VOCAB",
     "Adapter",
     "Norm",
+    "Numbered",
     "Role",
     "Roles",
     "Scale",

@@ -394,10 +394,7 @@ def find_rule(rules: tuple[Rule, ...], name: str, sizes: Sizes | None = None) ->
     Args:
         sizes: role -> length; without them no layer counts as the last one.
     """
-    matches = [(rule, layer) for rule in rules for matched, layer in [rule.match(name)] if matched]
-    if any(rule.last for rule, _ in matches):
-        is_last = matches[0][1] == ((sizes or {}).get(matches[0][0].depth) or 0) - 1
-        matches = [(rule, layer) for rule, layer in matches if rule.last == is_last]
+    matches = matching_rules(rules, name, sizes)
     if len(matches) == 1:
         return matches[0]
     if matches:
@@ -409,6 +406,19 @@ def find_rule(rules: tuple[Rule, ...], name: str, sizes: Sizes | None = None) ->
         f"tensor {name!r} is named by no rule of its adapter, so its axes are unknown.{hint} "
         "Its model class is not supported yet; a rule in the adapter's file makes it so."
     )
+
+
+def matching_rules(rules: Iterable[Rule], name: str, sizes: Sizes | None = None) -> list[tuple[Rule, int | None]]:
+    """All rules that name this tensor, with its layer; of one that the last layer has alone, only the one that holds.
+
+    Args:
+        sizes: as for `find_rule`.
+    """
+    matches = [(rule, layer) for rule in rules for matched, layer in [rule.match(name)] if matched]
+    if any(rule.last for rule, _ in matches):
+        is_last = matches[0][1] == ((sizes or {}).get(matches[0][0].depth) or 0) - 1
+        matches = [(rule, layer) for rule, layer in matches if rule.last == is_last]
+    return matches
 
 
 def _parse_rule(line: str) -> Rule:

@@ -12,7 +12,14 @@ from ..compat import building, drawn_from, use_eager_attention
 from .sizes import inner
 
 # Outputs with an axis of the stream or of heads, which change if units are permuted.
-STREAM = ("last_hidden_state", "pooler_output", "hidden_states", "attentions", "past_key_values")
+STREAM = (
+    "last_hidden_state",
+    "pooler_output",
+    "hidden_states",
+    "attentions",
+    "past_key_values",
+    "encoder_last_hidden_state",
+)
 SPREAD = 0.3  # standard deviation of the random weights: large enough that every weight changes the outputs
 
 
@@ -38,6 +45,8 @@ def inputs(model: PreTrainedModel) -> dict[str, Tensor]:
     if name == "input_ids":
         several = "MultipleChoice" in type(model).__name__
         batch[name] = (torch.arange(12).view(1, 2, 6) if several else torch.arange(7).view(1, 7)) + 3
+        if getattr(model.config, "is_encoder_decoder", False):
+            batch["decoder_input_ids"] = batch[name]
     if "pixel_values" in inspect.signature(model.forward).parameters:
         batch["pixel_values"] = _images(model.config)
     return batch

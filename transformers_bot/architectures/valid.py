@@ -12,7 +12,7 @@ from .families import PAPER
 from .sizes import flat, has_field
 
 FIELD_KINDS = ("depth", "stream")  # error messages name their config field
-MISSPELT = 0.85  # of letters in common: so similar to a field that is there, a name is not one of an older version
+MISSPELT = 0.89  # of letters in common: so similar to a field that is there, a name is not one of an older version
 LISTS = (
     "divides",
     "meaning",
@@ -117,6 +117,8 @@ def _rule_problems(adapter: Adapter) -> Iterator[str]:
         if unknown:
             hint = suggest(unknown[0], roles)
             yield f"rule {rule.text!r} has the role {unknown[0]!r}, which roles does not have.{hint}"
+        elif rule.adds and not any(roles.is_network_wide(f.role) for f in rule.factors if f.role and not f.reads):
+            yield f"rule {' '.join(rule.text.split())!r} has a +, but nothing that it writes is of kind 'stream'."
     if not any(rule.layered for rule in adapter.rules):
         yield "no rule has {layer} in its names, so that no tensor belongs to a layer."
     used = {role for rule in adapter.rules for role in (*rule.roles, rule.depth)}
@@ -243,9 +245,13 @@ def _rules_of(adapter: Adapter, module: str) -> list[Rule]:
 
 def _modules(adapter: Adapter) -> list[str]:
     """The names of all modules with a weight, as an adapter writes them."""
-    names = (name.strip() for rule in adapter.rules for name in rule.names.split("|"))
-    every = (name for pattern in names for name in _alternatives(pattern))
+    every = (name for rule in adapter.rules for name in names_of_rule(rule))
     return sorted({name.removesuffix(".weight") for name in every if name.endswith(".weight")})
+
+
+def names_of_rule(rule: Rule) -> list[str]:
+    """The names of the tensors of a rule, with the layer's number left open."""
+    return [name for pattern in rule.names.split("|") for name in _alternatives(pattern.strip())]
 
 
 def _alternatives(pattern: str) -> Iterable[str]:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .. import methods
@@ -457,7 +458,7 @@ def with_lists(
     target = copy.deepcopy(target)
     for role in stacks:
         layers = sizes[1][role.name] or 0
-        default = type(target)(**nested({role.field: layers}))
+        default = _default(type(target), nested({role.field: layers}))
         for name in (name for name in role.lists if name in lists):
             unsaid = (None, get_field(default, name, None), stretched(get_field(source, name), layers))
             if get_field(target, name, None) in unsaid:
@@ -465,10 +466,18 @@ def with_lists(
         for numbered in role.numbered:
             fields = {name: lists[name] for name in numbered.fields(()) if name in lists}
             said = {name: get_field(target, name) for name in fields}
-            if said in ({name: get_field(config, name) for name in fields} for config in (source, default)):
+            if said in ({name: get_field(config, name) for name in fields} for config in (source, default) if config):
                 for name, entry in fields.items():
                     set_field(target, name, entry)
     return target
+
+
+def _default(config_class: type[PreTrainedConfig], fields: dict[str, Any]) -> PreTrainedConfig | None:
+    """The class's own config with these fields; None where it wants more, such as a list of so many layers."""
+    try:
+        return config_class(**fields)
+    except (StrictDataclassError, AttributeError, KeyError, TypeError, ValueError):
+        return None
 
 
 def check_same_type(source: PreTrainedConfig, target: PreTrainedConfig) -> None:

@@ -58,6 +58,10 @@ ELECTRA = replace(
         Role("readout", "stream", "embedding_size", follows="embedding"),
         *IDENTITIES,
     ),
+    norms=tuple(
+        replace(norm, readers=("embeddings_project",)) if norm.name == "embeddings.LayerNorm" else norm
+        for norm in ONE_WIDTH.norms
+    ),
     derived={"intermediate_size": DERIVED["intermediate_size"]},
     variants=(Variant("embedding_size equals hidden_size", lambda c: c.embedding_size == c.hidden_size, ONE_WIDTH),),
 )

@@ -1,5 +1,7 @@
 """Checks that an adapter fits the models of its type: every tensor has one rule, with the right shape and roles."""
 
+import difflib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -7,18 +9,15 @@ import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
-from ...architectures.adapter import Adapter, Sizes
+from ...architectures.adapter import DEPTH, Adapter, Sizes, find_rule, matching_rules
 from ...architectures.inventory import Inventory, own_class, predict
-from ...architectures.sizes import get_field, rebuild, role_sizes, size_fields
-from ...architectures.tiny import random_model
-from ...architectures.valid import validate
+from ...architectures.sizes import check_fields, fields_for, get_field, rebuild, role_sizes, size_fields
+from ...architectures.valid import names_of_rule, older_fields, validate
 from ...compat import quiet
 from ...errors import BadOption, BoTError
-from .grown import change_by_folding, changes_by_doubling
-from .permuted import wrong_roles
+from .running import LAYERS, Sentences, try_models
 
-LAYERS = 2  # enough for layer numbers in names, and quick to build
-HEADS, WIDTH, FFN = 3, 4, 20  # of the tiny models that are run
+CLOSE = 0.9  # of letters in common: the name of a rule that is misspelt, rather than another tensor's
 ModelClass = type[PreTrainedModel]
 
 
@@ -76,35 +75,60 @@ def check(adapter: Adapter, config: PreTrainedConfig) -> Check:
     classes: list[ModelClass] = list(
         dict.fromkeys([own_class(config), *(model_class for model_class in candidates if model_class is not None)])
     )
+    try:
+        check_fields(adapter, config, "given")
+        role_sizes(adapter, config, "given")
+    except BoTError as error:
+        return Check(problems=[f"the adapter refuses this config: {error} Name one that it is for with --model."])
     result, used = Check(), set()
+    problems, notes = Sentences(), Sentences()
     with quiet():
         for model_class in classes:
-            used |= _compare(adapter, model_class, config, result)
+            used |= _compare(adapter, model_class, config, result, problems, notes)
+        result.problems, result.notes = problems.lines(), notes.lines()
         if not result.problems:
-            _run(
-                adapter,
-                [model_class for model_class in classes if model_class.__name__ in result.classes],
-                config,
-                result,
-            )
-    if not result.run and not result.problems:  # shapes alone cannot distinguish the axes of a square matrix
-        result.problems.append(
-            "no model could be run (see the notes), so nothing shows that axes have the right roles; check with "
-            "--model and a config whose model class has outputs of its own"
-        )
-    idle = [" ".join(rule.text.split()) for rule in adapter.rules if rule.text not in used]
-    result.notes += [f"rule {text!r} names no tensor of these classes" for text in idle if not result.problems]
+            _run(adapter, [each for each in classes if each.__name__ in result.classes], config, result)
+    if not result.problems:
+        result.problems += _nothing_done(result)
+        result.notes += _idle(adapter, config, used)
     return result
 
 
-def _compare(adapter: Adapter, model_class: ModelClass, config: PreTrainedConfig, result: Check) -> set[str]:
+def _nothing_done(result: Check) -> Iterator[str]:
+    if not result.classes:
+        yield "no model could be built (see the notes), so nothing was compared"
+    elif not result.run:  # shapes alone cannot distinguish the axes of a square matrix
+        yield (
+            "no model could be run (see the notes), so nothing shows that axes have the right roles; check with "
+            "--model and a config whose model class has outputs of its own"
+        )
+
+
+def _idle(adapter: Adapter, config: PreTrainedConfig, used: set[str]) -> Iterator[str]:
+    """Notes on what an adapter says of nothing here: rules without a tensor, and fields that the config lacks."""
+    rules = [repr(" ".join(rule.text.split())) for rule in adapter.rules if rule.text not in used]
+    if rules:
+        yield f"rules without a tensor in these classes: {', '.join(rules)}"
+    fields = [f"{name!r} ({where})" for name, where in older_fields(adapter, config)]
+    if fields:
+        yield f"fields that {type(config).__name__} does not have in this version: {', '.join(fields)}"
+
+
+def _compare(
+    adapter: Adapter,
+    model_class: ModelClass,
+    config: PreTrainedConfig,
+    result: Check,
+    told: Sentences,
+    notes: Sentences,
+) -> set[str]:
     """Compare the rules with the tensors of a class, with each size as it is and doubled; return the rules used."""
     name = model_class.__name__
     try:
         small = rebuild(adapter, config, {adapter.roles[stack].field: LAYERS for stack in adapter.roles.depths})
         inventory = predict(model_class, small)
     except BoTError as error:
-        result.notes.append(f"{name} was not compared: {error}")
+        notes.add(name, f"not compared, because {error}")
         return set()
     result.classes.append(name)
     result.tensors += len(inventory.shapes)
@@ -117,16 +141,25 @@ def _compare(adapter: Adapter, model_class: ModelClass, config: PreTrainedConfig
             continue
         length = 2 * get_field(small, entry)
         try:
-            larger = rebuild(adapter, small, {entry: length})
-            sizes, doubled = role_sizes(adapter, larger, "source"), predict(model_class, larger)
+            wider = rebuild(adapter, small, {entry: length, **_members(adapter, small, role)})
+            sizes, doubled = role_sizes(adapter, wider, "source"), predict(model_class, wider)
         except BoTError as error:
-            result.notes.append(f"{name} was not compared with {entry}={length}: {error}")
+            notes.add(name, f"not compared with {entry}={length}, because {error}")
             continue
         if role in used_roles(adapter, inventory) and doubled.shapes == inventory.shapes:
-            problems.append(f"{name}: {entry} is the size of {role}, but doubling it changes no tensor")
+            problems.append(f"{entry} is the size of {role}, but doubling it changes no tensor")
         problems += [f"{text}, with {entry}={length}" for text in _misfits(adapter, doubled, sizes)]
-    result.problems += [text for text in dict.fromkeys(problems) if text not in result.problems]
+    for text in problems:
+        told.add(name, text)
     return used
+
+
+def _members(adapter: Adapter, config: PreTrainedConfig, group: str) -> dict[str, int]:
+    """The fields of the members of twice as many groups, such as the queries of key-value heads."""
+    lengths = role_sizes(adapter, config, "source")
+    roles = adapter.roles
+    members = {unit: lengths[unit] for unit in roles.of("unit") if roles[unit].within == group}
+    return fields_for(roles, {**members, group: 2 * (lengths[group] or 1)}) if members else {}
 
 
 def used_roles(adapter: Adapter, inventory: Inventory) -> set[str]:
@@ -143,10 +176,10 @@ def used_roles(adapter: Adapter, inventory: Inventory) -> set[str]:
 def _misfits(adapter: Adapter, inventory: Inventory, sizes: Sizes) -> Iterator[str]:
     """A line for every tensor that has no rule, several rules, or another shape than its rule predicts."""
     for name, shape in inventory.shapes.items():
-        rules = [rule for rule in adapter.rules if rule.match(inventory.canonical(name))[0]]
-        where = f"{inventory.model_class}: tensor {name!r} of shape {'x'.join(map(str, shape))}"
+        rules = [rule for rule, _ in matching_rules(adapter.rules, inventory.canonical(name), sizes)]
+        where = f"tensor {inventory.canonical(name)!r} of shape {'x'.join(map(str, shape))}"
         if not rules:
-            yield f"{where} is named by no rule"
+            yield f"{where} is named by no rule{_misspelt(adapter, inventory, name)}"
         elif len(rules) > 1:
             yield f"{where} is named by {len(rules)} rules: {'; '.join(' '.join(rule.text.split()) for rule in rules)}"
         elif rules[0].shape(sizes, shape) != shape:
@@ -154,46 +187,45 @@ def _misfits(adapter: Adapter, inventory: Inventory, sizes: Sizes) -> Iterator[s
             yield f"{where}, but its rule {' '.join(rules[0].text.split())!r} predicts {predicted}"
 
 
+def _misspelt(adapter: Adapter, inventory: Inventory, name: str) -> str:
+    """A clause on a rule for no tensor of this model that was probably meant for this one."""
+    tensors = [inventory.canonical(tensor) for tensor in inventory.shapes]
+    for rule in adapter.rules:
+        if not any(rule.match(tensor)[0] for tensor in tensors):
+            if rule.match(name)[0]:
+                return f"; rules leave out the prefix {inventory.prefix!r} of the base model"
+            written = [re.sub(DEPTH, "0", each) for each in names_of_rule(rule)]
+            if difflib.get_close_matches(re.sub(r"\.\d+\.", ".0.", inventory.canonical(name)), written, cutoff=CLOSE):
+                return f"; is it meant by {' '.join(rule.text.split())!r}?"
+    return ""
+
+
 def _run(adapter: Adapter, classes: list[ModelClass], config: PreTrainedConfig, result: Check) -> None:
-    """Run a tiny model of every class with each role permuted, with each size doubled, and with folded norms."""
+    """Run tiny models of the classes."""
     try:
-        tiny = rebuild(adapter, config, tiny_fields(adapter))
-        sizes = role_sizes(adapter, tiny, "source")
+        trial = try_models(adapter, classes, config)
     except BoTError as error:
         result.notes.append(f"no model was run: {error}")
         return
-    for model_class in classes:
-        name = model_class.__name__
-        try:
-            model = random_model(model_class, tiny)
-            wrong = wrong_roles(adapter, model, sizes)
-            grown = {} if wrong else changes_by_doubling(adapter, model)
-            folded = 0.0 if wrong or grown else change_by_folding(adapter, model)
-        except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
-            result.notes.append(f"{name} was not run: {' '.join(str(error).split())[:120]}")
-            continue
-        result.run.append(name)
-        result.problems += [
-            f"{name}: permuting {role} wherever the rules say it stands changes the outputs by {change:.0%}; an axis "
-            "of some tensor has the wrong role"
-            for role, change in wrong.items()
-        ]
-        result.problems += [
-            f"{name}: doubling {what} changes the outputs by {change:.0%} but should not at all; an arrow points the "
-            "wrong way, or a ~ is missing, or a role that follows another (queries and keys, a readout)"
-            for what, change in grown.items()
-        ]
-        if folded:
-            result.problems.append(
-                f"{name}: folding the norms into the matrices that read them changes the outputs by {folded:.0%} but "
-                "should not at all; a Norm names other readers than it has, or another gain"
-            )
+    result.run = trial.run
+    result.problems += [*_about_readout(adapter, classes, config), *trial.problems.lines()]
+    result.notes += trial.notes.lines()
 
 
-def tiny_fields(adapter: Adapter) -> dict[str, int]:
-    """The config fields of a model that runs quickly."""
+def _about_readout(adapter: Adapter, classes: list[ModelClass], config: PreTrainedConfig) -> Iterator[str]:
+    """Whether `readout` is right: a role of the base model that follows the stream, in a family with tied heads."""
+    inventories = [predict(model_class, config) for model_class in classes]
+    base = next((inventory for inventory in inventories if not inventory.prefix), None)
+    if base is None or not any(inventory.ties for inventory in inventories):
+        return
     roles = adapter.roles
-    units = {unit: HEADS if roles.is_whole(unit) else FFN for unit in roles.units}
-    streams = {stream: HEADS * WIDTH * (number + 1) for number, stream in enumerate(roles.streams)}  # none alike
-    lengths = {**dict.fromkeys(roles.depths, LAYERS), **streams, **units}
-    return {str(roles[role].size): length for role, length in lengths.items() if isinstance(roles[role].size, str)}
+    sizes = role_sizes(adapter, config, "given")
+    rules = [find_rule(adapter.rules, base.canonical(name), sizes)[0] for name in base.shapes]
+    used = {role for rule in rules for role in rule.roles}
+    followers = [role for role in used if roles.is_network_wide(role) and roles.leader(role) != role]
+    if bool(followers) != adapter.readout:
+        have = f"has the role {' and '.join(followers)}" if followers else "has no role that follows a stream"
+        yield (
+            f"{base.model_class}: the base model {have}: set readout={bool(followers)}, so that it is resized without "
+            "its head as it is with a head that is tied to the embeddings"
+        )

@@ -5,14 +5,15 @@ copies. A wrong arrow, a missing `~` or a norm without its readers breaks this.
 """
 
 import copy
+from collections.abc import Collection
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ... import methods
-from ...architectures.adapter import Adapter, Roles
+from ...architectures.adapter import Adapter, Roles, Sizes
 from ...architectures.inventory import inventory_of, predict
-from ...architectures.sizes import rebuild, role_sizes
+from ...architectures.sizes import fields_for, has_field, rebuild, role_sizes
 from ...architectures.tiny import change, inputs, outputs
 from ...compat import building, drawn_from, use_eager_attention
 from ...options import BoTConfig
@@ -25,14 +26,22 @@ TOLERANCE = 1e-5  # relative to the largest output, see `permuted`
 
 
 def doublings(roles: Roles) -> dict[str, tuple[str, ...]]:
-    """Label -> the roles whose fields are doubled. Each is doubled alone: with all doubled, an arrow in the wrong
-    direction would not show.
+    """Label -> the roles that are doubled. Each is doubled alone: with all doubled, an arrow in the wrong direction
+    would not show. If the config has a field for the entries of heads, heads and their members are doubled alone, too.
     """
-    streams, heads = roles.streams, tuple(unit for unit in roles.units if roles.is_whole(unit))
-    derived = [entry for entry in roles.entries if not isinstance(roles[entry].size, str)]
+    streams, heads = roles.streams, tuple(unit for unit in roles.units if _is_group(roles, unit))
+    entries = roles.leading("entry")
+    derived = [entry for entry in entries if not isinstance(roles[entry].size, str)]
     doublings = {" and ".join((*streams, *heads)): (*streams, *heads), " and ".join((*streams, *derived)): streams}
-    single = [unit for unit in roles.units if unit not in heads] + [e for e in roles.entries if e not in derived]
+    single = [unit for unit in roles.units if not roles.is_whole(unit)]
+    single += [entry for entry in entries if entry not in derived]
+    single += [unit for unit in roles.units if roles.is_whole(unit) and entries and not derived]
     return {**doublings, **{role: (role,) for role in single}}
+
+
+def _is_group(roles: Roles, unit: str) -> bool:
+    """Whether a unit holds entries, and is no member of a larger one."""
+    return roles.is_whole(unit) and not roles[unit].within
 
 
 def options(roles: Roles) -> BoTConfig:
@@ -42,8 +51,13 @@ def options(roles: Roles) -> BoTConfig:
     return BoTConfig(detail="zero", wavelet={"default": "haar", **dict.fromkeys(roles.leading("entry"), "bior2.2")})
 
 
-def changes_by_doubling(adapter: Adapter, model: PreTrainedModel) -> dict[str, float]:
+def changes_by_doubling(
+    adapter: Adapter, model: PreTrainedModel, labels: Collection[str] | None = None
+) -> dict[str, float]:
     """Label -> relative change of the outputs, for the doublings that change them; empty if the rules are right.
+
+    Args:
+        labels: of the doublings that are tried; all by default.
 
     Raises:
         ValueError: as for `wrong_roles`; whatever the model raises.
@@ -51,12 +65,12 @@ def changes_by_doubling(adapter: Adapter, model: PreTrainedModel) -> dict[str, f
     batch = inputs(model)
     expected = outputs(model, batch)
     changes = {}
+    lengths = role_sizes(adapter, model.config, "source")
     for label, roles in doublings(adapter.roles).items():
-        names = {role: adapter.roles[role].field for role in roles}
-        if all(hasattr(model.config, name) for name in names.values()):
-            lengths = role_sizes(adapter, model.config, "source")
-            grown = _grown(adapter, model, {name: 2 * (lengths[role] or 1) for role, name in names.items()})
-            changes[label] = change(outputs(grown, batch), expected)
+        if (labels is None or label in labels) and all(has_field(model.config, adapter.roles[r].field) for r in roles):
+            config = larger(adapter, model.config, lengths, roles)
+            if not _keeps_pairs(adapter, model.config, lengths, role_sizes(adapter, config, "target")):
+                changes[label] = change(outputs(_grown(adapter, model, config), batch), expected)
     return {label: size for label, size in changes.items() if not size < TOLERANCE}
 
 
@@ -81,15 +95,31 @@ def change_by_folding(adapter: Adapter, model: PreTrainedModel) -> float:
     return 0.0 if relative < TOLERANCE else relative
 
 
-def _grown(adapter: Adapter, model: PreTrainedModel, fields: dict[str, int]) -> PreTrainedModel:
-    """The model at other sizes, resized with `gain="consistent"` and without noise."""
+def larger(adapter: Adapter, config: PreTrainedConfig, lengths: Sizes, doubled: Collection[str]) -> PreTrainedConfig:
+    """The config with twice the lengths of these roles; other units, and entries with a field, keep theirs."""
+    roles = adapter.roles
+    plain = [unit for unit in roles.units if not roles.is_whole(unit)]
+    members = [unit for unit in roles.units if roles[unit].within]
+    entries = [entry for entry in roles.leading("entry") if isinstance(roles[entry].size, str)]
+    kept = [*plain, *members, *(roles[member].within for member in members), *entries]
+    wanted = {role: lengths[role] for role in kept} | {role: 2 * (lengths[role] or 1) for role in doubled}
+    fields = {
+        roles[unit].field: length for unit in plain if (length := wanted[unit]) and has_field(config, roles[unit].field)
+    }
+    config = rebuild(adapter, config, {**fields, **fields_for(roles, wanted)})
+    use_eager_attention(config)
+    return config
+
+
+def _keeps_pairs(adapter: Adapter, config: PreTrainedConfig, before: Sizes, after: Sizes) -> bool:
+    """Whether rotary pairs would get more although their number must stay."""
+    pairs = [role for role in adapter.roles.of("frequency") if before[role] != after[role]]
+    return any(stays(config) for role in pairs if (stays := adapter.roles[role].stays))
+
+
+def _grown(adapter: Adapter, model: PreTrainedModel, target_config: PreTrainedConfig) -> PreTrainedModel:
+    """The model at the sizes of a config, resized with `gain="consistent"` and without noise."""
     config = model.config
-    lengths = role_sizes(adapter, config, "source")
-    plain_units = [unit for unit in adapter.roles.units if not adapter.roles.is_whole(unit)]
-    constant = {adapter.roles[unit].field: lengths[unit] for unit in plain_units}
-    constant = {name: length for name, length in constant.items() if hasattr(config, name)}
-    target_config = rebuild(adapter, config, {**constant, **fields})
-    use_eager_attention(target_config)
     source = Side(config, role_sizes(adapter, config, "source"), inventory_of(model), torch.float64)
     target = Side(
         target_config, role_sizes(adapter, target_config, "target"), predict(type(model), target_config), torch.float64
