@@ -149,4 +149,4 @@ def _undoing(adapter: Adapter, silent: PreTrainedModel, block: dict[str, Rule]) 
                 "back what the last norm of the block below did, so that added blocks change little"
             )
     for norm in (norm for norm in last if norm.undoes and len(first) + len(last) > 1):
-        yield f"norm {norm.name!r} is the last of its block and has undoes={norm.undoes!r}: only the first one has it"
+        yield f"norm {norm.name!r} is the last of its block and undoes {norm.undoes!r}: only the first one has it"
