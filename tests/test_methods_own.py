@@ -122,6 +122,81 @@ def test_options_that_it_does_not_have(example, source, bot_config, error, messa
         plan(source, **HALF, method="nearest", bot_config=bot_config)
 
 
+# what a user gets wrong in the file -> (what is replaced, by what, what is said, by which step)
+MISTAKES = {
+    "no decorator": ("@dataclass(frozen=True)\n", "", "NearestOptions has options, but no @dataclass(frozen=True)"),
+    "no default": (
+        'first: int = option(0, "the unit to start with")',
+        "first: int",
+        "option 'first' of NearestOptions has no default",
+    ),
+    "a default of another type": ("option(0,", 'option("a",', "is declared as int, but its default is 'a'"),
+    "a default that is no choice": ('option("even"', 'option("odd"', "the defaults of NearestOptions are not valid"),
+    "arguments": (", at):", "):", "Nearest.pair must take (self, task, role, source, target, at)"),
+    "no pair": ("def pair", "def pairs", "no rule for widths, but hidden goes from 12 to 4. Define pair()"),
+    "nothing": ("return Pair(", "Pair(", "pair() for hidden, 12 -> 4, must return a methods.Pair, got NoneType"),
+    "length": ("range(target)]", "range(target - 1)]", "for hidden, 12 -> 4, returns a map produce from 12 to 3"),
+    "a unit too far": ("% source for", "+ source for", "copy entry 21, but the source has the entries 0 to 11"),
+    "no depth": ("def depth", "def depths", "no rule for depth, but layer goes from 2 to 1. Define depth()"),
+    "a list for depth": ("return picked", "return [0] or picked", "must return a methods.Depth, got list"),
+    "layers": (
+        "*task.lengths(stack), ",
+        "*task.lengths(stack)[:1], 2, ",
+        "layers of shape (2, 2), which must be (1, 2)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "by", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_in_a_method_are_told_by_name(example, source, text, by, message):
+    assert text in example.read_text()
+    example.write_text(example.read_text().replace(text, by))
+
+    def use() -> None:
+        methods.load(example)
+        plan(source, **HALF, n_layer=1, method="nearest")
+
+    with pytest.raises(BadOption, match=re.escape(message)):
+        use()
+
+
+@pytest.mark.parametrize(("name", "code"), [("set", 2), ("json", 2), ("out", 0)])
+def test_an_option_with_the_name_of_another_one(example, source, capsys, tmp_path, name, code):
+    """One that the command line has is refused; a positional argument of that name is another thing."""
+    example.write_text(
+        example.read_text().replace("first: int", f"{name}: int").replace("options.first", f"options.{name}")
+    )
+    sizes = ["--set", "n_embd=4", "--set", "n_head=1"]
+    own = ["--method", "nearest", "--method-file", str(example), *([f"--{name}", "2"] if not code else [])]
+    assert cli.main(["resize", source, str(tmp_path / "result"), *sizes, *own]) == code
+    if code:
+        assert f"the command line has --{name} already" in capsys.readouterr().err
+    else:
+        report = json.loads((tmp_path / "result" / "config.json").read_text())["transformers_bot"]
+        assert report["options"] == {name: 2, "layers": "even"}
+
+
+def test_a_method_without_depth_is_for_widths_and_is_combined(example, source, capsys):
+    text = example.read_text().replace("def depth", "def unused")
+    example.write_text(text.replace("self.only_shrinks(task)", "pass"))
+    named = ["--method-file", str(example)]
+    assert cli.main(["methods", "nearest", *named]) == 0
+    assert "nearest: makes models wider, narrower\n" in capsys.readouterr().out
+    sizes = ["--set", "n_embd=4", "--set", "n_head=1", "--set", "n_layer=4"]
+    assert cli.main(["plan", source, *sizes, *named, "--method", "nearest"]) == 2
+    assert "--method nearest+stack" in capsys.readouterr().err
+    assert cli.main(["plan", source, *sizes, *named, "--method", "nearest+stack"]) == 0
+
+
+@pytest.mark.parametrize("text", ["Every n-th unit stays.", "nearest: every n-th unit stays"])
+def test_a_method_is_explained_by_the_docstring_of_its_file(example, capsys, text):
+    first = example.read_text().splitlines()[0]
+    example.write_text(example.read_text().replace(first, f'"""{text}', 1))
+    assert cli.main(["methods", "nearest", "--method-file", str(example)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Every n-th unit stays. Only to show how a method is written" in shown
+
+
 @dataclasses.dataclass(frozen=True)
 class Plain(Options):
     share: float = option(0.5, "how much")

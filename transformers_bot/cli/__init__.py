@@ -87,8 +87,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"transformers-bot {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in COMMANDS:
-        add(commands)
+    try:
+        for add in COMMANDS:
+            add(commands)
+    except argparse.ArgumentError as error:  # two options of one name, and one of them is from a file
+        raise errors.BadOption(
+            f"the command line has {error.argument_name} already, so a method's own option needs another name."
+        ) from None
     return parser
 
 

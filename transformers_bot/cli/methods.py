@@ -115,26 +115,35 @@ def about(name: str) -> About:
 
     method: Any = METHODS[name]
     module = sys.modules.get(method.__module__)
-    text = inspect.getdoc(module if module is not None and module.__name__ != "__main__" else method) or ""
+    described = module if module is not None and module.__name__ != "__main__" else method
+    text = inspect.cleandoc(described.__doc__ or "It says nothing of itself.")  # not what a base class says
     paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
     source = next((part.removeprefix("Source: ") for part in paragraphs if part.startswith("Source: ")), "")
-    first_sentence = re.split(r"(?<=[.])\s", ADVICE[name])[0] if name in ADVICE else paragraphs[0].partition(": ")[2]
+    # A docstring may begin with the method's name and a colon.
+    own = paragraphs[0].partition(": ")[2] or paragraphs[0]
+    first_sentence = re.split(r"(?<=[.])\s", ADVICE[name])[0] if name in ADVICE else own
     summary = first_sentence.rstrip(".:")
+    summary = summary[:1].upper() + summary[1:]
+    rest = [part for part in paragraphs[1:] if not part.startswith("Source: ")]
+    advice = ADVICE.get(name) or " ".join([f"{summary}.", *rest])
     options = getattr(method, "option_names", tuple(BOT_OPTIONS))
-    return About(
-        name, _directions(name), summary[:1].upper() + summary[1:], source, ADVICE.get(name, summary), tuple(options)
-    )
+    return About(name, _directions(name), summary, source, advice, tuple(options))
 
 
 def _directions(name: str) -> tuple[str, ...]:
     """The directions whose example task the method accepts, for at least one known architecture."""
     from ..architectures import ADAPTERS
-    from ..methods import Task, get, options_of
+    from ..methods import Linear, Task, get, options_of
 
     def accepts(adapter: "Adapter", sizes: tuple[int, int]) -> bool:
         task = Task(adapter, _lengths(adapter.roles, *BASE), _lengths(adapter.roles, *sizes), True)
+        method = get(name, options_of(name, None))
+        if task.changes("depth") and getattr(type(method), "depth", None) is Linear.depth:
+            return False  # it has a rule for widths alone
+        if task.changes("stream", "unit") and getattr(type(method), "pair", None) is Linear.pair:
+            return False
         try:
-            get(name, options_of(name, None)).check(task)
+            method.check(task)
         except errors.BadOption:
             return False
         return True

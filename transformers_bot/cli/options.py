@@ -43,6 +43,7 @@ DATA = (
     "several, or a folder of them. Give it after {}"
 )
 METAVARS = {"wavelet": "NAME", "detail_scale": "NUMBER", "seed": "NUMBER"}
+OWN = "own_option_"  # in front of the names of a registered method's options
 DEEPEST = 8  # the most levels of a config field
 CONSTANTS = {"True": True, "False": False, "None": None}  # JSON writes them true, false and null
 BOOLEANS = {**dict.fromkeys(("true", "yes", "1"), True), **dict.fromkeys(("false", "no", "0"), False)}
@@ -266,7 +267,9 @@ def add_method(parser: Any) -> None:
         text = meaning_of(name)
         metavar = METAVARS.get(name, "CHOICE" if name in BOT_OPTIONS else "VALUE")
         reader = TYPES.get(name) or _reader(own_options().get(name))
-        group.add_argument(f"--{name.replace('_', '-')}", type=reader, metavar=metavar, help=text)
+        # An own option may have the name of a positional argument, such as `out`.
+        place = name if name in BOT_OPTIONS else OWN + name
+        group.add_argument(f"--{name.replace('_', '-')}", dest=place, type=reader, metavar=metavar, help=text)
 
 
 def _reader(option: Any) -> Callable[[str], Any]:
@@ -334,8 +337,8 @@ def planner(task: str | None) -> Any:
 
 
 def _bot_options(args: argparse.Namespace) -> dict[str, Any]:
-    names = dict.fromkeys([*BOT_OPTIONS, *own_options()])
-    values = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
+    places = {**{name: OWN + name for name in own_options()}, **{name: name for name in BOT_OPTIONS}}
+    values = {name: value for name, place in places.items() if (value := getattr(args, place, None)) is not None}
     if "=" in values.get("wavelet", ""):
         values["wavelet"] = dict(_pair(part, "--wavelet") for part in values["wavelet"].split(","))
     return values

@@ -9,7 +9,7 @@ import copy
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -26,6 +26,7 @@ from ..options import BoTConfig, Options
 from ..rewrite.principal import Opened
 from . import maps
 from .maps import Depth, Pair, grid, interpolation, periodic
+from .valid import check_class, checked_depth, checked_pair
 
 
 @dataclass(frozen=True)
@@ -203,11 +204,18 @@ class Linear(AsStored):
         Args:
             at: the stack and the source layer that the units belong to; None for axes of the whole network.
         """
-        raise NotImplementedError
+        raise self.refuse(
+            f"it has no rule for widths, but {role} goes from {source} to {target}. Define pair(), or let another "
+            f"method do it: method='tile+{self.name}'."
+        )
 
     def depth(self, task: Task, stack: str) -> Depth:
         """Which source layers make up each target layer of a stack (a role of kind depth) whose layer count changes."""
-        raise NotImplementedError
+        source, target = task.lengths(stack)
+        raise self.refuse(
+            f"it has no rule for depth, but {stack} goes from {source} to {target}. Define depth(), or let another "
+            f"method do it: method='{self.name}+stack'."
+        )
 
     # -- what is derived from it ----------------------------------------------------------------
 
@@ -245,7 +253,10 @@ class Linear(AsStored):
     def layers(self, task: Task, stack: str) -> Depth:
         """The layers of a stack, also if their number stays."""
         source, target = task.lengths(stack)
-        return Depth.unchanged(source) if source == target else (self.depth_of or self).depth(task, stack)
+        if source == target:
+            return Depth.unchanged(source)
+        decides = self.depth_of or self
+        return checked_depth(decides.name, decides.depth(task, stack), stack, source, target)
 
     def source_layer(self, task: Task, stack: str, layer: int) -> int:
         """The source layer with the largest weight in a target layer; it decides what `pair` does to the units."""
@@ -290,6 +301,7 @@ class Linear(AsStored):
             return maps.frequencies(source, target)
         network_wide = task.roles.is_network_wide(role)
         pair = self.pair(task, task.roles.leader(role), source, target, None if network_wide else at)
+        pair = checked_pair(self.name, pair, role, source, target)
         return pair.swapped() if is_tied_readout(task, role) else pair
 
     def positions(self, source: int, target: int) -> Pair:
@@ -491,8 +503,8 @@ def register(method: type[Linear]) -> type[Linear]:
         >>> del methods.METHODS["first"]
 
     Raises:
-        BadOption: not a class with a name and a recipe, a name that is built in or not valid, or options that are
-            not a frozen dataclass derived from `Options`.
+        BadOption: not a class with a name and a recipe, a name that is built in or not valid, functions that take
+            other arguments, or options that are not a frozen dataclass derived from `Options`, with valid defaults.
     """
     name = getattr(method, "name", None)
     if not isinstance(method, type) or not callable(getattr(method, "recipe", None)):
@@ -502,9 +514,7 @@ def register(method: type[Linear]) -> type[Linear]:
     known = METHODS.get(name)
     if known is not None and known is not method and _is_built_in(known):
         raise BadOption(f"method {name!r} is built in and cannot be replaced. Choose another name.")
-    own = getattr(method, "options_class", None)
-    if own is not None and not (isinstance(own, type) and issubclass(own, Options) and is_dataclass(own)):
-        raise BadOption(f"{method.__name__}.options_class must be a frozen dataclass derived from methods.Options.")
+    check_class(method)
     METHODS[name] = method
     return method
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import BadOption
 from .blocks import Form, aligned, along, apply_form, exact_products, placed
 
 PERIODS = 16  # longest period, in target entries, of a stencil
@@ -491,8 +492,15 @@ def identity_bands(length: int) -> tuple[Band, ...]:
 
 
 def gather(index: Sequence[int] | np.ndarray, source: int) -> AxisMap:
-    """The map whose target entry i is a copy of source entry `index[i]`."""
+    """The map whose target entry i is a copy of source entry `index[i]`.
+
+    Raises:
+        BadOption: an entry that the source does not have.
+    """
     column = np.asarray(index, dtype=np.int64)[:, None]
+    if column.size and not (column.min() >= 0 and column.max() < source):
+        odd = column.min() if column.min() < 0 else column.max()
+        raise BadOption(f"gather() is to copy entry {odd}, but the source has the entries 0 to {source - 1}.")
     return AxisMap(source, len(column), (Band(column, np.ones(column.shape), source),))
 
 
