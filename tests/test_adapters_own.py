@@ -10,13 +10,14 @@ import torch
 import transformers
 from families import CONFIGS, FAMILIES
 from own_families import ELECTRA, GPT_NEO, LLAMA, OPT, OPT_PROJECTED, OWN
-from transformers import BertConfig, DistilBertConfig, DistilBertForMaskedLM, GPT2Config, GPT2LMHeadModel
+from transformers import BertConfig, DistilBertConfig, DistilBertForMaskedLM, ElectraConfig, GPT2Config, GPT2LMHeadModel
 
 from transformers_bot import (
     BadOption,
     BoTConfig,
     BoTModelForCausalLM,
     BoTModelForMaskedLM,
+    IncompatibleModels,
     UnsupportedArchitecture,
     adapters,
     cli,
@@ -175,7 +176,9 @@ def test_an_adapter_of_a_family_that_nobody_has_seen_fits_and_resizes(family, mo
     factory = BoTModelForMaskedLM if "MaskedLM" in name else BoTModelForCausalLM
     grown = factory.from_pretrained(tmp_path / "source", **larger)
     assert change(outputs(grown, inputs(model)), outputs(model, inputs(model))) < 1e-5
-    smaller = factory.from_pretrained(tmp_path / "source", num_hidden_layers=1, hidden_size=8, num_attention_heads=1)
+    sizes = {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 1}
+    sizes |= {"embedding_size": 4} if family == "electra" else {}  # never as wide as the stream
+    smaller = factory.from_pretrained(tmp_path / "source", **sizes)
     assert smaller(**inputs(model)).logits.isfinite().all()
 
 
@@ -238,6 +241,18 @@ def test_the_check_says_what_to_change(family, changes, message, monkeypatch):
     only(monkeypatch, *(("OPTModel", name) if "readout" in changes else (name,)))
     problems = check(dataclasses.replace(adapter, **changes), config).problems
     assert any(re.search(message, problem) for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"), [(8, 16, "no embeddings_project.bias and no"), (16, 8, "a embed")]
+)
+def test_a_size_that_takes_a_matrix_away_is_refused(monkeypatch, before, after, told):
+    """Embeddings as wide as the stream need no matrix between them; an adapter may forget to say so."""
+    monkeypatch.setitem(adapters.ADAPTERS, "electra", ELECTRA)
+    config = ElectraConfig(**{**OWN["electra"][1].to_dict(), "embedding_size": before})
+    with pytest.raises(IncompatibleModels, match=f"embedding_size={after} the target has {told}"):
+        plan(config, embedding_size=after)
+    plan(config, hidden_size=32, num_attention_heads=4, embedding_size=2 * before)
 
 
 def test_the_check_asks_for_a_config_in_which_two_streams_differ(monkeypatch):

@@ -25,8 +25,8 @@ from ..ops.recipe import Read, Recipe, Segment, is_identity
 from ..options import BoTConfig, Options
 from ..rewrite.principal import Opened
 from . import maps
-from .maps import Depth, Pair, grid, interpolation, periodic
-from .valid import check_class, checked_depth, checked_pair
+from .maps import Depth, Pair, checked_depth, checked_pair, grid, interpolation, periodic
+from .valid import check_class
 
 
 @dataclass(frozen=True)

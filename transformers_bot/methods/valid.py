@@ -7,7 +7,6 @@ from typing import Any, get_type_hints
 
 from ..errors import BadOption
 from ..options import Options
-from .maps import Depth, Pair
 
 SIGNATURES = {"pair": ("task", "role", "source", "target", "at"), "depth": ("task", "stack"), "check": ("task",)}
 PLAIN = (bool, int, float, str)
@@ -68,35 +67,3 @@ def _types(own: type) -> dict[str, Any]:
     except (NameError, TypeError):
         return {}
     return {option.name: hints.get(option.name) for option in fields(own)}
-
-
-def checked_pair(method: str, pair: object, role: str, source: int, target: int) -> Pair:
-    """What `pair` of a method has returned, if it fits the lengths.
-
-    Raises:
-        BadOption: no `Pair`, or maps of other lengths.
-    """
-    said = f"method={method!r}: pair() for {role}, {source} -> {target},"
-    if not isinstance(pair, Pair):
-        raise BadOption(f"{said} must return a methods.Pair, got {type(pair).__name__}.")
-    for side in ("produce", "consume"):
-        made = getattr(pair, side)
-        if (made.source, made.target) != (source, target):
-            raise BadOption(f"{said} returns a map {side} from {made.source} to {made.target} entries.")
-    return pair
-
-
-def checked_depth(method: str, depth: object, stack: str, source: int, target: int) -> Depth:
-    """What `depth` of a method has returned, if it fits the numbers of layers.
-
-    Raises:
-        BadOption: no `Depth`, or weights for other numbers of layers.
-    """
-    said = f"method={method!r}: depth() for {stack}, {source} -> {target},"
-    if not isinstance(depth, Depth):
-        raise BadOption(f"{said} must return a methods.Depth, got {type(depth).__name__}.")
-    for side in ("layers", "updates"):
-        shape = getattr(depth, side).shape
-        if shape != (target, source):
-            raise BadOption(f"{said} returns {side} of shape {shape}, which must be {(target, source)}.")
-    return depth

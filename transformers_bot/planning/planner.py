@@ -27,6 +27,7 @@ from ..methods import Fresh, Linear, Method, Task
 from ..ops.axis_map import forget_large
 from ..ops.recipe import Read, Recipe, is_identity
 from ..rewrite.network import alternations
+from .presence import check_tensors_stay
 
 
 def general_warnings(
@@ -308,6 +309,10 @@ def pair(
     _check_ties(source, target)
     source_rules = rules_of(adapter, source.inventory, source.sizes)
     rules = rules_of(adapter, target.inventory, target.sizes)
+    inventories = source.inventory, target.inventory
+    outside = _outside(source.inventory, source_rules), _outside(target.inventory, rules)
+    if outside[0] != outside[1]:
+        check_tensors_stay(adapter, (source.config, target.config), inventories, outside)
     templates = {name: rule.template(target.inventory.canonical(name)) for name, (rule, _) in rules.items()}
     stacks: dict[str, dict[int | None, str]] = {}
     for name, (rule, layer) in source_rules.items():
@@ -390,6 +395,11 @@ def _plan(adapter: Adapter, source: Side, target: Side, method: Method, renew: b
         (source.dtype, target.dtype),
         adapter.roles,
     )
+
+
+def _outside(inventory: Inventory, rules: dict[str, tuple[Rule, int | None]]) -> set[str]:
+    """The tensors outside of the layers, without the base model's prefix."""
+    return {inventory.canonical(name) for name, (rule, _) in rules.items() if not rule.layered}
 
 
 def _check_ties(source: Side, target: Side) -> None:
