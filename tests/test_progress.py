@@ -246,7 +246,7 @@ def test_a_refused_call_leaves_no_bar_on_the_screen(bars, source):
 
 
 class Screen(io.StringIO):
-    """A standard error that takes some lines and then no more."""
+    """A standard error that takes some lines and then no more, until it is `mended`."""
 
     def __init__(self, takes: int, error: BaseException) -> None:
         super().__init__()
@@ -257,6 +257,11 @@ class Screen(io.StringIO):
             raise self._error
         self._left -= 1
         return super().write(text)
+
+    def mended(self) -> None:
+        """Take everything: tqdm draws a bar that broke once more when it is garbage collected, in any later test."""
+        self._left = -1
+        gc.collect()
 
 
 def draws_elsewhere() -> bool:
@@ -278,18 +283,21 @@ def shown_on(screen: Screen, monkeypatch) -> None:
 @pytest.mark.parametrize("error", [OSError, ValueError, KeyboardInterrupt, MemoryError, RuntimeError])
 def test_a_bar_that_breaks_while_it_is_drawn_keeps_no_other_thread_waiting(monkeypatch, takes, error):
     """tqdm itself would keep its lock then."""
+    screen = Screen(takes, error("broken"))
     with monkeypatch.context() as here:
-        shown_on(Screen(takes, error("broken")), here)
+        shown_on(screen, here)
         with contextlib.suppress(KeyboardInterrupt, MemoryError, RuntimeError), progress.bar("all"):
             logger.warning("in between")
             with progress.part("one"):
                 pass
+    screen.mended()
     assert draws_elsewhere()
 
 
 def test_a_lock_that_the_caller_holds_stays_held(monkeypatch):
+    screen = Screen(0, OSError("broken"))
     with tqdm.get_lock(), monkeypatch.context() as here:
-        shown_on(Screen(0, OSError("broken")), here)
+        shown_on(screen, here)
         with progress.bar("all"):
             pass
         assert all(progress._is_held(lock) for lock in tqdm.get_lock().locks)
@@ -297,6 +305,7 @@ def test_a_lock_that_the_caller_holds_stays_held(monkeypatch):
             while progress._is_held(lock):
                 lock.release()
         tqdm.get_lock().acquire()
+    screen.mended()
     assert draws_elsewhere()
 
 
