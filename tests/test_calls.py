@@ -117,6 +117,9 @@ CALLS_OF_A_FAMILY = {
 }
 
 
+MEASURING = 2  # modules more in a call that runs the source, and fits to what it measures
+
+
 @pytest.mark.parametrize("name", CALLS_OF_A_FAMILY)
 def test_a_call_enters_at_most_thirty_modules(saved, name):
     family, head, words = CALLS_OF_A_FAMILY[name]
@@ -135,4 +138,4 @@ def test_a_call_enters_at_most_thirty_modules(saved, name):
         factory.from_pretrained(folder, **words)
     finally:
         sys.setprofile(before)
-    assert 10 < len(entered) <= 30, sorted(entered)
+    assert 10 < len(entered) <= 30 + MEASURING * ("calibration" in words), sorted(entered)

@@ -20,7 +20,7 @@ from networks import at, network_for, random_turn, rewritten, shuffled, turn_str
 
 from transformers_bot import BadOption
 from transformers_bot.ops.axis_map import gather
-from transformers_bot.rewrite.network import fold_norms
+from transformers_bot.rewrite.folding import fold_norms
 
 UNTIED = {"tie_word_embeddings": False}
 HEAD = dict(MAIN_HEADS)

@@ -23,7 +23,7 @@ from transformers_bot.methods.maps import dual, picked_units, whole_units
 from transformers_bot.ops.axis_map import AxisMap, Matrix, from_dense, gather, identity
 from transformers_bot.rewrite import calibration
 from transformers_bot.rewrite.calibration import match_norm_scale, measure, refit_readers
-from transformers_bot.rewrite.network import norms
+from transformers_bot.rewrite.folding import norms
 from transformers_bot.rewrite.principal import Moments
 
 HEAD = dict(MAIN_HEADS)

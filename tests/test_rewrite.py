@@ -14,7 +14,8 @@ from transformers_bot.methods.prepare import principal_pair
 from transformers_bot.ops.axis_map import gather
 from transformers_bot.ops.blocks import gram
 from transformers_bot.ops.wavelets import analysis_map
-from transformers_bot.rewrite.network import Network, fold_norms, folded_readers, is_foldable, norms
+from transformers_bot.rewrite.folding import fold_norms, folded_readers, is_foldable, norms
+from transformers_bot.rewrite.network import Network
 from transformers_bot.rewrite.order import (
     add_grams,
     best_pairs,

@@ -16,7 +16,8 @@ from transformers_bot.methods.maps import dual
 from transformers_bot.methods.prepare import dense_pair, principal_pair
 from transformers_bot.ops.axis_map import Matrix, gather
 from transformers_bot.rewrite.calibration import measure
-from transformers_bot.rewrite.network import Network, fold_norms, norms
+from transformers_bot.rewrite.folding import fold_norms, norms
+from transformers_bot.rewrite.network import Network
 from transformers_bot.rewrite.order import order_units
 from transformers_bot.rewrite.principal import Moments, Opened, basis, to_principal_basis, weight_moments
 

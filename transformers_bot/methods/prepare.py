@@ -26,7 +26,8 @@ from ..ops.dct import low_frequencies
 from ..ops.recipe import Segment
 from ..options import BoTConfig
 from ..rewrite.calibration import input_axis, measure_inputs
-from ..rewrite.network import KeptLayers, Network, fold_norms, folded_readers, is_kept, norms
+from ..rewrite.folding import fold_norms, folded_readers, norms
+from ..rewrite.network import KeptLayers, Network, is_kept
 from ..rewrite.order import Groups, leaves, merge_shapes, order_by_strength, order_units, order_whole_units
 from ..rewrite.principal import Moments, Opened, to_principal_basis
 from .base import Task
@@ -415,7 +416,7 @@ def _is_lossless(network: Network, role: str, pair: Callable[[str], Pair], kept:
     writers = [
         (name, place)
         for name, place in network.tensors_with(role)
-        if is_kept(place, kept) and any(f.role == role and not f.reads for f in place.rule.factors)
+        if is_kept(place.at, kept) and any(f.role == role and not f.reads for f in place.rule.factors)
     ]
     for name, place in sorted(writers, key=lambda writer: network.numel(writer[0])):
         reads = {f.role: pair(f.role).consume for f in place.rule.factors if f.reads and f.role}

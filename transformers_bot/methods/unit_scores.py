@@ -23,7 +23,8 @@ from torch import Tensor
 from ..architectures.adapter import At, Factor, Rule
 from ..ops.recipe import Alternation
 from ..rewrite.calibration import Hook, watch
-from ..rewrite.network import Network, OutOfRange, fold_norms, is_bank, norms, stream_of
+from ..rewrite.folding import fold_norms, norms, stream_of
+from ..rewrite.network import Network, OutOfRange, is_bank
 from ..rewrite.principal import Opened
 
 Key = tuple[str, At]  # a role and a layer, or a stack of layers and None

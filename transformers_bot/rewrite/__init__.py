@@ -1,6 +1,6 @@
 """Rewriting a source into an equivalent one that a low-pass shrinks with less loss.
 
-Three steps keep the network's outputs: norms are folded into their readers (`network`), units are put in
+Three steps keep the network's outputs: norms are folded into their readers (`folding`), units are put in
 another order (`order`), and the residual stream is turned to another basis (`principal`), in one product
 with the low-pass that follows. Then `principal.match_norm` sets the norms to what the low-pass leaves of the
 stream. If there are calibration batches, `calibration` fits every matrix to what is left of its input.

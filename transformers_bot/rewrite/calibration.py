@@ -27,7 +27,8 @@ from ..compat import use_eager_experts
 from ..console import progress
 from ..errors import BadOption
 from ..ops.axis_map import AxisMap, Matrix, identity
-from .network import Network, NormPlace, norms
+from .folding import NormPlace, norms
+from .network import Network
 from .principal import InputMoments, Moments, Opened, modules_of
 
 UNKNOWN = 8  # the progress bar's guess of the number of batches in an iterator without a length

@@ -261,7 +261,7 @@ def add_grams(total: Tensor, network: Network, role: str, at: At, kept: KeptLaye
     """
     tensors = list(network.tensors_with(role, at))
     for name, place in progress.tracked(tensors, [float(network.numel(name)) for name, _ in tensors]):
-        if place.rule.maps and is_kept(place, kept):
+        if place.rule.maps and is_kept(place.at, kept):
             for _, units in network.along(name, role):
                 norm = max(_norm(units, total.dtype), TINY)
                 is_safe = 1 / SAFE < norm < SAFE  # then the products are scaled instead of the units: no copy is needed

@@ -21,22 +21,8 @@ from ..architectures.adapter import Adapter
 from ..architectures.sizes import get_field
 from ..console import progress
 from ..ops.blocks import add_gram, aligned, gram, mirrored, product, times
-from .network import (
-    Block,
-    KeptLayers,
-    Network,
-    NormPlace,
-    OutOfRange,
-    Place,
-    folded_readers,
-    is_foldable,
-    is_kept,
-    norms,
-    readers_of,
-    reads_once,
-    scales,
-    takes_mean,
-)
+from .folding import NormPlace, folded_readers, is_foldable, norms, readers_of, reads_once, scales, takes_mean
+from .network import Block, KeptLayers, Network, OutOfRange, Place, is_kept
 
 # Attention averages values over tokens, which removes most of their variance. The value is assumed, not fitted.
 ATTENTION_SHARE = 0.25
@@ -130,7 +116,7 @@ def to_principal_basis(
     """
     network = opened.network
     places = norms(network, stream)
-    counted = [is_kept(place, kept_layers) for place in places]
+    counted = [is_kept(place.at, kept_layers) for place in places]
     low_band, shares = _principal(opened, stream, places, counted, low_pass)
     weights = {place: _weight(network, place) for place in places}
     measured: dict[NormPlace, Moments] = {}

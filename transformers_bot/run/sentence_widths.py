@@ -21,7 +21,8 @@ from ..io.weights import read_header, read_pickle
 from ..methods import Fresh
 from ..ops.axis_map import identity
 from ..ops.recipe import apply_axis, run
-from ..rewrite.network import Network, is_foldable, norms
+from ..rewrite.folding import is_foldable, norms
+from ..rewrite.network import Network
 from .opening import Resize
 
 TOKENS, WHOLE = "token_embeddings", "sentence_embedding"

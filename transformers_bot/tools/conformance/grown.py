@@ -18,7 +18,7 @@ from ...architectures.tiny import change, inputs, outputs
 from ...compat import building, drawn_from, use_eager_attention
 from ...options import BoTConfig
 from ...planning.planner import Side, make_plan
-from ...rewrite.network import fold_norms
+from ...rewrite.folding import fold_norms
 from ...run.execute import run_plan
 from ...run.opening import network_of
 
