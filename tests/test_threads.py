@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import random
+import subprocess
 import sys
 import threading
 import warnings
@@ -270,3 +271,12 @@ def test_fitting_seeds_the_device_of_its_model_alone(monkeypatch):
             drawn = torch.rand(3)
             assert torch.equal(drawn, torch.rand(3, generator=torch.Generator().manual_seed(7)))
     assert seeded == [("cuda", torch.device("cuda", 1), 7), ("xpu", torch.device("xpu", 0), 7)]
+
+
+def test_the_first_table_of_a_process_draws_no_number_of_its_caller():
+    code = (
+        "import random, sys; from transformers_bot.console.tables import table; before = random.getstate(); "
+        "assert 'rich.style' not in sys.modules; table([('a',), ('b',)]); assert 'rich.style' in sys.modules; "
+        "assert random.getstate() == before"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,6 +6,8 @@ Names of tensors come from checkpoints: they are escaped, so that they cannot ac
 
 import html
 import io
+import random
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -31,7 +33,8 @@ def table(rows: Sequence[Row], width: int | None = None, right: Iterable[int] = 
         width: columns to fit it in, if needed by folding the widest cells; None for no limit.
         right: numbers of the columns that are aligned to the right.
     """
-    from rich.box import Box  # imported late: rich takes a tenth of a second
+    _load_rich()
+    from rich.box import Box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -47,6 +50,23 @@ def table(rows: Sequence[Row], width: int | None = None, right: Iterable[int] = 
     plain = {"color_system": None, "force_terminal": False, "force_jupyter": False, "legacy_windows": False}
     Console(file=file, width=width or WIDEST, **plain).print(laid_out, crop=False)  # type: ignore[arg-type]
     return [line.rstrip() for line in file.getvalue().splitlines()]
+
+
+def _load_rich() -> None:
+    """Import rich, which takes a tenth of a second and so is not done with this module.
+
+    Its first import draws a number from Python's generator, whose numbers belong to the caller: they start again where
+    they were.
+    """
+    if "rich.style" in sys.modules:
+        return
+    import rich.color
+    import rich.terminal_theme  # all that the next import needs, so that it is over at once
+
+    state = random.getstate()
+    import rich.style  # noqa: F401
+
+    random.setstate(state)
 
 
 def markdown_table(rows: Sequence[Row], right: Iterable[int] = ()) -> list[str]:
