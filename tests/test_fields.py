@@ -6,13 +6,15 @@ import json
 import pytest
 import torch
 import transformers
-from families import ALL_HEADS, CONFIGS, FAMILIES, MAIN_HEADS, build, class_of, outputs, tiny_config
+from families import ALL_HEADS, FAMILIES, MAIN_HEADS, build, class_of, outputs, tiny_config
 from safetensors.torch import load_file, save_file
+from transformers import CONFIG_MAPPING
 
 import transformers_bot
 from transformers_bot import BoTModelForCausalLM, BoTModelForMaskedLM, UnsupportedArchitecture, UnsupportedCheckpoint
 from transformers_bot import adapters as rules
-from transformers_bot.architectures.sizes import class_fields, kind_of
+from transformers_bot.architectures.families import BUILT_IN
+from transformers_bot.architectures.sizes import class_fields, inner, kind_of
 from transformers_bot.tools.inspecting import inspect
 
 GROWN = {"hidden_size": 24, "num_attention_heads": 6}
@@ -35,16 +37,20 @@ RECORDS = ("architectures", "dtype", "transformers_version", "return_dict", "mod
 
 
 def all_fields(family: str) -> set[str]:
-    own = class_fields(CONFIGS[family])
-    return {name for name in own if not name.startswith("_")} - set(CONFIGS[family].attribute_map)
+    """The fields of a class, those of the configs within it by their paths, without other names for them."""
+    default = CONFIG_MAPPING[family]()
+    fields = {name for name in class_fields(type(default)) if not name.startswith("_")} - set(default.attribute_map)
+    parts = inner(default)
+    return (fields - parts.keys()) | {f"{name}.{field}" for name, part in parts.items() for field in part.to_dict()}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [adapter.model_type for adapter in BUILT_IN])
 def test_every_field_of_the_class_is_known(family):
     # A field that a new transformers brings fails here until somebody has said what it does.
-    adapter = rules.get(family)
-    unknown = {name for name in all_fields(family) if kind_of(adapter, name) is None}
-    assert unknown == set()
+    adapter = rules.get(family).of(CONFIG_MAPPING[family]())
+    others = {field: other for other, field in CONFIG_MAPPING[family].attribute_map.items()}
+    kinds = {name: kind_of(adapter, name) or kind_of(adapter, others.get(name, "")) for name in all_fields(family)}
+    assert {name for name, kind in kinds.items() if kind is None} == set()
 
 
 @pytest.mark.covering("family")
@@ -294,9 +300,10 @@ def test_a_summary_as_wide_as_the_stream_has_remedies_that_work(tmp_path):
     assert transformers.AutoConfig.from_pretrained(tmp_path / "without").architectures == ["GPT2LMHeadModel"]
 
 
-def test_tiny_configs_name_every_kind():
-    kinds = {kind_of(rules.get(family), name) for family in FAMILIES for name in all_fields(family)}
-    assert kinds == {"size", "label", "meaning", "tensors", "inert"}
+def test_configs_name_every_kind():
+    families = (*FAMILIES, "qwen2_moe")
+    kinds = {kind_of(rules.get(family), name) for family in families for name in all_fields(family)}
+    assert kinds == {"size", "label", "list", "meaning", "tensors", "inert"}
     assert kind_of(rules.get("bert"), "position_embedding_type") == "fixed"
     assert tiny_config("bert").model_type == "bert"
 

@@ -95,6 +95,7 @@ INERT = (
     *("task_specific_params", "finetuning_task", "torchscript", "use_bfloat16", "tf_legacy_loss", "xla_device"),
     *("output_past", "vocab_size_or_config_json_file", "_num_labels", "id2label_path", "language", "name"),
     *("configuration_files", "transformers_weights", "quantization_config", "tie_encoder_decoder"),
+    "ignore_keys_at_rope_validation",
     # Cross attention is left out, and pruned heads are recognised by the tensors.
     *("cross_attention_hidden_size", "pruned_heads"),
 )
@@ -102,10 +103,18 @@ NAMED = 6  # fields that one warning names
 
 
 def kind_of(adapter: Adapter, name: str) -> str | None:
-    """The effect of a config field: "size", "label", "tensors", "meaning", "fixed" or "inert"; None if unknown."""
+    """The effect of a config field: "size", "label", "list", "tensors", "meaning", "fixed" or "inert"; None if unknown.
+
+    A "list" says something of every layer, and follows the layers.
+    """
+    stacks = [adapter.roles[stack] for stack in adapter.roles.depths]
+    lists = {
+        name for stack in stacks for fields in (stack.lists, *(n.fields(()) for n in stack.numbered)) for name in fields
+    }
     kinds = {
         "size": any(name in (role.size, role.field) for role in adapter.roles.values()) or name in adapter.derived,
-        "label": name in LABELS,
+        "label": name.rpartition(".")[2] in LABELS,
+        "list": name in lists,
         "meaning": name in adapter.meaning or name in MEANING,
         "fixed": name in adapter.only,
         "tensors": name.rpartition(".")[2] in TENSORS,

@@ -149,7 +149,7 @@ DINOV2 = Adapter(
     meaning=(*MEANING, "qkv_bias", "use_swiglu_ffn"),
     derived=STAGES,
     epsilon="layer_norm_eps",
-    inert=INERT,
+    inert=(*INERT, "use_mask_token"),  # whether training hides patches
     only={"head_dim": width_of_heads},
     checks=(lengths_are_whole,),
 )

@@ -39,6 +39,7 @@ GEMMA2 = replace(
     activation="hidden_activation",
     meaning=(
         *("hidden_activation", "rms_norm_eps", "rope_parameters", "attention_bias", "sliding_window"),
+        "pad_token_id",
         *("query_pre_attn_scalar", "final_logit_softcapping", "attn_logit_softcapping", "use_bidirectional_attention"),
     ),
 )

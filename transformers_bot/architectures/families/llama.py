@@ -102,6 +102,7 @@ MEANING = (
     "attention_bias",
     "mlp_bias",
     "sliding_window",
+    "pad_token_id",  # a classifier reads the last token that is none
 )
 DROPOUT = ("attention_dropout", "resid_pdrop", "embd_pdrop")
 
@@ -194,6 +195,7 @@ layers.{layer}.self_attn.o_proj.weight   : +hidden <- (kv_heads queries head_dim
         Norm("layers.{layer}.post_attention_layernorm", ("layers.{layer}.mlp.gate_up_proj",), "rms"),
         NORMS[-1],
     ),
+    meaning=(*MEANING, "original_max_position_embeddings"),
 )
 OLMO2 = replace(
     LLAMA,

@@ -42,7 +42,7 @@ lm_head.weight                                                    : vocab <- rea
 """
 READ_OUT = ("embed_out", "lm_head", "score", "classifier", "qa_outputs")
 DROPOUT = ("hidden_dropout", "attention_dropout", "max_position_embeddings", "is_decoder")
-MEANING = ("rope_parameters", "rope_scaling")
+MEANING = ("rope_parameters", "rope_scaling", "pad_token_id")  # a classifier reads the last token before padding
 
 
 def _inside(unit: str) -> tuple[Role, ...]:

@@ -60,7 +60,7 @@ OPT = Adapter(
     divides=(("num_attention_heads", "hidden_size"),),
     activation="activation_function",
     readout=True,
-    meaning=("activation_function", "enable_bias"),
+    meaning=("activation_function", "enable_bias", "pad_token_id"),
     inert=("dropout", "attention_dropout", "layerdrop", "activation_dropout"),
     # opt-350m has embeddings of another width and norms behind its blocks: another network.
     only={

@@ -29,7 +29,10 @@ layers.{layer}.mlp.c_proj.bias                                          : +hidde
         Norm("norm", NORMS[2].readers),
     ),
     epsilon="norm_epsilon",
-    meaning=("hidden_act", "norm_epsilon", "rope_parameters", "rope_scaling", "use_bias", "sliding_window"),
+    meaning=(
+        *("hidden_act", "norm_epsilon", "rope_parameters", "rope_scaling", "use_bias", "sliding_window"),
+        "pad_token_id",
+    ),
     inert=(
         *(*LLAMA.inert, "residual_dropout", "embedding_dropout", "layer_norm_epsilon", "activation_function"),
         *("attention_softmax_in_fp32", "scale_attention_softmax_in_fp32"),

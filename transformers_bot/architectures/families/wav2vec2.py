@@ -130,7 +130,7 @@ ENCODER = Adapter(
     divides=(("num_attention_heads", "hidden_size"), ("num_conv_pos_embedding_groups", "hidden_size")),
     weight_norms={f"{POSITIONS}.original0": f"{POSITIONS}.original1"},
     epsilon="layer_norm_eps",
-    meaning=("hidden_act", "layer_norm_eps", "use_weighted_layer_sum", *CONVOLUTIONS),
+    meaning=("hidden_act", "layer_norm_eps", "use_weighted_layer_sum", "do_stable_layer_norm", *CONVOLUTIONS),
     inert=(*TRAINING, *HEADS),
     only={"add_adapter": False, "adapter_attn_dim": None, "conv_pos_batch_norm": False},
 )
