@@ -25,7 +25,9 @@ from transformers_bot import (
     plan,
 )
 from transformers_bot.adapters import Adapter, Norm, Role, Roles
+from transformers_bot.architectures import valid
 from transformers_bot.architectures.adapter import parse_rules
+from transformers_bot.architectures.families import BUILT_IN
 from transformers_bot.architectures.inventory import predict
 from transformers_bot.architectures.sizes import rebuild, role_sizes
 from transformers_bot.architectures.tiny import change, inputs, outputs, random_model
@@ -344,6 +346,10 @@ INVALID = {
     "gain that is a number": ({"gains": {"score": 1.0}}, "'score' must have a function of the config"),
     "a + on what is no stream": (
         {"rules": parse_rules("a.{layer}.weight : +ffn <- hidden")}, "has a +, but nothing that it writes is of kind"),
+    "one wavelet": ({"wavelets": "haar"}, "wavelets must be two names, to shrink and to grow"),
+    "no wavelet": ({"wavelets": ("haar", "harr")}, "wavelets has 'harr', which is none of ... mean 'haar'"),
+    "rate": ({"learning_rate": 0.0}, "learning_rate must be None or a number above 0, got 0.0"),
+    "tensors": ({"tensors": "activation"}, "tensors must be a tuple, got str"),
     "no layer": ({"rules": parse_rules("a.weight : hidden"), "norms": ()}, "no rule has {layer}"),
 }  # fmt: skip
 
@@ -389,6 +395,31 @@ def test_built_in_model_types_stay(example):
         adapters.register({"model_type": "distilbert"})
     assert adapters.register(adapters.get("bert")) is adapters.get("bert")
     assert adapter.model_type not in adapters.ADAPTERS
+
+
+def test_only_adapters_of_published_results_are_locked(monkeypatch):
+    monkeypatch.setattr(valid, "ADAPTERS", dict(adapters.ADAPTERS))
+    assert {adapter.model_type for adapter in BUILT_IN if adapter.locked} == set(FAMILIES)
+    own = {adapter.model_type for adapter in BUILT_IN if adapter.wavelets != ("haar", "haar")}
+    assert own == {"bert", "roberta", "gpt2"}
+    for family in ("gpt2", "camembert"):
+        other = dataclasses.replace(adapters.get(family), inert=("use_cache",))
+        if other.locked:
+            with pytest.raises(BadOption, match="is built in and cannot be replaced"):
+                adapters.register(other)
+        else:
+            assert adapters.register(other) is other
+
+
+def test_wavelets_and_locks_are_an_adapters_own(registered):
+    """An adapter that was made from a locked one is not locked, and its wavelets are those of the raw transform."""
+    other = dataclasses.replace(registered, wavelets=("db2", "sym4"), locked=True)
+    adapters.register(other)
+    assert adapters.register(dataclasses.replace(other, meaning=())).meaning == ()
+    small, large = (DistilBertConfig(dim=dim, n_heads=4, hidden_dim=4 * dim, n_layers=2) for dim in (16, 32))
+    for source, target, wavelet in ((large, small, "db2"), (small, large, "sym4")):
+        made = plan(source, target, bot_config={"gain": "raw"})
+        assert set(made.method["wavelet"].values()) == {wavelet}
 
 
 def test_registering_again_replaces_ones_own(registered):

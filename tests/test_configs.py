@@ -3,6 +3,8 @@ published decoders.
 """
 
 import pytest
+import torch
+import transformers
 
 import transformers_bot
 from transformers_bot import BadOption, configs
@@ -19,11 +21,19 @@ VOCABULARY = {"bert": 30522, "roberta": 50265, "gpt2": 50257}
 # Parameters that the pages of the published models give, in millions.
 PARAMETERS = {"qwen3-0.6b": 596, "llama-3.2-1b": 1236, "smollm2-135m": 135, "smollm2-360m": 362}
 PARAMETERS |= {"gemma-3-270m": 268, "gemma-3-1b": 1000, "modernbert-base": 149, "modernbert-large": 395}
+# Radford et al. (arXiv 2212.04356), Table 1, in millions. It counts a little more than the models' files hold: 3.2 %
+# for the smallest one, 0.4 % for the largest.
+WHISPERS = {"tiny": 39, "base": 74, "small": 244, "medium": 769, "large": 1550, "large-v2": 1550, "large-v3": 1550}
+COUNTED = 0.035
+ENGLISH = ("tiny", "base", "small", "medium")
 SEQUENCE = {"bert": 128, "roberta": 128, "gpt2": 1024}
 
 
 def test_every_structure_of_the_tables_is_there():
-    assert sorted(configs.names()) == sorted([*(row[0] for row in ROWS), *PARAMETERS])
+    whispers = [f"whisper-{size}{end}" for end in ("", ".en") for size in (ENGLISH if end else WHISPERS)]
+    assert sorted(configs.names()) == sorted([*(row[0] for row in ROWS), *PARAMETERS, *whispers])
+    assert sorted({**configs.PUBLISHED}) == sorted([*PARAMETERS, *whispers])
+    assert {family: [*sizes] for family, sizes in configs.SIZES.items()} == {f: [*t] for f, t in TABLES.items()}
 
 
 @pytest.mark.parametrize(("name", "layers", "hidden", "heads"), ROWS)
@@ -56,6 +66,41 @@ def test_published_models_have_their_parameters_and_no_field_that_nobody_knows(n
     plan = transformers_bot.plan(config, num_hidden_layers=2 * config.num_hidden_layers)
     assert round(plan.source_parameters / 1e6) == PARAMETERS[name]
     assert plan.warnings == ()
+
+
+LARGE = {"medium", "large", "large-v2", "large-v3"}  # most of a second to build each
+
+
+@pytest.mark.parametrize("size", [pytest.param(s, marks=[pytest.mark.slow] if s in LARGE else []) for s in WHISPERS])
+def test_whispers_have_the_parameters_of_their_table(size):
+    with torch.device("meta"):
+        model = transformers.WhisperForConditionalGeneration(configs.get(f"whisper-{size}"))
+    count = sum(tensor.numel() for tensor in model.parameters()) / 1e6
+    assert count == pytest.approx(WHISPERS[size], rel=COUNTED)
+
+
+@pytest.mark.parametrize("size", WHISPERS)
+def test_whispers_of_many_languages(size):
+    config = configs.get(f"whisper-{size}")
+    newest = size == "large-v3"
+    assert (config.vocab_size, config.num_mel_bins) == ((51866, 128) if newest else (51865, 80))
+    assert (config.eos_token_id, config.decoder_start_token_id) == (50257, 50258)
+
+
+@pytest.mark.parametrize("size", ENGLISH)
+def test_english_whispers_lack_one_word(size):
+    """The two kinds differ in the words alone, and where the special tokens begin."""
+    many, english = (configs.get(f"whisper-{size}{end}").to_dict() for end in ("", ".en"))
+    assert (english["vocab_size"], english["eos_token_id"], english["begin_suppress_tokens"]) == (
+        51864,
+        50256,
+        [220, 50256],
+    )
+    differ = {name for name in many if many[name] != english[name]}
+    assert differ == {
+        *("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
+        "begin_suppress_tokens",
+    }
 
 
 def test_overrides_win_and_each_call_gives_a_fresh_object():

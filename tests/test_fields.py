@@ -1,7 +1,9 @@
 """Every field of every config class: known to be a size, to change the function, or proven not to matter."""
 
 import copy
+import dataclasses
 import json
+import re
 
 import pytest
 import torch
@@ -11,10 +13,18 @@ from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING
 
 import transformers_bot
-from transformers_bot import BoTModelForCausalLM, BoTModelForMaskedLM, UnsupportedArchitecture, UnsupportedCheckpoint
+from transformers_bot import (
+    BadSize,
+    BoTModelForCausalLM,
+    BoTModelForMaskedLM,
+    UnsupportedArchitecture,
+    UnsupportedCheckpoint,
+)
 from transformers_bot import adapters as rules
+from transformers_bot.adapters import Role
 from transformers_bot.architectures.families import BUILT_IN
-from transformers_bot.architectures.sizes import class_fields, inner, kind_of
+from transformers_bot.architectures.sizes import class_fields, inner, kind_of, nested
+from transformers_bot.io.config_files import check_config
 from transformers_bot.tools.inspecting import inspect
 
 GROWN = {"hidden_size": 24, "num_attention_heads": 6}
@@ -51,6 +61,55 @@ def test_every_field_of_the_class_is_known(family):
     others = {field: other for other, field in CONFIG_MAPPING[family].attribute_map.items()}
     kinds = {name: kind_of(adapter, name) or kind_of(adapter, others.get(name, "")) for name in all_fields(family)}
     assert {name for name, kind in kinds.items() if kind is None} == set()
+
+
+# What a config.json may hold in the place of a length.
+HOSTILE = {"large": 10**12, "text": "x", "truth": True, "object": {"a": 1}, "list": [10**12, 2], "number": 1e300}
+
+
+# Path of a config field that sets the length of a role -> a model type that has it.
+LENGTHS = {
+    role.size: name
+    for name, adapter in rules.ADAPTERS.items()
+    for role in adapter.roles.values()
+    if isinstance(role.size, str)
+}
+
+
+@pytest.mark.parametrize("wrong", HOSTILE.values(), ids=HOSTILE)
+def test_every_length_that_an_adapter_names_is_checked_before_anything_is_built(wrong):
+    for path, model_type in LENGTHS.items():
+        with pytest.raises(BadSize, match=re.escape(path)):
+            check_config({"model_type": model_type, **nested({path: wrong})})
+    for alias, model_type in (("hidden_size", "whisper"), ("num_local_experts", "mixtral"), ("n_ctx", "gpt2")):
+        with pytest.raises(BadSize, match=f"{alias} is 1000000000000 in config.json; no model has more than"):
+            check_config({"model_type": model_type, alias: 10**12})
+
+
+def test_lengths_that_are_valid_are_left_alone():
+    for model_type in rules.ADAPTERS:
+        check_config(json.loads(json.dumps(transformers.CONFIG_MAPPING[model_type]().to_dict())))
+    check_config({"model_type": "dinov2", "out_features": ["stage1"], "image_size": [14, 28]})
+
+
+@pytest.mark.parametrize(
+    ("model_type", "field"),
+    [("llama", "hidden_size"), ("granite", "num_attention_heads"), ("t5", "d_model"), ("falcon", "num_kv_heads")],
+)
+@pytest.mark.parametrize("change", [{}, {"num_hidden_layers": 3}])
+def test_a_length_of_zero_is_named(model_type, field, change):
+    config = transformers.CONFIG_MAPPING[model_type](**GROWN)
+    setattr(config, field, 0)
+    with pytest.raises(BadSize, match=f"{field} is 0 in the source config; it must be a whole number of at least 1"):
+        transformers_bot.plan(config, **change)
+
+
+def test_what_an_adapter_cannot_compute_is_told(monkeypatch):
+    broken = Role("ffn", "unit", lambda c: c.hidden_size // (c.num_hidden_layers - 12), field="intermediate_size")
+    adapter = dataclasses.replace(rules.get("bert"), roles=rules.get("bert").roles.with_(broken))
+    monkeypatch.setitem(rules.ADAPTERS, "bert", adapter)
+    with pytest.raises(BadSize, match=r"intermediate_size cannot be computed with in the source config \(ZeroDivision"):
+        transformers_bot.plan(transformers.BertConfig(), num_hidden_layers=3)
 
 
 @pytest.mark.covering("family")

@@ -1,5 +1,6 @@
 """`fit`: a learned operator lowers the loss, and what it reports is what it did."""
 
+import dataclasses
 import inspect
 import json
 import textwrap
@@ -19,6 +20,7 @@ from transformers_bot import (
     BoTModelForCausalLM,
     BoTModelForSequenceClassification,
 )
+from transformers_bot.adapters import ADAPTERS
 from transformers_bot.learned.flops import training_flops
 
 
@@ -105,6 +107,15 @@ def test_the_rate_is_the_papers_unless_given(saved, family, lr):
     transformers_bot.fit(model, [batch], steps=1)
     assert model.config.transformers_bot["fit"]["lr"] == lr
     assert any(not torch.equal(x, before[name]) for name, x in model.state_dict().items())
+
+
+def test_the_rate_is_the_adapters_or_the_general_one(tmp_path, monkeypatch):
+    folder, config, batch = gpt2(tmp_path)
+    for stated, rate in ((0.125, 0.125), (None, 2e-4)):
+        monkeypatch.setitem(ADAPTERS, "gpt2", dataclasses.replace(ADAPTERS["gpt2"], learning_rate=stated))
+        model = BoTModelForCausalLM.from_pretrained(folder, config=resized_config(config, layer=3), method="ligo")
+        transformers_bot.fit(model, [batch], steps=1)
+        assert model.config.transformers_bot["fit"]["lr"] == rate
 
 
 def test_flops_are_those_of_products_forward_and_backward(tmp_path):

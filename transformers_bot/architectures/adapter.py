@@ -626,6 +626,7 @@ class Adapter:
         epsilon: the config field of the norms' epsilon.
         readout: the stream in front of a tied output embedding is also part of the base model.
         meaning: config fields, other than sizes, that change what the weights compute.
+        tensors: config fields, other than sizes, that change which tensors a model has or their shapes.
         causal_flag: a config field that must be set in classes that predict the next token, so that they do
             not see it.
         depth_flag: a config field that makes the meaning of a layer depend on its number.
@@ -640,6 +641,10 @@ class Adapter:
         buffers: patterns of constants, such as masks, that older versions stored beside the weights.
         implied_ties: modules that multiply with the input embedding and have no tensor of their own for it.
         variants: configs of this type that need another adapter.
+        wavelets: of the paper's own transform (`gain="raw"`), to shrink and to grow; Haar where it states none.
+        learning_rate: AdamW's, with which a learned operator is fitted; None is the general one of `fit`.
+        locked: published results rest on a built-in adapter, which therefore cannot be replaced. An adapter of your own
+            is never locked.
     """
 
     model_type: str
@@ -658,6 +663,7 @@ class Adapter:
     epsilon: str = ""
     readout: bool = False
     meaning: tuple[str, ...] = ()
+    tensors: tuple[str, ...] = ()
     causal_flag: str | None = None
     depth_flag: str | None = None
     inert: tuple[str, ...] = ()
@@ -669,6 +675,9 @@ class Adapter:
     buffers: tuple[str, ...] = ()
     implied_ties: tuple[str, ...] = ()
     variants: tuple[Variant, ...] = ()
+    wavelets: tuple[str, str] = ("haar", "haar")
+    learning_rate: float | None = None
+    locked: bool = False
 
     def of(self, config: Any) -> "Adapter":
         """The adapter for a config of this type: this one, or that of a variant."""

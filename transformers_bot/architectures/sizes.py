@@ -15,7 +15,7 @@ import copy
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import cache
 from numbers import Integral
@@ -26,7 +26,7 @@ from transformers import PreTrainedConfig
 
 from ..console.text import brief
 from ..errors import BadKeyword, BadOption, BadSize, UnsupportedArchitecture, suggest
-from .adapter import FIXED, Adapter, Role, Roles, Sizes
+from .adapter import FIXED, RESIZED, Adapter, Role, Roles, Sizes
 
 _NONE = object()
 
@@ -81,8 +81,10 @@ def nested(fields: Mapping[str, Any]) -> dict[str, Any]:
 LABELS = ("num_labels", "id2label", "label2id")
 # Fields that transformers reads from every config, also if its class does not have them -> the value without them.
 MEANING = {"is_causal": True, "tie_last_hidden_states": None}
-# Fields that change which tensors a model has; the plan compares the tensors themselves.
-TENSORS = ("tie_word_embeddings", "add_cross_attention", "encoder_stride")
+# Fields that change which tensors a model has, of any type; the plan compares the tensors themselves. transformers asks
+# every config for `tie_word_embeddings`, and calls a decoder's second attention, which reads another model's stream,
+# `add_cross_attention` in every family that may have it.
+TENSORS = ("tie_word_embeddings", "add_cross_attention")
 # Fields on which a trained model's function does not depend: records, training, generation, kinds of outputs.
 INERT = (
     *("model_type", "architectures", "transformers_version", "transformers_bot", "dtype", "torch_dtype", "auto_map"),
@@ -117,7 +119,7 @@ def kind_of(adapter: Adapter, name: str) -> str | None:
         "list": name in lists,
         "meaning": name in adapter.meaning or name in MEANING,
         "fixed": name in adapter.only,
-        "tensors": name.rpartition(".")[2] in TENSORS,
+        "tensors": name in adapter.tensors or name.rpartition(".")[2] in TENSORS,
         "inert": name in adapter.inert or name.rpartition(".")[2] in INERT,
     }
     return next((kind for kind, holds in kinds.items() if holds), None)
@@ -285,11 +287,14 @@ def role_sizes(adapter: Adapter, config: PreTrainedConfig, which: str) -> dict[s
         which: "source" or "target", for the message.
     """
     for role in adapter.roles.values():
-        if isinstance(role.size, str):
-            _check_positive(role.size, get_field(config, role.size, None), which)
+        field = role.size if isinstance(role.size, str) else role.field
+        given = get_field(config, field, None)
+        # A length that is computed may come from a field with another meaning, such as a token's number.
+        if isinstance(role.size, str) or (role.kind in RESIZED and isinstance(given, Integral)):
+            _check_positive(field, given, which)
     check_spread(config, which)
     for check in adapter.checks:
-        if wrong := check(config):
+        if wrong := _computed(check, config, which, "its sizes"):
             raise BadSize(f"{wrong[0]} in the {which} config; {wrong[1]}")
     for part, whole in adapter.divides:
         _check_divides(part, whole, config, which)
@@ -361,6 +366,8 @@ def unsaid(adapter: Adapter, config: PreTrainedConfig, chosen: Mapping[str, Any]
     """
     fields: dict[str, Any] = {}
     told = [name for name in adapter.with_width if name in chosen]
+    for name in adapter.with_width:
+        _check_positive(name, get_field(config, name), "source")
     if adapter.with_width and not told:
         for stream in adapter.roles.streams:
             share = _share(config, chosen, adapter.roles[stream].field)
@@ -381,7 +388,8 @@ def unsaid(adapter: Adapter, config: PreTrainedConfig, chosen: Mapping[str, Any]
 
 
 def _share(config: PreTrainedConfig, chosen: Mapping[str, Any], name: str) -> Fraction:
-    """The new value of a field, relative to the old one."""
+    """The new value of a field, relative to the old one; `BadSize` if that is no length."""
+    _check_positive(name, get_field(config, name), "source")
     return Fraction(chosen.get(name, get_field(config, name)), get_field(config, name))
 
 
@@ -590,7 +598,11 @@ def _length(adapter: Adapter, role: str, config: PreTrainedConfig, which: str) -
     """The length of one role; None if only the tensor's shape tells it."""
     spec = adapter.roles[role]
     size, field = spec.size, spec.field
-    length = size(config) if callable(size) else get_field(config, size) if isinstance(size, str) else size
+    length = size
+    if callable(size):
+        length = _computed(size, config, which, field)
+    elif isinstance(size, str):
+        length = get_field(config, size)
     if length is None:
         return None
     if isinstance(length, bool) or not isinstance(length, Integral):
@@ -608,6 +620,17 @@ def _length(adapter: Adapter, role: str, config: PreTrainedConfig, which: str) -
             "Choose a smaller size."
         )
     return length
+
+
+def _computed(function: Callable[[Any], Any], config: PreTrainedConfig, which: str, fields: str) -> Any:
+    """What an adapter's function gives for a config; `BadSize` where it cannot compute with the config's values."""
+    try:
+        return function(config)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = brief(f"{type(error).__name__}: {error}")
+        raise BadSize(
+            f"{fields} cannot be computed with in the {which} config ({reason}). Correct the config's sizes."
+        ) from None
 
 
 def _limit(adapter: Adapter, role: str) -> int:

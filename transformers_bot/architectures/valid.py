@@ -2,13 +2,15 @@
 
 import difflib
 import itertools
+import math
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..errors import BadOption, suggest
+from ..ops.wavelets import NAMES
 from .adapter import ADAPTERS, DEPTH, KINDS, RESIZED, Adapter, Norm, Role, Roles, Rule, Scale, Variant
-from .families import PAPER
+from .families import BUILT_IN
 from .sizes import flat, has_field
 
 FIELD_KINDS = ("depth", "stream")  # error messages name their config field
@@ -16,6 +18,7 @@ MISSPELT = 0.89  # of letters in common: so similar to a field that is there, a 
 LISTS = (
     "divides",
     "meaning",
+    "tensors",
     "inert",
     "checks",
     "crossing",
@@ -29,8 +32,8 @@ LISTS = (
 def register(adapter: Adapter) -> Adapter:
     """Make an architecture known for the rest of this process; return the adapter.
 
-    A model type that is registered again replaces the earlier adapter, also a built-in one. Those of the paper's
-    families stay, so that published results can be repeated.
+    A model type that is registered again replaces the earlier adapter, also a built-in one, unless that is locked
+    so that published results can be repeated (see `Adapter.locked`).
 
     Example:
         >>> from transformers_bot.adapters import get, register
@@ -39,10 +42,11 @@ def register(adapter: Adapter) -> Adapter:
 
     Raises:
         BadOption: an adapter that contradicts itself or transformers' config of that model type, or another one
-            for a family of the paper.
+            in place of a locked one.
     """
     validate(adapter)
-    if adapter.model_type in (built_in.model_type for built_in in PAPER if built_in is not adapter):
+    locked = {built_in.model_type: built_in for built_in in BUILT_IN if built_in.locked}
+    if locked.get(adapter.model_type, adapter) is not adapter:
         raise BadOption(f"model type {adapter.model_type!r} is built in and cannot be replaced.")
     ADAPTERS[adapter.model_type] = adapter
     return adapter
@@ -74,6 +78,7 @@ def _problems(adapter: Adapter) -> Iterator[str]:
     yield from _gain_problems(adapter)
     yield from _norm_problems(adapter)
     yield from _scale_problems(adapter)
+    yield from _default_problems(adapter)
     for variant in adapter.variants:
         if not isinstance(variant, Variant) or not callable(variant.holds):
             yield f"variants must be Variant(when, function of the config, adapter) each, got {variant!r}."
@@ -235,6 +240,19 @@ def _scale_problems(adapter: Adapter) -> Iterator[str]:
             tensor = re.sub(DEPTH, "0", name)
             if not any(rule.match(tensor)[0] for rule in adapter.rules):
                 yield f"scales name {name!r}, but no rule names {tensor}.{suggest(name, _modules(adapter))}"
+
+
+def _default_problems(adapter: Adapter) -> Iterator[str]:
+    """Problems of what an adapter says on methods: its wavelets and its learning rate."""
+    wavelets, rate = adapter.wavelets, adapter.learning_rate
+    if not isinstance(wavelets, (tuple, list)) or len(wavelets) != 2:
+        yield f"wavelets must be two names, to shrink and to grow, such as ('haar', 'db2'), got {wavelets!r}."
+    else:
+        yield from (
+            f"wavelets has {n!r}, which is none of PyWavelets'.{suggest(n, NAMES)}" for n in wavelets if n not in NAMES
+        )
+    if rate is not None and (isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < math.inf):
+        yield f"learning_rate must be None or a number above 0, got {rate!r}."
 
 
 def _rules_of(adapter: Adapter, module: str) -> list[Rule]:

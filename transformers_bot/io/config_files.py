@@ -22,18 +22,18 @@ from transformers.configuration_utils import get_configuration_file
 from transformers.utils import CONFIG_NAME, cached_file
 
 from ..architectures import ADAPTERS
-from ..architectures.sizes import MAX_LAYERS, MAX_LENGTH, label_number
+from ..architectures.sizes import label_number
 from ..compat import NO_ERROR
 from ..errors import (
     BadCheckpoint,
     BadOption,
-    BadSize,
     HubError,
     UnsafeCheckpoint,
     UnsupportedArchitecture,
     UnsupportedCheckpoint,
     suggest,
 )
+from .config_lengths import OTHER_OBJECTS, check_lengths, numbers_in
 from .files import LFS_POINTER, Folder, clean, from_hub, hub_keywords, is_plain, opened, shown, shown_path
 
 # Why not json.load alone: it accepts duplicate names and any depth, and needs gigabytes for a file of many lists.
@@ -118,16 +118,9 @@ def _depth(value: Any) -> int:
 
 # -- the fields of a config.json ---------------------------------------------------------------------
 
-MAX_LABELS = 1 << 18  # transformers makes two dicts of them, some 200 bytes a label
 MAX_NUMBER = 1 << 63
 NAMES = ("revision", "subfolder", "variant")
-LAYER_FIELDS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
-LENGTH_FIELDS = (
-    *("hidden_size", "n_embd", "intermediate_size", "n_inner", "num_attention_heads", "n_head", "vocab_size"),
-    *("max_position_embeddings", "n_positions", "n_ctx", "type_vocab_size", "num_channels"),
-    *("image_size", "patch_size", "encoder_stride", "pooler_output_size"),
-)
-OBJECT_FIELDS = ("id2label", "label2id", "quantization_config", "compression_config")
+OBJECT_FIELDS = ("id2label", "label2id", *OTHER_OBJECTS)
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack")
 ADAPTER = "adapter_config.json"
 MODULES = "modules.json"  # of sentence-transformers
@@ -263,15 +256,8 @@ def check_config(fields: Mapping[str, Any], path: str | os.PathLike[str] = CONFI
             raise BadCheckpoint(f"{location} has a field {shown(name)}, which is no setting of a model. Remove it.")
     _check_types(location, fields)
     _check_implementations(location, fields)
-    caps = {**dict.fromkeys(LAYER_FIELDS, MAX_LAYERS), **dict.fromkeys(LENGTH_FIELDS, MAX_LENGTH)}
-    for name, most in {**caps, "num_labels": MAX_LABELS}.items():
-        # A list is valid: some families give a length per layer, or height and width.
-        if isinstance(fields.get(name), (str, bool, dict)):
-            raise BadSize(f"{name} is {shown(fields[name])} in {location}; it must be a whole number. Correct it.")
-        for value in _numbers(fields.get(name)):
-            if value > most:
-                raise BadSize(f"{name} is {shown(value)} in {location}; no model has more than {most:,}. Correct it.")
-    for value in _numbers(list(fields.values())):
+    check_lengths(location, fields)
+    for value in numbers_in(list(fields.values())):
         if value != value or (isinstance(value, int) and abs(value) > MAX_NUMBER):
             raise BadCheckpoint(
                 f"{location} holds the number {shown(value)}, which no field of a model can hold. Correct it."
@@ -321,14 +307,6 @@ def _check_implementations(location: str, fields: Mapping[str, Any]) -> None:
                     f"{location}: {name} is {shown(implementation)}: that is code from the hub. Remove it; pass "
                     "attn_implementation= yourself where you trust it."
                 )
-
-
-def _numbers(value: Any) -> list[float]:
-    """All numbers in a field, nested ones included, booleans excluded."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return [value]
-    members = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [number for member in members for number in _numbers(member)]
 
 
 # -- the config object of transformers ---------------------------------------------------------------

@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
 OPENING, WRITING = 2, 1  # for the progress bar: about as long as so many steps
 LEARNED = ("ligo", "mango")
-# Supplement C.5, for a batch of 256 (GPT-2: 512); other model types take BERT's.
-LEARNING_RATE = {"deit": 5e-4, "vit": 5e-4, "bert": 2e-4, "roberta": 2e-4, "gpt2": 1e-5}
+# Where the adapter states none: the paper's for encoders of text (supplement C.5), which lies between those for image
+# models and for a decoder.
+LEARNING_RATE = 2e-4
 
 
 @progress.bar("fitting the operator")
@@ -70,8 +71,8 @@ def fit(
         model: from `from_pretrained(..., method="ligo")` or "mango", or a folder saved from it.
         batches: dicts of the model's keyword arguments, labels included; repeated from the start at the end.
         steps: updates of the operator, one batch each.
-        lr: AdamW's rate; None is the paper's for the model type (ViT and DeiT 5e-4, BERT and RoBERTa
-            2e-4, GPT-2 1e-5).
+        lr: AdamW's rate; None is the adapter's `learning_rate`, which the paper's families have (ViT and DeiT 5e-4,
+            BERT and RoBERTa 2e-4, GPT-2 1e-5), and 2e-4 for others.
         seed: of the operator's noise, of dropout and of a shuffling loader.
         rank: of Mango's tensor ring, 1 by default; LiGO has none.
         source: path of the source, for a model that was loaded from its own folder: its record has only the name
@@ -122,7 +123,8 @@ def learn(
         The entries of the model's record on the fit.
     """
     check_schedule(steps, lr, seed)
-    rate = float(LEARNING_RATE.get(model.config.model_type, LEARNING_RATE["bert"]) if lr is None else lr)
+    stated = architectures.adapter_of(model.config).learning_rate
+    rate = float(lr if lr is not None else stated or LEARNING_RATE)
     operator = _operator(method, growth, int(seed), rank)
     run = _Run(model, operator.to(model.device))
     run.train(batches, int(steps), rate, int(seed))

@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..architectures.adapter import Adapter, find_rule
 from ..architectures.inventory import ModelClass, class_in_mapping, named_class, predict, tasks_of
-from ..architectures.sizes import set_field, without_crossing
+from ..architectures.sizes import get_field, set_field, without_crossing
 from ..compat import quiet
 from ..errors import BadCheckpoint, BadOption, PlanError, UnsafeCheckpoint, UnsupportedCheckpoint
 from ..io.checkpoint import Checkpoint, check_files
@@ -25,7 +25,8 @@ from ..io.files import is_folder, listed, shown_path
 from .request import Keywords, Request
 
 Shapes = Mapping[str, tuple[int, ...]]
-# Endings of names in older versions -> the endings that transformers reads them as.
+# Endings of names in older versions -> the endings that transformers reads them as. It renames them in checkpoints of
+# every model type, so that no family has them as its own.
 RENAMED = {".gamma": ".weight", ".beta": ".bias"}
 
 
@@ -133,7 +134,7 @@ def fitting_classes(
     fits = [cls for cls in fits if parts[cls] == present] or [cls for cls in fits if parts[cls] <= present]
     if len(fits) > 1 and not set(stored.shapes) - body:  # a base model, or a head that is tied to it
         fits = [cls for cls in fits if (cls is not base) == stored.prefixed]
-    return _chosen_by_fields(config, fits) if len(fits) > 1 else fits
+    return _chosen_by_fields(adapter, config, fits) if len(fits) > 1 else fits
 
 
 def _check(name: str, keywords: Keywords) -> Checkpoint:
@@ -245,12 +246,13 @@ def _switches(base: ModelClass) -> list[str]:
     return [parameter.name for parameter in parameters if isinstance(parameter.default, bool)]
 
 
-def _chosen_by_fields(config: PreTrainedConfig, fits: list[ModelClass]) -> list[ModelClass]:
+def _chosen_by_fields(adapter: Adapter, config: PreTrainedConfig, fits: list[ModelClass]) -> list[ModelClass]:
     """Of several classes with the same tensors, those that the config's fields point to."""
     tasks = {model_class: tasks_of(config, model_class) for model_class in fits}
     masked_or_causal = {task for of in tasks.values() for task in of} & {"masked-lm", "causal-lm"}
     if len(masked_or_causal) == 2:
-        task_of_fields = "causal-lm" if getattr(config, "is_decoder", False) else "masked-lm"
+        is_causal = bool(adapter.causal_flag) and get_field(config, adapter.causal_flag or "", False)
+        task_of_fields = "causal-lm" if is_causal else "masked-lm"
     elif getattr(config, "problem_type", None) is not None:
         task_of_fields = "sequence-classification"
     else:

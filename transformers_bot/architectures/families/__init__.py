@@ -22,9 +22,8 @@ from .vit import DEIT, VIT
 from .wav2vec2 import HUBERT, WAV2VEC2
 from .whisper import WHISPER
 
-PAPER = (BERT, ROBERTA, GPT2, VIT, DEIT)  # the families of the paper, whose results are published
 BUILT_IN = (
-    *PAPER,
+    *(BERT, ROBERTA, GPT2, VIT, DEIT),
     *(XLM_ROBERTA, CAMEMBERT, DISTILBERT, ELECTRA, MPNET, DEBERTA_V2, MODERNBERT),
     *(LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GRANITE, PHI3, OLMO2, GEMMA2, GEMMA3),
     *(DINOV2, DINOV2_WITH_REGISTERS, DINOV3_VIT),

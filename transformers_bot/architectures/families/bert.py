@@ -109,6 +109,8 @@ FIRST_RELEASE = (
     *("directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers"),
     *("pooler_size_per_head", "pooler_type"),
 )
+# BERT's by validation loss (the paper's supplement, Table 5). It states none for RoBERTa, which has the same blocks.
+PAPER_WAVELETS = ("haar", "bior6.8")
 AFTER_ATTENTION, AFTER_MLP = (f"encoder.layer.{{layer}}.{part}.LayerNorm" for part in ("attention.output", "output"))
 
 BERT = Adapter(
@@ -133,6 +135,9 @@ BERT = Adapter(
     foreign=FOREIGN,
     # Constants (0, 1, 2, ... and 0, 0, ...) that transformers stored beside the weights until 4.31.
     buffers=(r"embeddings\.(position|token_type)_ids",),
+    wavelets=PAPER_WAVELETS,
+    learning_rate=2e-4,  # for batches of 256 (the paper's supplement, C.5)
+    locked=True,
 )
 ROBERTA = replace(
     BERT,
@@ -153,6 +158,6 @@ ROBERTA = replace(
     norms=(*BERT.norms[:-1], Norm("lm_head.layer_norm", ("lm_head.decoder",))),
     checks=(padding_is_known,),
 )
-# Other vocabularies, and the very modules of RoBERTa.
-XLM_ROBERTA = replace(ROBERTA, model_type="xlm-roberta")
-CAMEMBERT = replace(ROBERTA, model_type="camembert")
+# Other vocabularies, and the very modules of RoBERTa. The paper has no results of them.
+XLM_ROBERTA = replace(ROBERTA, model_type="xlm-roberta", wavelets=Adapter.wavelets, locked=False)
+CAMEMBERT = replace(XLM_ROBERTA, model_type="camembert")

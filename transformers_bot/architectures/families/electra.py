@@ -5,7 +5,7 @@ Where both widths are one there is no such matrix, and the embeddings are the st
 
 from dataclasses import replace
 
-from ..adapter import LABEL, SEGMENT, VOCAB, Norm, Role, Roles, Variant, parse_rules
+from ..adapter import LABEL, SEGMENT, VOCAB, Adapter, Norm, Role, Roles, Variant, parse_rules
 from .bert import BERT, DERIVED, ENCODER, WIDTHS
 
 POOLED = ("pooler.", "cls.")
@@ -48,6 +48,8 @@ ONE_WIDTH = replace(
     inert=("summary_last_dropout",),
     only={"position_embedding_type": "absolute", "summary_proj_to_labels": False},
     buffers=(r"embeddings\.position_ids",),
+    wavelets=Adapter.wavelets,
+    locked=False,
 )
 ELECTRA = replace(
     ONE_WIDTH,

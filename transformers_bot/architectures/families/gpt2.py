@@ -98,4 +98,7 @@ GPT2 = Adapter(
     clash=clash,
     crossing=(r"h\.\d+\.(crossattention|ln_cross_attn)\..+",),
     buffers=(r"h\.\d+\.attn\.(masked_)?bias",),
+    wavelets=("coif3", "db2"),  # by validation loss (the paper's supplement, Table 5)
+    learning_rate=1e-5,  # for batches of 512 (supplement C.5)
+    locked=True,
 )

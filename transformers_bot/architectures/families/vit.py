@@ -110,6 +110,9 @@ VIT = Adapter(
     meaning=("hidden_act", "layer_norm_eps", "qkv_bias", "pooler_act"),
     epsilon="layer_norm_eps",
     checks=(lengths_are_whole,),
+    tensors=("encoder_stride",),  # of the head that predicts hidden patches
+    learning_rate=5e-4,  # for batches of 256 (the paper's supplement, C.5)
+    locked=True,
 )
 # Two tokens that are no patches: one for the class, one that learns from a teacher.
 DEIT = replace(VIT, model_type="deit", roles=ROLES.with_(Role("special", "identity", 2, field="the model type")))
