@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Batches,
         DType,
         GenerativeModel,  # noqa: F401  # named in a string below
+        Keep,
         ModelKeywords,
         Nonfinite,
         Options,
@@ -112,6 +113,7 @@ class _BaseBoTModel(_Of[Model]):
         allow_pickle: bool = False,
         strict: bool = True,
         record_path: bool = False,
+        vocab_keep: "Keep" = None,
         ignore_mismatched_sizes: bool = False,
         dtype: "DType" = None,
         torch_dtype: "DType" = None,
@@ -133,6 +135,7 @@ class _BaseBoTModel(_Of[Model]):
         allow_pickle: bool = False,
         strict: bool = True,
         record_path: bool = False,
+        vocab_keep: "Keep" = None,
         ignore_mismatched_sizes: bool = False,
         dtype: "DType" = None,
         torch_dtype: "DType" = None,
@@ -154,6 +157,7 @@ class _BaseBoTModel(_Of[Model]):
         allow_pickle: bool = False,
         strict: bool = True,
         record_path: bool = False,
+        vocab_keep: "Keep" = None,
         ignore_mismatched_sizes: bool = False,
         dtype: "DType" = None,
         torch_dtype: "DType" = None,
@@ -174,6 +178,7 @@ class _BaseBoTModel(_Of[Model]):
         allow_pickle: bool = False,
         strict: bool = True,
         record_path: bool = False,
+        vocab_keep: "Keep" = None,
         ignore_mismatched_sizes: bool = False,
         dtype: "DType" = None,
         torch_dtype: "DType" = None,
@@ -211,6 +216,9 @@ class _BaseBoTModel(_Of[Model]):
                 of its type has, are errors; off, they are warnings. A body with gaps is always an error.
             record_path: note in the config where a source folder is; off, only its own name is noted, and
                 the hashes of its files. `push_to_hub` leaves the path out.
+            vocab_keep: the tokens to keep: a file with one id or token a line, a tokenizer's file or folder, or a list
+                of either. Their rows are picked, `vocab_size` and the token ids of the config follow; what texts need
+                beside them (special tokens, single bytes, parts of merges) is kept, too, as the plan says.
             ignore_mismatched_sizes: initialise tensors anew whose fixed axes (vocabulary, labels,
                 channels) differ; off, they are an error.
             dtype: of the result, such as "bfloat16"; the source's own by default. `torch_dtype` is its older name.
@@ -237,6 +245,7 @@ class _BaseBoTModel(_Of[Model]):
             allow_pickle=allow_pickle,
             strict=strict,
             record_path=record_path,
+            vocab_keep=vocab_keep,
             ignore_mismatched_sizes=ignore_mismatched_sizes,
             dtype=dtype,
             torch_dtype=torch_dtype,
@@ -264,6 +273,7 @@ class _BaseBoTModel(_Of[Model]):
         allow_pickle: bool = False,
         strict: bool = True,
         record_path: bool = False,
+        vocab_keep: "Keep" = None,
         ignore_mismatched_sizes: bool = False,
         dtype: "DType" = None,
         torch_dtype: "DType" = None,
@@ -282,6 +292,7 @@ class _BaseBoTModel(_Of[Model]):
             allow_pickle=allow_pickle,
             strict=strict,
             record_path=record_path,
+            vocab_keep=vocab_keep,
             ignore_mismatched_sizes=ignore_mismatched_sizes,
             dtype=dtype,
             torch_dtype=torch_dtype,
@@ -311,6 +322,7 @@ def plan(
     allow_pickle: bool = False,
     strict: bool = True,
     record_path: bool = False,
+    vocab_keep: "Keep" = None,
     ignore_mismatched_sizes: bool = False,
     dtype: "DType" = None,
     torch_dtype: "DType" = None,
@@ -348,6 +360,7 @@ def plan(
         allow_pickle=allow_pickle,
         strict=strict,
         record_path=record_path,
+        vocab_keep=vocab_keep,
         ignore_mismatched_sizes=ignore_mismatched_sizes,
         dtype=dtype,
         torch_dtype=torch_dtype,

@@ -106,6 +106,8 @@ class Role:
         grouped: of a stream: the role with the units of one group of a grouped convolution. The stream is that role
             once for every group, and keeps its order and its basis: no map goes over two groups.
         empty: a function of a config that says why the role has no entries.
+        anchored: of a vocabulary: a function of a config that returns how many first entries keep their numbers,
+            because the model computes with them.
     """
 
     name: str
@@ -121,6 +123,7 @@ class Role:
     stays: Callable[[Any], str] | None = dataclasses.field(default=None, compare=False)
     numbered: tuple[Numbered, ...] = dataclasses.field(default=(), compare=False)
     grouped: str = ""
+    anchored: Callable[[Any], int] | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not self.field:
@@ -240,6 +243,12 @@ class Roles(Mapping[str, Role]):
         return tuple(
             role.name for role in self._roles.values() if role.follows and self.kind(role.follows) == role.kind
         )
+
+    @cached_property
+    def vocabulary(self) -> str | None:
+        """The role of token ids: the identity whose number a config calls vocab_size, as transformers does."""
+        named = (name for name in self.of("identity") if self._roles[name].field.rpartition(".")[2] == "vocab_size")
+        return next(named, None)
 
     @cached_property
     def resized(self) -> tuple[str, ...]:

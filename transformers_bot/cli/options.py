@@ -172,6 +172,11 @@ def add_target(parser: Any) -> None:
         help="initialise anew, instead of refusing, tensors that must not be resampled (vocabulary, labels)",
     )
     group.add_argument(
+        "--vocab-keep",
+        metavar="FILE",
+        help="keep only these tokens: a file with one id or token a line, a JSON list, or a tokenizer's file or folder",
+    )
+    group.add_argument(
         "--recipe",
         metavar="FILE",
         help="a YAML file with these settings, as docs/command-line.md lists them; options override it",
@@ -437,6 +442,7 @@ SETTINGS: dict[str, tuple[type, ...]] = {
     "fit": (dict,),
     "strict": (bool,),
     "record_path": (bool,),
+    "vocab_keep": (str, list, dict),
     "overwrite": (bool,),
     "tokenizer": (bool,),
     "modules": (bool,),

@@ -63,6 +63,6 @@ def run(args: argparse.Namespace) -> int:
 # The settings that a plan depends on.
 PLANNED = (
     *("config", "bot_config", "method", "dtype", "ignore_mismatched_sizes", "calibration"),
-    *("strict", "nonfinite", "allow_pickle"),
+    *("strict", "nonfinite", "allow_pickle", "vocab_keep"),
     *("revision", "subfolder", "variant"),
 )

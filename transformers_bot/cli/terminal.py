@@ -84,7 +84,7 @@ def fill(text: str, columns: int, indent: str = "", hang: str = "") -> str:
 # Keywords of the Python API whose option has the same name.
 KEYWORDS = (
     *("config", "task", "method", "dtype", "ignore_mismatched_sizes", "calibration", "allow_pickle", "nonfinite"),
-    *("overwrite", "max_shard_size", "revision", "subfolder", "variant", "source"),
+    *("vocab_keep", "overwrite", "max_shard_size", "revision", "subfolder", "variant", "source"),
     *("wavelet", "gain", "depth", "detail_scale", "detail", "heads", "positions", "grids", "reheads", "basis", "order"),
     *("seed", "params", "like", "ratio", "memory"),
 )

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 TAGS = ("transformers_bot", "bot")
 # The keys of a recipe that provenance has under the same name; settings that are left out at their default.
 RECIPE = ("variant", "method", "dtype")
+ROW_TEXT = 2000  # the most characters of kept rows in a recipe
 DEFAULTS = {"ignore_mismatched_sizes": False, "nonfinite": "error", "strict": True, "allow_pickle": False}
 # The end of an architecture's name -> the Hub's name of what it does.
 PIPELINES = {
@@ -132,6 +133,8 @@ def recipe(config: PreTrainedConfig) -> dict[str, Any]:
     settings["task"] = (_task_of(config) or (None,))[0]
     settings["bot_config"] = _sorted(provenance.get("options"))
     settings["dtype"] = settings["dtype"] or (str(config.dtype).removeprefix("torch.") if config.dtype else None)
+    if kept := provenance.get("vocab_keep"):
+        settings["vocab_keep"] = kept if len(kept["ids"]) <= ROW_TEXT else "config.json"
     settings |= {key: provenance[key] for key, default in DEFAULTS.items() if provenance.get(key, default) != default}
     return {key: value for key, value in settings.items() if value is not None and value != {}}
 
@@ -264,6 +267,10 @@ def _recipe_part(config: PreTrainedConfig, provenance: Mapping[str, Any], title:
         if provenance.get("fitted") is False
         else ""
     )
+    if fields.get("vocab_keep") == "config.json":
+        note += (
+            "\n\nThe kept rows of the vocabulary are in the `config.json` of this model: give the path of that file."
+        )
     argument = "SOURCE " if first == "local_source" else ""
     note += f"\n\nSOURCE is where the folder {code(settings[first])} is." if argument else ""
     return (

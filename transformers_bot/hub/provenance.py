@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 from ..errors import BadOption
 from ..io.config_files import folder_name, in_hub_cache, is_repo_id
 from ..io.files import shown
+from ..io.kept_tokens import wrong_record
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 LONGEST = 4096  # characters of a text in a record
@@ -135,6 +136,7 @@ def damage_of(record: Any, printable: bool = False) -> str | None:
     wrong += [] if _is_seed(record.get("seed_of_new_heads")) else ["seed_of_new_heads"]
     wrong += [] if _is_inside(record.get("subfolder")) else ["subfolder"]
     wrong += [] if not re.search(r"[/\\\\]", str(record.get("variant"))) else ["variant"]
+    wrong += ["vocab_keep"] if record.get("vocab_keep") is not None and wrong_record(record["vocab_keep"]) else []
     values = {"source_sizes": _is_whole, "target_sizes": _is_whole, "files": is_text, "versions": is_text}
     wrong = wrong or [
         key

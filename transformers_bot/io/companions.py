@@ -20,8 +20,9 @@ from ..compat import NO_ERROR
 from ..errors import BadCheckpoint, IncompatibleModels, UnsafeCheckpoint
 from .checkpoint import PROCESSOR, TOKENIZER, VOCABULARIES
 from .config_files import read_json
+from .fast_tokenizer import FILE, FastTokenizer, settings_with
 from .files import Folder, clean, opened, shown
-from .vocabulary import LARGE, SMALL, read_vocabulary
+from .vocabulary import LARGE, SMALL, VALUES, read_vocabulary
 
 CODED = ("tokenizer_config.json", *PROCESSOR)  # files that can name code to run
 PLACE = re.compile(r"(/|~|[A-Za-z]:[/\\]|\\\\|file:)")  # how an absolute path begins
@@ -29,12 +30,13 @@ PLACES = ("name_or_path", "_file", "_path", "_dir")  # how the names of fields e
 TEMPLATES = "additional_chat_templates"  # folder of named templates beside the default one
 
 
-def find(name: str, hub: Mapping[str, Any]) -> dict[str, Path]:
+def find(name: str, hub: Mapping[str, Any], others: tuple[str, ...] = ()) -> dict[str, Path]:
     """Tokenizer and processor files of a source by their names in it; those it does not have are left out.
 
     Args:
         name: hub id or folder.
         hub: hub keywords (revision, subfolder, token, ...).
+        others: names of further settings files.
 
     Raises:
         UnsafeCheckpoint: a link out of the folder, or a file too large to be what its name says.
@@ -46,14 +48,14 @@ def find(name: str, hub: Mapping[str, Any]) -> dict[str, Path]:
         templates = [f"{TEMPLATES}/{path.name}" for path in sorted((folder.path / TEMPLATES).glob("*.jinja"))]
         files = {
             filename: _located(folder, filename)
-            for filename in (*TOKENIZER, *PROCESSOR, *templates)
+            for filename in (*TOKENIZER, *PROCESSOR, *templates, *others)
             if folder.holds(filename)
         }
     else:
         listing = {key: keywords[key] for key in ("revision", "cache_dir", "token") if key in keywords}
         names = list_repo_templates(name, local_files_only=bool(keywords.get("local_files_only")), **listing)
         templates = [f"{TEMPLATES}/{filename}.jinja" for filename in names]
-        filenames = (*TOKENIZER, *PROCESSOR, *templates)
+        filenames = (*TOKENIZER, *PROCESSOR, *templates, *others)
         paths = {filename: cached_file(name, filename, **keywords, **NO_ERROR) for filename in filenames}
         files = {filename: Path(path) for filename, path in paths.items() if path}
     for filename, file in files.items():
@@ -66,11 +68,19 @@ def find(name: str, hub: Mapping[str, Any]) -> dict[str, Path]:
     return files
 
 
-def carry(files: Mapping[str, Path], folder: Path, config: PreTrainedConfig, positions: int | None = None) -> list[str]:
+def carry(
+    files: Mapping[str, Path],
+    folder: Path,
+    config: PreTrainedConfig,
+    positions: int | None = None,
+    numbers: Mapping[int, int] | None = None,
+) -> list[str]:
     """Copy the files into `folder` and check them against the target.
 
     Args:
         positions: how many tokens the target takes, None where it has no limit.
+        numbers: id in the source -> id in the target, if the target keeps a part of the vocabulary: then only
+            tokenizer.json and its settings are written, with these tokens.
 
     Returns:
         Sentences that a user should read.
@@ -79,13 +89,37 @@ def carry(files: Mapping[str, Path], folder: Path, config: PreTrainedConfig, pos
         IncompatibleModels: a tokenizer with more entries than the model has embeddings.
         BadCheckpoint, UnsafeCheckpoint: a file that cannot be read, or has grown meanwhile.
     """
+    given, files = files, files if numbers is None else _fitting(files)
     for name, file in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         copy(file, folder / name, _max_bytes(name))
     warnings = [sentence for name in CODED if name in files for sentence in _without_code_and_places(folder / name)]
+    if numbers is not None and FILE in files:
+        _write_subset(folder, numbers)
+        others = [name for name in given if name not in files]
+        if others:
+            warnings.append(f"{FILE} holds the kept tokens; {', '.join(others)} have all tokens, and are left out")
     if set(files) & set(TOKENIZER):
         warnings += _check_tokenizer(folder, config, positions)
     return warnings + check_images(folder, config) if set(files) & set(PROCESSOR) else warnings
+
+
+def _fitting(files: Mapping[str, Path]) -> dict[str, Path]:
+    """The files that a part of the vocabulary can be written into: without tokenizer.json, none of a tokenizer."""
+    others = {*VOCABULARIES, "added_tokens.json"} - {FILE} if FILE in files else {*TOKENIZER}
+    return {name: file for name, file in files.items() if name not in others}
+
+
+def _write_subset(folder: Path, numbers: Mapping[int, int]) -> None:
+    """Leave only these tokens in the copied tokenizer, under their new ids."""
+    settings = folder / "tokenizer_config.json"
+    written: dict[Path, dict[str, Any]] = {
+        folder / FILE: FastTokenizer(read_json(folder / FILE, LARGE, VALUES)).subset(numbers)
+    }
+    if settings.is_file():
+        written[settings] = settings_with(read_json(settings, SMALL), numbers)
+    for path, fields in written.items():
+        path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def copy(file: Path, to: Path, most: int) -> None:

@@ -57,7 +57,7 @@ def read_vocabulary(folder: Path, config: PreTrainedConfig) -> Vocabulary:
     settings = _object(folder / "tokenizer_config.json")
     special = _object(folder / "special_tokens_map.json")
     check_settings(settings)
-    ids, extra = _vocabulary(folder)
+    ids, extra = vocabulary_of(folder)
     if not ids:
         raise BadCheckpoint("there is no vocabulary among them")
     name = settings.get("tokenizer_class")
@@ -152,6 +152,22 @@ def _special(fields: Mapping[str, Any]) -> Iterable[str]:
             yield from filter(None, map(_text, value.values() if isinstance(value, dict) else value))
 
 
+def special_tokens(files: Mapping[str, Path], config: PreTrainedConfig) -> set[str]:
+    """The texts of the special tokens that a tokenizer's settings, or else its class, name.
+
+    Args:
+        files: tokenizer files by their names.
+        config: of the model.
+
+    Raises:
+        BadCheckpoint: settings that cannot be read.
+    """
+    names = ("tokenizer_config.json", "special_tokens_map.json")
+    settings, special = (_object(files[name]) if name in files else {} for name in names)
+    check_settings(settings)
+    return set(_special({**_defaults(settings.get("tokenizer_class"), config), **special, **settings}))
+
+
 def _class(name: str) -> type | None:
     """transformers' own class of this name; nothing else is imported, because the name comes from a file."""
     attribute = getattr(transformers, name, None) if name.isidentifier() and name.endswith(ENDS) else None
@@ -172,10 +188,10 @@ def _defaults(name: str | None, config: PreTrainedConfig) -> dict[str, Any]:
 # -- vocabularies ---------------------------------------------------------------------------------
 
 
-def _vocabulary(folder: Path) -> tuple[dict[str, int], set[str]]:
+def vocabulary_of(folder: Path) -> tuple[dict[str, int], set[str]]:
     """Token -> id of the vocabulary that transformers prefers, and the tokens that are added to it."""
     if (folder / "tokenizer.json").is_file():
-        return _fast(read_json(folder / "tokenizer.json", LARGE, VALUES))
+        return fast_vocabulary(read_json(folder / "tokenizer.json", LARGE, VALUES))
     if (folder / "vocab.json").is_file():
         table = read_json(folder / "vocab.json", LARGE, VALUES)
         return {text: _id(number, "vocab.json") for text, number in table.items()}, set()
@@ -201,7 +217,7 @@ def _id(number: object, name: str) -> int:
     return number
 
 
-def _fast(fields: Mapping[str, Any]) -> tuple[dict[str, int], set[str]]:
+def fast_vocabulary(fields: Mapping[str, Any]) -> tuple[dict[str, int], set[str]]:
     """Token -> id of a tokenizer.json, and its added tokens; refuses what would crash the Rust library."""
     model = fields.get("model")
     if not isinstance(model, dict):

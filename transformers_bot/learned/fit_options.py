@@ -15,7 +15,7 @@ from ..request.request import check_numbers
 from ..run.execute import apart, hand_over, run_plan
 from ..run.opening import Resize
 from .batches import Reader, find_files
-from .fitting import LEARNED, check_grows, check_schedule, learn
+from .fitting import LEARNED, check_grows, check_schedule, check_whole, learn
 from .operators import growth_of
 
 OPTIONS = ("batches", "steps", "lr", "seed", "rank", "batch_size", "tokens")
@@ -82,6 +82,7 @@ def fitted(
     Args:
         seed: of new heads, which are drawn as `skeleton_of` draws them.
     """
+    check_whole(resize.request.kept)
     check_grows(resize.request.adapter.roles, resize.plan.source_sizes, resize.plan.target_sizes)
     watch = Watch(resize.plan, resize.request.adapter)
     resizing, finishing = progress.resizing_seconds(resize.plan), progress.finishing_seconds(resize.plan)

@@ -233,6 +233,7 @@ def growth_for(
             f"the source {name!r} (revision {revision}) of this model cannot be opened again, and fit needs its "
             f"weights: {' '.join(str(error).split())}"
         ) from None
+    check_whole(record.get("vocab_keep"))
     adapter = architectures.adapter_of(config)
     request = Request.of(name, config, adapter, keywords, lambda _: type(model), target=model.config)
     before, after = request.sizes
@@ -247,6 +248,15 @@ def growth_for(
     target = Side(model.config, after, inventory_of(model), stored_dtype(model))
     plan = make_plan(adapter, origin, target, request.method, renew=True)
     return growth_of(plan, adapter, opened.model.state_dict())
+
+
+def check_whole(kept: object) -> None:
+    """Raise `BadOption` if the model keeps a part of the source's vocabulary."""
+    if kept:
+        raise BadOption(
+            "an operator is learned on texts of the source's own vocabulary, of which vocab_keep= keeps a part: resize "
+            "with vocab_keep= alone first, and grow the result."
+        )
 
 
 def check_grows(roles: Roles, before: Sizes, after: Sizes) -> None:

@@ -152,6 +152,28 @@ class Alternation:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Entries of an axis that are kept, such as the rows of a vocabulary.
+
+    Attributes:
+        index: their places in the source, ascending.
+        length: how many there are in the source.
+        origin: where the choice comes from, such as the name of a file.
+        remarks: sentences on the choice that a user should read.
+    """
+
+    index: tuple[int, ...]
+    length: int
+    origin: str = ""
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """A phrase for the plan."""
+        return f"kept {len(self.index):,} of {self.length:,} rows: {self.origin}"
+
+
+@dataclass(frozen=True)
 class Read:
     """A source tensor: its name with {layer} for the number, its layer (None outside of the layers), its weight."""
 
@@ -180,6 +202,8 @@ class Recipe:
             result of that recipe, relative to the norm of its source, over the axes of length 1.
         mates: rows of weights on `match`, one for each tensor of the result's own stack, whose common mean and
             standard deviation are then matched to those of `match`; empty if the result is matched alone.
+        picks: axis -> the entries of the result that are kept. They are picked last, so that they have the very values
+            that they would have among all others.
     """
 
     reads: tuple[Read, ...]
@@ -193,6 +217,7 @@ class Recipe:
     shift: float = 0.0
     alternations: tuple[Alternation, ...] = ()
     direction: "Recipe | None" = None
+    picks: tuple[tuple[int, Rows], ...] = ()
 
     @property
     def needs(self) -> tuple[Read, ...]:
@@ -210,7 +235,14 @@ class Recipe:
 
     @property
     def is_copy(self) -> bool:
-        if len(self.reads) != 1 or self.reads[0].weight != 1.0 or self.undo or self.plus or self.direction:
+        if (
+            len(self.reads) != 1
+            or self.reads[0].weight != 1.0
+            or self.undo
+            or self.plus
+            or self.direction
+            or self.picks
+        ):
             return False
         return is_identity(self.maps) and self.detail is None
 
@@ -260,6 +292,8 @@ def run(
     out = _run(recipe, read, dtype, device, cache or Cache(), watch)
     for alternation in recipe.alternations:
         out = alternation.stored(out)
+    for dim, rows in recipe.picks:
+        out = out.index_select(dim, torch.tensor(rows.index, device=out.device))
     return out
 
 

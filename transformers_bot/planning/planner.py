@@ -9,7 +9,7 @@ and a source tensor that no target reads is dropped, with the reason.
 """
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -25,7 +25,7 @@ from ..console.text import printable
 from ..errors import BadOption, BadSize, IncompatibleModels, PlanError
 from ..methods import Fresh, Linear, Method, Task
 from ..ops.axis_map import forget_large
-from ..ops.recipe import Read, Recipe, is_identity
+from ..ops.recipe import Read, Recipe, Rows, is_identity
 from ..rewrite.network import alternations
 from .presence import check_tensors_stay
 
@@ -254,6 +254,8 @@ class Side:
         dtype: of its weights.
         absent: tensors of the inventory that the checkpoint does not hold.
         extra: tensors that the checkpoint holds beside the inventory.
+        kept: of a target: role -> the entries of the source that it keeps of an axis that is never resampled.
+        numbered: of a target: the source's config with the numbers that these entries have in the target.
     """
 
     config: Any
@@ -262,6 +264,8 @@ class Side:
     dtype: torch.dtype
     absent: frozenset[str] = frozenset()
     extra: tuple[str, ...] = ()
+    kept: Mapping[str, Rows] = field(default_factory=dict)
+    numbered: Any = None
 
     @property
     def held(self) -> set[str]:
@@ -374,7 +378,9 @@ def _plan(adapter: Adapter, source: Side, target: Side, method: Method, renew: b
     renewed = [step.target for step in steps if step.action == "fresh"]
     fresh = {pairing.templates[name] for name in renewed}
     sizes = source.sizes, target.sizes
-    advice = general_warnings(adapter, (source.config, target.config), sizes, renewed, target.inventory.model_class)
+    configs = target.numbered or source.config, target.config
+    advice = general_warnings(adapter, configs, sizes, renewed, target.inventory.model_class)
+    advice += [sentence for rows in target.kept.values() for sentence in rows.remarks]
     crossed = crossing(adapter, source.extra)
     if crossed:
         subject = (
@@ -423,7 +429,9 @@ def task_of(adapter: Adapter, source: Side, target: Side, calibrated: bool = Fal
         before, after = gain(source.config), gain(target.config)
         if before is not None and (name in adapter.roles or _has(adapter, name, target.inventory)):
             gains[name] = 1.0 if after is None else after / before
-    return Task(adapter, source.sizes, target.sizes, tied, gains, calibrated)
+    # Entries are picked of what a method makes of all of them, so that methods need not know of it.
+    sizes = {**target.sizes, **{role: source.sizes[role] for role in target.kept}}
+    return Task(adapter, source.sizes, sizes, tied, gains, calibrated)
 
 
 def _steps(task: Task, target: Side, method: Method, pairing: Pairing) -> Iterator[Step]:
@@ -464,6 +472,7 @@ def _step(name: str, task: Task, target: Side, method: Method, pairing: Pairing)
         recipe = recipe.with_reads(partial(_nearest, stacks))
     if orders := alternations(rule, task.target):
         recipe = replace(recipe, alternations=orders)
+    recipe = _picked(recipe, rule, target.kept)
     missing = [read for read in recipe.needs if read.layer not in stacks.get(read.name, {})]
     if missing and layer is not None and missing[0].name in stacks:
         raise IncompatibleModels(
@@ -476,6 +485,24 @@ def _step(name: str, task: Task, target: Side, method: Method, pairing: Pairing)
     reads = {read: stacks[read.name][read.layer] for read in recipe.needs}
     action = "copy" if recipe.is_copy else "resample"
     return Step(name, action, shape, reads, before, recipe, recipe.note)
+
+
+def _picked(recipe: Recipe, rule: Rule, kept: Mapping[str, Rows]) -> Recipe:
+    """The recipe, of whose result only the kept entries stay.
+
+    Raises:
+        PlanError: such entries are a part of an axis.
+    """
+    picks = []
+    for dim, axis in enumerate(rule.axes):
+        roles = {factor.role for segment in axis.segments for factor in segment}
+        for role in roles & kept.keys():
+            if len(roles) > 1 or len(axis.segments) > 1 or len(axis.segments[0]) > 1:
+                raise PlanError(f"{role} shares an axis in the rule {rule.text!r}: its entries cannot be picked there.")
+            picks.append((dim, kept[role]))
+    if not picks:
+        return recipe
+    return replace(recipe, picks=tuple(picks), note=", ".join(filter(None, [recipe.note, picks[0][1].note])))
 
 
 def _nearest(stacks: dict[str, dict[int | None, str]], read: Read) -> Read:

@@ -32,10 +32,12 @@ from ..architectures.sizes import (
 from ..errors import BadKeyword, BadOption, HubError, IncompatibleModels, suggest
 from ..io.config_files import check_names, model_config
 from ..io.files import HUB as FINDING
+from ..io.kept_tokens import KeptTokens
 from ..io.weights import FLOATS
 from ..options import BoTConfig, check_writable
 from ..tasks import TASKS
 from .signatures import OURS
+from .vocabulary import kept_tokens, with_kept
 
 ClassFor = Callable[[PreTrainedConfig], type[PreTrainedModel]]
 Lengths = dict[str, int | None]
@@ -61,7 +63,10 @@ TARGET = (
 )
 SPLITTING = ("distributed_config", "tp_plan", "tp_size", "device_mesh")  # those of TARGET that split over ranks
 OFFLOADING = ("max_memory", "offload_folder")  # those that may leave weights on disk
-ONLY_RESIZING = ("bot_config", "method", "calibration", "allow_pickle", "nonfinite", "strict", "record_path")
+ONLY_RESIZING = (
+    *("bot_config", "method", "calibration", "allow_pickle", "nonfinite", "strict", "record_path"),
+    "vocab_keep",
+)
 NONFINITE = ("error", "warn", "zero")
 # transformers 5 accepts these and does nothing with them.
 IGNORED = (
@@ -109,6 +114,7 @@ class Keywords:
     nonfinite: str = "error"
     strict: bool = True
     record_path: bool = False
+    vocab_keep: Any = None
 
     @property
     def of_files(self) -> dict[str, Any]:
@@ -118,7 +124,7 @@ class Keywords:
     @property
     def names_target(self) -> bool:
         """Whether the call names a target, even one of the source's own size."""
-        return self.config is not None or bool(self.overrides)
+        return self.config is not None or bool(self.overrides) or self.vocab_keep is not None
 
 
 def place(path: os.PathLike[str]) -> str:
@@ -230,6 +236,7 @@ def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset(), 
         nonfinite=nonfinite,
         strict=bool(keywords.get("strict", True)),
         record_path=bool(keywords.get("record_path", False)),
+        vocab_keep=keywords.get("vocab_keep"),
     )
 
 
@@ -281,6 +288,7 @@ class Request:
         method: before it has seen the source's weights.
         keywords: the call's keywords, sorted by whom they are for.
         notes: sentences on the source, for the plan's warnings.
+        kept: the rows of the vocabulary that the target has, None for all.
     """
 
     name: str
@@ -294,6 +302,7 @@ class Request:
     method: methods.Method
     keywords: Keywords
     notes: tuple[str, ...] = ()
+    kept: KeptTokens | None = None
 
     @classmethod
     def of(
@@ -325,6 +334,11 @@ class Request:
         target = target_config(own, source, keywords) if target is None else target
         check_variants(adapter, source, target)
         adapter = own
+        kept = None
+        if keywords.vocab_keep is not None:
+            kept = kept_tokens(keywords.vocab_keep, name, source, adapter, keywords.hub)
+            renumbered = kept.again or not keywords.overrides
+            target, sizes = with_kept(kept, adapter, target, renumbered), None
         before, after = sizes or (role_sizes(adapter, source, "source"), role_sizes(adapter, target, "target"))
         calibrated = keywords.calibration is not None
         target = with_lists(adapter, source, target, (before, after), method, calibrated)
@@ -333,7 +347,8 @@ class Request:
         if keywords.dtype not in (None, "auto"):
             asked_dtype(keywords.dtype, target)  # raises for an unknown one, before weights are fetched
         model_class = class_for(target)
-        return cls(name, source, target, adapter, (before, after), class_for, model_class, options, method, keywords)
+        sizes = before, after
+        return cls(name, source, target, adapter, sizes, class_for, model_class, options, method, keywords, kept=kept)
 
     @property
     def changes_size(self) -> bool:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     Target: TypeAlias = PreTrainedConfig | str | os.PathLike[str] | dict[str, Any] | None
     Options: TypeAlias = BoTConfig | Mapping[str, Any] | None
     Batches: TypeAlias = Iterable[Mapping[str, Any]] | None
+    Keep: TypeAlias = "str | os.PathLike[str] | Iterable[int] | Iterable[str] | Mapping[str, Any] | None"
     DType: TypeAlias = str | torch.dtype | None
 
     class GenerativeModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # transformers is untyped for mypy
@@ -42,6 +43,7 @@ OURS = (
     "nonfinite",
     "strict",
     "record_path",
+    "vocab_keep",
 )
 Nonfinite = Literal["error", "warn", "zero"]
 

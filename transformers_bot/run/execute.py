@@ -168,6 +168,8 @@ def hand_over(
         keywords.setdefault("attn_implementation", "eager")
     if request.model_class.can_generate() and "generation_config" not in keywords:
         keywords["generation_config"] = copy.deepcopy(getattr(opened.model, "generation_config", None))
+        if request.kept and keywords["generation_config"] is not None:
+            request.kept.renumber(keywords["generation_config"])
     if gpu is not None:
         keywords["device_map"] = {"": gpu}  # with its number: "cuda" alone depends on the thread
     elif keywords.get("device_map") is not None:
@@ -234,6 +236,7 @@ def provenance(resize: Resize) -> dict[str, Any]:
         **plan.method,
         "config": {**changed_fields(source, resize.config), **alone},
         **{key: getattr(keywords, key) for key in ("ignore_mismatched_sizes", "nonfinite", "strict", "allow_pickle")},
+        **({"vocab_keep": request.kept.record} if request.kept else {}),
         "dtype": str(resize.dtype).removeprefix("torch."),
         "versions": {package: _version(package) for package in ("transformers", "torch", "pywavelets")}
         | {"transformers_bot": __version__},

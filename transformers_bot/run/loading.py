@@ -31,7 +31,7 @@ def load(factory: Factory, name: str | os.PathLike[str], model_args: tuple[Any, 
     """The model that `factory.from_pretrained` gives; see there."""
     if any(isinstance(value, (PreTrainedConfig, dict)) for value in model_args):
         raise BadKeyword("a config is taken by keyword only: pass the target as config=.")
-    as_it_is = kwargs.get("config") is None and not overrides_of(kwargs)
+    as_it_is = kwargs.get("config") is None and kwargs.get("vocab_keep") is None and not overrides_of(kwargs)
     if as_it_is and kwargs.get("method") != methods.Scratch.name:
         check_numbers(kwargs)
         methods.options_of(kwargs.get("method") or "bot", kwargs.get("bot_config"))
@@ -97,6 +97,11 @@ def _load_alone(request: Request) -> PreTrainedModel | tuple[PreTrainedModel, di
     attach(model, report, request, resize.checkpoint.named)
     for sentence in plan.warnings:
         logger.warning(sentence)
+    if request.kept:
+        logger.warning(
+            "ids of the source's tokenizer do not match this model, which has a part of the vocabulary: "
+            "resize_checkpoint writes the tokenizer that does"
+        )
     say_left_behind(request.name, keywords.hub, "save_pretrained of a model in memory")
     return (model, loading_info(plan, info, report)) if keywords.output_loading_info else model
 

@@ -30,6 +30,7 @@ from ..options import BoTConfig
 from ..planning.planner import ABSENT, Pairing, Plan, Side, make_plan, pair, task_of
 from ..request.request import Keywords, Request, asked_dtype, init_keywords
 from ..request.source_class import with_likely_class
+from ..request.vocabulary import renumber
 from ..rewrite.network import Network, OutOfRange, Place
 from ..rewrite.principal import Opened
 
@@ -147,6 +148,10 @@ def config_sides(
         crossed = tuple(name for name in full.shapes if name not in inventory.shapes)
         source = Side(alone, before, inventory, stored, extra=(*crossed, *beside))
         target = Side(target_config, after, predict(request.model_class, target_config, keywords.init), dtype)
+    if request.kept:
+        numbered = copy.deepcopy(source_config)
+        renumber(request.kept, request.adapter, numbered)
+        target = replace(target, kept={request.kept.role: request.kept.rows}, numbered=numbered)
     return source, target
 
 

@@ -51,7 +51,7 @@ from ..run.writing import (
 )
 
 if TYPE_CHECKING:
-    from ..request.signatures import Batches, DType, FolderKeywords, Nonfinite, Options, Target
+    from ..request.signatures import Batches, DType, FolderKeywords, Keep, Nonfinite, Options, Target
 
 CARD = "README.md"
 
@@ -70,6 +70,7 @@ def resize_checkpoint(
     allow_pickle: bool = False,
     strict: bool = True,
     record_path: bool = False,
+    vocab_keep: "Keep" = None,
     ignore_mismatched_sizes: bool = False,
     dtype: "DType" = None,
     torch_dtype: "DType" = None,
@@ -110,7 +111,7 @@ def resize_checkpoint(
         fit: data for the methods "ligo" and "mango", which learn their maps: a dict of `fit`'s arguments, such as
             {"batches": "corpus.txt", "steps": 100}. Batches may be files or folders of texts or images, as
             `read_batches` takes them (then also "batch_size" and "tokens"). The model is in memory during the fit.
-        bot_config, method, calibration, nonfinite, allow_pickle, strict, record_path,
+        bot_config, method, calibration, nonfinite, allow_pickle, strict, record_path, vocab_keep,
             ignore_mismatched_sizes, dtype, torch_dtype: as in `BoTModel.from_pretrained`.
         kwargs: fields of the config and hub keywords, as there. Keywords for a model in memory (`device_map`,
             `quantization_config`, ...) are refused.
@@ -133,6 +134,7 @@ def resize_checkpoint(
         allow_pickle=allow_pickle,
         strict=strict,
         record_path=record_path,
+        vocab_keep=vocab_keep,
         ignore_mismatched_sizes=ignore_mismatched_sizes,
         dtype=dtype,
         torch_dtype=torch_dtype,
@@ -163,7 +165,8 @@ def resize_checkpoint(
     needs += carried.size if carried else 0
     writing = whole_folder(out, **replacing, needs=needs, keep=resize.checkpoint.files)
     with writing as folder, Hashing(resize.checkpoint.hashes) as hashing:
-        warnings = companions.carry(files, folder, resize.config, resize.plan.positions)
+        numbers = request.kept.numbers if request.kept else None
+        warnings = companions.carry(files, folder, resize.config, resize.plan.positions, numbers)
         with told_of_memory(f"Writing {os.fspath(out)!r}", memory_bound(resize.plan) + merged_bytes(resize)):
             if learning:
                 watch, grown, learned = fitted(resize, seed, learning, batches)

@@ -42,7 +42,7 @@ from .resize_checkpoint import modules_of
 if TYPE_CHECKING:
     from ..request.signatures import HubKeywords
 
-RECORDED = ("method", "revision", "subfolder", "variant", "dtype", "ignore_mismatched_sizes", "nonfinite")
+RECORDED = ("method", "revision", "subfolder", "variant", "dtype", "ignore_mismatched_sizes", "nonfinite", "vocab_keep")
 SWITCHES = ("strict",)
 LISTED = 50  # the most differences in a notebook
 

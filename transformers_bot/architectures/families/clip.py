@@ -4,6 +4,7 @@ CLIP's encoder of images normalises its stream before the first block. SigLIP's
 ends in one layer of attention with a query of its own; what that layer writes is no part of the stream.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from ..adapter import VOCAB, Adapter, Norm, Role, Roles, parse_rules
@@ -86,6 +87,7 @@ def tower(rules: str, prefix: str) -> str:
 
 BODY = tuple(ROLES[name] for name in ("layer", "hidden", "ffn", "heads", "head_dim", "score"))
 PATCHES = tuple(ROLES[name] for name in ("channel", "patch_h", "patch_w", "grid_h", "grid_w"))
+LEGACY_END = 2  # with this eos_token_id, a text ends at its highest id, whichever token that is
 POSITION = Role("position", "place", "max_position_embeddings")
 MEANING = ("hidden_act", "layer_norm_eps")
 INERT = ("attention_dropout", "pad_token_id")
@@ -111,7 +113,7 @@ def _tower(model_type: str, rules: str, roles: tuple[Role, ...], norms: tuple[No
 CLIP_TEXT_MODEL = _tower(
     "clip_text_model",
     tower(CLIP_TEXT, "text_model."),
-    (VOCAB, POSITION, Role("projection", "identity", "projection_dim")),
+    (replace(VOCAB, anchored=lambda _: LEGACY_END + 1), POSITION, Role("projection", "identity", "projection_dim")),
     tuple(n for prefix in ("", "text_model.") for n in norms(prefix, "final_layer_norm", ("text_projection",))),
     meaning=(*MEANING, "eos_token_id"),  # the place of the token that stands for the text
 )

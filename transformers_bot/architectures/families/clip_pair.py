@@ -45,6 +45,7 @@ def role(side: Side, own: Role) -> Role:
         within=_named(side, own.within),
         noun=f"{side} {own.noun}",
         empty=partial(of_side, side, own.empty) if own.empty else None,
+        anchored=partial(of_side, side, own.anchored) if own.anchored else None,
     )
 
 

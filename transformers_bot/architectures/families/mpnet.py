@@ -1,5 +1,6 @@
 """MPNet: BERT's post-norm blocks, and one table of relative positions that the heads of all layers read."""
 
+from dataclasses import replace
 from typing import Any
 
 from ..adapter import LABEL, VOCAB, Adapter, Norm, Role, Roles, parse_rules
@@ -68,7 +69,7 @@ MPNET = Adapter(
             empty=no_position_left,
         ),
         Role("bucket", "identity", "relative_attention_num_buckets"),
-        *(VOCAB, LABEL),
+        *(replace(VOCAB, anchored=lambda _: PADDING + 1), LABEL),
     ),
     norms=(
         Norm("embeddings.LayerNorm"),
