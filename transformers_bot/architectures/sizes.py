@@ -65,16 +65,20 @@ def flat(config: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
     return whole
 
 
-def nested(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The opposite of `flat`.
+def nested(config: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The opposite of `flat`. A point in a name is no path if the config has no config of that name.
 
-    >>> nested({"text_config.hidden_size": 8, "projection_dim": 4})
+    >>> from transformers import BertConfig, CLIPConfig
+    >>> nested(CLIPConfig(), {"text_config.hidden_size": 8, "projection_dim": 4})
     {'text_config': {'hidden_size': 8}, 'projection_dim': 4}
+    >>> nested(BertConfig(), {"transformers.js_config": 1})
+    {'transformers.js_config': 1}
     """
+    parts = inner(config)
     whole: dict[str, Any] = {}
     for name, entry in fields.items():
         path, _, last = name.rpartition(".")
-        (whole.setdefault(path, {}) if path else whole)[last] = entry
+        (whole.setdefault(path, {}) if path in parts else whole)[last if path in parts else name] = entry
     return whole
 
 
@@ -97,7 +101,7 @@ INERT = (
     *("task_specific_params", "finetuning_task", "torchscript", "use_bfloat16", "tf_legacy_loss", "xla_device"),
     *("output_past", "vocab_size_or_config_json_file", "_num_labels", "id2label_path", "language", "name"),
     *("configuration_files", "transformers_weights", "quantization_config", "tie_encoder_decoder"),
-    "ignore_keys_at_rope_validation",
+    *("ignore_keys_at_rope_validation", "cache_implementation", "js_config"),
     # Cross attention is left out, and pruned heads are recognised by the tensors.
     *("cross_attention_hidden_size", "pruned_heads"),
 )
@@ -331,7 +335,7 @@ def rebuild(
         fields.update(_stretched_lists(adapter, known, chosen))
         for name in ("model_type", "transformers_version", "transformers_bot"):
             fields.pop(name, None)
-        rebuilt = type(config)(**nested(fields))
+        rebuilt = type(config)(**nested(config, fields))
         _check_taken(adapter, rebuilt, chosen)
         if "label2id" in chosen:  # transformers would replace it if only the number of labels is given
             rebuilt.label2id = chosen["label2id"]

@@ -473,7 +473,7 @@ def with_lists(
     target = copy.deepcopy(target)
     for role in stacks:
         layers = sizes[1][role.name] or 0
-        default = _default(type(target), nested({role.field: layers}))
+        default = _default(type(target), nested(target, {role.field: layers}))
         for name in (name for name in role.lists if name in lists):
             unsaid = (None, get_field(default, name, None), stretched(get_field(source, name), layers))
             if get_field(target, name, None) in unsaid:

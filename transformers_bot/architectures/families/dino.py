@@ -153,7 +153,9 @@ DINOV2 = Adapter(
     only={"head_dim": width_of_heads},
     checks=(lengths_are_whole,),
 )
-DINOV2_WITH_REGISTERS = replace(DINOV2, model_type="dinov2_with_registers")
+# How transformers resizes the table of positions.
+INTERPOLATION = ("interpolate_antialias", "interpolate_offset")
+DINOV2_WITH_REGISTERS = replace(DINOV2, model_type="dinov2_with_registers", inert=(*DINOV2.inert, *INTERPOLATION))
 V3_LAYER = "layer.{layer}"
 DINOV3_VIT = Adapter(
     "dinov3_vit",

@@ -36,6 +36,7 @@ GEMMA2 = replace(
         "rope": lambda config: config.query_pre_attn_scalar**-0.5,
         "embed_tokens": lambda config: config.hidden_size**0.5,
     },
+    inert=(*LLAMA.inert, "hidden_act"),
     activation="hidden_activation",
     meaning=(
         *("hidden_activation", "rms_norm_eps", "rope_parameters", "attention_bias", "sliding_window"),

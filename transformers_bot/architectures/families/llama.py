@@ -144,7 +144,8 @@ LLAMA = Adapter(
     epsilon="rms_norm_eps",
     readout=True,
     meaning=MEANING,
-    inert=(*DROPOUT, "pretraining_tp", "max_position_embeddings"),
+    inert=(*DROPOUT, "pretraining_tp", "max_position_embeddings", "is_llama_config"),
+    only={"rope_interleaved": False},
     checks=(head_is_even,),
 )
 MISTRAL = replace(LLAMA, model_type="mistral", divides=DIVIDES)
@@ -153,6 +154,7 @@ QWEN2 = replace(
     model_type="qwen2",
     roles=roles(length_of_heads, lists=("layer_types",)),
     inert=(*LLAMA.inert, "max_window_layers", "use_sliding_window"),
+    only={"use_mrope": False},
 )
 QWEN3 = replace(
     LLAMA,
@@ -167,7 +169,7 @@ SMOLLM3 = replace(
     LLAMA,
     model_type="smollm3",
     roles=roles(length_of_heads, lists=("layer_types", "no_rope_layers")),
-    inert=(*LLAMA.inert, "no_rope_layer_interval", "use_sliding_window"),
+    inert=(*LLAMA.inert, "no_rope_layer_interval", "use_sliding_window", "max_window_layers"),
 )
 GRANITE = replace(
     LLAMA,
@@ -195,7 +197,8 @@ layers.{layer}.self_attn.o_proj.weight   : +hidden <- (kv_heads queries head_dim
         Norm("layers.{layer}.post_attention_layernorm", ("layers.{layer}.mlp.gate_up_proj",), "rms"),
         NORMS[-1],
     ),
-    meaning=(*MEANING, "original_max_position_embeddings"),
+    meaning=(*MEANING, "original_max_position_embeddings", "partial_rotary_factor"),
+    only={"lm_head_bias": False, "full_attn_mod": 1, "interpolate_factor": 1},
 )
 OLMO2 = replace(
     LLAMA,
