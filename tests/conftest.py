@@ -4,11 +4,15 @@ torch, transformers and what imports them is imported in functions: the process 
 """
 
 import gc
+import os
 
 import pytest
 from _pytest.doctest import DoctestModule
 from coverings import mark_slow
 from surroundings import loudness  # noqa: F401
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: more threads in each wait for one another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` is looked at

@@ -146,7 +146,7 @@ def _rules(built):
     return rules_of(adapter, inventory_of(built.model), sizes), sizes
 
 
-@pytest.mark.covering("head", "family role")
+@pytest.mark.covering(few=16)
 @pytest.mark.parametrize("role", PERMUTED)
 @pytest.mark.parametrize(("family", "head"), ALL_HEADS)
 def test_a_consistent_permutation_changes_nothing(family, head, role):

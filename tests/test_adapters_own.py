@@ -78,6 +78,7 @@ def source(tmp_path_factory):
     return str(folder), model
 
 
+@pytest.mark.slow
 def test_the_example_fits_and_resizes_as_a_built_in_one_does(registered, source, tmp_path):
     assert check(registered, DistilBertConfig()).problems == []
     folder, model = source
@@ -165,6 +166,7 @@ def test_the_check_finds_what_is_wrong(example, pattern, replacement, message, m
     assert any(re.search(message, problem) for problem in problems), problems
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("family", OWN)
 def test_an_adapter_of_a_family_that_nobody_has_seen_fits_and_resizes(family, monkeypatch, tmp_path):
     adapter, config, name, larger = OWN[family]
@@ -236,6 +238,7 @@ MISTAKES = {
 }  # fmt: skip
 
 
+@pytest.mark.covering(few=4)
 @pytest.mark.parametrize(("family", "changes", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_the_check_says_what_to_change(family, changes, message, monkeypatch):
     adapter, config, name, _ = OWN[family]
@@ -257,6 +260,7 @@ def test_a_size_that_takes_a_matrix_away_is_refused(monkeypatch, before, after, 
     plan(config, hidden_size=32, num_attention_heads=4, embedding_size=2 * before)
 
 
+@pytest.mark.slow
 def test_the_check_asks_for_a_config_in_which_two_streams_differ(monkeypatch):
     config = OWN["opt"][1]
     only(monkeypatch, "OPTForCausalLM")
@@ -287,6 +291,7 @@ def test_a_check_that_runs_nothing_does_not_pass(example, monkeypatch, capsys, w
     assert "The adapter does not fit" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_check_names_what_reads_a_norm():
     """A norm's weight that is folded into queries and keys is missing in the values, where they are not named."""
     adapter = adapters.get("vit")

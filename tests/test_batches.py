@@ -243,6 +243,7 @@ def test_calibrating_with_images(vit, pictures, tmp_path, call):
     assert Report.load(out).provenance["calibrated"]
 
 
+@pytest.mark.slow
 def test_a_recipe_names_data_too(gpt2, text, tmp_path, call):
     recipe = tmp_path / "r.yaml"
     recipe.write_text(
@@ -298,7 +299,7 @@ def test_files_that_swallow_source_and_out_are_told_of(gpt2, text, tmp_path, cal
 # -- fitting ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ligo", "mango"])
 def test_the_command_line_fits_and_says_so(gpt2, text, tmp_path, call, method):
     out = tmp_path / "out"

@@ -72,6 +72,7 @@ def fields(sizes: dict[str, int]) -> list[str]:
     return [word for name, value in sizes.items() for word in ("--set", f"{name}={value}")]
 
 
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize("sizes", [SHRINK, GROW], ids=["shrink", "grow"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_plan_fits_the_window_and_leaves_nothing_out(saved, call, family, sizes):
@@ -202,7 +203,7 @@ def test_suggest_as_json_is_the_api(call, tiny):
     assert json.loads(out) == json.loads(json.dumps([one.to_dict() for one in found]))
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_inspect_fits_the_window_and_draws(saved, call, tmp_path, family):
     folder, built = saved(family, dict(MAIN_HEADS)[family])
@@ -214,6 +215,7 @@ def test_inspect_fits_the_window_and_draws(saved, call, tmp_path, family):
     assert json.loads(call("inspect", folder, "--json")[1])["parameters"] == built.model.num_parameters()
 
 
+@pytest.mark.slow
 def test_methods_are_told_by_themselves(call):
     code, out, err = call("methods")
     assert (code, err) == (0, "")

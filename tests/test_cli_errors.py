@@ -228,6 +228,7 @@ class Full(io.StringIO):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["plan", "--set", "n_layer=3"], ["suggest", "--ratio", "0.5"], ["methods"]])
 def test_an_output_that_takes_no_more_is_said_to_be_it(tiny, capsys, monkeypatch, words):
     monkeypatch.setattr("sys.stdout", Full())

@@ -135,6 +135,7 @@ def test_a_pickle_is_read_only_on_request(call, source, tmp_path):
         assert call(*command, "--allow-pickle")[0] == 0
 
 
+@pytest.mark.slow
 def test_verify_says_equal_or_what_differs(call, source, tmp_path):
     from safetensors.torch import load_file, save_file
 

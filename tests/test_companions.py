@@ -185,7 +185,7 @@ SIZES = {  # settings, fields of the target, what is said
 }
 
 
-@pytest.mark.covering(few=6)
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize(("settings", "fields", "said"), SIZES.values(), ids=SIZES)
 def test_images_are_what_the_model_takes_or_it_is_said(tmp_path, settings, fields, said):
     source = Path(save(build("vit", "ViTForImageClassification").model, tmp_path / "source"))

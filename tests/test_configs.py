@@ -60,6 +60,7 @@ def test_images_are_table_6(size):
     assert (config.image_size, config.patch_size) == (224, 16)
 
 
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_published_models_have_their_parameters_and_no_field_that_nobody_knows(name):
     config = configs.get(name)

@@ -52,7 +52,7 @@ def grow(model_type: str, what: str, folder, **options):
     return model, resized(model, folder, **GROWN[what], **options)
 
 
-@pytest.mark.covering(few=8)
+@pytest.mark.covering(few=4)
 @pytest.mark.parametrize("what", GROWN)
 @pytest.mark.parametrize("model_type", TYPES)
 def test_growing_keeps_the_outputs_and_shrinking_gives_them_back(tmp_path, model_type, what):
@@ -64,7 +64,7 @@ def test_growing_keeps_the_outputs_and_shrinking_gives_them_back(tmp_path, model
     assert change(logits(resized(target, tmp_path / "grown", **before)), logits(model)) < FLOAT32_INSIDE
 
 
-@pytest.mark.covering(few=4)
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("task", ["CausalLM", "SequenceClassification", "TokenClassification", "QuestionAnswering"])
 @pytest.mark.parametrize("model_type", TYPES)
 @pytest.mark.parametrize("tied", [True, False])
@@ -115,7 +115,7 @@ def heads_kept(model_type: str) -> dict[str, int]:
     pytest.skip("the length of heads follows from the width")
 
 
-@pytest.mark.covering(few=3)
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("calibrated", [False, True])
 @pytest.mark.parametrize("model_type", TYPES)
 def test_a_halved_model_runs_and_every_tensor_is_accounted_for(tmp_path, model_type, calibrated):
@@ -216,7 +216,7 @@ def test_layers_that_a_call_names_stay_as_it_says(tmp_path):
 # -- training -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("model_type", TYPES)
 def test_training_parts_copies_and_wakes_new_rotary_pairs(tmp_path, model_type):
     more = {"head_dim": 16} if heads_may_grow(model_type) else {}
@@ -243,6 +243,7 @@ def test_training_parts_copies_and_wakes_new_rotary_pairs(tmp_path, model_type):
 # -- any sizes ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_any_sizes_give_a_sound_model_or_an_error_that_names_them(tmp_path, seed):
     # 20 draws a seed here; all types and methods at random.

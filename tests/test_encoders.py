@@ -30,7 +30,7 @@ GROWN = {
 }
 
 
-@pytest.mark.covering(few=6)
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize("what", GROWN)
 @pytest.mark.parametrize("row", ROWS)
 def test_growing_keeps_the_outputs_and_shrinking_gives_them_back(tmp_path, row, what):
@@ -46,7 +46,7 @@ def test_growing_keeps_the_outputs_and_shrinking_gives_them_back(tmp_path, row, 
     assert change(logits(resized(target, tmp_path / "grown", **before)), logits(model)) < bound
 
 
-@pytest.mark.covering(few=4)
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("tied", [True, False])
@@ -85,7 +85,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.covering(few=3)
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("row", ROWS)
 def test_a_halved_model_runs(tmp_path, row, options):

@@ -33,6 +33,7 @@ def test_tables_are_read_as_written(tmp_path):
     assert data_glue._target("not_entailment", data_glue.TASKS["rte"], "here") == 1
 
 
+@pytest.mark.slow
 def test_windows_hold_the_answers(tmp_path):
     """Logits that point at the targets give every answer back, however the context was cut."""
     text, _ = runs.write_texts(tmp_path)

@@ -47,6 +47,7 @@ def test_a_plus_without_an_axis_is_refused(rule):
 # -- growing ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize(("model_type", "field"), [(name, field) for name, fields in UNITS.items() for field in fields])
 def test_units_of_experts_grow_exactly_and_shrink_back(tmp_path, model_type, field):
     model = build(model_type)
@@ -178,6 +179,7 @@ def test_fewer_units_of_experts_run(tmp_path, model_type, method, calibrated):
 # -- files --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("model_type", UNITS)
 def test_folders_hold_experts_one_by_one_as_transformers_saves_them(tmp_path, model_type):
     model = build(model_type).float()

@@ -256,6 +256,7 @@ PRUNED = {
 }
 
 
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize("recorded", [{"1": [0, 2]}, {}], ids=["recorded", "not recorded"])
 @pytest.mark.parametrize("family", PRUNED)
 def test_heads_that_are_gone_are_named(folder, tmp_path, family, recorded):

@@ -30,7 +30,7 @@ def grow(saved, family, head, sizes, bot_config=None, **changes):
     return built, target
 
 
-@pytest.mark.covering("family sizes", "family detail", "sizes detail")
+@pytest.mark.covering(few=7)
 @pytest.mark.parametrize("detail", ["auto", "zero"])
 @pytest.mark.parametrize("sizes", WIDTHS.values(), ids=WIDTHS)
 @pytest.mark.parametrize(("family", "head"), [pair for pair in ALL_HEADS if pair[1] != "GPT2Model"])

@@ -120,7 +120,7 @@ ENTRIES = {
 }
 
 
-@pytest.mark.covering(few=8)
+@pytest.mark.covering(few=4)
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_no_entry_touches_a_generator(source, tmp_path, entry):

@@ -118,6 +118,7 @@ def test_the_rate_is_the_adapters_or_the_general_one(tmp_path, monkeypatch):
         assert model.config.transformers_bot["fit"]["lr"] == rate
 
 
+@pytest.mark.slow
 def test_flops_are_those_of_products_forward_and_backward(tmp_path):
     """Depth alone: the products are w times the stacked layers, and the gradient of w."""
     folder, config, batch = gpt2(tmp_path)

@@ -213,6 +213,7 @@ CALIBRATION = {
 }
 
 
+@pytest.mark.covering(few=8)
 @pytest.mark.parametrize(("family", "sizes", "keywords", "message"), CALIBRATION.values(), ids=CALIBRATION)
 def test_calibration_that_cannot_be_used_is_refused(saved, family, sizes, keywords, message):
     with pytest.raises(BadOption, match=message):

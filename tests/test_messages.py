@@ -102,6 +102,7 @@ def messages() -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_no_message_that_reaches_the_command_line_has_a_word_of_pythons_api():
     found, used = [], set()
     for place, text in messages():
@@ -138,6 +139,7 @@ def test_help_speaks_of_what_a_user_decides(command, capsys):
     assert not re.search(r"\^T|C\^|detail band|low-pass|orthonormal|residual stream|\bdual\b|Python API", text)
 
 
+@pytest.mark.slow
 def test_methods_are_explained_without_formulas(capsys):
     from transformers_bot.cli.methods import ADVICE
     from transformers_bot.methods import METHODS

@@ -25,7 +25,7 @@ def gpt2(tmp_path) -> Path:
 # -- ready configs and folders --------------------------------------------------------------------
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bert-small", "gpt2-base"])
 def test_a_ready_name_that_is_also_a_folder_is_an_error_that_says_how_to_write_each(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)

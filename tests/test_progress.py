@@ -261,7 +261,6 @@ class Screen(io.StringIO):
     def mended(self) -> None:
         """Take everything: tqdm draws a bar that broke once more when it is garbage collected, in any later test."""
         self._left = -1
-        gc.collect()
 
 
 def draws_elsewhere() -> bool:

@@ -194,6 +194,7 @@ def test_a_folder_without_a_report_is_named(tmp_path):
 # -- words --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_terminal_table_has_at_most_80_columns(reports):
     for report in [*reports.values(), *(hostile(one) for one in reports.values())]:
         lines = str(report).split("\n")

@@ -175,7 +175,7 @@ def test_recipes_of_equal_sizes_are_copies(family, method):
         assert recipe.is_copy, rule.text
 
 
-@pytest.mark.covering("head", "family method")
+@pytest.mark.covering(few=20)
 @pytest.mark.parametrize("method", COVERED)
 @pytest.mark.parametrize(("family", "head"), ALL_HEADS)
 def test_a_plan_accounts_for_every_tensor(family, head, method):

@@ -117,7 +117,7 @@ def test_a_language_model_keeps_its_head_and_its_generation_config(tmp_path, unn
     assert checked.equal, checked
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("head", "family"), [("BertForMaskedLM", "Bert"), ("ViTForImageClassification", "ViT")])
 def test_every_entry_tells_the_same_class(tmp_path, capsys, head, family):
     folder = str(saved(tmp_path / "source", getattr(transformers, head)(config_of(family))))
@@ -136,6 +136,7 @@ def test_every_entry_tells_the_same_class(tmp_path, capsys, head, family):
     assert [line.partition(":")[0] for line in found.differing] == ["config architectures"]
 
 
+@pytest.mark.slow
 def test_what_older_versions_saved_beside_a_head_is_no_other_head(tmp_path):
     """LayerNorm.gamma, constants, and a pooler that the class does not have any more."""
     folder = saved(tmp_path / "source", RobertaForMaskedLM(config_of("Roberta")))
@@ -339,6 +340,7 @@ def test_names_of_the_vision_models_lose_a_wrapper_too(tmp_path):
     torch.testing.assert_close(grown(picture).logits, model(picture).logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(
     ("mark", "wrapper"),
     [

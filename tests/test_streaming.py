@@ -55,6 +55,7 @@ def test_files_are_what_save_pretrained_writes(saved, tmp_path, family, head, si
     assert all(torch.equal(x, again[name]) for name, x in made.state_dict().items())
 
 
+@pytest.mark.slow
 def test_new_heads_are_drawn_from_the_seed(saved, tmp_path):
     source, built = saved("bert", "BertForPreTraining")
     wanted = resized_config(built.config, **SMALLER)

@@ -116,6 +116,7 @@ def test_eight_threads_get_what_one_gets_and_leave_nothing_behind(calls):
     assert [kind for kind in before if before[kind] != after[kind]] == []
 
 
+@pytest.mark.covering(few=4)
 @pytest.mark.parametrize("name", ["plan", "grow", "shrink", "resize", "verify", "suggest", "inspect", "integration"])
 def test_no_call_changes_what_a_process_shares(calls, name):
     before = shared_state()

@@ -24,7 +24,7 @@ GROWN = {
 }
 
 
-@pytest.mark.covering(few=6)
+@pytest.mark.covering(few=3)
 @pytest.mark.parametrize("what", GROWN)
 @pytest.mark.parametrize("name", ROWS)
 def test_growing_keeps_the_outputs_and_shrinking_gives_them_back(tmp_path, name, what):
@@ -37,7 +37,7 @@ def test_growing_keeps_the_outputs_and_shrinking_gives_them_back(tmp_path, name,
     assert change(outputs(resized(target, tmp_path / "grown", row.factory, **before), inputs), expected) < EXACT
 
 
-@pytest.mark.covering(few=3)
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("calibrated", [False, True])
 @pytest.mark.parametrize("name", ROWS)
 def test_a_halved_model_runs(tmp_path, name, calibrated):
@@ -101,6 +101,7 @@ def of_low_rank(name: str) -> torch.nn.Module:
     return model
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("name", ["dinov2", "dinov2 gated"])
 def test_shrinking_a_stream_of_low_rank_keeps_what_its_scaled_blocks_add(tmp_path, name):
     model = of_low_rank(name)
@@ -223,6 +224,7 @@ def before_of(model, sizes):
     }
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("sizes", GROWN_PAIRS.values(), ids=GROWN_PAIRS)
 @pytest.mark.parametrize("name", PAIRS)
 def test_both_towers_grow_exactly_and_shrink_back(tmp_path, name, sizes):
@@ -235,6 +237,7 @@ def test_both_towers_grow_exactly_and_shrink_back(tmp_path, name, sizes):
     assert change(outputs(back, inputs), expected) < EXACT
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("calibrated", [False, True])
 @pytest.mark.parametrize("name", ["clip", "siglip"])
 def test_a_halved_pair_runs_and_verifies(tmp_path, name, calibrated):
@@ -251,6 +254,7 @@ def test_a_halved_pair_runs_and_verifies(tmp_path, name, calibrated):
     assert record["target_sizes"]["vision_layer"] == 1
 
 
+@pytest.mark.slow
 def test_a_streamed_pair_is_the_loaded_one(tmp_path):
     model = build("siglip")
     sizes = {"text_config": {"hidden_size": 16, "num_attention_heads": 2}, "vision_config": {"num_hidden_layers": 1}}
@@ -306,6 +310,7 @@ def test_the_plan_of_a_published_pair_has_no_warning(tmp_path, name):
     assert plan.warnings == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["clip", "siglip"])
 def test_the_check_runs_a_pair_on_texts_and_images(name):
     result = check(transformers_bot.adapters.get(name), build(name).config)

@@ -42,6 +42,7 @@ def test_all_discrete_wavelets_are_known():
     assert set(TABLE_5) < set(ALL)
 
 
+@pytest.mark.covering(few=40)
 @pytest.mark.parametrize("wavelet", ALL)
 def test_analysis_is_pywt(wavelet):
     for length, level in ((2, 1), (6, 1), (4, 2), (28, 2), (96, 2)):
@@ -50,6 +51,7 @@ def test_analysis_is_pywt(wavelet):
         torch.testing.assert_close(analysis(torch.from_numpy(x), wavelet, level), expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.covering(few=40)
 @pytest.mark.parametrize("wavelet", ALL)
 def test_synthesis_is_pywt(wavelet):
     for length, level in ((1, 1), (3, 1), (1, 2), (7, 2), (48, 2)):
@@ -77,6 +79,7 @@ def test_the_order_of_axes_does_not_matter(wavelet):
     torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
+@pytest.mark.covering(few=40)
 @pytest.mark.parametrize("wavelet", ALL)
 def test_analysis_undoes_synthesis(wavelet):
     x = torch.from_numpy(signal(3, 14))
@@ -173,6 +176,7 @@ def assert_unit_gain_and_dual(small: int, large: int, wavelet: str) -> None:
     np.testing.assert_allclose(down @ up, np.eye(small), atol=loose)
 
 
+@pytest.mark.covering(few=40)
 @pytest.mark.parametrize("wavelet", ALL)
 def test_dyadic_maps_are_the_pure_transform(wavelet):
     for level in (1, 2):

@@ -99,7 +99,7 @@ def test_every_changed_lost_or_added_fact_is_a_difference(places, check, kind):
             assert found, f"{key} added"
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["written", "memory"])
 @pytest.mark.parametrize("table", ["files", "versions", "options", "source_sizes", "config"])
 def test_every_entry_of_a_table_is_compared(places, check, kind, table):
