@@ -180,8 +180,10 @@ class BoTConfig:
         for name, choices in CHOICES.items():
             _check_choice(name, getattr(self, name), choices)
         table = self.wavelet if isinstance(self.wavelet, Mapping) else {"default": self.wavelet}
+        is_checked = isinstance(self.wavelet, Wavelets)  # by another BoTConfig, or of an adapter that is not registered
         for role, wavelet in table.items():
-            _check_choice("the role of wavelet", role, _filtered_roles())
+            if not is_checked:
+                _check_choice("the role of wavelet", role, _filtered_roles())
             if wavelet not in ("auto", *NAMES):
                 check_name(wavelet)  # raises, with the nearest name
         if isinstance(self.wavelet, Mapping):

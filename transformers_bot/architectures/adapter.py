@@ -714,14 +714,18 @@ class Adapter:
     def turned(self) -> tuple[str, ...]:
         """The streams that may be turned into another basis.
 
-        A norm that writes a stream, or an activation behind a matrix that does, acts on its units one by one.
+        A norm that writes a stream, or an activation behind a matrix that does, acts on its units one by one. Of a
+        stream without a norm that has a weight nothing says what must be kept, such as its mean.
         """
         norms = [re.sub(DEPTH, "0", norm.name) + ".weight" for norm in self.norms]
-        bound = [rule for rule in self.rules if rule.adds and any(rule.match(name)[0] for name in norms)]
+        normalising = [rule for rule in self.rules if any(rule.match(name)[0] for name in norms)]
+        bound = [rule for rule in normalising if rule.adds]
         bound += [rule for rule in self.rules for name in self.activated if rule.match(f"{name}.weight")[0]]
         written = {self.roles.leader(f.role) for rule in bound for f in rule.factors if not f.reads}
         written |= {stream for stream in self.roles.streams if self.roles[stream].grouped}
-        return tuple(stream for stream in self.roles.streams if self.norm == "pre" and stream not in written)
+        normed = {self.roles.leader(role) for rule in normalising for role in rule.roles}
+        free = normed - written if self.norm == "pre" else set()
+        return tuple(stream for stream in self.roles.streams if stream in free)
 
     @property
     def turns(self) -> bool:

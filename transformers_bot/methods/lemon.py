@@ -47,8 +47,8 @@ class Lemon(Linear):
 
     def check(self, task: Task) -> None:
         self.only_grows(task)
-        widths = {task.lengths(stream) for stream in task.roles.streams}
-        if len(widths) > 1:
+        shares = {_share(*task.lengths(stream)) for stream in task.roles.streams}
+        if len(shares) > 1:
             raise self.refuse("its norms have one epsilon, but the towers of this model grow by different ratios.")
         if task.adapter.norm == "pre" and task.adapter.turns:
             return
@@ -68,7 +68,7 @@ class Lemon(Linear):
                 )
 
     def config_fields(self, task: Task, config: Any) -> dict[str, Any]:
-        share = _share(task)
+        share = _share(*task.lengths(task.roles.streams[0]))
         epsilon = task.adapter.epsilon
         lists = super().config_fields(task, config)
         return lists if share == 1 or not epsilon else {**lists, epsilon: getattr(config, epsilon) * share}
@@ -95,7 +95,7 @@ class Lemon(Linear):
         return identity_blocks(*task.lengths(stack))
 
     def warnings(self, task: Task) -> list[str]:
-        share = _share(task)
+        share = _share(*task.lengths(task.roles.streams[0]))
         if share == 1:
             return []
         return [f"norms have {share:.6g} times the source's epsilon: keep the config that the result comes with"]
@@ -125,7 +125,7 @@ class Lemon(Linear):
         source, target = task.lengths(role)
         gain = source / (target // source * source) if is_tied_readout(task, role) else 1.0
         if part == "weight":
-            return self._averaged(source, target, gain * math.sqrt(_share(task)))
+            return self._averaged(source, target, gain * math.sqrt(_share(*task.lengths(task.roles.streams[0]))))
         return _copies_only(source, target).scaled(gain)
 
     # -- noise ----------------------------------------------------------------------------------
@@ -149,9 +149,8 @@ class Lemon(Linear):
         return Detail("gaussian", NOISE, visible, (), (), self.options.seed, name, layer)
 
 
-def _share(task: Task) -> float:
+def _share(source: int, target: int) -> float:
     """c: the share of copies in the grown stream."""
-    source, target = task.lengths(task.roles.streams[0])
     return target // source * source / target
 
 

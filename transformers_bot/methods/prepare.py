@@ -16,7 +16,7 @@ import pywt
 import torch
 from torch import Tensor
 
-from ..architectures.adapter import At, Factor
+from ..architectures.adapter import Adapter, At, Factor
 from ..compat import check_room
 from ..console import progress
 from ..errors import BadOption
@@ -78,6 +78,13 @@ def _neighbours(source: int, target: int) -> Groups:
     return tuple(tuple(range(first, last)) for first, last in pairwise(starts))
 
 
+def _obstacle(adapter: Adapter) -> str:
+    """What is in the way of a turn of a pre-norm stream."""
+    if adapter.activated:
+        return f"an activation of {adapter.model_type} stands before the stream"
+    return f"norms of {adapter.model_type} stand behind its blocks, or have no weight"
+
+
 def basis_of(options: BoTConfig, task: Task, wavelets: Sequence[str]) -> str:
     """ "principal" or "plain" for this task.
 
@@ -90,10 +97,7 @@ def basis_of(options: BoTConfig, task: Task, wavelets: Sequence[str]) -> str:
         "gain='raw' is the paper as written": options.gain == "raw",
         f"{task.adapter.model_type} is post-norm: use order='similar'": task.adapter.norm != "pre",
         f"{' and '.join(task.roles.streams)} does not shrink": not shrinking_streams(task),
-        f"{'an activation' if task.adapter.activated else 'norms'} of {task.adapter.model_type} "
-        f"{'stands before the stream' if task.adapter.activated else 'stand behind its blocks'}: use order='similar'": (
-            not turning_streams(task)
-        ),
+        f"{_obstacle(task.adapter)}: use order='similar'": not turning_streams(task),
         f"wavelet {skew} is not orthogonal": bool(skew),
     }
     obstacle = next((reason for reason, holds in reasons.items() if holds), None)

@@ -16,7 +16,7 @@ from ...architectures.inventory import inventory_of, predict
 from ...architectures.sizes import fields_for, has_field, rebuild, role_sizes
 from ...architectures.tiny import change, inputs, outputs
 from ...compat import building, drawn_from, use_eager_attention
-from ...options import BoTConfig
+from ...options import BoTConfig, Wavelets
 from ...planning.planner import Side, make_plan
 from ...rewrite.folding import fold_norms
 from ...run.execute import run_plan
@@ -48,7 +48,8 @@ def options(roles: Roles) -> BoTConfig:
     """Options that copy units, except within heads: there the network is linear, and only a filter that differs from
     its dual distinguishes queries from keys, which read what queries write.
     """
-    return BoTConfig(detail="zero", wavelet={"default": "haar", **dict.fromkeys(roles.leading("entry"), "bior2.2")})
+    wavelets = {"default": "haar", **dict.fromkeys(roles.leading("entry"), "bior2.2")}
+    return BoTConfig(detail="zero", wavelet=Wavelets(wavelets))  # of roles that only this adapter may have
 
 
 def changes_by_doubling(
@@ -69,7 +70,7 @@ def changes_by_doubling(
     for label, roles in doublings(adapter.roles).items():
         if (labels is None or label in labels) and all(has_field(model.config, adapter.roles[r].field) for r in roles):
             config = larger(adapter, model.config, lengths, roles)
-            if not _keeps_pairs(adapter, model.config, lengths, role_sizes(adapter, config, "target")):
+            if not _must_stay(adapter, model.config, lengths, role_sizes(adapter, config, "target")):
                 changes[label] = change(outputs(_grown(adapter, model, config), batch), expected)
     return {label: size for label, size in changes.items() if not size < TOLERANCE}
 
@@ -111,10 +112,10 @@ def larger(adapter: Adapter, config: PreTrainedConfig, lengths: Sizes, doubled: 
     return config
 
 
-def _keeps_pairs(adapter: Adapter, config: PreTrainedConfig, before: Sizes, after: Sizes) -> bool:
-    """Whether rotary pairs would get more although their number must stay."""
-    pairs = [role for role in adapter.roles.of("frequency") if before[role] != after[role]]
-    return any(stays(config) for role in pairs if (stays := adapter.roles[role].stays))
+def _must_stay(adapter: Adapter, config: PreTrainedConfig, before: Sizes, after: Sizes) -> bool:
+    """Whether a role would get more entries although their number must stay."""
+    changed = [role for role in adapter.roles.resized if before[role] != after[role]]
+    return any(stays(config) for role in changed if (stays := adapter.roles[role].stays))
 
 
 def _grown(adapter: Adapter, model: PreTrainedModel, target_config: PreTrainedConfig) -> PreTrainedModel:
