@@ -1,7 +1,9 @@
 """`vocab_keep`: rows of the vocabulary are picked of what a resize makes of all, and the tokenizer follows."""
 
+import json
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import decoders
 import encoders
@@ -14,8 +16,9 @@ from families import build as build_classic
 from transformers import AutoTokenizer, PreTrainedModel
 
 import transformers_bot
-from transformers_bot import plan, resize_checkpoint, verify
-from transformers_bot.io.kept_tokens import from_spans
+from transformers_bot import BadOption, IncompatibleModels, cli, plan, resize_checkpoint, verify
+from transformers_bot.io.kept_tokens import KeptTokens, from_spans, spans
+from transformers_bot.ops.recipe import Rows
 
 KEPT = [4, 5, 6, 9, 12, 16, 20, 21]  # beside the special ids from 0 to 3
 MAKERS = {
@@ -109,9 +112,8 @@ def spoken(tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize(
-    "kind", [k if k == "bytes" else pytest.param(k, marks=pytest.mark.slow) for k in made_tokenizers.MAKERS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", made_tokenizers.MAKERS)
 def test_the_tokenizer_of_the_result_gives_the_new_ids_of_the_same_tokens(kind, spoken, tmp_path):
     source, before = spoken(kind)
     ids = before(made_tokenizers.TEXT)["input_ids"]
@@ -137,3 +139,170 @@ def test_the_tokenizer_of_the_result_gives_the_new_ids_of_the_same_tokens(kind, 
     kept = transformers_bot.BoTModelForMaskedLM.from_pretrained(source, vocab_keep=ids, hidden_size=24)
     for key, tensor in kept.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[key]), key
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [5, 6],
+        {5, 6},
+        torch.tensor([5, 6]),
+        range(5, 7),
+        pytest.param("5\n6\n", id="lines of ids"),
+        pytest.param(" 6\r\n 5\r\n", id="lines of another system"),
+    ],
+)
+def test_ids_are_taken_in_every_form(given, tmp_path):
+    if isinstance(given, str):
+        (tmp_path / "ids.txt").write_text(given)
+        given = tmp_path / "ids.txt"
+    assert plan(transformers.GPT2Config(vocab_size=23, eos_token_id=3), vocab_keep=given).target_sizes["vocab"] == 3
+
+
+@pytest.mark.slow
+def test_tokens_are_taken_in_every_form(spoken, tmp_path):
+    source, tokenizer = spoken("bytes")
+    (tmp_path / "tokens.txt").write_text("Ġthe\nĠother\n", encoding="utf-8")
+    (tmp_path / "list.json").write_text(json.dumps(["Ġthe", "Ġother", "1"]))  # a digit that is a token, not an id
+    (tmp_path / "vocab.json").write_text(json.dumps({"Ġthe": 0, "Ġother": 1}))
+    names = ("tokens.txt", "list.json", "vocab.json")
+    lengths = {name: plan(source, vocab_keep=tmp_path / name).target_sizes["vocab"] for name in names}
+    assert len(set(lengths.values())) == 1, lengths
+    assert plan(source, vocab_keep=["Ġother", "Ġthe"]).target_sizes["vocab"] == lengths["list.json"]
+    for whole in (tokenizer, source, source / "tokenizer.json"):
+        assert plan(source, vocab_keep=whole).target_sizes["vocab"] == len(tokenizer)
+
+
+WRONG = {
+    "unknown tokens": ("Ġthe\nnope\nnada", r"names 2 tokens \(f.txt\) that .* does not have: 'nope', 'nada'"),
+    "an id beyond the table": ("5\n9999", r"names the id 9999 .* has 37\d rows"),
+    "a negative id": ("5\n-1", r"names the id -1"),
+    "an empty file": ("\n\n", r"names no token: f.txt is empty"),
+    "ids in quotes": ([5, "Ġthe"], "Give the one or the other"),
+    "numbers that are not whole": ([5.0], "a list has 5.0 among others"),
+    "a truth value": ([True], "a list has True among others"),
+    "a number": (7, "must be a file, a list of token ids or of tokens, or a tokenizer, got 7"),
+    "a dict": ({"ids": "1"}, "no record of a resize"),
+    "a record with ids beyond the table": ({"file": "x", "rows": 500, "ids": "1,499"}, "names the id 499"),
+    "an empty name": ("", "must be a file"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_be_kept_is_refused_by_name(case, spoken, tmp_path):
+    given, message = WRONG[case]
+    if isinstance(given, str) and given:
+        (tmp_path / "f.txt").write_text(given, encoding="utf-8")
+        given = tmp_path / "f.txt"
+    with pytest.raises(BadOption, match=message):
+        plan(spoken("bytes")[0], vocab_keep=given)
+
+
+@pytest.mark.slow
+def test_tokenizers_that_cannot_follow_are_refused_or_left_out(saved, tmp_path):
+    source, _ = saved("gpt2", "GPT2LMHeadModel")
+    with pytest.raises(BadOption, match="the source has no tokenizer"):
+        plan(source, vocab_keep=["a"])
+    slow = build_classic("gpt2", "GPT2LMHeadModel").model
+    slow.save_pretrained(tmp_path / "slow")
+    (tmp_path / "slow" / "vocab.json").write_text('{"a": 0, "b": 1}')
+    (tmp_path / "slow" / "merges.txt").write_text("")
+    with pytest.raises(BadOption, match=r"only merges.txt, vocab.json, which cannot be written with fewer tokens"):
+        plan(tmp_path / "slow", vocab_keep=["a"])
+    report = resize_checkpoint(tmp_path / "slow", tmp_path / "out", vocab_keep=[4])
+    assert any("is left out; ids that it gives do not match" in sentence for sentence in report.warnings)
+    assert not {"vocab.json", "merges.txt"} & {path.name for path in (tmp_path / "out").iterdir()}
+    made_tokenizers.save("bytes", tmp_path / "slow")
+    with pytest.raises(IncompatibleModels, match=r"tokenizer has \d+ entries, the model 23 embeddings"):
+        plan(tmp_path / "slow", vocab_keep=[4])
+    with pytest.raises(BadOption, match="vit models have none"):
+        plan(transformers.ViTConfig(), vocab_keep=[4])
+    with pytest.raises(BadOption, match=r"vocab_size is 7 in the target, and vocab_keep= keeps 2 of 23 rows"):
+        plan(source, vocab_keep=[4], vocab_size=7)
+
+
+@pytest.mark.slow
+def test_token_ids_follow_their_rows_in_both_configs(tmp_path):
+    model = twostacks.build("whisper")
+    model.config.suppress_tokens = [4, 9, 30]
+    model.generation_config.update(suppress_tokens=[4, 9, 30], bad_words_ids=[[5, 9], [5, 30]], eos_token_id=[2, 20])
+    model.generation_config.lang_to_id = {"<|en|>": 21}
+    model.save_pretrained(tmp_path / "source")
+    resize_checkpoint(tmp_path / "source", tmp_path / "out", vocab_keep=[5, 9], pad_token_id=7)
+    small = transformers.AutoModelForSpeechSeq2Seq.from_pretrained(tmp_path / "out")
+    rows, settings = rows_of(small), small.generation_config
+    assert rows == [0, 1, 2, 5, 7, 9, 20, 21]
+    assert small.config.pad_token_id == rows.index(7)
+    assert small.config.suppress_tokens == settings.suppress_tokens == [rows.index(9)]
+    assert settings.bad_words_ids == [[rows.index(5), rows.index(9)]]
+    assert settings.eos_token_id == [2, rows.index(20)]
+    assert settings.lang_to_id == {"<|en|>": rows.index(21)}
+
+
+def test_ids_in_settings_of_any_kind_follow_and_what_is_no_id_stays():
+    kept = KeptTokens("vocab", Rows((0, 2, 5, 7), 9))
+    values = {"forced_decoder_ids": [[1, 5]], "suppress_tokens": [4], "eos_token_id": (2, 7), "task_to_id": {"x": 7}}
+    values |= {"pad_token_id": None, "mask_token_id": -1, "image_token_index": 40, "label2id": {"a": 5}, "top_k": 5}
+    settings = SimpleNamespace(**values)
+    kept.renumber(settings)
+    expected = {"forced_decoder_ids": [[1, 2]], "suppress_tokens": None, "eos_token_id": (1, 3), "task_to_id": {"x": 3}}
+    assert vars(settings) == values | expected
+
+
+def test_rows_that_positions_are_counted_from_stay_where_they_are():
+    config = transformers.RobertaConfig(vocab_size=23, pad_token_id=5, bos_token_id=8, eos_token_id=9)
+    small = plan(config, vocab_keep=[20])
+    assert small.target_sizes["vocab"] == 9  # 0 to 5, 8, 9 and 20
+    assert any("5 whose numbers the model computes with" in text for text in small.warnings)
+
+
+@pytest.mark.slow
+def test_the_card_and_config_of_a_result_make_it_again(spoken, tmp_path):
+    import yaml
+
+    source, before = spoken("bytes")
+    ids = before(made_tokenizers.TEXT)["input_ids"]
+    resize_checkpoint(source, tmp_path / "out", vocab_keep=ids, hidden_size=24)
+    text = (tmp_path / "out" / "README.md").read_text().split("```yaml\n")[1].split("```")[0]
+    recipe = yaml.safe_load(text)
+    assert set(recipe["vocab_keep"]) == {"file", "rows", "ids"}
+    (tmp_path / "recipe.yaml").write_text(text)
+    again = tmp_path / "again"
+    assert cli.main(["resize", str(source), str(again), "--recipe", str(tmp_path / "recipe.yaml")]) == 0
+    weights = "model.safetensors"
+    assert (again / weights).read_bytes() == (tmp_path / "out" / weights).read_bytes()
+    recorded = tmp_path / "recorded"
+    resize_checkpoint(source, recorded, vocab_keep=tmp_path / "out" / "config.json", hidden_size=24)
+    assert (recorded / weights).read_bytes() == (tmp_path / "out" / weights).read_bytes()
+
+
+@pytest.mark.slow
+def test_the_command_line_keeps_tokens_and_says_so(spoken, tmp_path, capsys):
+    source, _ = spoken("bytes")
+    (tmp_path / "tokens.txt").write_text("Ġthe\nĠother\n", encoding="utf-8")
+    keep = ["--vocab-keep", str(tmp_path / "tokens.txt")]
+    assert cli.main(["plan", str(source), *keep]) == 0
+    assert "rows: tokens.txt" in capsys.readouterr().out
+    assert cli.main(["resize", str(source), str(tmp_path / "out"), *keep, "--set", "num_hidden_layers=1"]) == 0
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "out")) < 300
+    (tmp_path / "tokens.txt").write_text("nope\n")
+    assert cli.main(["plan", str(source), *keep]) == 2
+    assert "--vocab-keep names 1 tokens" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_transformers_own_call_keeps_tokens_inside_the_integration(spoken):
+    source, before = spoken("bytes")
+    ids = before(made_tokenizers.TEXT)["input_ids"]
+    with transformers_bot.integration():
+        model = transformers.AutoModelForMaskedLM.from_pretrained(source, vocab_keep=ids)
+    expected = transformers_bot.BoTModelForMaskedLM.from_pretrained(source, vocab_keep=ids)
+    assert all(torch.equal(tensor, expected.state_dict()[key]) for key, tensor in model.state_dict().items())
+
+
+def test_spans_hold_the_same_ids():
+    ids = [0, 1, 2, 7, 9, 10, 30]
+    assert from_spans(spans(ids), 31) == tuple(ids)
+    for text in ("", "3,2", "5-4", "1,1", "0-31", "-1", "1, 2", "0-999999999", 5, None):
+        with pytest.raises(ValueError, match=r"."):
+            from_spans(text, 31)

@@ -160,17 +160,19 @@ def named_tokens(value: Any) -> Named:
     Raises:
         BadOption: none of these, or a file that is not there or cannot be read.
     """
-    if isinstance(value, (str, os.PathLike)):
+    if isinstance(value, (str, os.PathLike)) and value:
         return _of_place(Path(value))
     if isinstance(value, Mapping):
         return _of_record(value)
     if hasattr(value, "get_vocab"):
         return Named("a tokenizer", texts=tuple(value.get_vocab()))
     try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError
         entries = list(value.tolist() if hasattr(value, "tolist") else value)
     except TypeError:
         raise BadOption(
-            f"vocab_keep= must be a file, a list of token ids or of tokens, or a tokenizer, got {type(value).__name__}."
+            f"vocab_keep= must be a file, a list of token ids or of tokens, or a tokenizer, got {shown(value)}."
         ) from None
     return _of_list(entries, "a list")
 
@@ -275,7 +277,7 @@ def _of_json(path: Path, origin: str) -> Named:
 
 
 def kept_rows(
-    named: Named, length: int, files: Mapping[str, Path], config: PreTrainedConfig, owners: Iterable[Any], first: int
+    named: Named, length: int, files: Mapping[str, Path], config: PreTrainedConfig, settings: Iterable[Any], first: int
 ) -> Rows:
     """The rows that a call keeps of a vocabulary.
 
@@ -283,7 +285,7 @@ def kept_rows(
         length: rows of the source.
         files: the source's tokenizer files and generation_config.json, by their names.
         config: of the source.
-        owners: the source's configs whose fields name token ids.
+        settings: configs and generation settings whose fields name token ids of the source.
         first: how many of the first rows keep their numbers.
 
     Raises:
@@ -305,8 +307,8 @@ def kept_rows(
     if wrong is not None:
         raise _beyond(named, wrong, length)
     generation = read_json(files[GENERATION_CONFIG_NAME], SMALL) if GENERATION_CONFIG_NAME in files else {}
-    settings = [*(vars(owner) for owner in owners), generation]
-    needed = {number for fields in settings for number in needed_ids(fields) if 0 <= number < length}
+    tables = [*map(vars, settings), generation]
+    needed = {number for fields in tables for number in needed_ids(fields) if 0 <= number < length}
     reasons = {"special or added": tokenizer.special, "of single bytes": tokenizer.bytes} if tokenizer else {}
     reasons |= {"that the configs name": needed, "whose numbers the model computes with": set(range(first))}
     reasons |= {"with the lowest score": tokenizer.lowest} if tokenizer else {}
@@ -373,7 +375,8 @@ def _remarks(
     """Sentences on what is kept beside the rows that are named, and on a tokenizer that cannot follow."""
     remarks = []
     if added:
-        remarks.append(f"{named.origin} names {count:,} tokens; kept beside them: {', '.join(added)}")
+        tokens = "1 token" if count == 1 else f"{count:,} tokens"
+        remarks.append(f"{named.origin} names {tokens}; kept, too: {', '.join(added)}")
     if tokenizer is None and set(files) & set(VOCABULARIES):
         remarks.append(
             f"the source has no {FILE}: its tokenizer cannot follow vocab_keep= and is left out; ids that it gives do "

@@ -336,7 +336,8 @@ class Request:
         adapter = own
         kept = None
         if keywords.vocab_keep is not None:
-            kept = kept_tokens(keywords.vocab_keep, name, source, adapter, keywords.hub)
+            generation = keywords.target.get("generation_config")
+            kept = kept_tokens(keywords.vocab_keep, name, adapter, (source, target), keywords.hub, generation)
             renumbered = kept.again or not keywords.overrides
             target, sizes = with_kept(kept, adapter, target, renumbered), None
         before, after = sizes or (role_sizes(adapter, source, "source"), role_sizes(adapter, target, "target"))

@@ -15,24 +15,36 @@ from ..io.companions import find
 from ..io.kept_tokens import IDS, KeptTokens, kept_rows, named_tokens
 
 
-def kept_tokens(given: Any, name: str, source: PreTrainedConfig, adapter: Adapter, hub: dict[str, Any]) -> KeptTokens:
+def kept_tokens(
+    given: Any,
+    name: str,
+    adapter: Adapter,
+    configs: tuple[PreTrainedConfig, PreTrainedConfig],
+    hub: dict[str, Any],
+    generation: Any = None,
+) -> KeptTokens:
     """The rows that `vocab_keep=` picks.
 
     Args:
         name: hub id or folder of the source, empty for a config alone.
+        configs: of source and target.
         hub: hub keywords.
+        generation: settings for the target that the call gives, with the source's token ids.
 
     Raises:
         BadOption: a model without vocabulary, and what `named_tokens` and `kept_rows` raise.
     """
-    role = adapter.roles.vocabulary
+    role, (source, target) = adapter.roles.vocabulary, configs
     length = get_field(source, adapter.roles[role].field, None) if role else None
     if role is None or not isinstance(length, int):
         raise BadOption(f"vocab_keep= picks rows of a vocabulary, and {adapter.model_type} models have none.")
     named = named_tokens(given)
     files = find(name, hub, (GENERATION_CONFIG_NAME,)) if name and not named.exact else {}
     first = _anchored(adapter, source, role, length)
-    rows = kept_rows(named, length, files, source, _owners(source, adapter, role), first)
+    settings: list[Any] = [*_owners(source, adapter, role), *([generation] if hasattr(generation, "__dict__") else [])]
+    if get_field(target, adapter.roles[role].field) == length:  # its token ids are the source's
+        settings += _owners(target, adapter, role)
+    rows = kept_rows(named, length, files, source, settings, first)
     return KeptTokens(role, rows, named.exact)
 
 

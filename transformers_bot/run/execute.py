@@ -168,8 +168,9 @@ def hand_over(
         keywords.setdefault("attn_implementation", "eager")
     if request.model_class.can_generate() and "generation_config" not in keywords:
         keywords["generation_config"] = copy.deepcopy(getattr(opened.model, "generation_config", None))
-        if request.kept and keywords["generation_config"] is not None:
-            request.kept.renumber(keywords["generation_config"])
+    if request.kept and keywords.get("generation_config") is not None:
+        keywords["generation_config"] = copy.deepcopy(keywords["generation_config"])
+        request.kept.renumber(keywords["generation_config"])
     if gpu is not None:
         keywords["device_map"] = {"": gpu}  # with its number: "cuda" alone depends on the thread
     elif keywords.get("device_map") is not None:

@@ -196,8 +196,8 @@ def _request_if_resized(
     adapter = ADAPTERS.get(getattr(cls.config_class, "model_type", ""))
     if adapter is None or any(kwargs.get(key) is not None for key in ("state_dict", "gguf_file")):
         return None
-    fields = overrides_of(kwargs, init)
-    if config is None and not fields:
+    fields, picks = overrides_of(kwargs, init), kwargs.get("vocab_keep") is not None
+    if config is None and not fields and not picks:
         return None
     check_numbers(kwargs)
     try:
@@ -210,9 +210,9 @@ def _request_if_resized(
         return None  # the original method reports what is wrong with its source
     target = target_config(own, source, sort_keywords({"config": config} if config is not None else fields))
     after = role_sizes(own, target, "target")
-    if not differing_roles(before, after):
+    if not differing_roles(before, after) and not picks:
         return None
-    if not _needs_resize(cls, source, target):
+    if not picks and not _needs_resize(cls, source, target):
         logger.info("%s has every tensor in the sizes that are asked for: it is loaded by transformers alone", name)
         return None
     arguments = {**_without_adapter(kwargs), "method": options.method, "bot_config": options.bot_config}

@@ -109,8 +109,9 @@ class _Walk:
         settings = dict(module.settings)
         self._refuse_overrides(module)
         task = settings.get("transformer_task", TASKED[module.kind])
-        vocabulary = getattr(self.resize.config, "vocab_size", 0)
-        own = (Part("", vocabulary, vocabulary),)
+        own = (
+            Part("", *(getattr(side, "vocab_size", 0) for side in (self.resize.request.source, self.resize.config))),
+        )
         output = settings.get("module_output_name", TOKENS)
         self.flows[output if isinstance(output, str) else TOKENS] = (
             self.stream if task == TASKED["Transformer"] else own
@@ -199,6 +200,7 @@ class _Walk:
         self.flows[TOKENS] = (Part("", width * len(lengths), width * len(lengths)),)
 
     def _auto_encoder(self, module: Module) -> None:
+        self._refuse_picked(module, self._flow(module, WHOLE))
         if self._streams(self._flow(module, WHOLE)):
             raise self._refusal(module, "encodes its input and decodes it again at the model's width")
 
@@ -253,6 +255,7 @@ class _Walk:
             reads: whether the tensors read the data; those of a norm have its entries instead.
             whole: whether other tensors are an error.
         """
+        self._refuse_picked(module, flow)
         path = module.weights
         if path is None:
             return
@@ -271,6 +274,14 @@ class _Walk:
             self.result.files[f"{module.place}/model.safetensors"] = lambda: self._weights(module, flow, rules)
         elif path.suffix != ".safetensors":
             self.result.files[f"{module.place}/model.safetensors"] = lambda: self._weights(module, flow, {})
+
+    def _refuse_picked(self, module: Module, flow: Flow) -> None:
+        """Refuse a module that reads an entry for every token, if only a part of the vocabulary is kept."""
+        if any(not part.role and part.source != part.target for part in flow):
+            raise UnsupportedCheckpoint(
+                f"the module {module.kind} in {module.place or 'the folder'} of {self.folders.name} reads an entry for "
+                f"every token, of which vocab_keep= keeps a part. {LEAVE}, or keep all tokens."
+            )
 
     def _recipe(self, module: Module, rule: Rule) -> Any:
         recipe = self.resize.method.recipe(self.resize.task, rule, None, f"{module.place}/{rule.names}")
