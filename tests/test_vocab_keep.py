@@ -227,6 +227,7 @@ def test_token_ids_follow_their_rows_in_both_configs(tmp_path):
     model.config.suppress_tokens = [4, 9, 30]
     model.generation_config.update(suppress_tokens=[4, 9, 30], bad_words_ids=[[5, 9], [5, 30]], eos_token_id=[2, 20])
     model.generation_config.lang_to_id = {"<|en|>": 21}
+    model.generation_config._from_model_config = False  # else transformers makes it anew of the config
     model.save_pretrained(tmp_path / "source")
     resize_checkpoint(tmp_path / "source", tmp_path / "out", vocab_keep=[5, 9], pad_token_id=7)
     small = transformers.AutoModelForSpeechSeq2Seq.from_pretrained(tmp_path / "out")
