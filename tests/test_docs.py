@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from snippets import ROOT
 
+from transformers_bot.architectures.families import BUILT_IN
+
 yaml = pytest.importorskip("yaml", reason="mkdocs.yml is YAML: pip install pyyaml")
 
 BENCH = ROOT / "benchmarks" / "transfer"
@@ -89,13 +91,14 @@ def results():
 
 def test_figures_of_the_front_page(results):
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in prose(README) if " to " in line]
+    rows = [[row[0].replace("RoBERTa of antibodies", "Sapiens (RoBERTa)"), *row[1:]] for row in rows]
     rows = [row for row in rows if row[0] in results]
     assert len(rows) == 7
     for title, measure, scratch, ours, rival in rows:
         result = results[title]
         metric, best = result.setting.metric, result.rival()
         written = [float(figure) for figure in re.findall(r"\d\.\d+", f"{scratch} {ours} {rival}")]
-        names = ["scratch", "bot", *(["bot calibrated"] if "with data" in ours else []), best.method.name]
+        names = ["scratch", "bot", *(["bot calibrated"] if "calibrated" in ours else []), best.method.name]
         assert written == [round(result.row(name).mean(metric), 3) for name in names], title
         assert f", {best.method.name}" in rival
         assert (
@@ -104,6 +107,22 @@ def test_figures_of_the_front_page(results):
         )
         bold = re.search(r"\*\*([\d.]+)\*\*", f"{scratch} {ours} {rival}")
         assert float(bold[1]) == (max if result.higher else min)(written), title
+
+
+def test_the_front_page_names_every_family():
+    table = README.read_text(encoding="utf-8").partition("\n## Families\n")[2].partition("\n## ")[0]
+    named = re.sub(r"[^a-z0-9]", "", table.lower())
+    families = [re.sub(r"_(text|vision)_model$", "", adapter.model_type) for adapter in BUILT_IN]
+    assert [name for name in families if re.sub(r"[^a-z0-9]", "", name) not in named] == []
+
+
+def test_the_changelog_is_one_list_after_another():
+    """Lines have the length of the rest of the project, and what stands there stands there once."""
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert [line for line in text.splitlines() if len(line) > 120] == []
+    items = [line for line in text.splitlines() if line.startswith("- ")]
+    assert len(items) == len(set(items))
+    assert re.findall(r"^(?:- |  ).*\n\n- .*", text, re.MULTILINE) == []
 
 
 def test_figures_of_the_methods_page():
