@@ -11,16 +11,15 @@ def on_page_markdown(markdown: str, **_: object) -> str:
 def options_table() -> str:
     """Each method with its options, their meanings, and defaults, as Markdown."""
     from transformers_bot import methods
-    from transformers_bot.cli.options import BOT_OPTIONS
+    from transformers_bot.methods import base
 
     rows = ["| method | option | default | meaning |", "| --- | --- | --- | --- |"]
     for name, method in methods.METHODS.items():
-        kind = getattr(method, "options_class", None) or methods.options_of("bot", None).__class__
-        fields = {field.name: field for field in dataclasses.fields(kind)}
-        for option in getattr(method, "option_names", ()) or ("",):
+        fields = {field.name: field for field in dataclasses.fields(base.options_class(method))}
+        for option in base.option_names(method) or ("",):
             if not option:
                 rows.append(f"| `{name}` | none |  |  |")
                 continue
-            meaning = fields[option].metadata.get("meaning") or BOT_OPTIONS[option]
+            meaning = fields[option].metadata.get("meaning", option)
             rows.append(f"| `{name}` | `{option}` | `{fields[option].default}` | {meaning} |")
     return "\n".join(rows)

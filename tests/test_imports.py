@@ -23,7 +23,7 @@ SUBMODULES = sorted(
     for file in FOLDER.iterdir()
     if (file.suffix == ".py" or (file / "__init__.py").exists()) and not file.name.startswith("__")
 )
-MODULES = {"adapters", "configs", "wavelets"}  # the public names that are modules
+MODULES = {"adapters", "configs", "methods", "wavelets"}  # the public names that are modules
 
 
 def python(code: str, *words: str) -> str:

@@ -1,5 +1,6 @@
 """Methods of one's own: the example of docs/methods.md resizes, its options are checked, shown and recorded."""
 
+import argparse
 import dataclasses
 import json
 import pickle
@@ -12,7 +13,20 @@ import torch
 from families import build
 from transformers import AutoModel
 
-from transformers_bot import BadKeyword, BadOption, BoTModel, cli, integration, methods, plan, resize_checkpoint, verify
+from transformers_bot import (
+    BadKeyword,
+    BadOption,
+    BoTConfig,
+    BoTModel,
+    cli,
+    integration,
+    methods,
+    plan,
+    resize_checkpoint,
+    verify,
+)
+from transformers_bot.cli import options
+from transformers_bot.learned import fitting
 from transformers_bot.methods import Linear, Options, option
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -200,6 +214,63 @@ def test_a_method_is_explained_by_the_docstring_of_its_file(example, capsys, tex
 @dataclasses.dataclass(frozen=True)
 class Plain(Options):
     share: float = option(0.5, "how much")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown(Options):
+    strength: float = option(None, "how strong", metavar="NUMBER", kind=float, number="a strength is like 0.5")
+    side: str = option("left", "left (default) or right", ("left", "right"), explained=True)
+    names: str = option("a", "one name, or one per role", by_role=True)
+
+
+def test_an_option_of_ones_own_says_what_the_built_in_ones_say(monkeypatch, capsys):
+    """What an option may tell the command line is the same for all methods."""
+
+    class Strong(Linear):
+        name, options_class, advice = "strong", Shown, "Nothing is strong. Choose it never."
+        __doc__ = "strong: a method."
+
+    monkeypatch.setitem(methods.METHODS, "strong", Strong)
+    assert cli.main(["methods", "strong"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Nothing is strong. Choose it never." in told
+    assert "--strength how strong (default: None)" in told
+    assert "--side left (default) or right --names" in told
+    parser = argparse.ArgumentParser()
+    options.add_method(parser)
+    args = parser.parse_args(["--strength", "0.5", "--names", "hidden=b,layer=c", "--wavelet", "ffn=db2"])
+    by_role = {"names": {"hidden": "b", "layer": "c"}, "wavelet": {"ffn": "db2"}}
+    assert options._bot_options(args) == {"strength": 0.5, **by_role}
+    assert "--strength NUMBER" in parser.format_help()
+    assert "--side CHOICE" in parser.format_help()
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--strength", "x"])
+    assert "a strength is like 0.5, got 'x'" in capsys.readouterr().err
+    with pytest.raises(TypeError, match="no argument 'metvar'; it has meaning, choices, metavar"):
+        option(1, "one", metvar="N")
+
+
+def test_bot_is_a_method_with_options_as_any_other():
+    assert issubclass(BoTConfig, Options)
+    assert methods.METHODS["bot"].options_class is BoTConfig
+    assert methods.METHODS["bot"].option_names == tuple(BoTConfig().to_dict())
+    assert [field.name for field in dataclasses.fields(BoTConfig)][:2] == ["wavelet", "gain"]
+    for name, method in methods.METHODS.items():
+        known = {field.name: field for field in dataclasses.fields(method.options_class)}
+        for one in method.option_names:
+            assert known[one].metadata["meaning"], (name, one)
+    assert isinstance(methods.options_of("tile+stack", {"positions": "interpolate"}), BoTConfig)
+
+
+def test_a_learned_method_is_known_by_its_operator(monkeypatch):
+    class Mine(methods.METHODS["ligo"]):
+        name = "mine"
+
+    monkeypatch.setitem(methods.METHODS, "mine", Mine)
+    assert fitting.learned_methods() == ["ligo", "mango", "mine"]
+    assert [fitting.operator_of(name) for name in ("mine", "mango", "bot", "gone", ["ligo"], None)] == [
+        *("ligo", "mango", "", "", "", "")
+    ]
 
 
 def test_options_can_be_sent_to_processes():

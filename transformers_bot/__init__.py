@@ -28,7 +28,7 @@ from .errors import (
 from .version import __version__
 
 if TYPE_CHECKING:  # for type checkers and editors; `_HOMES` says the same to Python
-    from . import adapters
+    from . import adapters, methods
     from .architectures import configs
     from .auto import (
         BoTModel,
@@ -162,6 +162,7 @@ __all__ = [
     "fit",
     "integration",
     "memory_bound",
+    "methods",
     "plan",
     "push_to_hub",
     "read_batches",

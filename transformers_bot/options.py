@@ -1,39 +1,52 @@
-"""Options of methods: `BoTConfig` for BoT and its rivals, `Options` for a method of your own."""
+"""Options of methods: `Options` for a method of your own; `BoTConfig` for BoT and its rivals, which read some of it."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from functools import wraps
+from functools import partial, wraps
 from numbers import Integral, Rational
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from .console.tables import html_table, page
 from .errors import BadKeyword, BadOption, suggest
-from .ops.wavelets import NAMES, check_name
-
-CHOICES = {
-    "gain": ("consistent", "raw"),
-    "depth": ("auto", "wavelet", "repeat", "identity", "first", "even", "strongest"),
-    "detail": ("auto", "zero", "gaussian", "uniform"),
-    "heads": ("auto", "whole", "flat", "filter"),
-    "positions": ("crop", "interpolate"),
-    "grids": ("bicubic", "antialiased"),
-    "reheads": ("error", "resample", "reshape"),
-    "basis": ("auto", "plain", "principal"),
-    "order": ("auto", "kept", "similar", "strongest"),
-}
 
 
-def option(default: Any, meaning: str, choices: tuple[Any, ...] = ()) -> Any:
+def option(default: Any, meaning: str, choices: tuple[Any, ...] = (), **shown: Any) -> Any:
     """A field of a method's `Options`: its default, its meaning, and its allowed values if they can be listed.
 
-    The command line has an option of the same name and shows the meaning as its help.
+    The command line has an option of the same name and shows the meaning, the choices and the default as its help.
+
+    Example:
+        >>> option(0.5, "how much of the neighbour is blended in", number="the share is a number such as 0.5").default
+        0.5
+
+    Args:
+        shown: more for the command line: `metavar`, what stands for the value in its help; `number`, what to say of a
+            text that is no number; `kind`, int or float where the default does not show it; `explained=True` if the
+            meaning itself tells choices and default; `by_role=True` if it takes a value for each role.
     """
-    return field(default=default, metadata={"meaning": meaning, "choices": choices})
+    for name in shown.keys() - SHOWN:
+        raise TypeError(f"option() has no argument {name!r}; it has meaning, choices, {', '.join(SHOWN)}.")
+    return field(default=default, metadata={"meaning": meaning, "choices": choices, **shown})
+
+
+SHOWN = ("metavar", "number", "kind", "explained", "by_role")
+
+
+class _Unasked:
+    """Values that every method needs, where they are no option of it.
+
+    They lie outside of `Options`, because a dataclass would give a field the place of a class variable of that name.
+    """
+
+    positions: ClassVar[Any] = "crop"
+    grids: ClassVar[Any] = "bicubic"
+    reheads: ClassVar[Any] = "error"
+    seed: ClassVar[Any] = 0
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(_Unasked):
     """The options of a method of your own: a frozen dataclass with a field for every option.
 
     Example:
@@ -43,7 +56,7 @@ class Options:
         >>> Blended.from_any({"share": 0.25})
         Blended(share=0.25)
 
-    The class variables are values that every method needs: new text positions repeat the old ones, image grids
+    Four values that every method needs are those of the class: new text positions repeat the old ones, image grids
     are interpolated, another number of heads at equal width is refused, new heads are drawn with seed 0. A field
     of the same name makes such a value an option.
 
@@ -52,13 +65,8 @@ class Options:
         BadKeyword: an option that does not exist.
     """
 
-    positions: ClassVar[Any] = "crop"
-    grids: ClassVar[Any] = "bicubic"
-    reheads: ClassVar[Any] = "error"
-    seed: ClassVar[Any] = 0
-
     def __post_init__(self) -> None:
-        check_writable(self.to_dict())
+        check_writable({f.name: getattr(self, f.name) for f in fields(self)})
         for option_field in fields(self):
             choices = option_field.metadata.get("choices")
             if choices:
@@ -69,15 +77,16 @@ class Options:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @classmethod
-    def from_any(cls, value: "Options | BoTConfig | Mapping[str, Any] | None") -> "Options":
+    def from_any(cls, value: "Options | Mapping[str, Any] | None") -> Self:
         """Read `bot_config=`: None, an object of this class, or a dict of its fields."""
-        if value is None or value == BoTConfig():
-            return cls()
         if isinstance(value, cls):
             return value
+        if value is None or value == BoTConfig():
+            return cls()
         return cls(**_checked_fields(cls, cls.__name__, value))
 
 
+_explained = partial(option, explained=True)
 MAX_SEED = 2**64 - 1  # the largest seed of torch's generators
 
 
@@ -118,7 +127,7 @@ class Wavelets(Mapping[str, str]):
 
 
 @dataclass(frozen=True, repr=False)
-class BoTConfig:
+class BoTConfig(Options):
     """How to resize: the one keyword `bot_config=` of every factory takes this object or its dict.
 
     Example:
@@ -162,23 +171,84 @@ class BoTConfig:
         BadKeyword: an option that does not exist; the message suggests the nearest one.
     """
 
-    wavelet: str | Mapping[str, str] = "auto"
-    gain: str = "consistent"
-    depth: str = "auto"
-    detail: str = "auto"
-    detail_scale: float | None = None
-    heads: str = "auto"
-    positions: str = "crop"
-    reheads: str = "error"
-    basis: str = "auto"
-    order: str = "auto"
-    seed: int = 0
-    grids: str = "bicubic"
+    wavelet: str | Mapping[str, str] = _explained(
+        "auto",
+        "how neighbours are merged or split: haar takes pairs, db2 and longer ones blend more of them; a "
+        "PyWavelets name, auto, or one per role: hidden=haar,layer=db2",
+        metavar="NAME",
+        by_role=True,
+    )
+    gain: str = _explained(
+        "consistent",
+        "consistent keeps what the network computes as far as its size allows (default); raw is the published "
+        "method as written, for comparison",
+        ("consistent", "raw"),
+    )
+    depth: str = _explained(
+        "auto",
+        "which layers the result has. Growing: identity adds layers that change nothing, repeat doubles layers, "
+        "wavelet blends them. Shrinking: even keeps evenly spaced layers, first keeps the first ones, wavelet averages "
+        "neighbours, strongest keeps those that do most (needs --calibration); or auto",
+        ("auto", "wavelet", "repeat", "identity", "first", "even", "strongest"),
+    )
+    detail: str = _explained(
+        "auto",
+        "whether new weights get noise when growing, so that copies become different in training: zero (none), "
+        "gaussian, uniform or auto",
+        ("auto", "zero", "gaussian", "uniform"),
+    )
+    detail_scale: float | None = _explained(
+        None,
+        "how large that noise is, as a multiple of the weights' own spread (default: 1)",
+        metavar="NUMBER",
+        kind=float,
+        number="the noise, as a multiple of the weights' spread: it is a number such as 0.5",
+    )
+    heads: str = _explained(
+        "auto",
+        "attention heads: whole keeps heads as they are, filter blends them, flat treats all as one axis; or auto",
+        ("auto", "whole", "flat", "filter"),
+    )
+    # These are options here, where other methods have the values of the class.
+    positions: str = _explained(  # type: ignore[misc]
+        "crop",
+        "text positions: crop keeps the first ones, interpolate stretches them over the new length",
+        ("crop", "interpolate"),
+    )
+    reheads: str = _explained(  # type: ignore[misc]
+        "error",
+        "another number of heads at the same width: error (default), resample, or reshape, which cuts the same "
+        "weights into other heads",
+        ("error", "resample", "reshape"),
+    )
+    basis: str = _explained(
+        "auto",
+        "shrinking: principal keeps the directions with most energy (pre-norm models); plain keeps the "
+        "directions as they are; or auto",
+        ("auto", "plain", "principal"),
+    )
+    order: str = _explained(
+        "auto",
+        "shrinking: similar merges units that are alike, strongest keeps those that do most (needs "
+        "--calibration), kept merges neighbours in their given order; or auto",
+        ("auto", "kept", "similar", "strongest"),
+    )
+    seed: int = _explained(  # type: ignore[misc]
+        0,
+        "of the noise and of new heads, a whole number: the same seed gives the same model",
+        metavar="NUMBER",
+        number="a seed draws the same noise and new heads every time: it is a whole number such as 0",
+    )
+    grids: str = _explained(  # type: ignore[misc]
+        "bicubic",
+        "image positions at another size: bicubic as transformers interpolates them, or antialiased",
+        ("bicubic", "antialiased"),
+    )
 
     def __post_init__(self) -> None:
-        check_writable({f.name: getattr(self, f.name) for f in fields(self)})
-        for name, choices in CHOICES.items():
-            _check_choice(name, getattr(self, name), choices)
+        from .ops.wavelets import NAMES, check_name  # imported late: the command line's help needs no NumPy
+
+        super().__post_init__()
         table = self.wavelet if isinstance(self.wavelet, Mapping) else {"default": self.wavelet}
         is_checked = isinstance(self.wavelet, Wavelets)  # by another BoTConfig, or of an adapter that is not registered
         for role, wavelet in table.items():
@@ -217,15 +287,6 @@ class BoTConfig:
         options = {f.name: getattr(self, f.name) for f in fields(self)}
         wavelet = self.wavelet if isinstance(self.wavelet, str) else dict(self.wavelet)
         return {**options, "wavelet": wavelet, "seed": int(self.seed)}
-
-    @classmethod
-    def from_any(cls, value: "BoTConfig | Mapping[str, Any] | None") -> "BoTConfig":
-        """Read `bot_config=`: None, a BoTConfig, or a dict of its fields."""
-        if value is None:
-            return cls()
-        if isinstance(value, cls):
-            return value
-        return cls(**_checked_fields(cls, "a BoTConfig", value))
 
 
 _dataclass_init = BoTConfig.__init__

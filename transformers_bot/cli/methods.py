@@ -10,43 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from ..console.tables import table
-from .options import BOT_OPTIONS, add_method_file, meaning_of
+from .options import add_method_file, meaning_of, options_of_method
 from .terminal import fill, option, say, width
 
 if TYPE_CHECKING:
     from ..architectures.adapter import Adapter, Roles
 
-# When to choose which method. How each works is in its module and its paper.
-ADVICE = {
-    "bot": "Neighbouring units and layers are blended by a wavelet low-pass, in both directions. The default, for any "
-    "change of size: grown models compute what the source does as far as the sizes allow, shrunk ones keep the largest "
-    "part of it, most of all with --calibration. --gain raw gives the published method as written, for comparison.",
-    "weight_selection": "The small model is made of evenly spaced entries of the first layers. Choose it to compare, "
-    "or if a smaller model will be trained for long and only needs a good start.",
-    "importance": "The small model is made of the most important units, heads and layers, measured on --calibration "
-    "data if there is any. Choose it to prune a model before further training.",
-    "fpi": "The large model is made of copies of units, drawn at random, whose readers share their weight: it computes "
-    "what the source does at whole multiples of the width. Choose it to reproduce bert2BERT.",
-    "aki": "As fpi, but new units come from the layer above: the result is less like the source and may train "
-    "faster. Choose it to reproduce bert2BERT.",
-    "stack": "The stack of layers is repeated as often as needed. Choose it for growing in depth during "
-    "pre-training; it does not keep what the model computes.",
-    "interpolate": "Every layer is repeated in its place. Choose it for growing in depth; it does not keep what the "
-    "model computes, and suits residual networks that are trained on.",
-    "depth_upscale": "Two copies of the model are joined, one without its last and one without its first layers. "
-    "Choose it for growing in depth up to twice the layers, with much training after it.",
-    "tile": "Whole copies stand side by side and their readers share the weight: the large model computes what the "
-    "source does. Only whole multiples of the width. Combine it with a method for depth: tile+stack.",
-    "lemon": "The grown model computes exactly what the source does, also at widths that are no whole multiples, if "
-    "the architecture allows it. Choose it if the grown model must start exactly where the source is.",
-    "front": "The stack of layers is treated as a signal, of which the low frequencies are kept, in all directions. "
-    "Choose it to compare.",
-    "scratch": "Nothing is taken from the source but its configuration: random weights, for comparison.",
-    "ligo": "A linear combination of units and layers is learned from data: give data with --fit-data. "
-    "Without a fit the result is of no use. Choose it if some compute can be spent before training.",
-    "mango": "As ligo, with one small operator for all layers together: give data with --fit-data. Without a fit the "
-    "result is of no use. The MLP must stay the same multiple of the width.",
-}
 # One example task for each direction, from BASE to these numbers of layers and heads.
 MULTIPLES = "wider (whole multiples)"
 BASE = (4, 4)
@@ -112,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
 def about(name: str) -> About:
     """The description of a method: from its module's docstring, and from the example tasks that it accepts."""
     from ..methods import METHODS
+    from ..methods.base import option_names
 
     method: Any = METHODS[name]
     module = sys.modules.get(method.__module__)
@@ -121,13 +91,13 @@ def about(name: str) -> About:
     source = next((part.removeprefix("Source: ") for part in paragraphs if part.startswith("Source: ")), "")
     # A docstring may begin with the method's name and a colon.
     own = paragraphs[0].partition(": ")[2] or paragraphs[0]
-    first_sentence = re.split(r"(?<=[.])\s", ADVICE[name])[0] if name in ADVICE else own
+    advice = method.advice if isinstance(getattr(method, "advice", ""), str) else ""
+    first_sentence = re.split(r"(?<=[.])\s", advice)[0] if advice else own
     summary = first_sentence.rstrip(".:")
     summary = summary[:1].upper() + summary[1:]
     rest = [part for part in paragraphs[1:] if not part.startswith("Source: ")]
-    advice = ADVICE.get(name) or " ".join([f"{summary}.", *rest])
-    options = getattr(method, "option_names", tuple(BOT_OPTIONS))
-    return About(name, _directions(name), summary, source, advice, tuple(options))
+    advice = advice or " ".join([f"{summary}.", *rest])
+    return About(name, _directions(name), summary, source, advice, option_names(method))
 
 
 def _directions(name: str) -> tuple[str, ...]:
@@ -182,6 +152,7 @@ def _explained(method: About, columns: int) -> str:
     if not method.options:
         return "\n".join([*lines, "It has no options."])
     lines.append("Options:")
+    fields = options_of_method(method.name)
     for name in method.options:
-        lines.append(fill(f"{option(name):<15} {meaning_of(name)}", columns, "  ", " " * 18))
+        lines.append(fill(f"{option(name):<15} {meaning_of(fields[name])}", columns, "  ", " " * 18))
     return "\n".join(lines)

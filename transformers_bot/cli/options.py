@@ -15,35 +15,11 @@ from .. import auto, errors
 from ..console.text import cut
 from ..tasks import TASKS
 
-# Options of BoTConfig. They are read as text: BoTConfig checks the values itself and suggests the nearest one.
-BOT_OPTIONS = {
-    "wavelet": "how neighbours are merged or split: haar takes pairs, db2 and longer ones blend more of them; a "
-    "PyWavelets name, auto, or one per role: hidden=haar,layer=db2",
-    "gain": "consistent keeps what the network computes as far as its size allows (default); raw is the published "
-    "method as written, for comparison",
-    "depth": "which layers the result has. Growing: identity adds layers that change nothing, repeat doubles layers, "
-    "wavelet blends them. Shrinking: even keeps evenly spaced layers, first keeps the first ones, wavelet averages "
-    "neighbours, strongest keeps those that do most (needs --calibration); or auto",
-    "detail": "whether new weights get noise when growing, so that copies become different in training: zero (none), "
-    "gaussian, uniform or auto",
-    "detail_scale": "how large that noise is, as a multiple of the weights' own spread (default: 1)",
-    "heads": "attention heads: whole keeps heads as they are, filter blends them, flat treats all as one axis; or auto",
-    "positions": "text positions: crop keeps the first ones, interpolate stretches them over the new length",
-    "grids": "image positions at another size: bicubic as transformers interpolates them, or antialiased",
-    "reheads": "another number of heads at the same width: error (default), resample, or reshape, which cuts the same "
-    "weights into other heads",
-    "basis": "shrinking: principal keeps the directions with most energy (pre-norm models); plain keeps the "
-    "directions as they are; or auto",
-    "order": "shrinking: similar merges units that are alike, strongest keeps those that do most (needs "
-    "--calibration), kept merges neighbours in their given order; or auto",
-    "seed": "of the noise and of new heads, a whole number: the same seed gives the same model",
-}
 DATA = (
     "texts (.txt: paragraphs or lines; .jsonl: the field text of every line) or images, for an image model; a file, "
     "several, or a folder of them. Give it after {}"
 )
-METAVARS = {"wavelet": "NAME", "detail_scale": "NUMBER", "seed": "NUMBER"}
-OWN = "own_option_"  # in front of the names of a registered method's options
+OWN = "own_option_"  # in front of the names of methods' options, which may be those of settings, such as `out`
 DEEPEST = 8  # the most levels of a config field
 CONSTANTS = {"True": True, "False": False, "None": None}  # JSON writes them true, false and null
 BOOLEANS = {**dict.fromkeys(("true", "yes", "1"), True), **dict.fromkeys(("false", "no", "0"), False)}
@@ -65,10 +41,6 @@ def number(kind: type[int] | type[float], meaning: str) -> Callable[[str], float
     return read
 
 
-TYPES = {
-    "detail_scale": number(float, "the noise, as a multiple of the weights' spread: it is a number such as 0.5"),
-    "seed": number(int, "a seed draws the same noise and new heads every time: it is a whole number such as 0"),
-}
 TOKENS = number(int, "how many tokens to run on is a whole number such as 8192")
 PICTURES = number(int, "how many images to run on is a whole number such as 64")
 STEPS = number(int, "how many steps to learn for is a whole number such as 100")
@@ -217,23 +189,38 @@ def fit_of(args: argparse.Namespace, recipe: dict[str, Any]) -> dict[str, Any]:
     return {**recipe, **values}
 
 
-def own_options() -> dict[str, Any]:
-    """The options of methods that were registered in this process, by name."""
+def method_options() -> dict[str, dataclasses.Field[Any]]:
+    """The options of all methods by name: BoT's, of which built-in methods read some, and those of registered ones.
+
+    BoT's are read from their class, because the methods themselves need torch, and --help does not.
+    """
+    from ..options import BoTConfig
+
     methods = sys.modules.get("transformers_bot.methods")
-    if methods is None:
-        return {}
-    classes = [getattr(method, "options_class", None) for method in methods.METHODS.values()]
-    return {field.name: field for options in classes if options is not None for field in dataclasses.fields(options)}
+    names = () if methods is None else methods.METHODS
+    every = [_fields(BoTConfig), *(options_of_method(name) for name in names)]
+    return {name: next(fields[name] for fields in every if name in fields) for own in every for name in own}
 
 
-def meaning_of(name: str) -> str:
-    """The meaning of a method's option; for a registered method, also its choices and default."""
-    if name in BOT_OPTIONS:
-        return BOT_OPTIONS[name]
-    field = own_options()[name]
-    choices = field.metadata.get("choices")
+def options_of_method(name: str) -> dict[str, dataclasses.Field[Any]]:
+    """The options of one method's class by name."""
+    from ..methods.base import METHODS, options_class
+
+    return _fields(options_class(METHODS[name]))
+
+
+def _fields(options: type) -> dict[str, dataclasses.Field[Any]]:
+    return {field.name: field for field in dataclasses.fields(options)}
+
+
+def meaning_of(option: dataclasses.Field[Any]) -> str:
+    """The meaning of a method's option, with its choices and default unless the meaning tells them."""
+    meaning = str(option.metadata.get("meaning", option.name))
+    if option.metadata.get("explained"):
+        return meaning
+    choices = option.metadata.get("choices")
     listed = f"; one of {', '.join(map(str, choices))}" if choices else ""
-    return f"{field.metadata.get('meaning', name)}{listed} (default: {field.default})"
+    return f"{meaning}{listed} (default: {option.default})"
 
 
 def load_methods(arguments: list[str]) -> None:
@@ -262,28 +249,26 @@ def add_method_file(parser: Any) -> None:
 
 
 def add_method(parser: Any) -> None:
-    """The method, the options of BoTConfig, and the options of registered methods."""
+    """The method, and the options of all methods."""
     group = parser.add_argument_group(
         "the method", "The defaults are good; `transformers-bot methods` explains others."
     )
     group.add_argument("--method", metavar="NAME", help="bot (default), weight_selection, fpi, tile+stack, ...")
     add_method_file(group)
-    for name in dict.fromkeys([*BOT_OPTIONS, *own_options()]):
-        text = meaning_of(name)
-        metavar = METAVARS.get(name, "CHOICE" if name in BOT_OPTIONS else "VALUE")
-        reader = TYPES.get(name) or _reader(own_options().get(name))
-        # An own option may have the name of a positional argument, such as `out`.
-        place = name if name in BOT_OPTIONS else OWN + name
-        group.add_argument(f"--{name.replace('_', '-')}", dest=place, type=reader, metavar=metavar, help=text)
+    for name, option in method_options().items():
+        metavar = option.metadata.get("metavar") or ("CHOICE" if option.metadata.get("choices") else "VALUE")
+        flag, help_text = f"--{name.replace('_', '-')}", meaning_of(option)
+        group.add_argument(flag, dest=OWN + name, type=_reader(option), metavar=metavar, help=help_text)
 
 
-def _reader(option: Any) -> Callable[[str], Any]:
-    """A reader of a registered method's option, which gives a value of the type of its default."""
-    default = getattr(option, "default", "")
-    if isinstance(default, bool):
+def _reader(option: dataclasses.Field[Any]) -> Callable[[str], Any]:
+    """A reader of a method's option, which gives a value of the type of its default; other text stays as it is."""
+    kind = option.metadata.get("kind") or type(option.default)
+    if kind is bool:
         return _boolean
-    if isinstance(default, (int, float)):
-        return number(type(default), "it is a whole number" if isinstance(default, int) else "it is a number")
+    if kind in (int, float):
+        unsaid = "it is a whole number" if kind is int else "it is a number"
+        return number(kind, option.metadata.get("number") or unsaid)
     return str
 
 
@@ -342,11 +327,15 @@ def planner(task: str | None) -> Any:
 
 
 def _bot_options(args: argparse.Namespace) -> dict[str, Any]:
-    places = {**{name: OWN + name for name in own_options()}, **{name: name for name in BOT_OPTIONS}}
-    values = {name: value for name, place in places.items() if (value := getattr(args, place, None)) is not None}
-    if "=" in values.get("wavelet", ""):
-        values["wavelet"] = dict(_pair(part, "--wavelet") for part in values["wavelet"].split(","))
-    return values
+    given = {name: (field, getattr(args, OWN + name, None)) for name, field in method_options().items()}
+    return {name: _by_role(field, value) for name, (field, value) in given.items() if value is not None}
+
+
+def _by_role(option: dataclasses.Field[Any], value: Any) -> Any:
+    """The value of an option; where it may have one for each role, `role=value,role=value` is a dict."""
+    if not option.metadata.get("by_role") or "=" not in value:
+        return value
+    return dict(_pair(part, f"--{option.name.replace('_', '-')}") for part in value.split(","))
 
 
 def _pair(text: str, name: str) -> tuple[str, str]:

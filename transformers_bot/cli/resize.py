@@ -145,10 +145,10 @@ def _with_data(source: str, recipe: dict[str, Any]) -> dict[str, Any]:
         BadOption: a method that learns has no data, or calibration has a size but no files.
     """
     from ..learned.batches import read_batches
-    from ..learned.fitting import LEARNED
+    from ..learned.fitting import operator_of
     from ..request.request import HUB, picked
 
-    if recipe.get("method") in LEARNED and "fit" not in recipe:
+    if operator_of(recipe.get("method")) and "fit" not in recipe:
         raise BadOption(
             f"method {recipe['method']} learns from data how to grow, and without it the result is worse than random "
             "weights: give texts or images with --fit-data FILE and, if 100 steps are not enough, --fit-steps N; or "

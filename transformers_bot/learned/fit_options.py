@@ -15,7 +15,7 @@ from ..request.request import check_numbers
 from ..run.execute import apart, hand_over, run_plan
 from ..run.opening import Resize
 from .batches import Reader, find_files
-from .fitting import LEARNED, check_grows, check_schedule, check_whole, learn
+from .fitting import check_grows, check_schedule, check_whole, learn, learned_methods, operator_of
 from .operators import growth_of
 
 OPTIONS = ("batches", "steps", "lr", "seed", "rank", "batch_size", "tokens")
@@ -59,8 +59,9 @@ def fit_of(given: Mapping[str, Any] | None, method: str) -> Fit | None:
     for name in given:
         if name not in OPTIONS:
             raise BadKeyword(f"fit= has no option {name!r}; it has {', '.join(OPTIONS)}.{suggest(name, OPTIONS)}")
-    if method not in LEARNED:
-        raise BadOption(f"fit= is for the methods that learn ({', '.join(LEARNED)}), not for method={method!r}.")
+    if not operator_of(method):
+        learned = ", ".join(learned_methods())
+        raise BadOption(f"fit= is for the methods that learn ({learned}), not for method={method!r}.")
     if given.get("batches") is None:
         raise BadOption("there is nothing to learn from: name files or folders of texts or images with batches=.")
     fit = Fit(**given)

@@ -22,6 +22,7 @@ from ..errors import BadCheckpoint, BadKeyword, BadOption, suggest
 from ..hub.provenance import is_local, recorded_path
 from ..hub.push import place_of
 from ..io.checkpoint import check_files, stored_dtype
+from ..methods import METHODS
 from ..methods.ligo import UNFITTED
 from ..options import BoTConfig
 from ..planning.planner import Side, make_plan
@@ -30,13 +31,12 @@ from ..report.report import Report
 from ..request.request import FILES, HUB, Request, check_numbers, read_config, sort_keywords
 from ..run.opening import open_checked
 from .flops import counted
-from .operators import Growth, LiGOOperator, MangoOperator, Operator, growth_of
+from .operators import OPERATORS, Growth, MangoOperator, Operator, growth_of
 
 if TYPE_CHECKING:
     from ..request.signatures import SourceKeywords
 
 OPENING, WRITING = 2, 1  # for the progress bar: about as long as so many steps
-LEARNED = ("ligo", "mango")
 # Where the adapter states none: the paper's for encoders of text (supplement C.5), which lies between those for image
 # models and for a decoder.
 LEARNING_RATE = 2e-4
@@ -172,11 +172,12 @@ def _record(model: Any) -> dict[str, Any]:
     if not isinstance(model, PreTrainedModel):
         raise BadOption(f"fit takes the model that from_pretrained returned, got {type(model).__name__}.")
     record = getattr(model.config, "transformers_bot", None) or {}
-    if record.get("method") in LEARNED:
+    if operator_of(record.get("method")):
         return dict(record)
     method = f"by method {record['method']!r}" if "method" in record else "by none (its sizes are the source's own)"
+    learned = " or ".join(learned_methods())
     raise BadOption(
-        f"fit learns the operator of a model grown by {' or '.join(LEARNED)}, but this one was grown {method}: "
+        f"fit learns the operator of a model grown by {learned}, but this one was grown {method}: "
         "make it with from_pretrained(source, config=larger, method='ligo')."
     )
 
@@ -270,14 +271,26 @@ def check_grows(roles: Roles, before: Sizes, after: Sizes) -> None:
         )
 
 
+def operator_of(method: object) -> str:
+    """The name of the operator that is learned for a method; empty if there is none."""
+    known = METHODS.get(method) if isinstance(method, str) else None
+    return str(getattr(known, "operator", ""))
+
+
+def learned_methods() -> list[str]:
+    """The methods whose maps are learned."""
+    return [name for name in METHODS if operator_of(name)]
+
+
 def _operator(method: str, growth: Growth, seed: int, rank: int | None) -> Operator:
-    if method == "ligo":
+    operator = OPERATORS[operator_of(method)]
+    if not issubclass(operator, MangoOperator):
         if rank is not None:
             raise BadOption(f"rank={rank!r} is Mango's: LiGO has no rank. Leave it out, or grow with method='mango'.")
-        return LiGOOperator(growth, seed)
+        return operator(growth, seed)
     if rank is not None and (isinstance(rank, bool) or not isinstance(rank, Integral) or rank < 1):
         raise BadOption(f"rank must be a whole number of at least 1, got {rank!r}.")
-    return MangoOperator(growth, seed, 1 if rank is None else int(rank))
+    return operator(growth, seed, 1 if rank is None else int(rank))
 
 
 @dataclass

@@ -27,6 +27,10 @@ class AKI(FPI):
     """The method `aki`."""
 
     name = "aki"
+    advice = (
+        "As fpi, but new units come from the layer above: the result is less like the source and may train "
+        "faster. Choose it to reproduce bert2BERT."
+    )
 
     def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe | Fresh:
         recipe = super().recipe(task, rule, layer, name)

@@ -9,7 +9,7 @@ import copy
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -128,9 +128,36 @@ class Fresh:
 
 
 class AsStored:
-    """A method that does not rewrite the source's tensors."""
+    """A method that does not rewrite the source's tensors.
+
+    Attributes:
+        name: of the method, as in `method=`.
+        options_class: its options, a frozen dataclass derived from `Options`; without a class of its own it takes some
+            of `BoTConfig`.
+        option_names: the options that it reads: all of its own class, or those of `BoTConfig` that it names.
+        advice: when to choose it, for `transformers-bot methods`; empty if the docstring of its file says it.
+        operator: the learned operator that `fit` trains for it, by name; empty if its maps are not learned.
+    """
 
     name: str
+    options_class: ClassVar[type[Options]] = BoTConfig
+    option_names: ClassVar[tuple[str, ...]] = ()
+    advice: ClassVar[str] = ""
+    operator: ClassVar[str] = ""
+
+    def __init_subclass__(cls) -> None:
+        own = vars(cls).get("options_class")
+        if own is not None and is_dataclass(own):
+            cls.option_names = tuple(field.name for field in fields(own))
+
+    @property
+    def is_directed(self) -> bool:
+        """Whether its options ask for what only products of weights can tell."""
+        return False
+
+    def undirected(self) -> "Method | None":
+        """The same method with choices that need no product of weights; None if it makes no such choices."""
+        return None
 
     def prepare(self, task: Task, opened: Opened) -> tuple[Any, Mapping[str, Tensor]]:
         if opened.calibration is not None:
@@ -142,6 +169,13 @@ class Method(Protocol):
     """A way to resize, see docs/methods.md for one in twenty lines."""
 
     name: str
+
+    @property
+    def is_directed(self) -> bool:
+        """Whether its options ask for what only products of weights can tell."""
+
+    def undirected(self) -> "Method | None":
+        """The same method with choices that need no product of weights; None if it makes no such choices."""
 
     def check(self, task: Task) -> None:
         """Raise `BadOption` if the method's formula does not cover this direction, ratio or family."""
@@ -169,26 +203,17 @@ class Linear(AsStored):
     """A method given by `pair` and `depth`.
 
     Attributes:
-        name: of the method, as in `method=`.
-        options_class: its own options, a frozen dataclass derived from `Options`; None if it takes those of BoT.
-        option_names: the options that it reads: all of its own, or some of `BoTConfig`.
         flat_heads: heads x head_dim is one axis (the formula knows no heads).
         keeps_scores: a change of head_dim is balanced on queries and keys, so that scores stay.
         combines: its widths or its depth can be used alone, see `Combined`.
         depth_of: the method whose depth rule is used, if that is not its own.
     """
 
-    name: str
-    options_class: ClassVar[type[Options] | None] = None
     option_names: ClassVar[tuple[str, ...]] = ("positions", "grids")
     flat_heads: bool = False
     keeps_scores: bool = False
     combines: bool = True
     depth_of: "Linear | None" = None
-
-    def __init_subclass__(cls) -> None:
-        if cls.options_class is not None:
-            cls.option_names = tuple(field.name for field in fields(cls.options_class))
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -546,9 +571,19 @@ def options_of(name: str, given: Any) -> Any:
     Raises:
         BadOption, BadKeyword: an unknown method, or options that are not its own.
     """
-    parts = [_factory(part) for part in name.split("+", 1)]
-    own_class = next((cls for part in parts if (cls := getattr(part, "options_class", None))), None)
-    return BoTConfig.from_any(given) if own_class is None else own_class.from_any(given)
+    classes = [options_class(_factory(part)) for part in name.split("+", 1)]
+    return next((own for own in classes if own is not BoTConfig), BoTConfig).from_any(given)
+
+
+def options_class(method: Callable[[Any], Method]) -> type[Options]:
+    """The class of a method's options: its own, or BoT's, of which other methods take some."""
+    return getattr(method, "options_class", None) or BoTConfig
+
+
+def option_names(method: Callable[[Any], Method] | Method) -> tuple[str, ...]:
+    """The options that a method reads: those that it names, or all of its class."""
+    every = tuple(field.name for field in fields(getattr(method, "options_class", None) or BoTConfig))
+    return tuple(getattr(method, "option_names", every))
 
 
 def get(name: str, options: Any) -> Method:
@@ -561,9 +596,7 @@ def get(name: str, options: Any) -> Method:
         BadOption: an unknown name, or an option with another value than its default that the method does not use.
     """
     methods = [_method(part, options) for part in name.split("+", 1)]
-    every_option = tuple(field.name for field in fields(BoTConfig))
-    used = [option for method in methods for option in getattr(method, "option_names", every_option)]
-    names = list(dict.fromkeys(used))
+    names = list(dict.fromkeys(option for method in methods for option in option_names(method)))
     for chosen, value in _set_options(options).items():
         if chosen not in names:
             takes = f"it takes {', '.join(names)}" if names else "it takes none"
@@ -580,9 +613,9 @@ def _factory(name: str) -> Callable[[Any], Method]:
 
 def _method(name: str, options: Any) -> Method:
     factory = _factory(name)
-    options_class = getattr(factory, "options_class", None) or BoTConfig
+    own = options_class(factory)
     # Two methods that are combined may have different options: the other one takes its defaults.
-    return factory(options if isinstance(options, options_class) else options_class())
+    return factory(options if isinstance(options, own) else own())
 
 
 def _linear(method: Method) -> Linear:
@@ -592,8 +625,6 @@ def _linear(method: Method) -> Linear:
 
 
 def _set_options(options: Any) -> dict[str, Any]:
-    """The options of a `BoTConfig` that differ from their defaults; a method uses all options of its own class."""
-    if not isinstance(options, BoTConfig):
-        return {}
-    defaults = BoTConfig().to_dict()
+    """The options that differ from their defaults."""
+    defaults = type(options)().to_dict()
     return {name: value for name, value in options.to_dict().items() if value != defaults[name]}

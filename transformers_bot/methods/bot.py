@@ -91,7 +91,13 @@ class BoT(Linear):
 
     options: BoTConfig
     name = "bot"
-    option_names = tuple(BoTConfig().to_dict())
+    options_class = BoTConfig
+    advice = (
+        "Neighbouring units and layers are blended by a wavelet low-pass, in both directions. The default, for "
+        "any change of size: grown models compute what the source does as far as the sizes allow, shrunk ones "
+        "keep the largest part of it, most of all with --calibration. --gain raw gives the published method as "
+        "written, for comparison."
+    )
     combines = False  # widths and depth are filtered together
     as_written = False
     prepared: Prepared | None = None
@@ -100,6 +106,15 @@ class BoT(Linear):
     def raw(self) -> bool:
         """Whether maps are as the paper writes them, rather than scaled to keep the function."""
         return self.options.gain == "raw"
+
+    @property
+    def is_directed(self) -> bool:
+        """Whether the stream shall be turned, or units be ordered by their weights."""
+        return self.options.basis == "principal" or self.options.order not in ("auto", "kept")
+
+    def undirected(self) -> "BoT":
+        """BoT without a turned stream, and with units in their order."""
+        return type(self)(replace(self.options, basis="plain", order="kept"))
 
     def _with_maps(self, as_written: bool) -> "BoT":
         """This method with the paper's maps, or with the maps that keep the function."""

@@ -15,6 +15,10 @@ class DepthUpscale(DepthOnly):
     """The method `depth_upscale`."""
 
     name = "depth_upscale"
+    advice = (
+        "Two copies of the model are joined, one without its last and one without its first layers. Choose it for "
+        "growing in depth up to twice the layers, with much training after it."
+    )
 
     def check(self, task: Task) -> None:
         super().check(task)

@@ -28,6 +28,10 @@ class FPI(Linear):
     """The method `fpi`."""
 
     name = "fpi"
+    advice = (
+        "The large model is made of copies of units, drawn at random, whose readers share their weight: it "
+        "computes what the source does at whole multiples of the width. Choose it to reproduce bert2BERT."
+    )
     option_names = ("positions", "grids", "seed")
     keeps_scores = True
 

@@ -36,6 +36,10 @@ class Front(Linear):
     """The method `front`."""
 
     name = "front"
+    advice = (
+        "The stack of layers is treated as a signal, of which the low frequencies are kept, in all directions. "
+        "Choose it to compare."
+    )
     option_names = ("positions", "grids", "reheads")
     flat_heads = True
     combines = False  # mean and standard deviation are restored over widths and depth together

@@ -39,6 +39,10 @@ class Importance(Linear):
     """
 
     name = "importance"
+    advice = (
+        "The small model is made of the most important units, heads and layers, measured on --calibration data if "
+        "there is any. Choose it to prune a model before further training."
+    )
     combines = False  # widths and layers are chosen together, after the source was seen
     scored_by = ""
     chosen: Mapping[tuple[str, At], np.ndarray]

@@ -14,6 +14,10 @@ class Interpolate(DepthOnly):
     """The method `interpolate`."""
 
     name = "interpolate"
+    advice = (
+        "Every layer is repeated in its place. Choose it for growing in depth; it does not keep what the model "
+        "computes, and suits residual networks that are trained on."
+    )
 
     def depth(self, task: Task, stack: str) -> Depth:
         return interpolated(*task.lengths(stack))

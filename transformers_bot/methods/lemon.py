@@ -38,6 +38,10 @@ class Lemon(Linear):
     """The method `lemon`."""
 
     name = "lemon"
+    advice = (
+        "The grown model computes exactly what the source does, also at widths that are no whole multiples, if "
+        "the architecture allows it. Choose it if the grown model must start exactly where the source is."
+    )
     option_names = ("positions", "grids", "seed")
     keeps_scores = True
 

@@ -26,6 +26,11 @@ class LiGO(Linear):
     """The method `ligo` before fitting."""
 
     name = "ligo"
+    advice = (
+        "A linear combination of units and layers is learned from data: give data with --fit-data. Without a fit "
+        "the result is of no use. Choose it if some compute can be spent before training."
+    )
+    operator = "ligo"
     flat_heads = True
     combines = False  # widths and depth are learned together
 

@@ -22,6 +22,12 @@ class Mango(LiGO):
     """The method `mango` before fitting."""
 
     name = "mango"
+    advice = (
+        "As ligo, with one small operator for all layers together: give data with --fit-data. Without a fit the "
+        "result is of no use. The MLP must stay the same multiple of the width."
+    )
+
+    operator = "mango"
 
     def check(self, task: Task) -> None:
         super().check(task)

@@ -11,6 +11,7 @@ class Scratch(AsStored):
     """The method `scratch`; `torch.manual_seed` before the call fixes the weights."""
 
     name = "scratch"
+    advice = "Nothing is taken from the source but its configuration: random weights, for comparison."
     option_names = ("reheads",)  # new heads may have any size
 
     def __init__(self, options: BoTConfig) -> None:

@@ -15,6 +15,10 @@ class Stack(DepthOnly):
     """The method `stack`."""
 
     name = "stack"
+    advice = (
+        "The stack of layers is repeated as often as needed. Choose it for growing in depth during pre-training; "
+        "it does not keep what the model computes."
+    )
 
     def depth(self, task: Task, stack: str) -> Depth:
         return stacked(*task.lengths(stack))

@@ -17,6 +17,10 @@ class Tile(Linear):
     """The method `tile`."""
 
     name = "tile"
+    advice = (
+        "Whole copies stand side by side and their readers share the weight: the large model computes what the "
+        "source does. Only whole multiples of the width. Combine it with a method for depth: tile+stack."
+    )
     keeps_scores = True
 
     def check(self, task: Task) -> None:

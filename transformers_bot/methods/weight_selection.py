@@ -20,6 +20,10 @@ class WeightSelection(Linear):
     """The method `weight_selection`."""
 
     name = "weight_selection"
+    advice = (
+        "The small model is made of evenly spaced entries of the first layers. Choose it to compare, or if a "
+        "smaller model will be trained for long and only needs a good start."
+    )
     option_names = ("reheads",)
     flat_heads = True
 

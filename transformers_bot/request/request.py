@@ -34,6 +34,7 @@ from ..io.config_files import check_names, model_config
 from ..io.files import HUB as FINDING
 from ..io.kept_tokens import KeptTokens
 from ..io.weights import FLOATS
+from ..methods.base import option_names
 from ..options import BoTConfig, check_writable
 from ..tasks import TASKS
 from .signatures import OURS
@@ -298,7 +299,7 @@ class Request:
     sizes: tuple[Lengths, Lengths]
     class_for: ClassFor
     model_class: type[PreTrainedModel]
-    options: BoTConfig
+    options: methods.Options
     method: methods.Method
     keywords: Keywords
     notes: tuple[str, ...] = ()
@@ -344,7 +345,7 @@ class Request:
         calibrated = keywords.calibration is not None
         target = with_lists(adapter, source, target, (before, after), method, calibrated)
         check_supported(adapter, (source, target), before, after)
-        _check_heads(adapter, before, after, options)
+        _check_heads(adapter, before, after, options, method)
         if keywords.dtype not in (None, "auto"):
             asked_dtype(keywords.dtype, target)  # raises for an unknown one, before weights are fetched
         model_class = class_for(target)
@@ -517,17 +518,19 @@ def check_variants(adapter: Adapter, source: PreTrainedConfig, target: PreTraine
             )
 
 
-def _check_heads(adapter: Adapter, before: Lengths, after: Lengths, options: BoTConfig) -> None:
+def _check_heads(
+    adapter: Adapter, before: Lengths, after: Lengths, options: methods.Options, method: methods.Method
+) -> None:
     """Refuse another number of heads at the same width, unless an option says how to change them."""
     for unit in cut_across(adapter.roles, before, after) if options.reheads == "error" else ():
         streams, field = adapter.roles.streams, adapter.roles[unit].field
         whole = (stream for stream in streams if (field, adapter.roles[stream].field) in adapter.divides)
         stream = next(whole, streams[0])
         remedy = "Keep the number of heads, or use method='bot'."
-        if isinstance(options, BoTConfig):
+        if "reheads" in option_names(method):
             remedy = (
-                "Choose BoTConfig(reheads='resample') to resize heads and head_dim, or reheads='reshape' to keep the "
-                "matrices."
+                f"Choose {type(options).__name__}(reheads='resample') to resize heads and head_dim, or "
+                "reheads='reshape' to keep the matrices."
             )
         raise IncompatibleModels(
             f"{field} goes from {before[unit]} to {after[unit]} at the same "

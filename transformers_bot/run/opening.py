@@ -26,7 +26,6 @@ from ..io.config_files import without_places
 from ..io.files import has_file, is_folder
 from ..io.weights import find_nonfinite, nonfinite_message, wrapper_hint
 from ..methods import Method, Task
-from ..options import BoTConfig
 from ..planning.planner import ABSENT, Pairing, Plan, Side, make_plan, pair, task_of
 from ..request.request import Keywords, Request, asked_dtype, init_keywords
 from ..request.source_class import with_likely_class
@@ -312,7 +311,7 @@ def _plan_opened(
 ) -> tuple[PreTrainedConfig, Plan, Mapping[str, torch.Tensor], Method, Task]:
     """The config with the checkpoint's ties, the plan for its tensors, these tensors, the method and its task."""
     if undirected:  # NaN allow neither a basis nor an order
-        request = _undirected(request)
+        request = replace(request, method=request.method.undirected() or request.method)
     adapter, prefix = request.adapter, f"{request.model_class.base_model_prefix}."
     stored = stored_dtype(opened.model)
     extra = tuple(name for name in opened.unexpected if not adapter.is_buffer(name.removeprefix(prefix)))
@@ -339,14 +338,6 @@ def _plan_opened(
     return config, replace(plan, warnings=(*plan.warnings, *notes)), prepared, method, task
 
 
-def _undirected(request: Request) -> Request:
-    """The same request with options that read no weights: the stream is not turned and units keep their order."""
-    if not isinstance(request.options, BoTConfig):
-        return request
-    options = replace(request.options, basis="plain", order="kept")
-    return replace(request, options=options, method=methods.get(request.keywords.method, options))
-
-
 def _prepared(
     task: Task, network: Network, opened: Source, request: Request
 ) -> tuple[Method, Mapping[str, torch.Tensor], list[str]]:
@@ -358,10 +349,8 @@ def _prepared(
     Raises:
         BadWeights: such weights, if the method, an option or calibration needs their products.
     """
-    method, options = request.method, request.options
+    method, undirected = request.method, request.method.undirected()
     method.check(task)
-    basis, order = getattr(options, "basis", "auto"), getattr(options, "order", "auto")
-    is_explicit = request.calibrated or basis == "principal" or order not in ("auto", "kept")
     edits = network.over(network.stored)  # a copy, because preparing records its edits in it
     try:
         return *method.prepare(task, Opened(edits, opened.model, request.keywords.calibration)), []
@@ -373,10 +362,10 @@ def _prepared(
         wide = Network(network.adapter, network.sizes, network.stored, network.places, network.tied, wide=True)
         return *method.prepare(task, Opened(wide, opened.model)), []
     except OutOfRange:
-        if is_explicit or method.name != "bot":
+        if undirected is None or method.is_directed:
             raise BadWeights(_out_of_range(reason)) from None
     note = f"{_out_of_range(reason)} The stream is not turned and units keep their order, as with basis='plain'."
-    return *_undirected(request).method.prepare(task, Opened(network, opened.model)), [note]
+    return *undirected.prepare(task, Opened(network, opened.model)), [note]
 
 
 def _out_of_range(product: str) -> str:
