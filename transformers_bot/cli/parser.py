@@ -1,4 +1,10 @@
-"""The parser of every command: short usage errors, and help that fits the terminal without breaking examples."""
+"""The parser of every command: short usage errors, and help that fits the terminal without breaking examples.
+
+It is argparse's; only its formatter and its errors are changed. argparse either wraps everything or nothing, and its
+error lists every option of the command instead of the one that is probably meant. click or typer would be one more
+dependency, and fix the options of a command beforehand; here those of a user's own method are added when its file is
+read.
+"""
 
 import argparse
 import difflib

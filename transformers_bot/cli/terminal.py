@@ -3,6 +3,9 @@
 The messages of the package name keywords of Python: `method='tile'`, `allow_pickle=True`. Here every keyword that the
 command line has becomes its option, and remedies that the command line does not have are left out. A test checks every
 message of the package.
+
+rich lays out tables and progress, but text that is piped must keep its lines, and which keyword is which option only
+this package knows: both are therefore written here.
 """
 
 import os

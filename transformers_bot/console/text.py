@@ -1,4 +1,8 @@
-"""Names and figures as safe text, and numbers read from text such as 60M or 200MB."""
+"""Names and figures as safe text, and numbers read from text such as 60M or 200MB.
+
+Written here because names come from files of strangers. rich lays text out, but passes on characters that control a
+terminal, change the direction of writing or form markdown; and no dependency reads 60M or 200MB.
+"""
 
 import math
 import re

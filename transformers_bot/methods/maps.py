@@ -143,7 +143,7 @@ def picked_units(source: int, target: int) -> Pair:
 def frequencies(source: int, target: int) -> Pair:
     """Rotary pairs. Growing puts zeros between the old pairs, shrinking keeps every n-th.
 
-    Pair i of n turns by theta^(-i / n), as pair i r of r n does. Queries and keys take the same map: a score is a
+    Pair i of n rotates by theta^(-i / n), as pair i r of r n does. Queries and keys take the same map: a score is a
     sum over the pairs, to which a new pair adds nothing while one side is zero.
     """
     if target > source:

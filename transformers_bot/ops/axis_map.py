@@ -319,7 +319,7 @@ class Band:
 
 
 class Matrix:
-    """A dense matrix, for maps in which every target entry reads most source entries (a rotation, a DCT).
+    """A dense matrix, for maps in which every target entry reads most source entries (a turn of the basis, a DCT).
 
     Args:
         matrix: (target, source) in float64, or a function that computes it when it is first needed.

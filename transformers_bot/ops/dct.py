@@ -1,4 +1,8 @@
-"""The discrete cosine transform as a low-pass between any two lengths."""
+"""The discrete cosine transform as a low-pass between any two lengths.
+
+Written here in four lines because the matrix is what is needed, not the transform of a signal; scipy, which has the
+latter, is not among the dependencies.
+"""
 
 import numpy as np
 

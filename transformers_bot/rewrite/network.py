@@ -157,7 +157,7 @@ class Network(Mapping[str, Tensor]):
     def map_role(self, role: str, axis_map: AxisMap, at: At = None) -> None:
         """Apply one map along every axis of `role`, written or read, in all layers or one.
 
-        A permutation or rotation on both sides does not change the function.
+        A permutation or turn on both sides does not change the function.
         """
         self._moves.append((role, at, axis_map))
         for name, place in self.tensors_with(role, at):

@@ -1,7 +1,7 @@
 """DINOv2 and DINOv3: pre-norm encoders of image patches whose blocks are multiplied by a vector before they are added.
 
 The classifier of DINOv2 reads the class token and the mean of the patches side by side: the stream twice. DINOv3 has
-no table of positions: rotary angles of a patch's row and of its column, `rope` each, turn entries i and i + d/2 of a
+no table of positions: rotary angles of a patch's row and of its column, `rope` each, rotate entries i and i + d/2 of a
 head together, which makes a head 2 x 2 x `rope` in queries and keys.
 """
 
@@ -76,18 +76,18 @@ def mlp_units(config: Any) -> int:
 
 
 def rotary_rows(config: Any) -> int:
-    """Rotary angles of a patch's row, and as many of its column, each of which turns a pair of entries."""
+    """Rotary angles of a patch's row, and as many of its column, each of which rotates a pair of entries."""
     return width_of_heads(config) // 4
 
 
 def head_is_in_fours(config: Any) -> tuple[str, str] | None:
-    """Rotary positions of two axes turn pairs of entries."""
+    """Rotary positions of two axes rotate pairs of entries."""
     length = width_of_heads(config)
     if length % 4 == 0:
         return None
     return (
         f"heads have {length} entries",
-        "rotary positions of rows and columns turn pairs of them: choose a multiple of 4.",
+        "rotary positions of rows and columns rotate pairs of them: choose a multiple of 4.",
     )
 
 

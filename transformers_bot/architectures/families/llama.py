@@ -1,6 +1,6 @@
 """Llama and its kin: decoders with grouped queries, rotary positions, a gated MLP and RMS norms.
 
-The rotary embedding turns entry i of a head together with entry i + d/2: a head is 2 x `rope` in queries and keys.
+The rotary embedding rotates entry i of a head together with entry i + d/2: a head is 2 x `rope` in queries and keys.
 """
 
 from dataclasses import replace
@@ -56,16 +56,16 @@ def queries_of_a_group(config: Any) -> int:
 
 
 def rotary_pairs(config: Any) -> int:
-    """Pairs of entries that turn together."""
+    """Pairs of entries that rotate together."""
     return length_of_heads(config) // 2
 
 
 def head_is_even(config: Any) -> tuple[str, str] | None:
-    """Rotary positions turn pairs of entries."""
+    """Rotary positions rotate pairs of entries."""
     length = length_of_heads(config)
     if length % 2 == 0:
         return None
-    return f"heads have {length} entries", "rotary positions turn pairs of them: choose an even length."
+    return f"heads have {length} entries", "rotary positions rotate pairs of them: choose an even length."
 
 
 def rotary_pairs_stay(config: Any) -> str:

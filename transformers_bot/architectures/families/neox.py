@@ -1,6 +1,6 @@
 """GPT-NeoX (Pythia) and Falcon: attention and MLP side by side, and a fused q|k|v in which heads alternate.
 
-Where only a part of every head turns with the position, the length of heads stays: see `rotary_pairs_stay`.
+Where only a part of every head rotates with the position, the length of heads stays: see `rotary_pairs_stay`.
 """
 
 from typing import Any
