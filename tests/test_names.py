@@ -1,5 +1,6 @@
 """Names that a user gives: ready configs, folders, ids; what is said of a wrong one; and what a result is called."""
 
+import ast
 import traceback
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from transformers import BertConfig, GPT2Config, GPT2LMHeadModel
 
 import transformers_bot
 from transformers_bot import BadOption, BoTError, BoTModel, BoTModelForCausalLM, HubError, configs
+from transformers_bot.architectures.families import BUILT_IN
 from transformers_bot.cli import main
 from transformers_bot.request.request import named_config
 
@@ -132,3 +134,53 @@ def test_a_saved_result_is_called_what_it_is_loaded_from(gpt2, tmp_path):
     same = BoTModelForCausalLM.from_pretrained(gpt2)
     assert same.name_or_path == str(gpt2)
     assert torch.equal(same.lm_head.weight, GPT2LMHeadModel.from_pretrained(gpt2).lm_head.weight)
+
+
+# -- names of families ----------------------------------------------------------------------------
+
+FOLDER = Path(transformers_bot.__file__).parent
+SIZES = ("depth", "stream", "unit", "entry", "frequency", "place", "grid")
+IMAGES = "transformers' own name for it in all its models of images, which their image processors are compared with"
+# A file that names a family or one of its config fields, what it names, and why.
+NAMED = {
+    "io/sentences.py": (
+        {"bert", "roberta", "distilbert", "camembert", "xlm-roberta"},
+        "sentence-transformers once named a settings file by the type of its model; the names are fixed",
+    ),
+    "architectures/tiny.py": ({"image_size"}, IMAGES),
+    "io/companions.py": ({"image_size"}, IMAGES),
+    "learned/batches.py": ({"image_size"}, IMAGES),
+    "tools/demo.py": (
+        {"num_hidden_layers", "hidden_size", "num_attention_heads"},
+        "the sizes that the demo shows, of the one model that it downloads",
+    ),
+}
+
+
+def names_in(file: Path, types: set[str], fields: set[str]) -> set[str]:
+    """Model types that a file has as a string, and fields that it has as a string or reads as an attribute."""
+    source = file.read_text()
+    if not any(f'"{name}"' in source for name in types | fields) and not any(f".{name}" in source for name in fields):
+        return set()
+    nodes = [*ast.walk(ast.parse(source))]
+    strings = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return (types | fields) & strings | fields & {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+
+
+def test_no_module_outside_of_the_families_names_one_or_a_field_of_its_sizes():
+    known = [adapter for built_in in BUILT_IN for adapter in (built_in, *(v.adapter for v in built_in.variants))]
+    types = {adapter.model_type for adapter in known}
+    roles = [role for adapter in known for role in adapter.roles.values() if role.kind in SIZES]
+    sizes = {size for role in roles for size in (role.size, role.field if role.kind == "grid" else "")}
+    fields = {size.rpartition(".")[2] for size in sizes if isinstance(size, str) and size}
+    assert {"n_embd", "encoder_layers", "num_key_value_heads"} <= fields
+    named = {
+        file.relative_to(FOLDER).as_posix(): found
+        for file in FOLDER.rglob("*.py")
+        if "families" not in file.parts and (found := names_in(file, types, fields - ORDINARY))
+    }
+    assert named == {file: names for file, (names, _) in NAMED.items()}
+
+
+# A word of the language as well: torch's `Tensor.dim`, and the kind of role that is the inside of a head.
+ORDINARY = {"dim"}
