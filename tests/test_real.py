@@ -16,7 +16,7 @@ import torch
 from scipy.stats import spearmanr
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
-from transformers_bot import BoTModel, BoTModelForCausalLM, BoTModelForMaskedLM
+from transformers_bot import BoTModel, BoTModelForCausalLM, BoTModelForMaskedLM, resize_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -222,3 +222,17 @@ def test_minilm_shrinks_to_a_finite_model():
     model = BoTModel.from_pretrained(minilm(), hidden_size=192, num_attention_heads=6)
     assert model.config.intermediate_size == 768
     assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+@torch.no_grad()
+def test_minilm_with_the_tokens_of_some_texts_gives_these_texts_the_same_embeddings(tmp_path):
+    texts, tokenizer = pairs()[0][:20], AutoTokenizer.from_pretrained(minilm())
+    resize_checkpoint(
+        minilm(), tmp_path / "out", vocab_keep={i for text in texts for i in tokenizer(text)["input_ids"]}
+    )
+    model, kept = AutoModel.from_pretrained(tmp_path / "out"), AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert model.config.vocab_size == len(kept) < 300
+    source = AutoModel.from_pretrained(minilm())
+    for text in texts:
+        expected = source(**tokenizer(text, return_tensors="pt")).last_hidden_state
+        assert torch.equal(model(**kept(text, return_tensors="pt")).last_hidden_state, expected)

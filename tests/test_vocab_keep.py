@@ -16,8 +16,8 @@ from families import build as build_classic
 from transformers import AutoTokenizer, PreTrainedModel
 
 import transformers_bot
-from transformers_bot import BadOption, IncompatibleModels, cli, plan, resize_checkpoint, verify
-from transformers_bot.io.kept_tokens import KeptTokens, from_spans, spans
+from transformers_bot import BadCheckpoint, BadOption, IncompatibleModels, cli, plan, resize_checkpoint, verify
+from transformers_bot.io.kept_tokens import KeptTokens, Named, from_spans, kept_rows, spans
 from transformers_bot.ops.recipe import Rows
 
 KEPT = [4, 5, 6, 9, 12, 16, 20, 21]  # beside the special ids from 0 to 3
@@ -31,7 +31,7 @@ MAKERS = {
     "deberta-v2": partial(encoders.build, "deberta-v2"),
     **{name: partial(twostacks.build, name) for name in ("t5", "bart", "whisper", "wav2vec2")},
 }
-FAST = ("roberta", "llama untied")
+FAST = ("roberta",)
 # Fields that change the width or the MLP of each config, whatever they are called there.
 SIZES = ("intermediate_size", "n_inner", "hidden_dim", "d_ff", "decoder_ffn_dim")
 
@@ -250,6 +250,12 @@ def test_ids_in_settings_of_any_kind_follow_and_what_is_no_id_stays():
     assert vars(settings) == values | expected
 
 
+def test_all_times_are_kept_with_the_id_that_they_are_counted_from():
+    settings = SimpleNamespace(no_timestamps_token_id=18)
+    rows = kept_rows(Named("a list", (4,)), 23, {}, transformers.WhisperConfig(), [settings], 0)
+    assert rows.index == (4, *range(18, 23))
+
+
 def test_rows_that_positions_are_counted_from_stay_where_they_are():
     config = transformers.RobertaConfig(vocab_size=23, pad_token_id=5, bos_token_id=8, eos_token_id=9)
     small = plan(config, vocab_keep=[20])
@@ -307,3 +313,50 @@ def test_spans_hold_the_same_ids():
     for text in ("", "3,2", "5-4", "1,1", "0-31", "-1", "1, 2", "0-999999999", 5, None):
         with pytest.raises(ValueError, match=r"."):
             from_spans(text, 31)
+
+
+CALLS = {
+    "calibrated": {"n_inner": 12, "calibration": [{"input_ids": torch.arange(23).repeat(20).view(-1, 10)}]},
+    "principal": {"n_embd": 8, "n_head": 2},
+    "filtered details": {"n_embd": 24, "n_head": 6, "bot_config": {"wavelet": "db2", "detail": "gaussian"}},
+    **{method: {"n_embd": 24, "n_head": 6, "method": method} for method in ("tile", "ligo", "lemon")},
+    "aki": {"n_embd": 24, "n_head": 6, "n_layer": 3, "method": "aki"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("call", CALLS)
+def test_every_method_gives_kept_rows_the_weights_that_they_have_among_all(call, tied, saved):
+    source, _ = saved("gpt2", "GPT2LMHeadModel", tie_word_embeddings=tied)
+    resized = partial(transformers_bot.BoTModelForCausalLM.from_pretrained, source, **CALLS[call])
+    whole, small = resized().state_dict(), resized(vocab_keep=[4, 9, 22])
+    for key, tensor in small.state_dict().items():
+        expected = whole[key][rows_of(small)] if len(tensor) != len(whole[key]) else whole[key]
+        assert torch.equal(tensor, expected), key
+
+
+@pytest.mark.slow
+def test_a_record_of_other_rows_is_a_difference_and_a_damaged_one_an_error(saved, tmp_path):
+    source, _ = saved("gpt2", "GPT2LMHeadModel")
+    resize_checkpoint(source, tmp_path / "out", vocab_keep=[4, 9, 22])
+    assert verify(tmp_path / "out", source).equal
+    place = tmp_path / "out" / "config.json"
+    fields = json.loads(place.read_text())
+    record = fields["transformers_bot"]["vocab_keep"]
+    assert record == {"file": "a list", "rows": 23, "ids": "0,4,9,22"}
+    record["ids"] = "0,4,10,22"
+    place.write_text(json.dumps(fields))
+    assert not verify(tmp_path / "out", source).equal
+    record["ids"] = "4,0"
+    place.write_text(json.dumps(fields))
+    with pytest.raises(BadCheckpoint, match=r"the record of .* is damaged: vocab_keep is"):
+        verify(tmp_path / "out", source)
+
+
+def test_operators_are_not_learned_for_a_part_of_the_vocabulary(saved, tmp_path):
+    source, _ = saved("gpt2", "GPT2LMHeadModel")
+    fit = {"batches": [{"input_ids": torch.arange(8)[None]}], "steps": 1}
+    sizes = {"n_embd": 24, "n_head": 6, "method": "ligo"}
+    with pytest.raises(BadOption, match="resize with vocab_keep= alone first"):
+        resize_checkpoint(source, tmp_path / "out", vocab_keep=[4], fit=fit, **sizes)

@@ -98,7 +98,7 @@ def carry(
         _write_subset(folder, numbers)
         others = [name for name in given if name not in files]
         if others:
-            warnings.append(f"{FILE} holds the kept tokens; {', '.join(others)} have all tokens, and are left out")
+            warnings.append(f"{FILE} holds the kept tokens; left out is what holds all of them: {', '.join(others)}")
     if set(files) & set(TOKENIZER):
         warnings += _check_tokenizer(folder, config, positions)
     return warnings + check_images(folder, config) if set(files) & set(PROCESSOR) else warnings

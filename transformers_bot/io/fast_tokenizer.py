@@ -226,11 +226,11 @@ def _template_ids(node: Any) -> Iterator[int]:
 def _renumber_template(node: Any, numbers: Numbers) -> None:
     for part in list(_nodes(node)):
         if isinstance(part, dict) and isinstance(part.get("ids"), list):
-            part["ids"] = [numbers[number] for number in part["ids"]]
+            part["ids"] = [numbers.get(number, number) for number in part["ids"]]
         for side in ("sep", "cls"):
             pair = part.get(side)
             if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], int):
-                pair[1] = numbers[pair[1]]
+                pair[1] = numbers.get(pair[1], pair[1])
 
 
 def _misnumbered(fields: Mapping[str, Any]) -> tuple[str, int, int] | None:

@@ -29,6 +29,7 @@ IDS = re.compile(r"(^|_)token_(id|ids|index)$")  # names of fields that hold one
 TABLES = re.compile(r"_to_id$")  # names of fields that hold a table of them
 FORBIDDEN = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids")  # tokens that are not written: none is needed
 PLACED = "forced_decoder_ids"  # pairs of a position and an id
+TIMES = "no_timestamps_token_id"  # all rows behind this id are times, which are counted from it
 PHRASES = ("force_words_ids",)  # ids, or lists of them
 LONGEST = 200  # characters of the name of a file in a record
 SHOWN = 3  # tokens that one message names
@@ -309,11 +310,14 @@ def kept_rows(
     generation = read_json(files[GENERATION_CONFIG_NAME], SMALL) if GENERATION_CONFIG_NAME in files else {}
     tables = [*map(vars, settings), generation]
     needed = {number for fields in tables for number in needed_ids(fields) if 0 <= number < length}
+    starts = [fields[TIMES] for fields in tables if isinstance(fields.get(TIMES), int)]
+    needed |= set(range(min(starts, default=length), length))
     reasons = {"special or added": tokenizer.special, "of single bytes": tokenizer.bytes} if tokenizer else {}
     reasons |= {"that the configs name": needed, "whose numbers the model computes with": set(range(first))}
     reasons |= {"with the lowest score": tokenizer.lowest} if tokenizer else {}
     kept, added = set(chosen), []
-    for reason, ids in reasons.items():
+    rows = set(range(length))
+    for reason, ids in ((reason, ids & rows) for reason, ids in reasons.items()):
         added += [f"{len(ids - kept):,} {reason}"] if ids - kept else []
         kept |= ids
     parts = tokenizer.parts(kept) - kept if tokenizer else set()
