@@ -80,7 +80,7 @@ LENGTHS = {
 def test_every_length_that_an_adapter_names_is_checked_before_anything_is_built(wrong):
     for path, model_type in LENGTHS.items():
         with pytest.raises(BadSize, match=re.escape(path)):
-            check_config({"model_type": model_type, **nested({path: wrong})})
+            check_config({"model_type": model_type, **nested(CONFIG_MAPPING[model_type](), {path: wrong})})
     for alias, model_type in (("hidden_size", "whisper"), ("num_local_experts", "mixtral"), ("n_ctx", "gpt2")):
         with pytest.raises(BadSize, match=f"{alias} is 1000000000000 in config.json; no model has more than"):
             check_config({"model_type": model_type, alias: 10**12})

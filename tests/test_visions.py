@@ -316,3 +316,24 @@ def test_the_check_runs_a_pair_on_texts_and_images(name):
     result = check(transformers_bot.adapters.get(name), build(name).config)
     assert (result.problems, result.run) == ([], result.classes)
     assert len(result.run) == 2
+
+
+# -- tables of relative positions ---------------------------------------------------------------------
+
+
+def test_a_table_under_its_name_in_files_is_carried_without_a_warning(tmp_path):
+    model = build("beit shared")
+    model.save_pretrained(tmp_path / "source")
+    report = transformers_bot.resize_checkpoint(tmp_path / "source", tmp_path / "out", num_hidden_layers=5)
+    assert report.warnings == ()
+    table = "shared_position_bias.relative_position_bias_table"
+    grown = transformers.BeitModel.from_pretrained(tmp_path / "out", dtype=torch.float64)
+    assert torch.equal(grown.state_dict()[table], model.state_dict()[table])
+
+
+def test_a_table_of_relative_positions_keeps_its_image(tmp_path):
+    build("beit").save_pretrained(tmp_path)
+    with pytest.raises(
+        transformers_bot.IncompatibleModels, match="Set image_size and patch_size to the source's value"
+    ):
+        transformers_bot.plan(tmp_path, image_size=16)

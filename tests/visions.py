@@ -43,7 +43,11 @@ DINOV3 = {**SIZES, **IMAGE, "num_register_tokens": 2}
 TEXT = {"vocab_size": 37, "max_position_embeddings": 9, "eos_token_id": 2}
 TOWER = {**SIZES, **IMAGE}
 LABELS = "BoTModelForImageClassification"
+BEIT = {**SIZES, **IMAGE, "vocab_size": 11}
 ROWS = {
+    "beit": Row("BeitForImageClassification", {**BEIT, "use_relative_position_bias": True}, factory=LABELS),
+    "beit shared": Row("BeitModel", {**BEIT, "use_shared_relative_position_bias": True, "use_mean_pooling": False}),
+    "beit plain": Row("BeitModel", {**BEIT, "layer_scale_init_value": 0.0, "use_absolute_position_embeddings": True}),
     "dinov2": Row("Dinov2ForImageClassification", DINOV2, {"mlp_ratio": 4}, factory=LABELS),
     "dinov2 base": Row("Dinov2Model", {**DINOV2, "qkv_bias": False}, {"mlp_ratio": 4}),
     "dinov2 gated": Row(

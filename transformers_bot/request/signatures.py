@@ -321,6 +321,19 @@ class ConfigFields(TypedDict, total=False):
     tdnn_kernel: list[int] | tuple[int, ...]
     use_weighted_layer_sum: bool
     xvector_output_dim: int
+    add_fpn: bool
+    auxiliary_channels: int
+    auxiliary_concat_input: bool
+    auxiliary_loss_weight: float
+    auxiliary_num_convs: int
+    layer_scale_init_value: float
+    pool_scales: list[int] | tuple[Any, ...]
+    semantic_loss_ignore_index: int
+    use_absolute_position_embeddings: bool
+    use_auxiliary_head: bool
+    use_mean_pooling: bool
+    use_relative_position_bias: bool
+    use_shared_relative_position_bias: bool
 
 
 class InitKeywords(TypedDict, total=False):

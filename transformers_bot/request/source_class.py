@@ -8,14 +8,14 @@ tensors, the config's fields decide, and otherwise the caller has to.
 
 import copy
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..architectures.adapter import Adapter, find_rule
+from ..architectures.adapter import Adapter, Rule, find_rule
 from ..architectures.inventory import ModelClass, class_in_mapping, named_class, predict, tasks_of
 from ..architectures.sizes import get_field, set_field, without_crossing
 from ..compat import quiet
@@ -88,7 +88,12 @@ def seen_beside(request: Request) -> tuple[tuple[str, ...], tuple[str, ...]]:
     classes = [model_class] if written_by is None else [model_class, written_by]
     expected = [_tensors_of(adapter, candidate, config) for candidate in dict.fromkeys(classes)]
     places = {place for tensors in expected if tensors is not None for place in (*tensors.shapes, *tensors.ties)}
-    beside = [name for name in stored.shapes if None not in expected and name not in places]
+    renamed = {find_rule(adapter.rules, place)[0] for place in places}
+    beside = [
+        name
+        for name in stored.shapes
+        if None not in expected and name not in places and not _is_renamed(find_rule(adapter.rules, name)[0], renamed)
+    ]
     full_names = [f"{base.base_model_prefix}.{name}" for name in beside]
     beside = [full if full in checkpoint.shapes else name for full, name in zip(full_names, beside, strict=True)]
     # If strict, foreign tensors are refused, not left out.
@@ -166,6 +171,11 @@ class _Tensors:
     ties: Mapping[str, str]
     prefixed: bool
     foreign: tuple[str, ...] = ()
+
+
+def _is_renamed(rule: Rule, known: Collection[Rule]) -> bool:
+    """Whether a tensor's rule has several names for one tensor, of which transformers has renamed one to another."""
+    return rule in known and "|" in rule.names and "," not in rule.names
 
 
 def _stored_tensors(adapter: Adapter, base: ModelClass, stored: Shapes) -> _Tensors:
