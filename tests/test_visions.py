@@ -91,12 +91,13 @@ def of_low_rank(name: str) -> torch.nn.Module:
             state[tensor].copy_(torch.tensordot(state[tensor], basis @ basis.T, ([axis], [0])).movedim(-1, axis))
         for scale in (n for n in state if n.endswith("lambda1")):
             block = scale.rpartition(".layer_scale")[0]
-            outs = ("attention.o_proj",) if "scale1" in scale else ("mlp.fc2", "mlp.down_proj")
+            attention = ("attention.o_proj", "attention.output.dense")  # a new and an old name
+            outs = attention if "scale1" in scale else ("mlp.fc2", "mlp.down_proj", "mlp.weights_out")
             for part in (f"{block}.{out}.{end}" for out in outs for end in ("weight", "bias")):
                 if part in state:
                     x = state[part] if state[part].ndim == 2 else state[part][:, None]
                     x.copy_(basis @ (basis.T @ (state[scale][:, None] * x)) / state[scale][:, None])
-        for part in (n for n in state if ".attention." in n and "o_proj" not in n):
+        for part in (n for n in state if ".attention." in n and "o_proj" not in n and "output" not in n):
             state[part][8:16].copy_(state[part][:8])
     return model
 
@@ -133,7 +134,8 @@ def test_scales_that_no_rule_names_are_refused():
 def test_gated_units_are_rounded_and_grow_exactly(tmp_path):
     model = build("dinov2 gated", hidden_size=28, num_attention_heads=2)  # 40 units, of 37.3; twice as wide 80, of 74.7
     target = resized(model, tmp_path, ROWS["dinov2 gated"].factory, hidden_size=56)
-    assert target.dinov2.encoder.layer[0].mlp.down_proj.weight.shape == (56, 80)
+    ends = (".0.mlp.down_proj.weight", ".0.mlp.weights_out.weight")  # a new and an old name
+    assert [x.shape for name, x in target.state_dict().items() if name.endswith(ends)] == [(56, 80)]
     inputs = batch(model)
     assert change(outputs(target, inputs), outputs(model, inputs)) < EXACT
 
