@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import numpy as np
 from torch import Tensor
@@ -27,6 +27,8 @@ from ..rewrite.principal import Opened
 from . import maps
 from .maps import Depth, Pair, checked_depth, checked_pair, grid, interpolation, periodic
 from .valid import check_class
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,15 @@ class Task:
     tied: bool
     gains: Mapping[str, float] = field(default_factory=dict)
     calibrated: bool = False
+    _of_rules: dict[tuple[int, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def of_rule(self, state: tuple[object, ...], rule: Rule, compute: Callable[[], T]) -> T:
+        """What `compute` gives, computed once for a rule and all that a method knows: the same in every layer."""
+        # The objects of the state are held beside the results, so that no later ones get their ids.
+        _, known = self._of_rules.setdefault(tuple(map(id, state)), (state, {}))
+        if rule not in known:
+            known[rule] = compute()
+        return cast(T, known[rule])
 
     @property
     def roles(self) -> Roles:

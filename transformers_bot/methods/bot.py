@@ -31,7 +31,7 @@ from ..architectures.adapter import At, Factor, Rule
 from ..console import progress
 from ..errors import BadOption, suggest
 from ..ops.axis_map import AxisMap
-from ..ops.recipe import Detail, Read, Recipe, Segment, is_identity
+from ..ops.recipe import Detail, Read, Recipe, Segment, TensorMap, is_identity
 from ..options import BoTConfig
 from ..rewrite.calibration import fit_to_low_pass
 from ..rewrite.principal import Opened
@@ -182,13 +182,20 @@ class BoT(Linear):
     def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe:
         if self.raw and rule.layered and rule.maps and not self.as_written:  # one of the paper's four modules
             return self._with_maps(as_written=True).recipe(task, rule, layer, name)
-        axis_maps = tuple(tuple(self.segment(task, segment, None) for segment in axis.segments) for axis in rule.axes)
+        state = type(self), self.options, self.prepared, self.as_written
+        axis_maps, over_axes, noise = task.of_rule(state, rule, lambda: self._of_all_layers(task, rule))
         depth = self.layers(task, rule.depth) if rule.layered else None
         reads, undo, over_layers = reads_of(task, depth, rule, layer, name)
-        detail = None if all(read.weight == 0.0 for read in reads) else self._detail(task, rule, layer, name)
-        over_axes = "" if is_identity(axis_maps) else self.label(task, rule)
+        written = any(read.weight != 0.0 for read in reads)
+        detail = self._detail(task, rule, layer, name, noise) if noise and written else None
         notes = (over_layers, over_axes, f"{detail.kind} detail" if detail else "")
         return Recipe(reads, axis_maps, detail, undo, ", ".join(filter(None, notes)))
+
+    def _of_all_layers(self, task: Task, rule: Rule) -> tuple[TensorMap, str, Detail | None]:
+        """What the tensors of a rule have in common: their maps, what those do, and the noise in detail bands."""
+        axis_maps = tuple(tuple(self.segment(task, segment, None) for segment in axis.segments) for axis in rule.axes)
+        over_axes = "" if is_identity(axis_maps) else self.label(task, rule)
+        return axis_maps, over_axes, self._noise(task, rule)
 
     # -- widths ---------------------------------------------------------------------------------
 
@@ -302,7 +309,8 @@ class BoT(Linear):
 
     # -- detail bands ---------------------------------------------------------------------------
 
-    def _detail(self, task: Task, rule: Rule, layer: int | None, name: str) -> Detail | None:
+    def _noise(self, task: Task, rule: Rule) -> Detail | None:
+        """The noise of a rule's tensors, of any layer and name; None if they get none."""
         kind, scale = self._detail_choice(task)
         if self.options.detail == "auto" and not self._reads_copies(task, rule):
             return None
@@ -312,21 +320,27 @@ class BoT(Linear):
             noise = noise_maps(rule, partial(self._pairs, task, normed=False))
             if noise is None:
                 noise, scale = noise_maps(rule, partial(self._pairs, task)), scale * QUIET
-            return noise and Detail(kind, scale, noise[0], (), (), self.options.seed, name, layer, *noise[1])
+            return noise and Detail(kind, scale, noise[0], (), (), self.options.seed, "", None, *noise[1])
         # The paper's noise without its part in the low band.
         visible = tuple(
             tuple(tuple(pair.low_band() for pair in self._pairs(task, segment)) for segment in axis.segments)
             for axis in rule.axes
         )
+        return Detail(kind, scale, visible, (), (), self.options.seed, "", None)
+
+    def _detail(self, task: Task, rule: Rule, layer: int | None, name: str, noise: Detail) -> Detail | None:
+        """The noise of one tensor; the paper's is without its part in the low band over depth, too."""
+        if not self.as_written:
+            return replace(noise, name=name, layer=layer)
         layers: tuple[tuple[int, float], ...] = ()
         source, target = task.lengths(rule.depth)
         if layer is not None and target > source and self.depth_rule(task, rule.depth) == "wavelet":
             row = maps.low_band_of_layers(source, target, self.wavelet(task, rule.depth))[layer]
             layers = tuple((int(i), float(row[i])) for i in np.flatnonzero(row))
-        if is_identity(visible) and not layers:
+        if is_identity(noise.visible) and not layers:
             return None
         stack = tuple(Read(name, i) for i in range(source))
-        return Detail(kind, scale, visible, layers, stack, self.options.seed, name, layer)
+        return replace(noise, name=name, layer=layer, layers=layers, stack=stack)
 
     def _detail_choice(self, task: Task) -> tuple[str, float]:
         kind, scale = self.options.detail, self.options.detail_scale
