@@ -171,6 +171,33 @@ def test_a_suggestion_is_plain_data():
     assert json.loads(json.dumps(one[0].to_dict()))["fields"] == one[0].fields
 
 
+def test_heads_of_both_stacks_follow_the_width_that_they_share():
+    four = {"encoder_layers": 4, "decoder_layers": 4, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    config = transformers.BartConfig(d_model=32, encoder_ffn_dim=64, decoder_ffn_dim=64, vocab_size=60, **four)
+    for one in suggest(config, ratio=0.5):
+        heads = one.fields["encoder_attention_heads"]
+        assert one.fields["decoder_attention_heads"] == heads
+        assert one.fields["d_model"] == 8 * heads
+        assert one.fields["encoder_layers"] == one.fields["decoder_layers"]
+        assert plan(config, **one.fields).parameters == one.parameters
+
+
+def test_another_model_with_grouped_queries_gives_its_width():
+    sizes = {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 4, "vocab_size": 40, "pad_token_id": 0}
+    config = transformers.LlamaConfig(hidden_size=24, intermediate_size=48, num_hidden_layers=3, **sizes)
+    like = transformers.LlamaConfig(hidden_size=36, intermediate_size=72, num_hidden_layers=4, **sizes)
+    first = suggest(config, like=like, count=1)[0]
+    assert (first.sizes["layer"], first.sizes["hidden"], first.sizes["ffn"]) == (4, 36, 72)
+
+
+def test_a_width_that_is_no_share_is_a_multiple_of_eight():
+    config = transformers.T5Config(d_model=32, d_kv=4, num_heads=6, d_ff=64, num_layers=4, vocab_size=60)
+    found = suggest(config, ratio=0.5, count=20)
+    assert found[0].sizes["heads"] == 4
+    assert found[0].sizes["hidden"] == 24  # a third less than 32 would be 21
+    assert all(one.sizes["hidden"] % 8 == 0 for one in found)
+
+
 @pytest.mark.parametrize(
     ("asked", "error", "message"),
     [

@@ -279,8 +279,17 @@ def test_fields_of_a_tower_are_named_by_their_paths():
         transformers_bot.plan(config, {"text_config": {"hidden_size": 256}, "text_config.hidden_size": 128})
     with pytest.raises(BadOption, match=r"text_config is 3; it must be a dict"):
         transformers_bot.plan(config, text_config=3)
-    with pytest.raises(UnsupportedArchitecture, match=r"several widths \(text_config.hidden_size and vision_"):
-        transformers_bot.suggest(config, ratio=0.5)
+
+
+def test_suggestions_size_both_towers_in_proportion():
+    config = transformers.CLIPConfig()
+    best = transformers_bot.suggest(config, ratio=0.5, count=1)[0]
+    assert transformers_bot.plan(config, **best.fields).parameters == best.parameters
+    assert abs(best.off) <= 0.05
+    text, vision = (best.sizes[f"{side}_hidden"] for side in ("text", "vision"))
+    assert text / vision == 512 / 768
+    assert best.sizes["text_layer"] == best.sizes["vision_layer"]
+    assert "text_config.hidden_size and vision_config.hidden_size in proportion" in best.notes
 
 
 def test_texts_follow_the_width_in_which_images_end():

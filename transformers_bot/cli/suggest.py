@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         *notes,
         "",
         fill(legend, columns),
-        *_command(args, suggestions[0]),
+        *_command(args, suggestions[0], suggestions.shape),
     ]
     say("\n".join(lines))
     return 0
@@ -108,11 +108,10 @@ def _short(count: int) -> str:
     return str(count)
 
 
-def _command(args: argparse.Namespace, best: "Suggestion") -> list[str]:
+def _command(args: argparse.Namespace, best: "Suggestion", shape: tuple[str, str]) -> list[str]:
     """The shell command for a suggestion, broken after the folders."""
     name = PurePath(args.source.rstrip("/")).name or "model"
-    layers, stream = list(best.fields.values())[:2]  # the first two fields of a suggestion
-    out = f"{name}-{layers}x{stream}"
+    out = f"{name}-{'x'.join(str(best.sizes[role]) for role in shape)}"
     options = [f"--set {field}={json.dumps(value)}" for field, value in best.fields.items()]
     options += [f"--{name} {shlex.quote(value)}" for name, value in hub_keywords(args).items()]
     options += [f"--task {args.task}"] if args.task else []

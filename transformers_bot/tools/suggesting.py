@@ -15,6 +15,7 @@ import copy
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Unpack
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from transformers import PreTrainedConfig
 
 from .. import architectures
-from ..architectures.adapter import Adapter, Roles, Sizes
+from ..architectures.adapter import Adapter, Sizes
 from ..architectures.inventory import Shapes, own_class, predict
 from ..architectures.sizes import check_fields, fields_for, rebuild, role_sizes, without_crossing
 from ..auto import plan
@@ -30,7 +31,7 @@ from ..compat import quiet
 from ..console.progress import logger
 from ..console.tables import html_table, page
 from ..console.text import percent, printable, read_bytes, read_number, read_share, size
-from ..errors import BadKeyword, BadOption, BadSize, UnsupportedArchitecture
+from ..errors import BadKeyword, BadOption, BadSize
 from ..errors import suggest as nearest
 from ..planning.render import parameters_kept
 from ..request.request import FILES, HUB, class_for_task, named_config, picked, place, read_config, sort_keywords
@@ -44,8 +45,10 @@ NEAR = (0.05, 0.15, 0.30)  # steps of the relative distance; within a step all s
 DEARER = 2  # the most that a suggestion may cost above the cheapest one
 FARTHEST = 8  # the most times the source's width or depth
 SMALLEST_HEAD = 8
+STEP = 8  # widths that are no exact share of the source's are a multiple of this, as tensor cores like them
 NARROWEST = 16  # times narrower than the source: such a result is hardly a model
 HARDLY = "is hardly a model"
+TRIES = 20  # sizes that are planned beyond the wished number, where the model type does not allow some
 QUICK = {"basis": "plain"}  # sizes and the inherited share are the same for every basis; this one is planned fastest
 
 
@@ -97,11 +100,18 @@ class Suggestions(list[Suggestion]):
 
     Attributes:
         columns: the roles that are shown.
+        shape: the roles of the first depth and the first width, as in "6x384".
     """
 
-    def __init__(self, suggestions: Iterable[Suggestion] = (), columns: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        suggestions: Iterable[Suggestion] = (),
+        columns: Sequence[str] = (),
+        shape: tuple[str, str] = ("layer", "hidden"),
+    ) -> None:
         super().__init__(suggestions)
         self.columns = tuple(columns)
+        self.shape = shape
 
     def __repr__(self) -> str:
         return "\n".join(map(repr, self)) or "[]"
@@ -170,25 +180,48 @@ def suggest(
             read_number(params) if params is not None else read_share(ratio) * search.parameters, count
         )
     roles = search.adapter.roles
-    return Suggestions(suggestions, [role for role in roles.resized if role not in roles.entries])
+    columns = [role for role in roles.resized if role not in roles.entries]
+    return Suggestions(suggestions, columns, (search.shape.depth, search.shape.width))
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """The roles that define the size of an architecture: the first depth and stream, heads and their entries."""
+    """The roles that define the size of an architecture: the first depth and stream, heads and their entries.
+
+    Attributes:
+        plain: units that are no heads, of the MLPs.
+        entries: every unit like heads -> its entries.
+        unit_of: every stream -> the heads that read it.
+        stream_of: every plain unit -> the stream that it reads.
+    """
 
     depth: str
     width: str
     heads: str
     entry: str
     plain: tuple[str, ...]
+    entries: Mapping[str, str]
+    unit_of: Mapping[str, str]
+    stream_of: Mapping[str, str]
 
     @classmethod
-    def of(cls, roles: Roles) -> "_Shape":
-        heads = next(unit for unit in roles.units if roles.is_whole(unit))
-        entry = next(role for role in roles.entries if roles[role].within == heads)
+    def of(cls, adapter: Adapter) -> "_Shape":
+        roles = adapter.roles
+        inside = {roles[role].within: role for role in reversed(roles.entries)}
+        entries = {unit: inside[unit] for unit in roles.units if roles.is_whole(unit) and unit in inside}
         plain = tuple(unit for unit in roles.units if not roles.is_whole(unit) and not roles[unit].within)
-        return cls(roles.depths[0], roles.streams[0], heads, entry, plain)
+        unit_of: dict[str, str] = {}
+        stream_of: dict[str, str] = {}
+        for rule in adapter.rules:
+            members = [roles.leader(role) for role in rule.roles if role in roles]
+            for stream in (role for role in members if role in roles.streams):
+                for member in members:
+                    if member in entries:
+                        unit_of.setdefault(stream, member)
+                    elif member in plain:
+                        stream_of.setdefault(member, stream)
+        heads = next(iter(entries))
+        return cls(roles.depths[0], roles.streams[0], heads, entries[heads], plain, entries, unit_of, stream_of)
 
 
 @dataclass(frozen=True)
@@ -207,12 +240,6 @@ class _Search:
     @classmethod
     def of(cls, config: PreTrainedConfig, dtype: Any, whole: PreTrainedConfig) -> "_Search":
         adapter = architectures.adapter_of(config)
-        if len(adapter.roles.streams) > 1 and len(adapter.roles.depths) > 1:
-            fields = " and ".join(adapter.roles[stream].field for stream in adapter.roles.streams)
-            raise UnsupportedArchitecture(
-                f"a {config.model_type} model has several widths ({fields}), and what its parts should weigh against "
-                "each other is yours to say. Set the sizes of each."
-            )
         sizes = role_sizes(adapter, config, "source")
         check_fields(adapter, config, "source")
         with quiet():
@@ -221,7 +248,7 @@ class _Search:
         bytes_ = plan(copy.deepcopy(config), {}, dtype=dtype, bot_config=QUICK).to_dict()["bytes"]["target"]
         shapes = Shapes.of(adapter, inventory, sizes)
         itemsize, crossed = bytes_ // shapes.parameters(sizes), config is not whole
-        return cls(adapter, config, sizes, shapes, dtype, itemsize, crossed, _Shape.of(adapter.roles))
+        return cls(adapter, config, sizes, shapes, dtype, itemsize, crossed, _Shape.of(adapter))
 
     @property
     def parameters(self) -> int:
@@ -244,7 +271,19 @@ class _Search:
         ]
         cheap = [sizes for sizes in candidates if self._cost(sizes) <= max_cost] or candidates
         cheap = [sizes for sizes in cheap if not self._is_too_narrow(sizes)] or cheap
-        return [self._suggestion(sizes, wanted) for sizes in cheap[:count]]
+        return (
+            self._valid(cheap, wanted, count) or self._valid(ranked, wanted, 1) or [self._suggestion(cheap[0], wanted)]
+        )
+
+    def _valid(self, candidates: Sequence[Sizes], wanted: float, count: int) -> list[Suggestion]:
+        """The first suggestions that the model type allows: its heads may have to divide a width that they share."""
+        suggestions: list[Suggestion] = []
+        for sizes in candidates[: count + TRIES]:
+            with suppress(BadSize):
+                suggestions.append(self._suggestion(sizes, wanted))
+            if len(suggestions) == count:
+                break
+        return suggestions
 
     def within(self, limit: float, count: int) -> list[Suggestion]:
         """The largest sizes of at most `limit` parameters."""
@@ -255,15 +294,28 @@ class _Search:
         model = place(other) if isinstance(other, os.PathLike) else other
         config = named_config(model) if isinstance(model, str) else model
         adapter = architectures.adapter_of(config)
-        lengths_of_other, other_shape = role_sizes(adapter, config, "target"), _Shape.of(adapter.roles)
-        width, head_dim = _known(lengths_of_other, other_shape.width), _known(self.sizes, self.shape.entry)
-        heads = width // head_dim if width % head_dim == 0 else _known(lengths_of_other, other_shape.heads)
+        lengths_of_other, other_shape = role_sizes(adapter, config, "target"), _Shape.of(adapter)
         plain = [_known(lengths_of_other, unit) for unit in other_shape.plain]
-        shape = self._sized(_known(lengths_of_other, other_shape.depth), heads, width // heads, plain)
+        heads = self._heads_at(_known(lengths_of_other, other_shape.width), _known(lengths_of_other, other_shape.heads))
+        shape = self._sized(_known(lengths_of_other, other_shape.depth), *heads, plain)
         wanted = self.shapes.parameters(shape)
         first = self._suggestion(shape, wanted)
         others = [suggestion for suggestion in self.near(wanted, count) if suggestion.sizes != first.sizes]
         return [first, *others][:count]
+
+    def _heads_at(self, width: int, heads: int) -> tuple[int, int]:
+        """Heads and their entries at a width: the source's head_dim where it divides, else so many heads.
+
+        Heads here are the first unit of the kind; with grouped queries these are the key-value heads, and a group of
+        queries takes the place of one head.
+        """
+        own_width, own_heads, head_dim = (
+            _known(self.sizes, role) for role in (self.shape.width, self.shape.heads, self.shape.entry)
+        )
+        group = Fraction(own_width, own_heads)  # of the width
+        if (width / group).denominator == 1:
+            return int(width / group), head_dim
+        return (heads, width // heads) if group == head_dim else (max(1, round(width / group)), head_dim)
 
     # -- the grid -------------------------------------------------------------------------------
 
@@ -297,9 +349,20 @@ class _Search:
         """
         roles, shape = self.adapter.roles, self.shape
         before = [_known(self.sizes, role) for role in (shape.depth, shape.heads, shape.entry)]
-        deeper, wider = Fraction(layers, before[0]), Fraction(heads * head_dim, before[1] * before[2])
-        scaled = {**dict.fromkeys(roles.depths, deeper), **dict.fromkeys((*roles.streams, *shape.plain), wider)}
-        lengths = {role: round(_known(self.sizes, role) * share) for role, share in scaled.items()}
+        deeper, more, longer = (Fraction(*pair) for pair in zip((layers, heads, head_dim), before, strict=True))
+        lengths = {role: max(min(1, layers), round(_known(self.sizes, role) * deeper)) for role in roles.depths}
+        for unit, entry in shape.entries.items():
+            lengths |= {unit: self._scaled(unit, more, 1), entry: self._scaled(entry, longer, 1)}
+        wider: dict[str, Fraction] = {}  # by as much as the heads that read a stream, all together
+        for stream in roles.streams:
+            unit = shape.unit_of.get(stream, shape.heads)
+            heads_wider, entries_wider = (
+                Fraction(lengths[role], _known(self.sizes, role)) for role in (unit, shape.entries[unit])
+            )
+            wider[stream] = heads_wider * entries_wider
+            lengths[stream] = self._scaled(stream, wider[stream])
+        for unit in shape.plain:
+            lengths[unit] = self._scaled(unit, wider[shape.stream_of.get(unit, shape.width)])
         lengths |= {**dict(zip(shape.plain, plain, strict=False)), shape.heads: heads, shape.entry: head_dim}
         followers = {  # roles that follow one of these and are as long
             role: lengths[roles.leader(role)]
@@ -309,6 +372,13 @@ class _Search:
             and self.sizes[role] == self.sizes[roles.leader(role)]
         }
         return {**self.sizes, **lengths, **followers}
+
+    def _scaled(self, role: str, share: Fraction, step: int = STEP) -> int:
+        """A role's length in the source times `share`, and a multiple of `step` where that is no whole number."""
+        before = _known(self.sizes, role)
+        step = step if before % step == 0 else 1
+        exact = before * share
+        return int(exact) if exact.denominator == 1 else max(step, step * round(exact / step))
 
     def _is_too_narrow(self, sizes: Sizes) -> bool:
         """Whether a size is too narrow to be of use: one of several heads is left, or little of the width."""
@@ -369,6 +439,9 @@ class _Search:
             yield f"width {'halved' if after < before else 'doubled'}{times}"
         else:
             yield f"width {before} to {after} by a partial level"
+        fields = dict.fromkeys(self.adapter.roles[stream].field for stream in self.adapter.roles.streams)
+        if len(fields) > 1:
+            yield f"{' and '.join(fields)} in proportion"
         for role, name in ((self.shape.depth, "layers"), (self.shape.heads, "heads")):
             before, after = _known(self.sizes, role), sizes[role]
             if after < before:
