@@ -1,10 +1,13 @@
-"""Texts and images as batches; calibrating and fitting with files, from Python and on the command line."""
+"""Texts, images and sounds as batches; calibrating and fitting with files, from Python and on the command line."""
 
 import json
+import sys
+import wave
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from families import build, save
 from PIL import Image
 from safetensors.torch import load_file
@@ -14,6 +17,7 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFas
 import transformers_bot
 from transformers_bot import BadCheckpoint, BadOption, Report, read_batches, resize_checkpoint
 from transformers_bot.errors import BadKeyword
+from transformers_bot.learned.sounds import read_sound
 from transformers_bot.learned.targets import hidden_at_random
 
 pytest_plugins = ["cli_window"]  # call
@@ -388,3 +392,137 @@ def test_labels_of_json_lines_train_a_classifier(tmp_path):
         source, tmp_path / "out", num_hidden_layers=3, method="ligo", fit={"batches": tmp_path / "a.jsonl", "steps": 2}
     )
     assert report.method["fitted"]
+
+
+# -- two stacks, and sounds ---------------------------------------------------------------------------
+
+STACKS = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+WIDTHS = {"d_model": 8, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+TOKENS = {"vocab_size": 24, "pad_token_id": 21, "bos_token_id": 19, "eos_token_id": 20, "decoder_start_token_id": 20}
+
+
+def write_wav(path, rate=8_000, count=8_000, width=2):
+    """A tone of 400 Hz on two channels, the second one silent."""
+    tone = np.sin(2 * np.pi * 400 * np.arange(count) / rate) / 2
+    samples = np.stack([tone, 0 * tone], 1) * 2 ** (8 * width - 1)
+    data = (
+        samples.astype("<i4").tobytes()
+        if width == 4
+        else b"".join(int(x).to_bytes(width, "little", signed=True) for x in samples.reshape(-1))
+    )
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(2)
+        file.setsampwidth(width)
+        file.setframerate(rate)
+        file.writeframes(data)
+    return path
+
+
+@pytest.fixture(scope="module")
+def bart(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bart")
+    config = transformers.BartConfig(**WIDTHS, **STACKS, **TOKENS, max_position_embeddings=32)
+    save(transformers.BartForConditionalGeneration(config), folder)
+    with_tokenizer(folder, framed=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whisper(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whisper")
+    positions = {"max_source_positions": 50, "max_target_positions": 16, "num_mel_bins": 8}
+    save(
+        transformers.WhisperForConditionalGeneration(
+            transformers.WhisperConfig(**WIDTHS, **STACKS, **TOKENS, **positions)
+        ),
+        folder,
+    )
+    transformers.WhisperFeatureExtractor(feature_size=8, chunk_length=1).save_pretrained(folder)
+    with_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hubert(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hubert")
+    convolutions = {"conv_dim": (4, 4), "conv_kernel": (10, 8), "conv_stride": (8, 8), "feat_extract_norm": "group"}
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    pairs = {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
+    save(transformers.HubertModel(transformers.HubertConfig(**sizes, **convolutions, **pairs)), folder)
+    transformers.Wav2Vec2FeatureExtractor().save_pretrained(folder)
+    return folder
+
+
+def test_both_stacks_get_the_text(bart, text, tmp_path):
+    batch = read_batches(bart, text)[0]
+    ids, decoded = batch["input_ids"], batch["decoder_input_ids"]
+    assert torch.equal(decoded[:, 0], torch.full((len(ids),), 20))
+    assert torch.equal(batch["attention_mask"], batch["decoder_attention_mask"])
+    read = batch["attention_mask"][:, 1:] == 1
+    assert torch.equal(decoded[:, 1:][read], ids[:, :-1][read])
+    labels = read_batches(bart, text, labels=True)[0]["labels"]
+    assert torch.equal(labels[labels >= 0], ids[batch["attention_mask"] == 1])
+    (tmp_path / "pairs.jsonl").write_text('{"text": "w1 w2", "target": "w3"}\n')
+    pair = read_batches(bart, tmp_path / "pairs.jsonl")[0]
+    assert pair["input_ids"].tolist() == [[19, 1, 2, 20]]
+    assert pair["decoder_input_ids"].tolist() == [[20, 19, 3]]
+    assert "decoder_input_ids" not in read_batches(bart, text, task="causal-lm")[0]
+
+
+def test_sounds_are_prepared_by_the_extractor_of_the_source(hubert, whisper, tmp_path, caplog):
+    write_wav(tmp_path / "a.wav")
+    write_wav(tmp_path / "b.wav", rate=16_000)
+    waves = read_batches(hubert, tmp_path)[0]["input_values"]
+    assert waves.shape == (2, 16_000)
+    write_wav(tmp_path / "c.wav")
+    (tmp_path / "c.txt").write_text("w3 w4")
+    batch = read_batches(whisper, tmp_path / "c.wav")[0]
+    assert batch["input_features"].shape == (1, 8, 100)
+    assert batch["decoder_input_ids"].tolist() == [[20, 3, 4]]
+    assert not caplog.records
+    both = read_batches(whisper, tmp_path)[0]
+    assert both["decoder_attention_mask"].sum(1).sort().values.tolist() == [1, 1, 3]
+    assert "2 of 3 sounds have no text" in caplog.text
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_samples_of_any_size_are_the_same_sound(tmp_path, width):
+    place = write_wav(tmp_path / "tone.wav", width=width) if width > 1 else tmp_path / "tone.wav"
+    if width == 1:  # bytes have no sign
+        tone = np.sin(2 * np.pi * 400 * np.arange(8_000) / 8_000) / 2
+        with wave.open(str(place), "wb") as file:
+            file.setparams((2, 1, 8_000, 0, "NONE", ""))
+            file.writeframes(np.stack([128 + 128 * tone, 128 + 0 * tone], 1).astype(np.uint8).tobytes())
+    for rate in (8_000, 16_000, 4_000):
+        sound = read_sound(place, rate, 1)
+        expected = torch.sin(2 * torch.pi * 400 * torch.arange(rate) / rate) / 4  # the mean of both channels
+        torch.testing.assert_close(sound, expected, atol=0.01, rtol=0)
+
+
+def test_sounds_that_cannot_be_read_are_named(hubert, tmp_path, monkeypatch):
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    with pytest.raises(BadOption, match=r"broken.wav cannot be read as a .wav file of whole numbers .*ffmpeg"):
+        read_batches(hubert, tmp_path)
+    write_wav(tmp_path / "broken.wav", count=0)
+    with pytest.raises(BadOption, match=r"broken.wav holds no sound"):
+        read_batches(hubert, tmp_path)
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    (tmp_path / "x.flac").write_bytes(b"fLaC")
+    with pytest.raises(BadOption, match=r"x.flac: .flac files are read with soundfile, .*pip install soundfile, or"):
+        read_batches(hubert, tmp_path / "x.flac")
+    (tmp_path / "x.txt").write_text("w1")
+    with pytest.raises(BadOption, match=r"x.txt is no file of sounds, which this model takes"):
+        read_batches(hubert, tmp_path / "x.txt")
+
+
+@pytest.mark.parametrize("name", ["bart", "whisper", "hubert"])
+def test_calibrating_two_stacks_and_sounds_on_the_command_line(request, name, text, tmp_path, call):
+    source = request.getfixturevalue(name)
+    data = text if name == "bart" else write_wav(tmp_path / "a.wav")
+    data.with_suffix(".txt").write_text(TEXT if name == "bart" else "w1 w2 w3")
+    width = ("hidden_size", "intermediate_size") if name == "hubert" else ("d_model", "encoder_ffn_dim")
+    sets = [word for field, size in zip(width, (4, 8), strict=True) for word in ("--set", f"{field}={size}")]
+    code, _, err = call("resize", source, tmp_path / "out", *sets, "--calibration", data)
+    assert code == 0, err
+    assert Report.load(tmp_path / "out").provenance["calibrated"]
+    assert all(x.isfinite().all() for x in weights(tmp_path / "out").values())

@@ -16,8 +16,8 @@ from ..console.text import cut
 from ..tasks import TASKS
 
 DATA = (
-    "texts (.txt: paragraphs or lines; .jsonl: the field text of every line) or images, for an image model; a file, "
-    "several, or a folder of them. Give it after {}"
+    "texts (.txt: paragraphs or lines; .jsonl: the field text of every line), for an image model images, for a model "
+    "of speech sounds (.wav); a file, several, or a folder of them. Give it after {}"
 )
 OWN = "own_option_"  # in front of the names of methods' options, which may be those of settings, such as `out`
 DEEPEST = 8  # the most levels of a config field
@@ -167,7 +167,7 @@ def add_calibration(parser: Any, places: str) -> None:
         "--calibration-tokens", metavar="N", type=TOKENS, help="how many tokens of text to run on (default: 8192)"
     )
     group.add_argument(
-        "--calibration-images", metavar="N", type=PICTURES, help="the most images to run on (default: 64)"
+        "--calibration-images", metavar="N", type=PICTURES, help="the most images or sounds to run on (default: 64)"
     )
 
 

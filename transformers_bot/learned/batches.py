@@ -1,5 +1,6 @@
-"""Batches from files of texts or images, to calibrate a source or to fit a learned method."""
+"""Batches from files of texts, images or sounds, to calibrate a source or to fit a learned method."""
 
+import inspect
 import json
 import os
 import random
@@ -12,23 +13,29 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from .. import architectures
 from ..architectures.sizes import role_sizes
 from ..compat import quiet
 from ..console import progress
+from ..console.progress import logger
 from ..errors import BadCheckpoint, BadOption
 from ..io import companions
 from ..io.checkpoint import PROCESSOR, VOCABULARIES
 from ..io.vocabulary import read_vocabulary
 from ..request.request import HUB, class_for_task, picked, read_config
+from .sounds import SOUNDS, read_sound
 from .targets import class_number, hidden_at_random
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 TEXTS = (".txt", ".md", ".jsonl", ".text")
 MAX_BYTES = 64 << 20  # of one text file; the rest is not read
 MAX_CHARACTERS = 100_000  # of one text; the rest is not used
+# What a model takes, by its main input -> the files that hold it.
+ENDINGS = {"texts": TEXTS, "images": IMAGES, "sounds": SOUNDS}
+KINDS = {"pixel_values": "images", "input_values": "sounds", "input_features": "sounds"}
+SECONDS = 10  # of a sound, for models that take any length
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
@@ -46,33 +53,37 @@ def read_batches(
     seed: int = 0,
     **hub: Any,
 ) -> list[dict[str, Tensor]]:
-    """Texts or images as batches that a model takes: for `calibration=` and for `fit`.
+    """Texts, images or sounds as batches that a model takes: for `calibration=` and for `fit`.
 
     Texts are the paragraphs of UTF-8 files (lines, if a file has no empty line), or the field "text" of every line
     of a .jsonl file. They are put in a random order by `seed`, tokenized by the source's own tokenizer and cut into
-    pieces. Images are prepared by the source's preprocessor_config.json. The same files give the same batches.
+    pieces. Models of two stacks get them for both; a field "target" of a .jsonl line is what the decoder reads
+    instead. Images and sounds are prepared by the source's preprocessor_config.json, sounds of any rate. Beside a
+    sound, a file of the same name that ends in .txt is what is said in it, which the decoder of a model of speech
+    reads. The same files give the same batches.
 
     Example:
         >>> batches = read_batches("gpt2", "corpus.txt", tokens=20_000)                           # doctest: +SKIP
         >>> resize_checkpoint("gpt2", "gpt2-small", n_layer=6, calibration=batches)               # doctest: +SKIP
 
     Args:
-        source: hub id or folder, with its tokenizer or image processor.
-        data: a file or a folder, or several: texts for a text model, images for an image model.
+        source: hub id or folder, with its tokenizer, image processor or feature extractor.
+        data: a file or a folder, or several: texts for a text model, images for an image model, sounds (.wav; others
+            with soundfile) for a model of speech.
         task: the head of the model that takes the batches, as in `resize_checkpoint`.
         config: the config of that model, if it is not the source's; gives positions, image size and labels.
         labels: add the labels that the head is trained on: the next tokens, masked tokens, or classes (the field
-            "label" of a .jsonl line, the name of an image's folder).
+            "label" of a .jsonl line, the name of an image's or sound's folder).
         tokens: read at least so many tokens of text, if there are as many.
-        images: read at most so many images.
+        images: read at most so many images or sounds.
         length: largest number of tokens in a sequence.
-        batch_size: sequences or images of a batch.
+        batch_size: sequences, images or sounds of a batch.
         seed: of the order and of the choice of masked tokens.
         hub: hub keywords of the source (revision, subfolder, token, ...).
 
     Raises:
         BadOption: no such file, nothing to read in it, missing labels, or a head that needs more than these labels.
-        BadCheckpoint: a source without a usable tokenizer or image processor.
+        BadCheckpoint: a source without a usable tokenizer, image processor or feature extractor.
     """
     for name, value in (("tokens", tokens), ("images", images), ("length", length), ("batch_size", batch_size)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -84,17 +95,18 @@ def read_batches(
     return reader.read(data, tokens, images)
 
 
-def find_files(data: Paths, images: bool | None = None) -> list[Path]:
+def find_files(data: Paths, kind: str = "") -> list[Path]:
     """The files that are named, and those in named folders, sorted by name.
 
     Args:
-        images: whether images or texts are wanted; None if that is not known yet.
+        kind: "texts", "images" or "sounds" are wanted; empty if that is not known yet.
 
     Raises:
-        BadOption: a path that does not exist, or that has no texts or images.
+        BadOption: a path that does not exist, or that has no such files.
     """
-    kinds = "texts or images" if images is None else "images" if images else "texts"
-    endings = IMAGES if images else TEXTS if images is False else (*IMAGES, *TEXTS)
+    kinds = kind or "texts, images or sounds"
+    known = [ending for endings in ENDINGS.values() for ending in endings]
+    endings = ENDINGS[kind] if kind else known
     files: list[Path] = []
     for path in map(Path, [data] if isinstance(data, (str, os.PathLike)) else data):
         if path.is_dir():
@@ -104,12 +116,13 @@ def find_files(data: Paths, images: bool | None = None) -> list[Path]:
             files += inside
         elif path.is_file():
             ending = path.suffix.lower()
-            if ending not in ("", *IMAGES, *TEXTS):
+            if ending not in ("", *known):
                 raise BadOption(
                     f"{path} ends in {ending}, which is read neither as texts ({', '.join(TEXTS)}) nor as an image "
-                    f"({', '.join(IMAGES)}). Convert it to a file of these kinds; plain text only needs another ending."
+                    f"({', '.join(IMAGES)}) nor as a sound ({', '.join(SOUNDS)}). Convert it to a file of these kinds; "
+                    "plain text only needs another ending."
                 )
-            if images is not None and images != (ending in IMAGES):
+            if kind and ending not in endings and (ending or kind != "texts"):
                 raise BadOption(f"{path} is no file of {kinds}, which this model takes.")
             files.append(path)
         else:
@@ -134,13 +147,21 @@ class Reader:
 
     def read(self, data: Paths, tokens: int, images: int) -> list[dict[str, Tensor]]:
         """The batches of files."""
-        files = find_files(data, self.takes_images)
-        with progress.part(f"reading {'images' if self.takes_images else 'texts'}", progress.DATA_SECONDS):
-            return self.images(files, images) if self.takes_images else self.texts(files, tokens)
+        files = find_files(data, self.kind)
+        with progress.part(f"reading {self.kind}", progress.DATA_SECONDS):
+            if self.kind == "texts":
+                return self.texts(files, tokens)
+            return self.images(files, images) if self.kind == "images" else self.sounds(files, images)
 
     @property
-    def takes_images(self) -> bool:
-        return bool(self.model_class.main_input_name == "pixel_values")
+    def kind(self) -> str:
+        """What the model takes: "texts", "images" or "sounds"."""
+        return KINDS.get(self.model_class.main_input_name, "texts")
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether the model reads token ids in its decoder, too."""
+        return "decoder_input_ids" in inspect.signature(self.model_class.forward).parameters
 
     @property
     def choices(self) -> bool:
@@ -158,38 +179,63 @@ class Reader:
         sizes = role_sizes(adapter, self.config, "target")
         limit = next((sizes[role] for role in adapter.roles.of("place")), None)
         pieces, count = [], 0
-        for text, label in texts:
+        for text, label, written in texts:
+            target = self._target(tokenizer, written)
             for ids, special in _pieces(tokenizer, text, min(self.length, limit or self.length)):
-                pieces.append((ids, special, label))
+                pieces.append((ids, special, label, target or ids))
                 count += len(ids)
             if count >= tokens:
                 break
-        if max(max(ids) for ids, _, _ in pieces) >= self.config.vocab_size:
-            raise BadCheckpoint(
-                f"the tokenizer of {self.name} gives ids beyond the {self.config.vocab_size} embeddings."
-            )
+        self._check_ids(max(max(*ids, *target) for ids, _, _, target in pieces))
         parts = (pieces[start : start + self.batch_size] for start in range(0, len(pieces), self.batch_size))
         return [self._text_batch(tokenizer, part, kind, number) for number, part in enumerate(parts)]
 
     def _text_batch(
-        self, tokenizer: Any, pieces: Sequence[tuple[list[int], list[bool], Any]], kind: str, number: int
+        self, tokenizer: Any, pieces: Sequence[tuple[list[int], list[bool], Any, list[int]]], kind: str, number: int
     ) -> dict[str, Tensor]:
-        pad = next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0)
-        longest = max(len(piece) for piece, _, _ in pieces)
-        ids = torch.tensor([[*piece, *[pad] * (longest - len(piece))] for piece, _, _ in pieces])  # (sequence, token)
-        mask = torch.tensor([[1] * len(piece) + [0] * (longest - len(piece)) for piece, _, _ in pieces])
+        ids, mask = _padded([piece for piece, *_ in pieces], _pad(tokenizer))
+        longest = ids.shape[1]
         batch = {"input_ids": ids, "attention_mask": mask}
+        targets = [target for *_, target in pieces]
+        if self.has_decoder:
+            batch |= self._decoder_batch(tokenizer, targets)
         if kind == "next":
-            batch["labels"] = ids.masked_fill(mask == 0, -100)
+            labels, written = _padded(targets, _pad(tokenizer))
+            batch["labels"] = labels.masked_fill(written == 0, -100)
         elif kind == "hidden":
             if tokenizer.mask_token_id is None:
                 raise BadCheckpoint(f"the tokenizer of {self.name} has no mask token, which this head is trained with.")
-            special = torch.tensor([[*flags, *[True] * (longest - len(flags))] for _, flags, _ in pieces])
+            special = torch.tensor([[*flags, *[True] * (longest - len(flags))] for _, flags, *_ in pieces])
             seed = self.seed + number
             batch |= hidden_at_random(ids, special, tokenizer.mask_token_id, self.config.vocab_size, seed)
         elif kind == "class":
-            batch["labels"] = torch.tensor([class_number(label, self.config) for _, _, label in pieces])
+            batch["labels"] = torch.tensor([class_number(label, self.config) for _, _, label, _ in pieces])
         return {key: x.unsqueeze(1) for key, x in batch.items()} if self.choices else batch
+
+    def _target(self, tokenizer: Any, text: str) -> list[int]:
+        """The ids of what the decoder reads, without the token that it starts with; empty without a text."""
+        if not text or not self.has_decoder:
+            return []
+        ids = tokenizer(text, verbose=False)["input_ids"]
+        return list(ids[1:] if ids[:1] == [self._start] else ids)[: self.length - 1]
+
+    @property
+    def _start(self) -> int:
+        """The token that a decoder starts with."""
+        tokens = (getattr(self.config, f"{name}_token_id", None) for name in ("decoder_start", "bos", "pad"))
+        return int(next((token for token in tokens if isinstance(token, int)), 0))
+
+    def _decoder_batch(self, tokenizer: Any, targets: Sequence[list[int]]) -> dict[str, Tensor]:
+        """The targets moved on by the start token, as the decoder reads them: every token predicts the next."""
+        shifted = [[self._start, *ids[:-1]] for ids in targets]
+        ids, mask = _padded(shifted, _pad(tokenizer) if tokenizer else 0)
+        return {"decoder_input_ids": ids, "decoder_attention_mask": mask}
+
+    def _check_ids(self, largest: int) -> None:
+        if largest >= self.config.vocab_size:
+            raise BadCheckpoint(
+                f"the tokenizer of {self.name} gives ids beyond the {self.config.vocab_size} embeddings."
+            )
 
     def images(self, files: Sequence[Path], count: int) -> list[dict[str, Tensor]]:
         if self.labels and _label_kind(self.model_class) != "class":
@@ -209,6 +255,48 @@ class Reader:
         pictures = [_image(path, self.config.num_channels) for path in files]
         x = processor(images=pictures, return_tensors="pt", size=shape, **crop)["pixel_values"]
         batch = {"pixel_values": x.float()}
+        if self.labels:
+            batch["labels"] = torch.tensor([class_number(path.parent.name, self.config) for path in files])
+        return batch
+
+    def sounds(self, files: Sequence[Path], count: int) -> list[dict[str, Tensor]]:
+        if self.labels and _label_kind(self.model_class) != "class":
+            raise BadOption(f"{self.model_class.__name__} cannot be trained on sounds and their classes alone.")
+        chosen = list(files)
+        random.Random(self.seed).shuffle(chosen)
+        chosen = chosen[:count]
+        with tempfile.TemporaryDirectory() as folder:
+            self._copy_files(Path(folder), PROCESSOR, "feature extractor", "sounds")
+            extractor = self._load(AutoFeatureExtractor, folder, "feature extractor")
+        texts = {path: path.with_suffix(".txt") for path in chosen if path.with_suffix(".txt").is_file()}
+        if self.has_decoder and len(texts) < len(chosen):
+            logger.warning(
+                "%d of %d sounds have no text of what is said beside them (NAME.txt for NAME.wav): with these the "
+                "decoder reads its first token alone",
+                len(chosen) - len(texts),
+                len(chosen),
+            )
+        tokenizer = self._tokenizer() if self.has_decoder and texts else None
+        parts = (chosen[start : start + self.batch_size] for start in range(0, len(chosen), self.batch_size))
+        return [self._sound_batch(extractor, tokenizer, part, texts) for part in parts]
+
+    def _sound_batch(
+        self, extractor: Any, tokenizer: Any, files: Sequence[Path], texts: Mapping[Path, Path]
+    ) -> dict[str, Tensor]:
+        rate = int(extractor.sampling_rate)
+        # Spectrograms have one length, which the extractor knows; waves are padded to the longest of the batch.
+        fixed = getattr(extractor, "chunk_length", None)
+        waves = [read_sound(path, rate, fixed or SECONDS).numpy() for path in files]
+        more = {} if fixed else {"padding": True}
+        prepared = extractor(waves, sampling_rate=rate, return_tensors="pt", **more)
+        name = self.model_class.main_input_name
+        batch = {key: prepared[key] for key in (name, "attention_mask") if key in prepared}
+        batch[name] = batch[name].float()
+        if self.has_decoder:
+            said = [" ".join(text for text, *_ in _read_texts(texts[path])) if path in texts else "" for path in files]
+            targets = [[*self._target(tokenizer, text), self._start] for text in said]  # the last one is not read
+            self._check_ids(max(max(ids) for ids in targets))
+            batch |= self._decoder_batch(tokenizer, targets)
         if self.labels:
             batch["labels"] = torch.tensor([class_number(path.parent.name, self.config) for path in files])
         return batch
@@ -256,18 +344,32 @@ def _label_kind(model_class: type[PreTrainedModel]) -> str:
     """The kind of a head's labels: "next" tokens, "hidden" tokens, or a "class"."""
     name = model_class.__name__
     endings = {"LMHeadModel": "next", "CausalLM": "next", "MaskedLM": "hidden"}
-    endings |= {"SequenceClassification": "class", "ImageClassification": "class"}
+    endings |= {"SequenceClassification": "class", "ImageClassification": "class", "AudioClassification": "class"}
+    endings |= {"ForConditionalGeneration": "next"}
     kind = next((kind for ending, kind in endings.items() if name.endswith(ending)), None)
     if kind is None:
         raise BadOption(
             f"{name} cannot be trained on texts or images alone. Choose a head that can: task='causal-lm', "
-            "'masked-lm', 'sequence-classification' or 'image-classification'."
+            "'masked-lm', 'sequence-classification', 'image-classification' or 'audio-classification'."
         )
     return kind
 
 
-def _read_texts(path: Path) -> Iterator[tuple[str, Any]]:
-    """The texts of a file, each with its label or None."""
+def _pad(tokenizer: Any) -> int:
+    """The id that fills sequences."""
+    return next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0)
+
+
+def _padded(sequences: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Token ids and their mask: (sequence, token) each."""
+    longest = max(map(len, sequences))
+    ids = torch.tensor([[*ids, *[pad] * (longest - len(ids))] for ids in sequences])
+    mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in sequences])
+    return ids, mask
+
+
+def _read_texts(path: Path) -> Iterator[tuple[str, Any, str]]:
+    """The texts of a file, each with its label or None, and what a decoder reads instead of it or nothing."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES)
@@ -276,14 +378,14 @@ def _read_texts(path: Path) -> Iterator[tuple[str, Any]]:
         raise BadOption(f"{path} cannot be read as text in UTF-8: {error}.") from None
     if path.suffix.lower() != ".jsonl":
         parts = re.split(r"\n\s*\n", text) if re.search(r"\S\s*\n\s*\n\s*\S", text) else text.splitlines()
-        yield from ((part.strip()[:MAX_CHARACTERS], None) for part in parts if part.strip())
+        yield from ((part.strip()[:MAX_CHARACTERS], None, "") for part in parts if part.strip())
         return
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             yield _json_line(path, number, line)
 
 
-def _json_line(path: Path, number: int, line: str) -> tuple[str, Any]:
+def _json_line(path: Path, number: int, line: str) -> tuple[str, Any, str]:
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):
@@ -291,7 +393,8 @@ def _json_line(path: Path, number: int, line: str) -> tuple[str, Any]:
     if not isinstance(entry, dict) or not isinstance(entry.get("text"), str) or not entry["text"].strip():
         has = f"it has {', '.join(map(str, list(entry)[:5]))}" if isinstance(entry, dict) else "it is no JSON object"
         raise BadOption(f'{path}, line {number}, must be a JSON object with a field "text" of text; {has}.')
-    return entry["text"].strip()[:MAX_CHARACTERS], entry.get("label")
+    target = entry.get("target")
+    return entry["text"].strip()[:MAX_CHARACTERS], entry.get("label"), target if isinstance(target, str) else ""
 
 
 def _pieces(tokenizer: Any, text: str, longest: int) -> Iterable[tuple[list[int], list[bool]]]:
