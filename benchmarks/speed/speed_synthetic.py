@@ -78,14 +78,15 @@ def write(scale: Scale, folder: Path) -> Path:
     shards = lay_out(entries, SHARD)
     with ShardWriter(place, shards, parameters=scale.parameters) as writer:
         for order, entry in enumerate(entries):
-            writer.put(entry.name, _weight(entry, order, numbers))
+            writer.put(entry.name, weight(entry, order, numbers))
     scale.config().save_pretrained(place)
     for shard in shards:
         _synchronise(place / shard.file)
     return place
 
 
-def _weight(entry: Any, order: int, numbers: Any) -> Any:
+def weight(entry: Any, order: int, numbers: Any) -> Any:
+    """A weight of a tensor's shape, cut from `numbers`; norms are ones, biases zeros."""
     if len(entry.shape) == 1:
         return numbers.new_full(entry.shape, 1.0 if entry.name.endswith("weight") else 0.0)
     rows, columns = entry.shape
