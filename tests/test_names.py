@@ -154,6 +154,7 @@ NAMED = {
         {"num_hidden_layers", "hidden_size", "num_attention_heads"},
         "the sizes that the demo shows, of the one model that it downloads",
     ),
+    "tools/demo_llm.py": ({"num_hidden_layers", "hidden_size"}, "the same, of the demo's language model"),
 }
 
 

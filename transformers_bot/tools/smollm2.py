@@ -81,7 +81,7 @@ def _convert(files: Path, folder: Path) -> None:
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
     ).save_pretrained(folder)
     _tokenizer(header.fields).save_pretrained(folder)
-    save_file(dict(_weights(header, config)), folder / "model.safetensors", {"format": "pt"})
+    save_file(dict(_weights(header)), folder / "model.safetensors", {"format": "pt"})
 
 
 # -- the file ---------------------------------------------------------------------------------------
@@ -190,9 +190,10 @@ def _config(fields: dict[str, Any]) -> LlamaConfig:
     )
 
 
-def _weights(header: _Header, config: LlamaConfig) -> Iterator[tuple[str, torch.Tensor]]:
+def _weights(header: _Header) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors by the names of transformers, in bfloat16."""
-    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    counts = {"attn_q": "llama.attention.head_count", "attn_k": "llama.attention.head_count_kv"}
+    heads = {part: header.fields[name] for part, name in counts.items()}
     for name in header.tensors:
         parts = name.removesuffix(".weight").split(".")  # ["blk", layer, part], or [part]
         tensor = header.tensor(name)
