@@ -56,6 +56,18 @@ def add(commands: Any) -> None:
     parser.add_argument("out", metavar="OUT", nargs="?", help="the folder to write")
     parser.add_argument("--json", action="store_true", help="print the report as JSON on standard output")
     add_target(parser)
+    _add_output(parser)
+    add_method(parser)
+    add_calibration(parser, "SOURCE and OUT")
+    add_fit(parser)
+    add_reading(parser, result=True)
+    add_hub(parser)
+    add_adapter(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    """Options of what is written."""
     output = parser.add_argument_group("the output")
     flag = argparse.BooleanOptionalAction
     output.add_argument(
@@ -86,13 +98,6 @@ def add(commands: Any) -> None:
         help="record in OUT the path of the folder SOURCE; otherwise only its name and the hashes of its files",
     )
     output.add_argument("--max-shard-size", metavar="SIZE", help="largest weight file, such as 2GB")
-    add_method(parser)
-    add_calibration(parser, "SOURCE and OUT")
-    add_fit(parser)
-    add_reading(parser, result=True)
-    add_hub(parser)
-    add_adapter(parser)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
