@@ -240,7 +240,7 @@ def test_an_option_of_ones_own_says_what_the_built_in_ones_say(monkeypatch, caps
     options.add_method(parser)
     args = parser.parse_args(["--strength", "0.5", "--names", "hidden=b,layer=c", "--wavelet", "ffn=db2"])
     by_role = {"names": {"hidden": "b", "layer": "c"}, "wavelet": {"ffn": "db2"}}
-    assert options._bot_options(args) == {"strength": 0.5, **by_role}
+    assert options._bot_options(args, "strong") == {"strength": 0.5, **by_role}
     assert "--strength NUMBER" in parser.format_help()
     assert "--side CHOICE" in parser.format_help()
     with pytest.raises(SystemExit):
@@ -248,6 +248,27 @@ def test_an_option_of_ones_own_says_what_the_built_in_ones_say(monkeypatch, caps
     assert "a strength is like 0.5, got 'x'" in capsys.readouterr().err
     with pytest.raises(TypeError, match="no argument 'metvar'; it has meaning, choices, metavar"):
         option(1, "one", metvar="N")
+
+
+@dataclasses.dataclass(frozen=True)
+class Renamed(Options):
+    heads: int = option(2, "how many heads are kept")
+    seed: str = option("a", "a name")
+
+
+def test_an_option_that_bot_has_too_is_read_as_the_method_means_it(monkeypatch):
+    class Other(Linear):
+        name, options_class = "other", Renamed
+
+    monkeypatch.setitem(methods.METHODS, "other", Other)
+    parser = argparse.ArgumentParser()
+    options.add_method(parser)
+    args = parser.parse_args(["--heads", "3", "--seed", "7"])
+    assert options._bot_options(args, "other") == options._bot_options(args, "other+stack") == {"heads": 3, "seed": "7"}
+    assert options._bot_options(args, "bot") == {"heads": "3", "seed": 7}
+    assert "; for another method: how many heads are kept" in " ".join(parser.format_help().split())
+    with pytest.raises(BadOption, match="--heads: it is a whole number, got 'x'"):
+        options._bot_options(parser.parse_args(["--heads", "x"]), "other")
 
 
 def test_bot_is_a_method_with_options_as_any_other():

@@ -189,17 +189,21 @@ def fit_of(args: argparse.Namespace, recipe: dict[str, Any]) -> dict[str, Any]:
     return {**recipe, **values}
 
 
-def method_options() -> dict[str, dataclasses.Field[Any]]:
+def method_options() -> dict[str, list[dataclasses.Field[Any]]]:
     """The options of all methods by name: BoT's, of which built-in methods read some, and those of registered ones.
 
-    BoT's are read from their class, because the methods themselves need torch, and --help does not.
+    Two classes may have options of the same name. BoT's are read from their class, because the methods themselves need
+    torch, and --help does not.
     """
     from ..options import BoTConfig
 
     methods = sys.modules.get("transformers_bot.methods")
     names = () if methods is None else methods.METHODS
     every = [_fields(BoTConfig), *(options_of_method(name) for name in names)]
-    return {name: next(fields[name] for fields in every if name in fields) for own in every for name in own}
+    named: dict[str, dict[dataclasses.Field[Any], None]] = {}
+    for name, field in ((name, field) for fields in every for name, field in fields.items()):
+        named.setdefault(name, {})[field] = None
+    return {name: [*fields] for name, fields in named.items()}
 
 
 def options_of_method(name: str) -> dict[str, dataclasses.Field[Any]]:
@@ -255,18 +259,28 @@ def add_method(parser: Any) -> None:
     )
     group.add_argument("--method", metavar="NAME", help="bot (default), weight_selection, fpi, tile+stack, ...")
     add_method_file(group)
-    for name, option in method_options().items():
-        metavar = option.metadata.get("metavar") or ("CHOICE" if option.metadata.get("choices") else "VALUE")
-        flag, help_text = f"--{name.replace('_', '-')}", meaning_of(option)
-        group.add_argument(flag, dest=OWN + name, type=_reader(option), metavar=metavar, help=help_text)
+    for name, options in method_options().items():
+        first = options[0].metadata
+        metavar = first.get("metavar") or ("CHOICE" if first.get("choices") else "VALUE")
+        meanings = "; for another method: ".join(map(meaning_of, options))
+        # What is one option's number may be another's name: then the method that is asked for decides.
+        kinds = {_kind(option) for option in options}
+        reader = _reader(options[0]) if len(kinds) == 1 else str
+        group.add_argument(f"--{name.replace('_', '-')}", dest=OWN + name, type=reader, metavar=metavar, help=meanings)
+
+
+def _kind(option: dataclasses.Field[Any]) -> type:
+    """The type of an option's values as far as the command line tells types apart."""
+    kind = option.metadata.get("kind") or type(option.default)
+    return kind if kind in (bool, int, float) else str
 
 
 def _reader(option: dataclasses.Field[Any]) -> Callable[[str], Any]:
     """A reader of a method's option, which gives a value of the type of its default; other text stays as it is."""
-    kind = option.metadata.get("kind") or type(option.default)
+    kind = _kind(option)
     if kind is bool:
         return _boolean
-    if kind in (int, float):
+    if kind is int or kind is float:
         unsaid = "it is a whole number" if kind is int else "it is a number"
         return number(kind, option.metadata.get("number") or unsaid)
     return str
@@ -300,7 +314,7 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     values["config"] = _config(values.get("config"), args.config, dict(_field(text) for text in args.set))
     if fit := fit_of(args, values.get("fit", {})):
         values["fit"] = fit
-    options = {**values.get("bot_config", {}), **_bot_options(args)}
+    options = {**values.get("bot_config", {}), **_bot_options(args, values.get("method", "bot"))}
     return {**values, **({"bot_config": options} if options else {})}
 
 
@@ -326,16 +340,32 @@ def planner(task: str | None) -> Any:
     return tasks[task].plan
 
 
-def _bot_options(args: argparse.Namespace) -> dict[str, Any]:
-    given = {name: (field, getattr(args, OWN + name, None)) for name, field in method_options().items()}
-    return {name: _by_role(field, value) for name, (field, value) in given.items() if value is not None}
+def _bot_options(args: argparse.Namespace, method: str) -> dict[str, Any]:
+    options = method_options()
+    given = {name: value for name in options if (value := getattr(args, OWN + name, None)) is not None}
+    if not given:
+        return {}
+    from ..methods import base
+
+    own = _fields(base.options_class_of(method))
+    return {name: _value(own.get(name, options[name][0]), value) for name, value in given.items()}
 
 
-def _by_role(option: dataclasses.Field[Any], value: Any) -> Any:
-    """The value of an option; where it may have one for each role, `role=value,role=value` is a dict."""
-    if not option.metadata.get("by_role") or "=" not in value:
+def _value(option: dataclasses.Field[Any], value: Any) -> Any:
+    """The value of an option; where it may have one for each role, `role=value,role=value` is a dict.
+
+    Raises:
+        BadOption: text that is no value of this option.
+    """
+    if not isinstance(value, str):
         return value
-    return dict(_pair(part, f"--{option.name.replace('_', '-')}") for part in value.split(","))
+    flag = f"--{option.name.replace('_', '-')}"
+    if option.metadata.get("by_role") and "=" in value:
+        return dict(_pair(part, flag) for part in value.split(","))
+    try:
+        return _reader(option)(value)
+    except argparse.ArgumentTypeError as error:
+        raise errors.BadOption(f"{flag}: {error}.") from None
 
 
 def _pair(text: str, name: str) -> tuple[str, str]:

@@ -582,8 +582,13 @@ def options_of(name: str, given: Any) -> Any:
     Raises:
         BadOption, BadKeyword: an unknown method, or options that are not its own.
     """
+    return options_class_of(name).from_any(given)
+
+
+def options_class_of(name: str) -> type[Options]:
+    """The class of a method's options by its name; of two methods, of the first that has its own."""
     classes = [options_class(_factory(part)) for part in name.split("+", 1)]
-    return next((own for own in classes if own is not BoTConfig), BoTConfig).from_any(given)
+    return next((own for own in classes if own is not BoTConfig), BoTConfig)
 
 
 def options_class(method: Callable[[Any], Method]) -> type[Options]:
