@@ -65,6 +65,18 @@ MISTAKES = {
     "no source": (("plan",), 2, "SOURCE is missing: give it on the command line, or as source: in --recipe"),
     "size": (("plan", "SOURCE", "--set", "n_embd=50"), 2, "not divisible by n_head 6 .* 48 and 54"),
     "zero": (("plan", "SOURCE", "--set", "n_layer=0"), 2, "n_layer is 0 in the target config"),
+    "field of others": (
+        ("plan", "SOURCE", "--set", "d_model=2"),
+        2,
+        "no field 'd_model' to set. Its sizes are n_layer,",
+    ),
+    "option as field": (("plan", "SOURCE", "--set", "method=tile"), 2, "field 'method' to set. Pass --method instead"),
+    "switch as field": (
+        ("plan", "SOURCE", "--set", "strict=false"),
+        2,
+        "field 'strict' to set. Pass --no-strict instead",
+    ),
+    "only in Python": (("plan", "SOURCE", "--set", "device_map=auto"), 2, "The command line has no option for it"),
     "field": (("plan", "SOURCE", "--set", "n_layers=2"), 2, "no field 'n_layers' to set.*Did you mean 'n_layer'"),
     "pair": (("plan", "SOURCE", "--set", "n_layer"), 2, "--set takes NAME=VALUE, got 'n_layer'"),
     "option": (

@@ -160,7 +160,7 @@ IMAGES = [{"pixel_values": torch.ones(1, 3, 12, 12, dtype=torch.float64)}]
 CALIBRATION = {
     "no batch": ("gpt2", HALF, {"calibration": []}, "calibration= gave no batch"),
     "other inputs": ("gpt2", HALF, {"calibration": [{"pixel_values": torch.zeros(1)}]}, "that the source runs on"),
-    "no list": ("gpt2", HALF, {"calibration": 3}, "keyword arguments that the source runs on: .*int"),
+    "no list": ("gpt2", HALF, {"calibration": 3}, "must be a list of batches, got int"),
     "a tensor": ("gpt2", HALF, {"calibration": torch.ones(2, 3)}, "must be a dict of tensors.* got Tensor"),
     "texts": ("gpt2", HALF, {"calibration": ["a text"]}, "must be a dict of tensors.* got str"),
     "growing": ("gpt2", {**GROWN, "heads": 8}, {"calibration": TOKENS}, "no width shrinks"),

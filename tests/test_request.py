@@ -1,5 +1,7 @@
 """One request for a whole call: what it says is read once, planned once, and refused in words where it cannot be."""
 
+import json
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from families import resized_config
-from transformers import GPT2Config
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import transformers_bot
 from transformers_bot import (
@@ -19,26 +21,12 @@ from transformers_bot import (
     BoTModelForCausalLM,
     resize_checkpoint,
 )
+from transformers_bot.cli import main
+from transformers_bot.tools.inspecting import inspect
 
 PACKAGE = str(Path(transformers_bot.__file__).parent)
 GPT2 = ("gpt2", "GPT2LMHeadModel")
 HUGE = 10**5000  # Python itself refuses to write it
-
-
-def entered(call) -> Counter:
-    """How often each function of the package is entered while `call()` runs."""
-    names: Counter = Counter()
-
-    def profile(frame, event, _):
-        if event == "call" and frame.f_code.co_filename.startswith(PACKAGE):
-            names[frame.f_code.co_name] += 1
-
-    sys.setprofile(profile)
-    try:
-        call()
-    finally:
-        sys.setprofile(None)
-    return names
 
 
 CALLS = {
@@ -48,26 +36,109 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_a_call_is_planned_once_and_asks_for_sizes_once_a_side(saved, tmp_path, name):
-    source, _ = saved(*GPT2)
-    names = entered(lambda: CALLS[name](source, tmp_path / "out", n_layer=1, n_embd=6))
-    assert names["make_plan"] == 1
-    assert names["role_sizes"] == 2
-    assert names["sort_keywords"] == 1
+# -- nothing is done twice ---------------------------------------------------------------------------
 
 
-def test_verify_and_the_integration_plan_once(saved, tmp_path):
-    import transformers
+def counted(call) -> tuple[Counter, Counter]:
+    """How often each function of the package is entered while `call()` runs, and each config and weight file is read.
 
-    source, built = saved(*GPT2)
-    transformers_bot.resize_checkpoint(source, tmp_path / "out", n_layer=1)
-    names = entered(lambda: transformers_bot.verify(tmp_path / "out", source))
-    assert (names["make_plan"], names["role_sizes"]) == (1, 2)
-    wanted = resized_config(built.config, layer=3, hidden=24, heads=6)
+    Sizes are counted by the side that they are of.
+    """
+    names, files = Counter(), Counter()
+
+    def profile(frame, event, _):
+        if event != "call" or not frame.f_code.co_filename.startswith(PACKAGE):
+            return
+        name, given = frame.f_code.co_name, frame.f_locals
+        if name == "role_sizes":
+            name = f"sizes of the {given['which']}"
+        if name in ("read_value", "read_header") and given["path"].name in ("config.json", "model.safetensors"):
+            files[given["path"]] += 1
+        names[name] += 1
+
+    sys.setprofile(profile)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return names, files
+
+
+def _integrated(source, _):
+    config = GPT2Config.from_pretrained(source)
+    config.n_layer, config.n_embd, config.n_head = 3, 24, 4
     with transformers_bot.integration():
-        names = entered(lambda: transformers.GPT2LMHeadModel.from_pretrained(source, config=wanted))
-    assert (names["make_plan"], names["role_sizes"]) == (1, 2)
+        return GPT2LMHeadModel.from_pretrained(source, config=config)
+
+
+def _at_its_size(source, _):
+    return BoTModelForCausalLM.from_pretrained(source)
+
+
+HALF = {"n_layer": 1, "n_embd": 6}
+SET = [f"--set={name}={value}" for name, value in HALF.items()]
+BATCHES = [{"input_ids": torch.arange(6)[None], "labels": torch.arange(6)[None]}]
+GROWN = {}  # folder -> the source of that folder, grown by an operator
+# Entry -> the call, with a source and a folder that holds a result of it.
+ENTRIES = {
+    "from_pretrained": lambda source, _: BoTModelForCausalLM.from_pretrained(source, **HALF),
+    "from_pretrained, its size": _at_its_size,
+    "from_pretrained, equal sizes": lambda source, _: BoTModelForCausalLM.from_pretrained(source, n_layer=2),
+    "plan": lambda source, _: transformers_bot.plan(source, **HALF),
+    "plan of a factory": lambda source, _: BoTModelForCausalLM.plan(source, **HALF),
+    "resize_checkpoint": lambda source, folder: resize_checkpoint(source, folder / "out", overwrite=True, **HALF),
+    "verify": lambda source, folder: transformers_bot.verify(folder / "half", source),
+    "integration": _integrated,
+    "inspect": lambda source, _: inspect(source),
+    "suggest": lambda source, _: transformers_bot.suggest(source, ratio=0.5),
+    "fit": lambda source, folder: transformers_bot.fit(GROWN[folder], BATCHES, steps=1, source=source),
+    "plan on the command line": lambda source, _: main(["plan", str(source), *SET]),
+    "resize on the command line": lambda source, folder: main(
+        ["resize", str(source), str(folder / "out"), "--overwrite", *SET]
+    ),
+    "verify on the command line": lambda source, folder: main(
+        ["verify", str(folder / "half"), "--source", str(source)]
+    ),
+    "inspect on the command line": lambda source, _: main(["inspect", str(source)]),
+    "suggest on the command line": lambda source, _: main(["suggest", str(source), "--ratio", "0.5"]),
+}
+ONLY_READ = ("inspect", "from_pretrained, ")  # entries without a plan
+
+
+@pytest.fixture(scope="module")
+def results(saved, tmp_path_factory):
+    """Whether the config names a class -> a source, and the folder with a result of it."""
+    folders = {}
+    for named in (True, False):
+        place = tmp_path_factory.mktemp("results")
+        source = Path(shutil.copytree(saved(*GPT2)[0], place / "source"))
+        if not named:
+            fields = json.loads((source / "config.json").read_text())
+            del fields["architectures"]
+            (source / "config.json").write_text(json.dumps(fields))
+        resize_checkpoint(source, place / "half", **HALF)
+        GROWN[place] = BoTModelForCausalLM.from_pretrained(source, n_layer=3, method="ligo")
+        folders[named] = source, place
+    return folders
+
+
+@pytest.mark.covering("name")
+@pytest.mark.parametrize("named", [True, False], ids=["named", "nameless"])
+@pytest.mark.parametrize("name", ENTRIES)
+def test_nothing_is_done_twice(results, name, named):
+    """Keywords are sorted once, files read once, sizes asked for once a side, and a target is planned once."""
+    source, folder = results[named]
+    names, files = counted(lambda: ENTRIES[name](source, folder))
+    assert names["sort_keywords"] == 1
+    assert files
+    assert set(files.values()) == {1}, files
+    assert names["fitting_classes"] <= 1  # the class that the tensors show
+    assert names["sizes of the source"] == (name != "from_pretrained, its size")
+    assert names["make_plan"] == (0 if name.startswith(ONLY_READ) else names["plan_of"] or 1)
+    targets = names["make_plan"] or (name == "from_pretrained, equal sizes")
+    most = 2 * targets if "suggest" in name else targets  # fields of a suggestion may have to say more than the width
+    assert targets <= names["sizes of the target"] <= most
+    assert names["plan_of"] <= (6 if "suggest" in name else 1)
 
 
 def test_an_adapter_registered_meanwhile_changes_no_call_that_runs(saved, monkeypatch):
@@ -199,3 +270,85 @@ def test_a_device_that_is_not_here_is_refused_before_weights_are_looked_for(tmp_
     GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=11).save_pretrained(tmp_path)
     with pytest.raises(BadOption, match=r"device_map names cuda:99, and torch sees \d+ CUDA devices"):
         BoTModelForCausalLM.from_pretrained(tmp_path, n_layer=1, device_map=device_map)
+
+
+# -- the same help everywhere ------------------------------------------------------------------------
+
+# Entry -> a call of it with a source and keywords; none gets as far as any weights.
+ASKED = {
+    "from_pretrained": lambda source, **given: BoTModelForCausalLM.from_pretrained(source, **given),
+    "plan": lambda source, **given: transformers_bot.plan(source, **given),
+    "resize_checkpoint": lambda source, **given: resize_checkpoint(source, "never written", **given),
+    "verify": lambda source, **given: transformers_bot.verify(source, **given),
+    "inspect": lambda source, **given: inspect(source, **given),
+    "suggest": lambda source, **given: transformers_bot.suggest(source, **{"ratio": 0.5, **given}),
+    "fit": lambda source, **given: transformers_bot.fit(_grown(), BATCHES, source=source, **given),
+    "integration": lambda _, **given: transformers_bot.integration(**given).__enter__(),
+    "enable": lambda _, **given: transformers_bot.enable(**given),
+    "within the integration": lambda source, **given: _integrated_call(source, **given),
+}
+SIZED = ("from_pretrained", "plan", "resize_checkpoint")
+READ = ("verify", "inspect", "suggest", "fit")
+NAMES = {
+    "misspelt, of the Hub": ((*SIZED, *READ, "within the integration"), {"revison": "main"}, "Did you mean 'revision'"),
+    "misspelt, ours": (("integration", "enable"), {"methd": "bot"}, "Did you mean 'method'"),
+    "of another family": ((*SIZED, "within the integration"), {"d_model": 8}, "Its sizes are n_layer, n_embd, n_inner"),
+    "an option": (
+        (*SIZED, "integration", "enable", "within the integration"),
+        {"wavelet": "haar"},
+        "option of the method",
+    ),
+    "a size": (READ, {"n_layer": 1}, "has no keyword 'n_layer'. It takes .*where the source is found"),
+    "of other calls": (READ, {"strict": False}, "strict= belongs to from_pretrained, plan and resize_checkpoint"),
+    "of a tool": (SIZED, {"ratio": 0.5}, "ratio= belongs to suggest"),
+    "of a file": (("from_pretrained", "plan"), {"tokenizer": True}, "tokenizer= belongs to resize_checkpoint"),
+    "of a function": (("from_pretrained",), {"task": "base"}, "class that is called says the task"),
+    "among the fields": (SIZED, {"config": {"method": "tile"}}, "Pass method= beside the fields"),
+    "of the block": (
+        ("within the integration",),
+        {"n_layer": 1, "method": "tile"},
+        r"method= is given to integration\(\)",
+    ),
+}
+VALUES = {
+    "source": ((*SIZED, *READ), None, "the source must be a hub id or a folder"),
+    "batches": (SIZED, {"n_layer": 1, "calibration": "corpus.txt"}, r"got str\. To read texts .*read_batches"),
+    "device": (SIZED[:2], {"n_layer": 1, "device_map": "gpu"}, "device_map must be one of .*Did you mean 'cpu'"),
+    "switch": (SIZED, {"n_layer": 1, "ignore_mismatched_sizes": "yes"}, "must be True or False, got 'yes'"),
+    "switch at its size": (("from_pretrained",), {"strict": "no"}, "strict must be True or False, got 'no'"),
+    "dtype at its size": (("from_pretrained",), {"dtype": "float31"}, "dtype must be float64.*got 'float31'"),
+    "method at its size": (("from_pretrained",), {"method": 3}, "method must be the name of a method, got 3"),
+    "like": (("suggest",), {"ratio": None, "like": 3}, "like must be a ready config's name"),
+}
+
+
+def _grown():
+    model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=11))
+    model.config.transformers_bot = {"method": "ligo", "options": {}, "source_sizes": {}, "source": "x"}
+    return model
+
+
+def _integrated_call(source, **given):
+    with transformers_bot.integration():
+        return GPT2LMHeadModel.from_pretrained(source, **given)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=11)).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("name", "call"), [(name, call) for name, (calls, *_) in NAMES.items() for call in calls])
+def test_a_name_that_a_call_does_not_have_is_told_where_it_belongs(whole, name, call):
+    _, given, message = NAMES[name]
+    with pytest.raises(BadKeyword, match=message):
+        ASKED[call](whole, **given)
+
+
+@pytest.mark.parametrize(("name", "call"), [(name, call) for name, (calls, *_) in VALUES.items() for call in calls])
+def test_a_value_that_no_call_can_use_is_refused_by_all(whole, name, call):
+    _, given, message = VALUES[name]
+    with pytest.raises((BadKeyword, BadOption), match=message):
+        ASKED[call](whole if given else whole.stat(), **(given or {}))

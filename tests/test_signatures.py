@@ -20,7 +20,8 @@ from transformers_bot.architectures.inventory import class_in_mapping
 from transformers_bot.auto import FACTORIES, stated
 from transformers_bot.errors import BadKeyword, UnsupportedArchitecture
 from transformers_bot.request import signatures
-from transformers_bot.request.request import FILES, HUB, IGNORED, OURS, REFUSED, TARGET, init_keywords
+from transformers_bot.request.names import FILES, HUB, IGNORED, OURS, REFUSED, TARGET
+from transformers_bot.request.request import init_keywords
 from transformers_bot.request.signatures import (
     ConfigFields,
     FolderKeywords,

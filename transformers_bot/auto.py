@@ -300,7 +300,7 @@ class _BaseBoTModel(_Of[Model]):
         )
         from .run.from_configs import plan_for  # as above
 
-        return plan_for(cls.class_for, pretrained_model_name_or_path, config, {**kwargs, **ours})
+        return plan_for(cls.class_for, "from_pretrained", pretrained_model_name_or_path, config, {**kwargs, **ours})
 
     @classmethod
     def class_for(cls, config: "PreTrainedConfig") -> "type[PreTrainedModel]":
@@ -369,7 +369,7 @@ def plan(
     from .request.request import class_for_task  # as in the factories
     from .run.from_configs import plan_for
 
-    return plan_for(class_for_task(task), source, config, {**kwargs, **ours})
+    return plan_for(class_for_task(task), "plan", source, config, {**kwargs, **ours})
 
 
 class BoTModel(_BaseBoTModel["PreTrainedModel"]):

@@ -29,6 +29,7 @@ from ..errors import BadKeyword, BadOption, BadSize, UnsupportedArchitecture, su
 from .adapter import FIXED, RESIZED, Adapter, Role, Roles, Sizes
 
 _NONE = object()
+Remedy = Callable[[str, Iterable[str]], str]
 
 
 def get_field(config: Any, name: str, default: Any = _NONE) -> Any:
@@ -306,7 +307,7 @@ def role_sizes(adapter: Adapter, config: PreTrainedConfig, which: str) -> dict[s
 
 
 def rebuild(
-    adapter: Adapter, config: PreTrainedConfig, overrides: dict[str, Any], beside: tuple[str, ...] = ()
+    adapter: Adapter, config: PreTrainedConfig, overrides: dict[str, Any], remedy: Remedy = suggest
 ) -> PreTrainedConfig:
     """A new config with `overrides`, in which fields derived from others follow them.
 
@@ -314,13 +315,13 @@ def rebuild(
     4 * hidden_size). If the config were changed in place, such a field would keep its old value.
 
     Args:
-        beside: names of keywords that are no fields; they are suggested, too, for a field that does not exist.
+        remedy: name, fields -> a sentence on a name that is no field.
 
     Raises:
         BadKeyword: an override that is no field of the config; the message suggests the nearest one.
     """
     known = flat(config, config.to_dict())
-    chosen = _by_field(adapter, config, known, overrides, beside)
+    chosen = _by_field(adapter, config, known, overrides, remedy)
     check_overrides(chosen)
     for name, given in chosen.items():
         if name in size_fields(adapter) or name == "num_labels":
@@ -541,7 +542,7 @@ def _by_field(
     config: PreTrainedConfig,
     known: dict[str, Any],
     overrides: dict[str, Any],
-    beside: tuple[str, ...],
+    remedy: Remedy,
 ) -> dict[str, Any]:
     """Overrides under the config's own field names; integers of other libraries (NumPy) become int."""
     aliases = {"torch_dtype": "dtype", **getattr(config, "attribute_map", {})}
@@ -550,7 +551,7 @@ def _by_field(
         is_known = name in known or name in aliases or name in adapter.only or name == "pruned_heads"
         is_field = is_known or (has_field(config, name) and not callable(get_field(config, name)))
         if not is_field or name.rpartition(".")[2] in ("model_type", "transformers_version"):
-            hint = _elsewhere(name, known) or suggest(name, [*known, *aliases, *beside])
+            hint = _elsewhere(name, known) or remedy(name, [*known, *aliases]) or sizes_to_set(adapter, config)
             hint = " It cannot be changed." if is_field else hint
             raise BadKeyword(f"{type(config).__name__} has no field {name!r} to set.{hint}")
         field_name = aliases.get(name, name)
@@ -563,6 +564,13 @@ def _by_field(
         is_whole = isinstance(given, Integral) and not isinstance(given, bool)
         chosen[field_name] = int(given) if is_whole else given
     return chosen
+
+
+def sizes_to_set(adapter: Adapter, config: PreTrainedConfig) -> str:
+    """A sentence on the fields that set the sizes of a model."""
+    names = dict.fromkeys(adapter.roles[role].field for role in adapter.roles.resized)
+    listed = ", ".join(name for name in names if has_field(config, name))
+    return f" Its sizes are {listed}." if listed else ""
 
 
 def _by_path(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> dict[str, Any]:

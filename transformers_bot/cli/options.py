@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -423,7 +424,8 @@ def target(name: str, overrides: dict[str, Any]) -> Any:
     """
     from .. import architectures
     from ..architectures import configs, sizes
-    from ..request.request import READY, named_config
+    from ..request.names import READY, remedy
+    from ..request.request import named_config
 
     ready_name = name.removeprefix(READY)
     if ready_name not in configs.names() and not os.path.exists(name) and "/" not in name:
@@ -433,7 +435,8 @@ def target(name: str, overrides: dict[str, Any]) -> Any:
             f"({', '.join(configs.names())}).{hint}"
         )
     config = named_config(name)
-    return sizes.rebuild(architectures.adapter_of(config), config, overrides) if overrides else config
+    elsewhere = partial(remedy, "resize_checkpoint", "bot")
+    return sizes.rebuild(architectures.adapter_of(config), config, overrides, elsewhere) if overrides else config
 
 
 # -- recipes: a YAML file with the settings of one resize, under the API's names ---------------------

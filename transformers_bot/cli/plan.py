@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = settings(args)
     source = required(recipe, "source")
     if "calibration" in recipe:
-        find_files(recipe["calibration"])
+        recipe["calibration"] = find_files(recipe["calibration"])
     keywords = {name: value for name, value in recipe.items() if name in PLANNED}
     plan = planner(recipe.get("task"))(source, **keywords)
     shown_plan = replace(plan, warnings=tuple(map(in_options, plan.warnings)))

@@ -151,7 +151,8 @@ def _with_data(source: str, recipe: dict[str, Any]) -> dict[str, Any]:
     """
     from ..learned.batches import read_batches
     from ..learned.fitting import operator_of
-    from ..request.request import HUB, picked
+    from ..request.names import HUB
+    from ..request.request import picked
 
     if operator_of(recipe.get("method")) and "fit" not in recipe:
         raise BadOption(

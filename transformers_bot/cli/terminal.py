@@ -100,6 +100,11 @@ RENAMED = {
     "lr": "--fit-lr",
     "rank": "--fit-rank",
 }
+# What --set takes for a field, and an option says.
+SWITCHES = {
+    **{"tokenizer": "--no-tokenizer", "modules": "--no-modules", "strict": "--no-strict"},
+    **{"record_path": "--record-path", "bot_config": "the options of the method", "torch_dtype": "--dtype"},
+}
 FLAGS = {
     "strict=False": "--no-strict",
     "tokenizer=False": "--no-tokenizer",
@@ -131,6 +136,8 @@ def in_options(message: str) -> str:
     """
     for text in ONLY_PYTHON:
         message = message.replace(text, "")
+    message = re.sub(r" Pass (\w+)= beside the fields, not among them\.", _beside, message)
+    message = re.sub(r" \w+= belongs to [\w, ]+\.", "", message)
     message = re.sub(r"BoTConfig\(([^()]*)\)", r"\1", message)
     message = re.sub(r"bot_config=\{'(\w+)': \.\.\.\}", r"\1=", message).replace(" in bot_config", "")
     message = re.sub(r"bot_config=\{'(\w+)': ('[^']*')\}", r"\1=\2", message)
@@ -148,6 +155,13 @@ def in_options(message: str) -> str:
 def option(name: str) -> str:
     """A keyword as an option: `max_shard_size` is `--max-shard-size`."""
     return RENAMED.get(name) or "--" + name.replace("_", "-")
+
+
+def _beside(match: re.Match[str]) -> str:
+    """The remedy for a keyword of the call that was given as a field."""
+    name = match[1]
+    shell = SWITCHES.get(name) or (option(name) if name in KEYWORDS or name in RENAMED else "")
+    return f" Pass {shell} instead." if shell else " The command line has no option for it."
 
 
 def _with_value(match: re.Match[str]) -> str:

@@ -30,7 +30,7 @@ from ..architectures.pruned import refuse_pruned
 from ..compat import building, drawn_from, quiet
 from ..console.progress import logger
 from ..errors import BadCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
-from .config_files import read_json, source_config
+from .config_files import ConfigFile, read_json, source_config
 from .files import (
     Choice,
     Folder,
@@ -152,7 +152,12 @@ class Checkpoint:
 
 
 def check_files(
-    name: str, keywords: Mapping[str, Any], *, allow_pickle: bool = False, resampled: bool = True
+    name: str,
+    keywords: Mapping[str, Any],
+    *,
+    allow_pickle: bool = False,
+    resampled: bool = True,
+    described: ConfigFile | None = None,
 ) -> Checkpoint:
     """The files that transformers would load for a source, each of them checked; no weight is read.
 
@@ -166,6 +171,7 @@ def check_files(
         keywords: `from_pretrained`'s for the hub and for files (`variant`, `use_safetensors`).
         allow_pickle: accept pytorch_model.bin where there is no safetensors file.
         resampled: whether the weights are going to be resampled; off, quantised ones are accepted.
+        described: the config.json, if it was read and checked before; the weights of an id are those of its commit.
 
     Raises:
         BadCheckpoint: files that are missing, damaged, or contradict each other.
@@ -174,7 +180,7 @@ def check_files(
         BadSize: a config with sizes no model has.
         HubError: a hub id that is not there, or cannot be reached.
     """
-    config_path, config = source_config(name, keywords)
+    config_path, config = source_config(name, keywords) if described is None else described
     if not is_folder(name) and Path(name).exists():
         raise BadCheckpoint(f"{shown_path(name)} is a file; pass the folder that holds it with its config.json.")
     folder = _folder_of(name, keywords, config_path)

@@ -128,7 +128,10 @@ CLASS_FIELDS = ("attribute_map", "sub_configs", "sub_configs_defaults")
 ATTENTION_FIELDS = ("attn_implementation", "_attn_implementation", "experts_implementation")
 
 
-def source_config(name: str, keywords: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+ConfigFile = tuple[Path, dict[str, Any]]  # a config.json and its fields, checked
+
+
+def source_config(name: str, keywords: Mapping[str, Any]) -> ConfigFile:
     """The config.json of a source and its fields, checked; for hub ids it is downloaded.
 
     Raises:
@@ -314,8 +317,8 @@ def _check_implementations(location: str, fields: Mapping[str, Any]) -> None:
 
 def model_config(
     name: str, keywords: Mapping[str, Any], like: type[PreTrainedConfig] | None = None
-) -> PreTrainedConfig:
-    """The config of a folder, a JSON file or a hub id, built by transformers after its fields were checked.
+) -> tuple[PreTrainedConfig, ConfigFile]:
+    """The config of a folder, a JSON file or a hub id, built by transformers after its fields were checked, and these.
 
     Args:
         keywords: hub keywords. Code from the hub runs only with `trust_remote_code=True` among them; there is
@@ -341,7 +344,7 @@ def model_config(
         raise BadCheckpoint(
             f"the config of {shown_path(name)} cannot be used: {reason}. Correct its {path.name}, or download it again."
         ) from None
-    return config
+    return config, (path, fields)
 
 
 def _check_type(path: Path, fields: Mapping[str, Any], must_name_type: bool) -> None:

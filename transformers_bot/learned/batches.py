@@ -24,7 +24,8 @@ from ..errors import BadCheckpoint, BadOption
 from ..io import companions
 from ..io.checkpoint import PROCESSOR, VOCABULARIES
 from ..io.vocabulary import read_vocabulary
-from ..request.request import HUB, class_for_task, picked, read_config
+from ..request.names import HUB
+from ..request.request import class_for_task, picked, read_config, source_name
 from .sounds import SOUNDS, read_sound
 from .targets import class_number, hidden_at_random
 
@@ -88,7 +89,7 @@ def read_batches(
     for name, value in (("tokens", tokens), ("images", images), ("length", length), ("batch_size", batch_size)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise BadOption(f"{name} must be a whole number of at least 1, got {value!r}.")
-    name = os.fspath(source)
+    name = source_name(source)
     places = picked(hub, HUB)
     config = read_config(name, places) if config is None else config
     reader = Reader(name, places, config, class_for_task(task)(config), labels, length, batch_size, seed)
@@ -107,8 +108,14 @@ def find_files(data: Paths, kind: str = "") -> list[Path]:
     kinds = kind or "texts, images or sounds"
     known = [ending for endings in ENDINGS.values() for ending in endings]
     endings = ENDINGS[kind] if kind else known
+    if not isinstance(data, (str, os.PathLike, Iterable)):
+        raise BadOption(f"data must be a file, a folder or a list of them, got {type(data).__name__}.")
+    names = [data] if isinstance(data, (str, os.PathLike)) else [*data]
+    odd = next((type(name).__name__ for name in names if not isinstance(name, (str, os.PathLike))), None)
+    if odd is not None:
+        raise BadOption(f"data must be a file, a folder or a list of them, got {odd} in the list.")
     files: list[Path] = []
-    for path in map(Path, [data] if isinstance(data, (str, os.PathLike)) else data):
+    for path in map(Path, names):
         if path.is_dir():
             inside = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix.lower() in endings)
             if not inside:

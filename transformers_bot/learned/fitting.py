@@ -18,17 +18,18 @@ from .. import architectures
 from ..architectures.adapter import Roles, Sizes
 from ..architectures.inventory import inventory_of
 from ..console import progress
-from ..errors import BadCheckpoint, BadKeyword, BadOption, suggest
+from ..errors import BadCheckpoint, BadOption
 from ..hub.provenance import is_local, recorded_path
 from ..hub.push import place_of
-from ..io.checkpoint import check_files, stored_dtype
+from ..io.checkpoint import stored_dtype
 from ..methods import METHODS
 from ..methods.ligo import UNFITTED
 from ..options import BoTConfig
 from ..planning.planner import Side, make_plan
 from ..report.measure import number
 from ..report.report import Report
-from ..request.request import FILES, HUB, Request, check_numbers, read_config, sort_keywords
+from ..request.names import FILES, HUB, check_known
+from ..request.request import Request, check_numbers, read_call, source_name
 from ..run.opening import open_checked
 from .flops import counted
 from .operators import OPERATORS, Growth, MangoOperator, Operator, growth_of
@@ -93,6 +94,7 @@ def fit(
     Source: the operators' papers, named in `operators/`; budget and rates: the BoT paper, supplement C.5.
     """
     record = _record(model)
+    check_known("fit", hub_keywords, (*HUB, *FILES))
     check_schedule(steps, lr, seed)
     check_numbers({"rank": rank, **hub_keywords})
     progress.expects(OPENING + int(steps) + WRITING)
@@ -196,7 +198,7 @@ def _source_of(model: PreTrainedModel, record: Mapping[str, Any], source: str | 
     """The path or id of the source: from the caller, from the model in memory, or from its record."""
     place = place_of(model)
     if source is not None:
-        return os.fspath(source)
+        return source_name(source)
     if place is not None:
         return place.source
     path = recorded_path(record)
@@ -215,34 +217,29 @@ def growth_for(
     source: str | os.PathLike[str] | None = None,
 ) -> Growth:
     """The source's tensors, stacked by a plan that leads to the tensors of the model."""
-    for name in hub_keywords:
-        if name not in (*HUB, *FILES):
-            raise BadKeyword(f"fit has no keyword {name!r}.{suggest(name, (*HUB, *FILES))}")
     name, revision, place = _source_of(model, record, source), record.get("revision"), place_of(model)
     opening = {} if revision is None else {"revision": revision}
     if source is None and place is not None and place.subfolder:
         opening["subfolder"] = place.subfolder
-    opening |= dict(hub_keywords)
-    call = {"method": record["method"], "bot_config": record["options"], **opening}
-    keywords = sort_keywords({**call, "allow_pickle": bool(record.get("allow_pickle"))})
+    said = {"method": record["method"], "bot_config": record["options"], **opening, **hub_keywords}
+    said["allow_pickle"] = bool(record.get("allow_pickle"))
     try:
-        config = read_config(name, keywords.hub, type(model.config))
-        checkpoint = check_files(name, keywords.of_files, allow_pickle=keywords.allow_pickle)
-        opened = open_checked(type(model), name, config, keywords.of_files, checkpoint)
+        call = read_call("fit", name, said, lambda _: type(model), like=type(model.config))
+        checkpoint = call.files()
+        opened = open_checked(type(model), name, call.source, call.keywords.of_files, checkpoint)
     except OSError as error:
         raise BadCheckpoint(
             f"the source {name!r} (revision {revision}) of this model cannot be opened again, and fit needs its "
             f"weights: {' '.join(str(error).split())}"
         ) from None
     check_whole(record.get("vocab_keep"))
-    adapter = architectures.adapter_of(config)
-    request = Request.of(name, config, adapter, keywords, lambda _: type(model), target=model.config)
+    request = Request.of(call, target=model.config)
     before, after = request.sizes
     known = record["source_sizes"]
     if any(before[role] != length for role, length in known.items()):
         now = {role: before[role] for role in known}
         raise BadCheckpoint(f"the source {name!r} has other sizes than when this model was grown: {known}, now {now}.")
-    adapter = architectures.adapter_of(config)
+    adapter = request.adapter
     check_grows(adapter.roles, before, after)
     stored = stored_dtype(opened.model)
     origin = Side(opened.model.config, before, inventory_of(opened.model), stored, opened.missing, opened.unexpected)
@@ -376,6 +373,11 @@ def _seed(device: torch.device, seed: int) -> None:
 
 
 def _endless(batches: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    if not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
+        raise BadOption(
+            f"a batch must be a dict of the model's keyword arguments, and {type(batches).__name__} holds none: "
+            "pass a list of such dicts or a DataLoader."
+        )
     count = 0
     while True:
         before = count

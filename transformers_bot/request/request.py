@@ -5,9 +5,9 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -30,83 +30,53 @@ from ..architectures.sizes import (
     stretched,
 )
 from ..errors import BadKeyword, BadOption, HubError, IncompatibleModels, suggest
-from ..io.config_files import check_names, model_config
-from ..io.files import HUB as FINDING
+from ..io.checkpoint import Checkpoint, check_files
+from ..io.config_files import ConfigFile, check_names, model_config
 from ..io.kept_tokens import KeptTokens
 from ..io.weights import FLOATS
 from ..methods.base import option_names
-from ..options import BoTConfig, check_writable
+from ..options import check_writable
 from ..tasks import TASKS
-from .signatures import OURS
+from .names import (
+    DTYPES,
+    FILES,
+    HUB,
+    KNOWN,
+    NONFINITE,
+    OPTIONS,
+    PLACING,
+    READY,
+    REFUSED,
+    SWITCHES,
+    TARGET,
+    remedy,
+)
+from .signatures import DEFAULTS
 from .vocabulary import kept_tokens, with_kept
 
 ClassFor = Callable[[PreTrainedConfig], type[PreTrainedModel]]
 Lengths = dict[str, int | None]
 
-HUB = (*FINDING, "trust_remote_code", "code_revision")
-FILES = ("variant", "use_safetensors", "weights_only", "key_mapping", "disable_mmap")
-TARGET = (
-    "device_map",
-    "max_memory",
-    "offload_folder",
-    "offload_buffers",
-    "quantization_config",
-    "distributed_config",
-    "device_mesh",
-    "tp_plan",
-    "tp_size",
-    "attn_implementation",
-    "experts_implementation",
-    "use_kernels",
-    "allow_all_kernels",
-    "kernel_config",
-    "generation_config",
-)
-SPLITTING = ("distributed_config", "tp_plan", "tp_size", "device_mesh")  # those of TARGET that split over ranks
-OFFLOADING = ("max_memory", "offload_folder")  # those that may leave weights on disk
-ONLY_RESIZING = (
-    *("bot_config", "method", "calibration", "allow_pickle", "nonfinite", "strict", "record_path"),
-    "vocab_keep",
-)
-NONFINITE = ("error", "warn", "zero")
-# transformers 5 accepts these and does nothing with them.
-IGNORED = (
-    "low_cpu_mem_usage",
-    "_fast_init",
-    "mirror",
-    "offload_state_dict",
-    "_from_auto",
-    "_commit_hash",
-    "_from_pipeline",
-)
-REFUSED = {
-    "state_dict": "the source is a checkpoint name or folder; save the tensors there first",
-    "gguf_file": "GGUF weights are quantised and cannot be resampled; use the safetensors checkpoint",
-    "from_tf": "TensorFlow checkpoints are not read by transformers 5; convert to safetensors",
-    "from_flax": "Flax checkpoints are not read by transformers 5; convert to safetensors",
-    "adapter_kwargs": "adapters are merged before resizing: merge_and_unload(), save, resize the folder",
-}
-
-DTYPES = {"fp16": "float16", "f16": "float16", "bf16": "bfloat16"}  # what torch itself has no name for
-DTYPES |= {"fp32": "float32", "f32": "float32", "fp64": "float64", "f64": "float64"}
-
-READY = "ready:"  # prefix that marks the name of a ready config
-OPTIONS = tuple(field.name for field in fields(BoTConfig))
-KNOWN = (*HUB, *FILES, *TARGET, *OURS, *IGNORED, *REFUSED)
-
 
 @dataclass(frozen=True)
 class Keywords:
-    """The keywords of one call, sorted by whom they are for."""
+    """The keywords of one call, sorted by whom they are for.
 
+    Attributes:
+        call: the public name of the call, for messages.
+        refused: those that a resize cannot honour.
+    """
+
+    call: str
     hub: dict[str, Any]
     files: dict[str, Any]
     target: dict[str, Any]
     overrides: dict[str, Any]
     init: dict[str, Any]
+    refused: dict[str, Any]
     config: PreTrainedConfig | str | None
     bot_config: Any
-    method: str
+    method: Any
     dtype: Any
     output_loading_info: bool
     ignore_mismatched_sizes: bool
@@ -127,6 +97,53 @@ class Keywords:
         """Whether the call names a target, even one of the source's own size."""
         return self.config is not None or bool(self.overrides) or self.vocab_keep is not None
 
+    def check(self) -> "Keywords":
+        """The same keywords, if a resize can honour each of them.
+
+        Raises:
+            BadKeyword: one that it cannot honour, or overrides beside a config object.
+            BadOption: a value that a keyword does not take.
+        """
+        for name, value in self.refused.items():
+            if value not in (None, False):
+                raise BadKeyword(f"{name}= cannot be used for resizing: {REFUSED[name]}.")
+        self.check_values()
+        self._check_overrides()
+        return self
+
+    def check_values(self) -> None:
+        """Refuse values that no call can use, at any size.
+
+        Raises:
+            BadOption: such a value.
+        """
+        check_names(self.hub | self.files)
+        if not isinstance(self.method, str):
+            raise BadOption(f"method must be the name of a method, got {self.method!r}.")
+        for name in SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise BadOption(f"{name} must be True or False, got {getattr(self, name)!r}.")
+        check_devices(self.target.get("device_map"))
+        check_batches(self.calibration)
+        if self.nonfinite not in NONFINITE:
+            raise BadOption(f"nonfinite must be one of {', '.join(map(repr, NONFINITE))}, got {self.nonfinite!r}.")
+
+    def _check_overrides(self) -> None:
+        nameless = [name for name in self.overrides if not isinstance(name, str)]
+        if nameless:
+            raise BadKeyword(f"the names of config fields must be strings, got {nameless[0]!r}.")
+        option = next((name for name in self.overrides if name in OPTIONS), None)
+        if option:
+            where = " to integration()" if self.call == "integration" else ""
+            raise BadKeyword(f"{option} is an option of the method: pass it as bot_config={{{option!r}: ...}}{where}.")
+        if self.config is not None and self.overrides:
+            name = next(iter(self.overrides))
+            raise BadKeyword(
+                f"unknown keyword {name!r}: beside config= only transformers' keywords and bot_config= are allowed."
+                f"{remedy(self.call, self.method, name, ())} "
+                "Set config fields on the config itself, or leave config= out to override the source's."
+            )
+
 
 def place(path: os.PathLike[str]) -> str:
     """A path as a string that cannot be taken for a name: a relative one begins with "./".
@@ -145,7 +162,7 @@ def init_keywords(model_class: type[PreTrainedModel]) -> frozenset[str]:
     return frozenset(own - {"self", "config"})
 
 
-def overrides_of(keywords: dict[str, Any], init: frozenset[str] = frozenset()) -> dict[str, Any]:
+def overrides_of(keywords: Mapping[str, Any], init: frozenset[str] = frozenset()) -> dict[str, Any]:
     """The keywords of a call that can only be config fields."""
     return {name: value for name, value in keywords.items() if name not in KNOWN and name not in init}
 
@@ -162,42 +179,23 @@ def check_numbers(keywords: Mapping[str, Any]) -> None:
     check_writable({name: value for name, value in {**keywords, **fields}.items() if name != "calibration"})
 
 
-def read_call(name: str, keywords: dict[str, Any], class_for: ClassFor) -> tuple[PreTrainedConfig, Adapter, Keywords]:
-    """The source's config, the adapter of its model type, and the keywords sorted: the way in for every call.
+def sort_keywords(
+    call: str, keywords: Mapping[str, Any], init: frozenset[str] = frozenset(), *, checked: bool = True
+) -> Keywords:
+    """Sort the keywords of a call, once for everything that it does; an unknown keyword counts as a config override.
+
+    `check_numbers` comes before: messages quote what the keywords hold.
 
     Args:
-        class_for: config -> the model class that the call chooses for it.
-
-    Raises:
-        UnsupportedArchitecture: a model type without an adapter.
-        What `sort_keywords` and `read_config` raise.
-    """
-    check_numbers(keywords)  # first of all: what is wrong with a source is said with the keywords that name it
-    config = keywords.get("config")
-    source = read_config(name, picked(keywords, HUB), type(config) if isinstance(config, PreTrainedConfig) else None)
-    return source, get(source.model_type), sort_keywords(keywords, init_keywords(class_for(source)), checked=True)
-
-
-def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset(), *, checked: bool = False) -> Keywords:
-    """Sort the keywords of a `from_pretrained` call; an unknown keyword counts as a config override.
-
-    Args:
+        call: its public name, for messages.
         keywords: as the user gave them.
         init: names that the model's constructor takes.
-        checked: whether `check_numbers` has seen the keywords.
+        checked: off, whether a resize can honour them is left to `Keywords.check`.
 
     Raises:
-        BadKeyword: a keyword that a resize cannot honour, a config of a wrong type, or overrides
-            beside a config object.
-        BadOption: a number of thousands of digits, a method that is not named by a string, an unknown `nonfinite`,
-            an impossible name of a branch, folder or variant.
+        BadKeyword: a config of a wrong type, or a field that is given twice.
+        What `Keywords.check` raises.
     """
-    if not checked:
-        check_numbers(keywords)
-    for name, why in REFUSED.items():
-        if keywords.get(name) not in (None, False):
-            raise BadKeyword(f"{name}= cannot be used for resizing: {why}.")
-    check_names(keywords)
     overrides = overrides_of(keywords, init)
     config = keywords.get("config")
     if isinstance(config, dict):
@@ -209,44 +207,55 @@ def sort_keywords(keywords: dict[str, Any], init: frozenset[str] = frozenset(), 
         raise BadKeyword(
             f"config must be a config object, a path, a dict of overrides or None, got {type(config).__name__}."
         )
-    _check_overrides(overrides, beside_config=config is not None)
-    method = keywords.get("method", "bot")
-    if not isinstance(method, str):
-        raise BadOption(f"method must be the name of a method, got {method!r}.")
-    for name in ("allow_pickle", "strict", "record_path"):
-        if not isinstance(keywords.get(name, False), bool):
-            raise BadOption(f"{name} must be True or False, got {keywords[name]!r}.")
-    check_devices(keywords.get("device_map"))
-    nonfinite = keywords.get("nonfinite", "error")
-    if nonfinite not in NONFINITE:
-        raise BadOption(f"nonfinite must be one of {', '.join(map(repr, NONFINITE))}, got {nonfinite!r}.")
-    return Keywords(
+    ours = {name: keywords[name] for name in (*SWITCHES, "method", "nonfinite") if keywords.get(name) is not None}
+    sorted_keywords = Keywords(
+        call,
         hub=picked(keywords, HUB),
         files=picked(keywords, FILES),
         target=picked(keywords, TARGET),
         overrides=overrides,
         init=picked(keywords, init),
+        refused=picked(keywords, REFUSED),
         config=place(config) if isinstance(config, os.PathLike) else config,
         bot_config=keywords.get("bot_config"),
-        method=method,
         dtype=keywords.get("dtype", keywords.get("torch_dtype")),
-        output_loading_info=bool(keywords.get("output_loading_info", False)),
-        ignore_mismatched_sizes=bool(keywords.get("ignore_mismatched_sizes", False)),
         calibration=keywords.get("calibration"),
-        allow_pickle=bool(keywords.get("allow_pickle", False)),
-        nonfinite=nonfinite,
-        strict=bool(keywords.get("strict", True)),
-        record_path=bool(keywords.get("record_path", False)),
         vocab_keep=keywords.get("vocab_keep"),
+        **{**DEFAULTS, **ours},
     )
+    return sorted_keywords.check() if checked else sorted_keywords
+
+
+def check_batches(calibration: Any) -> None:
+    """Refuse a `calibration=` that is no list of batches; each batch is looked at when the source runs on it.
+
+    Raises:
+        BadOption: one batch alone, names of files, or no list at all.
+    """
+    if isinstance(calibration, Mapping):
+        raise BadOption("calibration= is one batch; pass a list of batches.")
+    is_list = hasattr(calibration, "__iter__") or hasattr(calibration, "__getitem__")
+    if calibration is not None and (not is_list or isinstance(calibration, (str, bytes, os.PathLike))):
+        raise BadOption(
+            f"calibration= must be a list of batches, got {type(calibration).__name__}. To read texts or images, call "
+            "read_batches(source, files)."
+        )
 
 
 def check_devices(device_map: Any) -> None:
     """Refuse a `device_map` that names a CUDA device which this machine does not have, before any work is done.
 
     Raises:
-        BadOption: such a device, with the number of those that are here.
+        BadOption: such a device, with the number of those that are here; or a word that names none.
     """
+    if isinstance(device_map, str) and device_map not in PLACING:
+        try:
+            torch.device(device_map)
+        except RuntimeError:
+            raise BadOption(
+                f"device_map must be one of {', '.join(map(repr, PLACING))}, a device such as 'cpu' or 'cuda:0', or a "
+                f"dict of these, got {device_map!r}.{suggest(device_map, (*PLACING, 'cpu', 'cuda'))}"
+            ) from None
     named = device_map.values() if isinstance(device_map, dict) else (device_map,)
     devices = (re.fullmatch(r"cuda(?::(\d{1,4}))?", str(device)) for device in named)
     numbers = [int(device[1] or 0) for device in devices if device]
@@ -257,100 +266,150 @@ def check_devices(device_map: Any) -> None:
         )
 
 
-def _check_overrides(overrides: dict[str, Any], beside_config: bool) -> None:
-    nameless = [name for name in overrides if not isinstance(name, str)]
-    if nameless:
-        raise BadKeyword(f"the names of config fields must be strings, got {nameless[0]!r}.")
-    option = next((name for name in overrides if name in OPTIONS), None)
-    if option:
-        raise BadKeyword(f"{option} is an option of the method: pass it as bot_config={{{option!r}: ...}}.")
-    if beside_config and overrides:
-        name = next(iter(overrides))
-        hint = suggest(name, KNOWN)
-        raise BadKeyword(
-            f"unknown keyword {name!r}: beside config= only transformers' keywords and bot_config= are allowed.{hint} "
-            "Set config fields on the config itself, or leave config= out to override the source's."
-        )
-
-
-@dataclass(frozen=True)
-class Request:
-    """One call, read and checked: source, target and everything that decides how to get from one to the other.
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """The source of one call and its keywords: all that is known without a target.
 
     Attributes:
         name: hub id or folder of the source; empty where a config alone stands for it.
         source: the source's config.
-        target: the config that is asked for.
-        adapter: of both; looked up once.
-        sizes: role -> length, in the source and in the target.
-        class_for: config -> the model class that the call chooses for it.
-        model_class: of the target.
-        options: of the method.
-        method: before it has seen the source's weights.
+        adapter: of its model type; looked up once.
         keywords: the call's keywords, sorted by whom they are for.
+        class_for: config -> the model class that the call chooses for it.
+        described: the source's config.json, as it was read and checked.
+        checkpoint: the source's files, once something has looked at them.
         notes: sentences on the source, for the plan's warnings.
-        kept: the rows of the vocabulary that the target has, None for all.
     """
 
     name: str
     source: PreTrainedConfig
-    target: PreTrainedConfig
     adapter: Adapter
-    sizes: tuple[Lengths, Lengths]
+    keywords: Keywords
     class_for: ClassFor
+    described: ConfigFile | None = None
+    checkpoint: Checkpoint | None = None
+    notes: tuple[str, ...] = ()
+
+    def files(self) -> Checkpoint:
+        """The source's files: checked now, or as they were checked for this call before.
+
+        Raises:
+            What `check_files` raises.
+        """
+        if self.checkpoint is not None:
+            return self.checkpoint
+        allow_pickle = self.keywords.allow_pickle
+        return check_files(self.name, self.keywords.of_files, allow_pickle=allow_pickle, described=self.described)
+
+    def with_source(self, source: PreTrainedConfig, notes: tuple[str, ...] = ()) -> Self:
+        """The same call, once the source's files have shown the class of its weights.
+
+        Args:
+            source: its config, naming that class.
+            notes: sentences on how the class was found.
+        """
+        return replace(self, source=source, notes=notes)
+
+
+def read_call(
+    call: str,
+    source: Any,
+    keywords: Mapping[str, Any],
+    class_for: ClassFor,
+    *,
+    like: type[PreTrainedConfig] | None = None,
+) -> Call:
+    """Read a source's config and sort the keywords, each of them once: the way in for every call.
+
+    Args:
+        call: its public name, for messages.
+        source: hub id or folder, or for a call without weights a config.
+        class_for: config -> the model class that the call chooses for it.
+        like: the config class to use where an old config.json does not name its model type; by default that of the
+            config which the keywords hold.
+
+    Raises:
+        UnsupportedArchitecture: a model type without an adapter.
+        What `source_name`, `sort_keywords` and `read_config` raise.
+    """
+    config, name, described = source, "", None
+    if isinstance(source, PreTrainedConfig):
+        check_numbers({"config": source})
+        check_numbers(keywords)
+    else:
+        name, target = source_name(source), keywords.get("config")
+        check_numbers(keywords)  # first of all: what is wrong with a source is said with the keywords that name it
+        like = type(target) if like is None and isinstance(target, PreTrainedConfig) else like
+        config, described = read_source(name, picked(keywords, HUB), like)
+    adapter = get(config.model_type)
+    said = sort_keywords(call, keywords, init_keywords(class_for(config)))
+    return Call(name=name, source=config, adapter=adapter, keywords=said, class_for=class_for, described=described)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Call):
+    """One call, read and checked: source, target and everything that decides how to get from one to the other.
+
+    Attributes:
+        adapter: of both configs; that of their variant, if they are of one.
+        target: the config that is asked for.
+        sizes: role -> length, in the source and in the target.
+        model_class: of the target.
+        options: of the method.
+        method: before it has seen the source's weights.
+        kept: the rows of the vocabulary that the target has, None for all.
+    """
+
+    target: PreTrainedConfig
+    sizes: tuple[Lengths, Lengths]
     model_class: type[PreTrainedModel]
     options: methods.Options
     method: methods.Method
-    keywords: Keywords
-    notes: tuple[str, ...] = ()
     kept: KeptTokens | None = None
 
     @classmethod
     def of(
         cls,
-        name: str,
-        source: PreTrainedConfig,
-        adapter: Adapter,
-        keywords: Keywords,
-        class_for: ClassFor,
+        call: Call,
         *,
         target: PreTrainedConfig | None = None,
-        sizes: tuple[Lengths, Lengths] | None = None,
+        before: Lengths | None = None,
+        after: Lengths | None = None,
     ) -> "Request":
         """Decide everything that two configs and the keywords decide, and refuse what they show to be impossible.
 
         Args:
             target: if it is known already; otherwise it is made from the keywords.
-            sizes: likewise.
-            adapter: of the model type; configs of a variant take that of the variant.
+            before: the sizes of the source, likewise.
+            after: those of the target.
 
         Raises:
             BadKeyword, BadOption, BadSize: an override, an option or a size that does not exist or cannot be.
             IncompatibleModels: another model type, or heads that would be cut across.
             UnsupportedArchitecture: a setting that no rule of the adapter describes.
         """
+        source, keywords = call.source, call.keywords
         options = methods.options_of(keywords.method, keywords.bot_config)
         method = methods.get(keywords.method, options)
-        own = adapter.of(source)
-        target = target_config(own, source, keywords) if target is None else target
-        check_variants(adapter, source, target)
-        adapter = own
+        adapter = call.adapter.of(source)
+        target = target_config(adapter, source, keywords) if target is None else target
+        check_variants(call.adapter, source, target)
         kept = None
         if keywords.vocab_keep is not None:
             generation = keywords.target.get("generation_config")
-            kept = kept_tokens(keywords.vocab_keep, name, adapter, (source, target), keywords.hub, generation)
+            kept = kept_tokens(keywords.vocab_keep, call.name, adapter, (source, target), keywords.hub, generation)
             renumbered = kept.again or not keywords.overrides
-            target, sizes = with_kept(kept, adapter, target, renumbered), None
-        before, after = sizes or (role_sizes(adapter, source, "source"), role_sizes(adapter, target, "target"))
+            target, after = with_kept(kept, adapter, target, renumbered), None
+        before = role_sizes(adapter, source, "source") if before is None else before
+        after = role_sizes(adapter, target, "target") if after is None else after
         calibrated = keywords.calibration is not None
         target = with_lists(adapter, source, target, (before, after), method, calibrated)
         check_supported(adapter, (source, target), before, after)
         _check_heads(adapter, before, after, options, method)
         if keywords.dtype not in (None, "auto"):
             asked_dtype(keywords.dtype, target)  # raises for an unknown one, before weights are fetched
-        model_class = class_for(target)
-        sizes = before, after
-        return cls(name, source, target, adapter, sizes, class_for, model_class, options, method, keywords, kept=kept)
+        known = {**vars(call), "adapter": adapter, "target": target, "sizes": (before, after), "kept": kept}
+        return cls(**known, model_class=call.class_for(target), options=options, method=method)
 
     @property
     def changes_size(self) -> bool:
@@ -367,13 +426,7 @@ class Request:
         """Whether the source is first run on a few batches."""
         return self.keywords.calibration is not None
 
-    def with_source(self, source: PreTrainedConfig, notes: tuple[str, ...]) -> "Request":
-        """The same request, once the source's files have shown the class of its weights.
-
-        Args:
-            source: its config, naming that class.
-            notes: sentences on how the class was found.
-        """
+    def with_source(self, source: PreTrainedConfig, notes: tuple[str, ...] = ()) -> Self:
         target = self.target
         if named_class(target) is None:
             target = copy.deepcopy(target)
@@ -391,8 +444,10 @@ def source_name(source: Any) -> str:
     )
 
 
-def read_config(source: str, hub: dict[str, Any], like: type[PreTrainedConfig] | None = None) -> PreTrainedConfig:
-    """The source's own config, read by transformers, with errors that say what is wrong.
+def read_source(
+    source: str, hub: dict[str, Any], like: type[PreTrainedConfig] | None = None
+) -> tuple[PreTrainedConfig, ConfigFile]:
+    """The source's own config, read by transformers, and its file as it was checked; errors say what is wrong.
 
     Args:
         like: the config class to use where an old config.json does not name its model type.
@@ -405,6 +460,11 @@ def read_config(source: str, hub: dict[str, Any], like: type[PreTrainedConfig] |
     if not local and (source.startswith((".", "/", "~")) or source.count("/") > 1):
         raise FileNotFoundError(f"there is no folder or file {source!r}.")
     return model_config(source, hub, like)
+
+
+def read_config(source: str, hub: dict[str, Any], like: type[PreTrainedConfig] | None = None) -> PreTrainedConfig:
+    """The config of `read_source` alone."""
+    return read_source(source, hub, like)[0]
 
 
 def named_config(name: str, like: type[PreTrainedConfig] | None = None) -> PreTrainedConfig:
@@ -441,7 +501,8 @@ def target_config(adapter: Adapter, source: PreTrainedConfig, keywords: Keywords
         BadKeyword, BadSize: an override that does not exist or cannot be.
     """
     if keywords.config is None:
-        target = rebuild(adapter, source, keywords.overrides, OURS)
+        elsewhere = partial(remedy, keywords.call, keywords.method)
+        target = rebuild(adapter, source, keywords.overrides, elsewhere)
     elif isinstance(keywords.config, str):
         target = named_config(keywords.config, type(source))
     else:
@@ -541,12 +602,15 @@ def _check_heads(
 def asked_dtype(requested: Any, config: PreTrainedConfig) -> torch.dtype | None:
     """The dtype of the result, None for the checkpoint's own."""
     dtype = config.dtype if requested in (None, "auto") else requested
+    return None if dtype is None else known_dtype(dtype)
+
+
+def known_dtype(requested: Any) -> torch.dtype:
+    """A dtype by its object or its name; `BadOption` if no weights can have it."""
+    dtype = requested
     if isinstance(dtype, str):
         name = dtype.lower().removeprefix("torch.")
-        attribute = getattr(torch, DTYPES.get(name, name), None)
-        dtype = attribute if isinstance(attribute, torch.dtype) else dtype
-    if dtype is None:
-        return None
+        dtype = getattr(torch, DTYPES.get(name, name), None)
     if not isinstance(dtype, torch.dtype) or dtype not in FLOATS.values():
         raise BadOption(f"dtype must be float64, float32, bfloat16, float16 or 'auto', got {requested!r}.")
     return dtype

@@ -48,6 +48,10 @@ OURS = (
 Nonfinite = Literal["error", "warn", "zero"]
 
 
+class NoKeywords(TypedDict):
+    """Of a call that takes no others than its own."""
+
+
 class HubKeywords(TypedDict, total=False):
     """Where and how the source is found."""
 

@@ -9,8 +9,8 @@ tensors, the config's fields decide, and otherwise the caller has to.
 import copy
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -20,52 +20,42 @@ from ..architectures.inventory import ModelClass, class_in_mapping, named_class,
 from ..architectures.sizes import get_field, set_field, without_crossing
 from ..compat import quiet
 from ..errors import BadCheckpoint, BadOption, PlanError, UnsafeCheckpoint, UnsupportedCheckpoint
-from ..io.checkpoint import Checkpoint, check_files
+from ..io.checkpoint import Checkpoint
 from ..io.files import is_folder, listed, shown_path
-from .request import Keywords, Request
+from .request import Call, Request
 
+Named = TypeVar("Named", bound=Call)
 Shapes = Mapping[str, tuple[int, ...]]
 # Endings of names in older versions -> the endings that transformers reads them as. It renames them in checkpoints of
 # every model type, so that no family has them as its own.
 RENAMED = {".gamma": ".weight", ".beta": ".bias"}
 
 
-def with_class(request: Request, *, fetch: bool = True) -> Request:
-    """The request with the class of the source's weights, and a note if it was found from the files.
+def with_class(call: Named, *, fetch: bool = True) -> Named:
+    """The call with the class of the source's weights, a note if it was found from the files, and these files.
 
     Args:
         fetch: download weights that only the Hub has, and raise if the files cannot be used; otherwise such a
             source stays as it is, and the note says so.
 
     Raises:
-        What `told_class` raises.
-    """
-    config, notes = told_class(request.adapter, request.source, request.name, request.keywords, fetch=fetch)
-    return request.with_source(config, notes) if notes else request
-
-
-def told_class(
-    adapter: Adapter, config: PreTrainedConfig, name: str, keywords: Keywords, *, fetch: bool = True
-) -> tuple[PreTrainedConfig, tuple[str, ...]]:
-    """The source's config naming the class of its weights, and a sentence if it was found from the files.
-
-    Args:
-        fetch: as in `with_class`.
-
-    Raises:
         BadOption: no class fits the tensors, or several do; the message names `task=`.
         What `check_files` raises.
     """
+    config, name = call.source, call.name
     if named_class(config) is not None:
-        return config, ()
-    reason, checkpoint = ("", _check(name, keywords)) if fetch else _check_if_local(name, keywords)
+        return call
+    reason, checkpoint = ("", call.files()) if fetch else _files_if_local(call)
     if checkpoint is None:
-        return config, (_unseen(config, name, reason),)
-    fits = fitting_classes(adapter, config, checkpoint, keywords.strict)
+        return call.with_source(config, (_unseen(config, name, reason),))
+    call = replace(call, checkpoint=checkpoint)
+    adapter = call.adapter.of(config)
+    fits = fitting_classes(adapter, config, checkpoint, call.keywords.strict)
     if len(fits) != 1:
         raise BadOption(_undecided(adapter, config, name, checkpoint, fits))
     note = f"config.json of {shown_path(name)} names no class that transformers has{_claimed(config)}; its tensors are "
-    return _with_class_name(config, fits[0]), (f"{note}those of {fits[0].__name__}. If that is wrong, pass task=.",)
+    note += f"those of {fits[0].__name__}. If that is wrong, pass task=."
+    return call.with_source(_with_class_name(config, fits[0]), (note,))
 
 
 def seen_beside(request: Request) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -77,7 +67,7 @@ def seen_beside(request: Request) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """
     adapter, config, model_class = request.adapter, request.source, request.class_for(request.source)
     written_by = named_class(config)
-    reason, checkpoint = _check_if_local(request.name, request.keywords)
+    reason, checkpoint = _files_if_local(request)
     if checkpoint is None:
         consequence = f"({reason}): what is beside {model_class.__name__} is open"
         return (), () if written_by else (
@@ -142,16 +132,12 @@ def fitting_classes(
     return _chosen_by_fields(adapter, config, fits) if len(fits) > 1 else fits
 
 
-def _check(name: str, keywords: Keywords) -> Checkpoint:
-    return check_files(name, keywords.of_files, allow_pickle=keywords.allow_pickle)
-
-
-def _check_if_local(name: str, keywords: Keywords) -> tuple[str, Checkpoint | None]:
+def _files_if_local(call: Call) -> tuple[str, Checkpoint | None]:
     """The files of a folder, or the reason why they cannot be read."""
-    if not is_folder(name):
+    if not is_folder(call.name):
         return "they are not here", None
     try:
-        return "", _check(name, keywords)
+        return "", call.files()
     except (BadCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint) as error:
         return str(error).rstrip("."), None
 

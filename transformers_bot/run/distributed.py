@@ -24,7 +24,8 @@ from ..io.checkpoint import say_left_behind
 from ..io.safetensors_writer import total_bytes
 from ..report.measure import make_report
 from ..report.report import Report
-from ..request.request import OFFLOADING, SPLITTING, Request, picked
+from ..request.names import OFFLOADING, SPLITTING
+from ..request.request import Request, picked
 from .execute import attach, forget_source, loading_info
 from .opening import open_resize
 from .writing import ROOM, layout_of, save_configs, skeleton_of, write_weights

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from ..request.request import SPLITTING
+from ..request.names import SPLITTING
 
 PIECE = 32 << 20  # bytes of each of the two buffers
 

@@ -10,39 +10,40 @@ widths, of which transformers keeps the first, and another number of heads at th
 import contextlib
 import functools
 import os
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .. import methods
 from ..architectures import ADAPTERS
 from ..architectures.inventory import predict
-from ..architectures.sizes import differing_roles, role_sizes
+from ..architectures.sizes import differing_roles, role_sizes, sizes_to_set
 from ..compat import building, names_peft_adapter, quiet
 from ..console.progress import logger
-from ..errors import BoTError
+from ..errors import BadKeyword, BadOption, BoTError, suggest
 from ..io.checkpoint import check_files
 from ..options import BoTConfig
+from ..request.names import CALLS, ELSEWHERE, FILES, HUB, KNOWN, OPTIONS, check_known
 from ..request.request import (
-    FILES,
-    HUB,
+    Call,
     Request,
     check_numbers,
     init_keywords,
     overrides_of,
     picked,
-    read_config,
+    read_source,
     sort_keywords,
     target_config,
 )
 from .loading import load_resized
 
 if TYPE_CHECKING:
-    from ..request.signatures import Options
+    from ..request.signatures import NoKeywords, Options
 
 
 @dataclass(eq=False)
@@ -54,6 +55,8 @@ class _Options:
     is_on: bool = True
 
 
+UNKNOWN = re.compile(r"__init__\(\) got an unexpected keyword argument '(\w*)'")  # of a model's constructor, by Python
+OF_BLOCK = CALLS["integration"]
 _LOCK = threading.Lock()
 _original: Any = None  # transformers' own method, while ours is in its place
 _users = 0  # with blocks of all threads, and `enable`
@@ -62,7 +65,7 @@ _BLOCKS: ContextVar[tuple[_Options, ...]] = ContextVar("blocks", default=())  # 
 _inside = threading.local()
 
 
-def enable(bot_config: "Options" = None, method: str = "bot") -> None:
+def enable(bot_config: "Options" = None, method: str = "bot", **unknown: "Unpack[NoKeywords]") -> None:
     """Let `AutoModelFor*.from_pretrained(src, config=other_size)` resize; `disable()` takes it back.
 
     It holds in all threads of the process; `integration()` holds in its own alone and goes before it.
@@ -77,9 +80,12 @@ def enable(bot_config: "Options" = None, method: str = "bot") -> None:
     Args:
         bot_config: a `BoTConfig` or dict for every model resized this way.
         method: the resizing method.
+
+    Raises:
+        BadKeyword, BadOption: a keyword, a method or an option that does not exist.
     """
     global _enabled
-    options = _checked(bot_config, method)
+    options = _checked("enable", bot_config, method, unknown)
     with _LOCK:
         if _enabled is None:
             _put_in_place()
@@ -96,7 +102,7 @@ def disable() -> None:
 
 
 @contextlib.contextmanager
-def integration(bot_config: "Options" = None, method: str = "bot") -> Iterator[None]:
+def integration(bot_config: "Options" = None, method: str = "bot", **unknown: "Unpack[NoKeywords]") -> Iterator[None]:
     """Inside the block, and in this thread (or asyncio task) alone, transformers' `from_pretrained` resizes.
 
     Resized are the calls that transformers would fail with ("size mismatch"), and those that leave weights
@@ -115,8 +121,11 @@ def integration(bot_config: "Options" = None, method: str = "bot") -> Iterator[N
     Args:
         bot_config: a `BoTConfig` or dict for every model resized in the block; blocks nest, and the inner one decides.
         method: the resizing method.
+
+    Raises:
+        BadKeyword, BadOption: a keyword, a method or an option that does not exist.
     """
-    options = _checked(bot_config, method)
+    options = _checked("integration", bot_config, method, unknown)
     with _LOCK:
         _put_in_place()
     _BLOCKS.set((*_BLOCKS.get(), options))
@@ -129,11 +138,14 @@ def integration(bot_config: "Options" = None, method: str = "bot") -> Iterator[N
             _take_back()
 
 
-def _checked(bot_config: Any, method: str) -> _Options:
-    keywords = sort_keywords({"method": method, "bot_config": bot_config})
-    options = methods.options_of(keywords.method, bot_config)
-    methods.get(keywords.method, options)
-    return _Options(keywords.method, options)
+def _checked(call: str, bot_config: Any, method: str, unknown: Mapping[str, Any]) -> _Options:
+    check_known(call, unknown)
+    check_numbers({"method": method, "bot_config": bot_config})
+    if not isinstance(method, str):
+        raise BadOption(f"method must be the name of a method, got {method!r}.")
+    options = methods.options_of(method, bot_config)
+    methods.get(method, options)
+    return _Options(method, options)
 
 
 def _put_in_place() -> None:
@@ -174,15 +186,36 @@ def _resizing(original: Any) -> Any:
                 _fetch(name, kwargs)
             finally:
                 _inside.resize = False
-        with building():
-            return original(cls, name, *model_args, **kwargs)
+        try:
+            with building():
+                return original(cls, name, *model_args, **kwargs)
+        except TypeError as error:
+            unknown = UNKNOWN.search(str(error))
+            if unknown is None or unknown[1] not in kwargs:
+                raise
+            raise _unknown_field(cls, unknown[1]) from error
 
     return from_pretrained
 
 
+def _unknown_field(cls: type[PreTrainedModel], name: str) -> BadKeyword:
+    """The error for a keyword that neither transformers nor a config has, in place of the constructor's own."""
+    config, adapter = cls.config_class(), ADAPTERS.get(getattr(cls.config_class, "model_type", ""))
+    known = (*init_keywords(cls), *config.to_dict(), *config.attribute_map, *KNOWN)
+    hint = _of_block(name) or suggest(name, known) or (sizes_to_set(adapter, config) if adapter else "")
+    return BadKeyword(f"{cls.__name__} has no keyword {name!r}, and its config no such field.{hint}")
+
+
+def _of_block(name: str) -> str:
+    """A sentence on what is said once for all models, where the integration is switched on."""
+    if name in OPTIONS:
+        return f" It is an option of the method: write integration(bot_config={{{name!r}: ...}})."
+    return f" {name}= is given to integration() or enable()." if name in OF_BLOCK else ""
+
+
 def _fetch(name: Any, kwargs: dict[str, Any]) -> None:
     """Bring a hub id's files into the cache, so that other threads need not wait for that to build their models."""
-    if os.path.isdir(name) or any(kwargs.get(key) is not None for key in ("state_dict", "gguf_file")):
+    if os.path.isdir(name) or any(kwargs.get(key) is not None for key in ELSEWHERE):
         return
     with contextlib.suppress(Exception):  # the original method reports what is wrong with its source
         check_files(os.fspath(name), picked(kwargs, (*HUB, *FILES)), allow_pickle=True, resampled=False)
@@ -192,32 +225,41 @@ def _request_if_resized(
     cls: type[PreTrainedModel], name: Any, kwargs: dict[str, Any], options: _Options
 ) -> Request | None:
     """The call as a request if it asks for other sizes; None where the original method serves."""
-    config, init = kwargs.get("config"), init_keywords(cls)
     adapter = ADAPTERS.get(getattr(cls.config_class, "model_type", ""))
-    if adapter is None or any(kwargs.get(key) is not None for key in ("state_dict", "gguf_file")):
-        return None
-    fields, picks = overrides_of(kwargs, init), kwargs.get("vocab_keep") is not None
-    if config is None and not fields and not picks:
+    init, picks = init_keywords(cls), kwargs.get("vocab_keep") is not None
+    is_like_source = kwargs.get("config") is None and not picks and not overrides_of(kwargs, init)
+    if adapter is None or is_like_source or any(kwargs.get(key) is not None for key in ELSEWHERE):
         return None
     check_numbers(kwargs)
     try:
-        source = read_config(os.fspath(name), picked(kwargs, HUB), cls.config_class)
+        source, described = read_source(os.fspath(name), picked(kwargs, HUB), cls.config_class)
         if source.model_type != adapter.model_type:
             return None
         own = adapter.of(source)
         before = role_sizes(own, source, "source")
     except (BoTError, OSError):
         return None  # the original method reports what is wrong with its source
-    target = target_config(own, source, sort_keywords({"config": config} if config is not None else fields))
+    asked = {**_without_adapter(kwargs), "method": options.method, "bot_config": options.bot_config}
+    keywords = sort_keywords("integration", asked, init, checked=False)
+    target = target_config(own, source, keywords)
     after = role_sizes(own, target, "target")
     if not differing_roles(before, after) and not picks:
         return None
     if not picks and not _needs_resize(cls, source, target):
         logger.info("%s has every tensor in the sizes that are asked for: it is loaded by transformers alone", name)
         return None
-    arguments = {**_without_adapter(kwargs), "method": options.method, "bot_config": options.bot_config}
-    keywords, sizes = sort_keywords(arguments, init), (before, after)
-    return Request.of(os.fspath(name), source, adapter, keywords, lambda _: cls, target=target, sizes=sizes)
+    both = next((name for name in OF_BLOCK if kwargs.get(name) is not None), None)
+    if both is not None:
+        raise BadKeyword(f"from_pretrained of transformers has no keyword {both!r}.{_of_block(both)}")
+    call = Call(
+        name=os.fspath(name),
+        source=source,
+        adapter=adapter,
+        keywords=keywords.check(),
+        class_for=lambda _: cls,
+        described=described,
+    )
+    return Request.of(call, target=target, before=before, after=after)
 
 
 def _needs_resize(cls: type[PreTrainedModel], source: PreTrainedConfig, target: PreTrainedConfig) -> bool:

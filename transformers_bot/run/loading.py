@@ -15,40 +15,49 @@ from ..console.progress import logger
 from ..errors import BadKeyword
 from ..io.checkpoint import Source, say_left_behind
 from ..report.measure import Watch, make_report
-from ..request.request import (
-    Request,
-    check_numbers,
-    overrides_of,
-    read_call,
-    source_name,
-)
+from ..request.request import Keywords, Request, check_numbers, overrides_of, read_call, sort_keywords
 from .execute import apart, attach, hand_over, loading_info, run_plan
 from .opening import Resize, check_request, open_resize, refuse_unsound
 from .unchanged import Factory, load_unchanged
 
+CALL = "from_pretrained"
+
 
 def load(factory: Factory, name: str | os.PathLike[str], model_args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The model that `factory.from_pretrained` gives; see there."""
-    if any(isinstance(value, (PreTrainedConfig, dict)) for value in model_args):
+    if any(isinstance(value, (PreTrainedConfig, dict, str, os.PathLike)) for value in model_args):
         raise BadKeyword("a config is taken by keyword only: pass the target as config=.")
     as_it_is = kwargs.get("config") is None and kwargs.get("vocab_keep") is None and not overrides_of(kwargs)
     if as_it_is and kwargs.get("method") != methods.Scratch.name:
         check_numbers(kwargs)
-        methods.options_of(kwargs.get("method") or "bot", kwargs.get("bot_config"))
-        return load_unchanged(factory, name, *model_args, **kwargs)
+        keywords = sort_keywords(CALL, kwargs, checked=False)
+        keywords.check_values()
+        return _as_it_is(factory, name, model_args, kwargs, keywords)
     if model_args:
         raise BadKeyword("a resize takes keywords only: pass the target as config=.")
-    return _resized(factory, source_name(name), kwargs)
+    return _resized(factory, name, kwargs)
 
 
-def _resized(factory: Factory, name: str, kwargs: dict[str, Any]) -> Any:
+def _resized(factory: Factory, name: str | os.PathLike[str], kwargs: dict[str, Any]) -> Any:
     with progress.part("reading the configs", progress.READING_SECONDS):
-        source, adapter, keywords = read_call(name, kwargs, factory.class_for)
-    anew = keywords.method == methods.Scratch.name  # the source's weights are not used at any size
-    if not (keywords.names_target or anew):
-        return load_unchanged(factory, name, **kwargs)
-    request = Request.of(name, source, adapter, keywords, factory.class_for)
+        call = read_call(CALL, name, kwargs, factory.class_for)
+    anew = call.keywords.method == methods.Scratch.name  # the source's weights are not used at any size
+    if not (call.keywords.names_target or anew):
+        return _as_it_is(factory, name, (), kwargs, call.keywords)
+    request = Request.of(call)
     return load_resized(request) if request.changes_size or anew else _as_large(factory, request, kwargs)
+
+
+def _as_it_is(
+    factory: Factory,
+    name: str | os.PathLike[str],
+    model_args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    keywords: Keywords,
+) -> Any:
+    """The source at its own sizes, as transformers loads it; options of a method are checked all the same."""
+    methods.options_of(keywords.method, keywords.bot_config)
+    return load_unchanged(factory, name, model_args, kwargs, keywords)
 
 
 def _as_large(factory: Factory, request: Request, kwargs: dict[str, Any]) -> Any:
@@ -61,7 +70,7 @@ def _as_large(factory: Factory, request: Request, kwargs: dict[str, Any]) -> Any
         logger.warning(sentence)
     remaining = {key: value for key, value in kwargs.items() if key not in keywords.overrides}
     arguments = {**remaining, "config": target, "output_loading_info": True}
-    model, info = load_unchanged(factory, request.name, **arguments)
+    model, info = load_unchanged(factory, request.name, (), arguments, keywords, request.described)
     if not keywords.target:  # a placed, split or quantised model is not checked here
         opened = Source(model, frozenset(info["missing_keys"]), tuple(info["unexpected_keys"]))
         for sentence in refuse_unsound(request, opened):

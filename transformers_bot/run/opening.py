@@ -20,7 +20,7 @@ from ..compat import check_room, quiet, reuse
 from ..console import progress
 from ..console.progress import logger
 from ..errors import BadCheckpoint, BadWeights, PlanError, UnsupportedArchitecture
-from ..io.checkpoint import Checkpoint, Source, check_amount, check_files, open_source, stored_dtype
+from ..io.checkpoint import Checkpoint, Source, check_amount, open_source, stored_dtype
 from ..io.companions import code_of
 from ..io.config_files import without_places
 from ..io.files import has_file, is_folder
@@ -83,13 +83,11 @@ def open_resize(request: Request) -> Resize:
     # Local files are checked first: a damaged config can describe so many tensors that listing them takes long.
     here = any(Path(name, request.subfolder or "").glob("*.safetensors"))
     with progress.part("checking the source", progress.CHECKING_SECONDS) as checking:
-        checkpoint = _checked(request) if here else None
-        request = _of_likely_class(request, checkpoint)
+        request = _with_files(request) if here else request
         checking.at(0.5)
         expected, paired = check_request(request)
-        if checkpoint is None:
-            checkpoint = _checked(request)
-            request = _of_likely_class(request, checkpoint)
+        request = request if here else _with_files(request)
+    checkpoint = request.files()
     with progress.part("opening the source", progress.OPENING_SECONDS):
         opened = open_checked(
             request.model_class, name, without_crossing(request.source), keywords.of_files, checkpoint, keywords.init
@@ -165,18 +163,19 @@ def _check_room(tensors: Iterable[tuple[str, tuple[int, ...]]], dtype: torch.dty
         )
 
 
-def _checked(request: Request) -> Checkpoint:
-    """The source's files, checked; refused if they hold far less than the config describes."""
-    checkpoint = check_files(request.name, request.keywords.of_files, allow_pickle=request.keywords.allow_pickle)
+def _with_files(request: Request) -> Request:
+    """The request with the source's files, checked, and the class of its weights, if the files show it.
+
+    Raises:
+        BadCheckpoint: files that hold far less than the config describes.
+        What `check_files` raises.
+    """
+    checkpoint = request.files()
     with quiet():
         own = predict(own_class(request.source), request.source)
     check_amount(checkpoint, own.shapes, own.ties)
-    return checkpoint
-
-
-def _of_likely_class(request: Request, checkpoint: Checkpoint | None) -> Request:
-    """The request with a source that names the class of its weights, if its files show it."""
-    if checkpoint is None or named_class(request.source) is not None:
+    request = replace(request, checkpoint=checkpoint)
+    if named_class(request.source) is not None:
         return request
     likely = with_likely_class(request.adapter, request.source, checkpoint, request.model_class)
     return replace(request, source=likely)

@@ -15,7 +15,7 @@ from ..console.text import brief
 from ..errors import BadCheckpoint
 from ..hub.provenance import COMMIT, claimed_source, is_local, names_of
 from ..io.checkpoint import stored_dtype
-from ..io.config_files import NAMELESS, described, read_json
+from ..io.config_files import NAMELESS, described
 from ..io.files import shown
 from ..report.measure import Watch, make_report
 from ..report.report import FILE as REPORT
@@ -162,13 +162,17 @@ def _short(digest: str | None) -> str:
     return "none..." if digest is None else f"{_name(digest[:12])}..."
 
 
-def other_config(place: str, resize: Resize, stored: PreTrainedModel, skeleton: PreTrainedModel) -> Iterator[str]:
+def other_config(
+    fields: Mapping[str, Any], resize: Resize, stored: PreTrainedModel, skeleton: PreTrainedModel
+) -> Iterator[str]:
     """A line for every field of config.json that differs from the recomputed config.
 
     Fields of the record's `config` are compared there. This covers missing and added fields, other types, and the
     fields on the class and the dtype.
+
+    Args:
+        fields: of config.json, as it was read.
     """
-    fields = read_json(Path(place, "config.json"))
     classes, dtype = [resize.request.model_class.__name__], _dtype_name(stored)
     if fields.get("architectures") != classes:
         yield f"config architectures: {_entry(fields, 'architectures')}, recomputed {shown(classes)}"

@@ -19,7 +19,6 @@ import pywt
 import torch
 from torch import Tensor
 
-from .. import architectures
 from ..architectures.adapter import Factor, Roles, Rule
 from ..architectures.inventory import inventory_of, predict, rules_of
 from ..architectures.sizes import check_fields, role_sizes, without_crossing
@@ -28,14 +27,15 @@ from ..console import progress
 from ..console.pictures import picture, save
 from ..console.tables import Row, html_table, lines, page
 from ..console.text import shape, size
-from ..errors import BadKeyword, BadOption, suggest
-from ..io.checkpoint import check_amount, check_files
+from ..errors import BadOption
+from ..io.checkpoint import check_amount
 from ..ops.axis_map import AxisMap, identity
 from ..ops.blocks import energy
 from ..ops.recipe import TensorMap, apply
 from ..ops.wavelets import analysis_map, check_name
-from ..request.request import FILES, HUB, class_for_task, picked, read_config, sort_keywords
-from ..request.source_class import told_class
+from ..request.names import FILES, HUB, check_known
+from ..request.request import class_for_task, read_call
+from ..request.source_class import with_class
 from ..run.opening import open_checked
 
 if TYPE_CHECKING:
@@ -220,28 +220,20 @@ def inspect(
     """
     if not pywt.Wavelet(check_name(wavelet)).orthogonal or wavelet == "dmey":
         raise BadOption(f"wavelet {wavelet!r} is not orthogonal: its bands' energies do not add up. Try haar or db2.")
-    for unknown in set(keywords) - {*HUB, *FILES}:
-        raise BadKeyword(f"inspect has no keyword {unknown!r}.{suggest(unknown, (*HUB, *FILES))}")
-    name = os.fspath(source)
-    config = read_config(name, picked(keywords, HUB))
-    adapter = architectures.adapter_of(config)
-    sizes = role_sizes(adapter, config, "source")
-    check_fields(adapter, config, "source")
-    class_notes: tuple[str, ...] = ()
-    class_for = class_for_task(task)
-    if task is None:
-        call = sort_keywords({**keywords, "allow_pickle": allow_pickle})
-        config, class_notes = told_class(adapter, config, name, call)
-    without_cross = without_crossing(config)
-    file_keywords = {key: value for key, value in picked(keywords, (*HUB, *FILES)).items() if key != "code_revision"}
+    check_known("inspect", keywords, (*HUB, *FILES))
+    call = read_call("inspect", source, {**keywords, "allow_pickle": allow_pickle}, class_for_task(task))
+    adapter = call.adapter.of(call.source)
+    sizes = role_sizes(adapter, call.source, "source")
+    check_fields(adapter, call.source, "source")
+    call = with_class(call) if task is None else call
+    config = without_crossing(call.source)
     progress.expects(10)
     with progress.part("opening the source", 2):
-        checkpoint = check_files(name, file_keywords, allow_pickle=allow_pickle)
-        model_class = class_for(without_cross)
+        checkpoint, model_class = call.files(), call.class_for(config)
         with quiet():
-            described = predict(model_class, without_cross)
+            described = predict(model_class, config)
         check_amount(checkpoint, described.shapes, described.ties)
-        opened = open_checked(model_class, name, without_cross, file_keywords, checkpoint)
+        opened = open_checked(model_class, call.name, config, call.keywords.of_files, checkpoint)
     inventory = inventory_of(opened.model)
     tensors = opened.model.state_dict()
     groups: dict[str, list[str]] = {}
@@ -258,7 +250,7 @@ def inspect(
         stacks.append(reader.stack(shown, layered=layer is not None, tied=tied))
     missing = tuple(sorted(opened.missing))
     measured = inventory.model_class, sizes, wavelet, tuple(stacks), missing, opened.unexpected
-    return Inspection(*measured, (*class_notes, *checkpoint.notes), adapter.roles)
+    return Inspection(*measured, (*call.notes, *checkpoint.notes), adapter.roles)
 
 
 @dataclass(frozen=True)

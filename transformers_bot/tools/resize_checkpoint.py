@@ -17,7 +17,6 @@ from ..hub import card, push
 from ..hub.card import read_metadata, split_card, update_card
 from ..io import companions, sentences
 from ..io.atomic_folder import check_place, whole_folder
-from ..io.checkpoint import check_files
 from ..io.config_files import without_places
 from ..io.fingerprints import Hashing, fingerprints, why_foreign
 from ..io.safetensors_writer import lay_out, total_bytes
@@ -25,9 +24,8 @@ from ..learned.fit_options import fit_of, fitted
 from ..learned.fitting import fitted_report
 from ..report.measure import make_report
 from ..report.report import Report
+from ..request.names import HUB, TARGET
 from ..request.request import (
-    HUB,
-    TARGET,
     Request,
     check_numbers,
     class_for_task,
@@ -139,12 +137,14 @@ def resize_checkpoint(
         dtype=dtype,
         torch_dtype=torch_dtype,
     )
+    if not isinstance(out, (str, os.PathLike)):
+        raise BadOption(f"out must be the path of a folder, got {type(out).__name__}.")
     _check_flags({"tokenizer": tokenizer, "modules": modules})
     check_numbers({"task": task, "max_shard_size": max_shard_size, "overwrite": overwrite})
     replacing = _replacing(overwrite)
     name = source_name(source)
     with progress.part("reading the configs", progress.READING_SECONDS):
-        request = _request(name, config, task, {**kwargs, **own_keywords})
+        request = _request(source, config, task, {**kwargs, **own_keywords})
         learning = fit_of(fit, request.keywords.method)
         lay_out((), max_shard_size)  # raises for an invalid size
         request = with_class(request) if task is None else request  # may look at weights: after all other checks
@@ -229,18 +229,17 @@ def _check_generation(name: str, skeleton: PreTrainedModel) -> None:
         ) from None
 
 
-def _request(name: str, config: Any, task: str | None, kwargs: dict[str, Any]) -> Request:
+def _request(source: Any, config: Any, task: str | None, kwargs: dict[str, Any]) -> Request:
     """The checked request of a call. The source's config is read first, so that a missing source is reported first."""
     memory_keywords = sorted(set(kwargs) & ({*TARGET, "output_loading_info"} - {"generation_config"}))
     if memory_keywords:
         raise BadKeyword(
             f"{memory_keywords[0]}= is for a model in memory; resize_checkpoint writes files. Leave it out."
         )
-    class_for, call = class_for_task(task), {**kwargs, "config": config}
-    source, adapter, keywords = read_call(name, call, class_for)
-    if not keywords.names_target:
+    call = read_call("resize_checkpoint", source, {**kwargs, "config": config}, class_for_task(task))
+    if not call.keywords.names_target:
         raise BadOption("no target is given: pass config=, or fields of the config to change.")
-    return Request.of(name, source, adapter, keywords, class_for)
+    return Request.of(call)
 
 
 def _check_flags(flags: Mapping[str, Any]) -> None:
@@ -263,7 +262,7 @@ def _free_place(out: str | os.PathLike[str], replacing: dict[str, Any], request:
     except SaveError:
         check_request(request)
         if os.path.isdir(request.name):
-            check_files(request.name, request.keywords.of_files, allow_pickle=request.keywords.allow_pickle)
+            request.files()
         raise
 
 

@@ -16,7 +16,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -25,22 +25,21 @@ from transformers import PreTrainedConfig
 from .. import architectures
 from ..architectures.adapter import Adapter, Sizes
 from ..architectures.inventory import Shapes, own_class, predict
-from ..architectures.sizes import check_fields, fields_for, rebuild, role_sizes, without_crossing
-from ..auto import plan
+from ..architectures.sizes import check_fields, fields_for, role_sizes, without_crossing
 from ..compat import quiet
 from ..console.progress import logger
 from ..console.tables import html_table, page
-from ..console.text import percent, printable, read_bytes, read_number, read_share, size
-from ..errors import BadKeyword, BadOption, BadSize
-from ..errors import suggest as nearest
+from ..console.text import brief, percent, printable, read_bytes, read_number, read_share, size
+from ..errors import BadOption, BadSize
 from ..planning.render import parameters_kept
-from ..request.request import FILES, HUB, class_for_task, named_config, picked, place, read_config, sort_keywords
-from ..request.source_class import told_class
+from ..request.names import FILES, HUB, check_known
+from ..request.request import Call, Request, class_for_task, named_config, place, read_call, target_config
+from ..request.source_class import with_class
+from ..run.from_configs import plan_of
 
 if TYPE_CHECKING:
     from ..request.signatures import DType, SourceKeywords
 
-OWN = ("params", "like", "ratio", "memory", "dtype", "count", "task", "allow_pickle")
 NEAR = (0.05, 0.15, 0.30)  # steps of the relative distance; within a step all sizes count as equally near
 DEARER = 2  # the most that a suggestion may cost above the cheapest one
 FARTHEST = 8  # the most times the source's width or depth
@@ -160,8 +159,7 @@ def suggest(
         BadSize: no width and depth come near the wish.
         UnsupportedArchitecture: a model type without an adapter.
     """
-    for unknown in set(keywords) - {*HUB, *FILES}:
-        raise BadKeyword(f"suggest has no keyword {unknown!r}.{nearest(unknown, (*OWN, *HUB, *FILES))}")
+    check_known("suggest", keywords, (*HUB, *FILES))
     sizes = {"params": params, "like": like, "ratio": ratio, "memory": memory}
     wishes = [name for name, value in sizes.items() if value is not None]
     if len(wishes) != 1:
@@ -169,8 +167,7 @@ def suggest(
         raise BadOption(f"pass exactly one of params=, like=, ratio= and memory=, got {names}.")
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise BadOption(f"count must be a whole number of at least 1, got {count!r}.")
-    config = _config(source, task, {**keywords, "allow_pickle": allow_pickle})
-    search = _Search.of(without_crossing(config), dtype, config)
+    search = _Search.of(_call(source, task, {**keywords, "allow_pickle": allow_pickle, "dtype": dtype}))
     if like is not None:
         suggestions = search.like(like, count)
     elif memory is not None:
@@ -228,27 +225,29 @@ class _Shape:
 class _Search:
     """The source with its counted parameters, and the search for sizes near a wish."""
 
+    call: Call
     adapter: Adapter
     config: PreTrainedConfig
-    sizes: Sizes
+    sizes: dict[str, int | None]
     shapes: Shapes
-    dtype: Any
     itemsize: int
     crossed: bool  # whether the source has cross attention, which the target leaves out
     shape: _Shape
 
     @classmethod
-    def of(cls, config: PreTrainedConfig, dtype: Any, whole: PreTrainedConfig) -> "_Search":
-        adapter = architectures.adapter_of(config)
+    def of(cls, call: Call) -> "_Search":
+        config = without_crossing(call.source)
+        crossed = config is not call.source
+        call, adapter = replace(call, source=config), call.adapter.of(config)
         sizes = role_sizes(adapter, config, "source")
         check_fields(adapter, config, "source")
         with quiet():
             inventory = predict(own_class(config), config)
         # A plan to the source's own size: it checks the dtype and gives the bytes of one parameter.
-        bytes_ = plan(copy.deepcopy(config), {}, dtype=dtype, bot_config=QUICK).to_dict()["bytes"]["target"]
+        bytes_ = plan_of(Request.of(call, before=sizes)).to_dict()["bytes"]["target"]
         shapes = Shapes.of(adapter, inventory, sizes)
-        itemsize, crossed = bytes_ // shapes.parameters(sizes), config is not whole
-        return cls(adapter, config, sizes, shapes, dtype, itemsize, crossed, _Shape.of(adapter))
+        itemsize = bytes_ // shapes.parameters(sizes)
+        return cls(call, adapter, config, sizes, shapes, itemsize, crossed, _Shape.of(adapter))
 
     @property
     def parameters(self) -> int:
@@ -292,6 +291,10 @@ class _Search:
     def like(self, other: str | os.PathLike[str] | PreTrainedConfig, count: int) -> list[Suggestion]:
         """Another model's shape first, then sizes near its number of parameters."""
         model = place(other) if isinstance(other, os.PathLike) else other
+        if not isinstance(model, (str, PreTrainedConfig)):
+            raise BadOption(
+                f"like must be a ready config's name, a folder, a hub id or a config object, got {brief(repr(other))}."
+            )
         config = named_config(model) if isinstance(model, str) else model
         adapter = architectures.adapter_of(config)
         lengths_of_other, other_shape = role_sizes(adapter, config, "target"), _Shape.of(adapter)
@@ -403,8 +406,8 @@ class _Search:
     # -- one suggestion ----------------------------------------------------------------------------
 
     def _suggestion(self, sizes: Sizes, wanted: float) -> Suggestion:
-        fields = self._fields(sizes)
-        result = plan(copy.deepcopy(self.config), fields, dtype=self.dtype, bot_config=QUICK)
+        fields, request = self._request(sizes)
+        result = plan_of(request)
         lengths = {role: _known(result.target_sizes, role) for role in self.adapter.roles.resized}
         return Suggestion(
             {**fields, "add_cross_attention": False} if self.crossed else fields,
@@ -419,15 +422,24 @@ class _Search:
             round(parameters_kept(result), 4),
         )
 
-    def _fields(self, sizes: Sizes) -> dict[str, int]:
-        """The config fields for these sizes, without those that transformers derives correctly from the width."""
+    def _request(self, sizes: Sizes) -> tuple[dict[str, int], Request]:
+        """The config fields for these sizes, without those that follow from the width by themselves, and a request."""
         roles = self.adapter.roles
         heads = {role: length for role, length in sizes.items() if roles[role].kind == "unit" and roles.is_whole(role)}
         fields = {roles[role].field: _known(sizes, role) for role in (*roles.depths, *roles.streams)}
         fields |= fields_for(roles, heads)
-        after = role_sizes(self.adapter, rebuild(self.adapter, self.config, fields), "target")
+        target = self._target(fields)
+        after = role_sizes(self.adapter, target, "target")
         others = [role for role in roles.of("unit") if not roles[role].within and roles[role].field not in fields]
-        return fields | {roles[role].field: _known(sizes, role) for role in others if after[role] != sizes[role]}
+        unlike = {roles[role].field: _known(sizes, role) for role in others if after[role] != sizes[role]}
+        if unlike:
+            fields |= unlike
+            target = self._target(fields)
+            after = role_sizes(self.adapter, target, "target")
+        return fields, Request.of(self.call, target=target, before=self.sizes, after=after)
+
+    def _target(self, fields: dict[str, int]) -> PreTrainedConfig:
+        return target_config(self.adapter, self.config, replace(self.call.keywords, overrides=fields))
 
     def _notes(self, sizes: Mapping[str, int]) -> Iterator[str]:
         before, after = _known(self.sizes, self.shape.width), sizes[self.shape.width]
@@ -457,22 +469,19 @@ class _Search:
             yield f"{entry} {self.sizes[entry]} to {sizes[entry]}"
 
 
-def _config(source: Any, task: str | None, keywords: dict[str, Any]) -> PreTrainedConfig:
-    """The source's config, with the class to resize in its `architectures`."""
-    if isinstance(source, PreTrainedConfig):
-        config = source
-    else:
-        name = os.fspath(source)
-        config = read_config(name, picked(keywords, HUB))
-        adapter = architectures.adapter_of(config)
-        if task is None:
-            config, notes = told_class(adapter, config, name, sort_keywords(keywords), fetch=False)
-            for sentence in notes:
-                logger.warning(sentence)
+def _call(source: Any, task: str | None, keywords: dict[str, Any]) -> Call:
+    """The source with the class to resize in its `architectures`, and the keywords of all plans."""
+    class_for = class_for_task(task)
+    call = read_call("suggest", source, {**keywords, "bot_config": QUICK}, own_class)
     if task is not None:
-        config = copy.deepcopy(config)
-        config.architectures = [class_for_task(task)(config).__name__]
-    return config
+        config = copy.deepcopy(call.source)
+        config.architectures = [class_for(config).__name__]
+        return replace(call, source=config)
+    if call.name:
+        call = with_class(call, fetch=False)
+        for sentence in call.notes:
+            logger.warning(sentence)
+    return call
 
 
 def _known(sizes: Mapping[str, int | None], role: str) -> int:

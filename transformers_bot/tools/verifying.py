@@ -15,7 +15,7 @@ from .. import architectures
 from ..architectures.inventory import named_class, own_class
 from ..console import progress
 from ..console.tables import html_table, lines, page
-from ..errors import BadCheckpoint, BadKeyword, BadOption, suggest
+from ..errors import BadCheckpoint, BadOption
 from ..hub.provenance import damage_of, is_local, recorded_path
 from ..io.checkpoint import Source, check_files
 from ..io.files import Folder, opened, shown, shown_path
@@ -23,16 +23,8 @@ from ..io.sentences import LIST
 from ..planning.planner import Plan
 from ..report.measure import Watch
 from ..report.report import Report
-from ..request.request import (
-    HUB,
-    Request,
-    check_numbers,
-    check_same_type,
-    init_keywords,
-    read_config,
-    sort_keywords,
-    source_name,
-)
+from ..request.names import HUB, check_known
+from ..request.request import Request, check_numbers, check_same_type, read_call, read_source, source_name
 from ..request.source_class import with_likely_class
 from ..run.opening import Resize, open_checked, open_resize
 from ..run.writing import skeleton_of, tensors_of
@@ -161,35 +153,33 @@ def verify(
     place = source_name(folder)
     if not os.path.isdir(place):
         raise FileNotFoundError(f"there is no folder {place!r} to verify.")
+    check_known("verify", hub, HUB)
     check_numbers(hub)
-    for name in set(hub) - set(HUB):
-        raise BadKeyword(f"verify has no keyword {name!r}.{suggest(name, HUB)}")
-    config = read_config(place, {})
+    config, described = read_source(place, {})
     record = _record(place, config)
     adapter = architectures.adapter_of(config)
-    call = {**_keywords(record, hub), "allow_pickle": allow_pickle}
-    checkpoint = check_files(place, {}, allow_pickle=allow_pickle)
+    said = {**_keywords(record, hub), "allow_pickle": allow_pickle}
+    checkpoint = check_files(place, {}, allow_pickle=allow_pickle, described=described)
     target_class = own_class(with_likely_class(adapter, config, checkpoint, _recorded_class(config, record)))
     given = None if source is None else source_name(source)
     name = given or _recorded_source(place, record)
-    subfolder = _drop_subfolder(name, call)
-    keywords = sort_keywords(call, init_keywords(target_class))
-    origin = read_config(name, keywords.hub)
-    check_same_type(origin, config)
+    subfolder = _drop_subfolder(name, said)
+    call = read_call("verify", name, said, lambda _: target_class)
+    check_same_type(call.source, config)
     target = copy.deepcopy(config)
     del target.transformers_bot
     target.dtype = None
-    resize = open_resize(Request.of(name, origin, adapter, keywords, lambda _: target_class, target=target))
+    resize = open_resize(Request.of(call, target=target))
     progress.expects(progress.resizing_seconds(resize.plan) + progress.finishing_seconds(resize.plan))
     stored = open_checked(target_class, place, config, {}, checkpoint)
     lines, unchecked = other_origin(record, resize, given, subfolder)
     lines += [
         *other_record(record, resize),
-        *_lost_head(record, origin, resize.plan),
+        *_lost_head(record, call.source, resize.plan),
         *_other_names(stored, resize),
         *_other_modules(place, record, resize),
     ]
-    return _verification(place, record, resize, stored, lines, unchecked)
+    return _verification(place, record, described[1], resize, stored, lines, unchecked)
 
 
 def _drop_subfolder(name: str, keywords: dict[str, Any]) -> str | None:
@@ -203,6 +193,7 @@ def _drop_subfolder(name: str, keywords: dict[str, Any]) -> str | None:
 def _verification(
     place: str,
     record: Mapping[str, Any],
+    fields: Mapping[str, Any],
     resize: Resize,
     stored: Source,
     lines: list[str],
@@ -211,6 +202,7 @@ def _verification(
     """Recompute every tensor and give the verdict.
 
     Args:
+        fields: of the result's config.json.
         lines: differences so far.
         unchecked: facts that cannot be compared.
     """
@@ -219,7 +211,7 @@ def _verification(
     skeleton = skeleton_of(resize, seed or 0)
     watch = Watch(resize.plan, resize.request.adapter) if isinstance(report, Report) else None
     compared, changed, state = 0, [], stored.model.state_dict()
-    lines += other_config(place, resize, stored.model, skeleton)
+    lines += other_config(fields, resize, stored.model, skeleton)
     differing = []
     with progress.part("computing again", progress.resizing_seconds(resize.plan)):
         for tensor, expected in tensors_of(resize, skeleton, watch):
