@@ -105,10 +105,12 @@ class FastTokenizer:
         if not self.model.get("merges"):
             return set()
         text_of = {number: text for text, number in self.vocabulary.items() if text not in self.added}
-        found: set[str] = set()
-        for number in ids:
-            if number in text_of:
-                found |= self._merged(text_of[number])
+        found = {text_of[number] for number in ids if number in text_of}
+        rest = list(found)
+        while rest:
+            parts = self._parts(rest.pop()) - found
+            found |= parts
+            rest += parts
         return {self.vocabulary[text] for text in found if text in self.vocabulary}
 
     def subset(self, numbers: Numbers) -> dict[str, Any]:
@@ -167,14 +169,17 @@ class FastTokenizer:
     def _joined(self, first: str, second: str) -> str:
         return first + second[len(self.model.get("continuing_subword_prefix") or "") :]
 
-    def _merged(self, token: str) -> set[str]:
-        """All tokens that arise while letters are merged into this one; empty if merging does not lead to it.
+    def _parts(self, token: str) -> set[str]:
+        """Tokens that this one is merged from, directly or by way of others.
 
         What happens inside of a token's span of a longer word is the same as in the token alone, because no merge goes
         over the ends of the span. So a tokenizer with these tokens cuts every word that it has the tokens of as before.
+        Of several merges that lead to a token, one is found by merging its letters. With a prefix inside of words all
+        of them count: more tokens than needed, never less.
         """
-        if self.model.get("continuing_subword_prefix"):  # all ways to a token: more than needed, never less
-            return self._all_ways(token)
+        makers = self._makers.get(token, [])
+        if len(makers) < 2 or self.model.get("continuing_subword_prefix"):
+            return {part for pair in makers for part in pair}
         suffix = self.model.get("end_of_word_suffix") or ""
         inside = token.removesuffix(suffix) if suffix else token
         symbols = list(inside)
@@ -188,14 +193,6 @@ class FastTokenizer:
                 return set()
             symbols[first : first + 2] = [symbols[first] + symbols[first + 1]]
             found.add(symbols[first])
-        return found
-
-    def _all_ways(self, token: str) -> set[str]:
-        found, rest = {token}, [token]
-        while rest:
-            parts = {part for pair in self._makers.get(rest.pop(), ()) for part in pair} - found
-            found |= parts
-            rest += parts
         return found
 
 
