@@ -142,3 +142,24 @@ def test_a_model_is_copied_with_what_is_attached(saved):
         assert other.config.to_dict() == model.config.to_dict()
         assert "push_to_hub" in vars(other)
         assert other.lm_head.weight is other.transformer.wte.weight
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("smollm2-135m", {"hidden_size": 1152}),
+        ("gemma-3-270m", {"hidden_size": 320, "num_hidden_layers": 9}),
+        ("whisper-tiny", {"d_model": 576, "encoder_layers": 6}),
+    ],
+)
+def test_a_plan_between_configs_is_pickled(name, sizes):
+    plan = transformers_bot.plan(transformers_bot.configs.get(name), **sizes)
+    again = pickle.loads(pickle.dumps(plan))
+    assert again.to_dict() == plan.to_dict()
+    changed = [(step, other) for step, other in zip(plan.steps, again.steps, strict=True) if step.recipe]
+    assert len(changed) > 50
+    for step, other in changed[:: len(changed) // 8]:
+        for axis, same in zip(step.recipe.maps, other.recipe.maps, strict=True):
+            assert [[m.target for m in segment] for segment in axis] == [
+                [m.target for m in segment] for segment in same
+            ]

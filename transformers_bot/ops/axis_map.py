@@ -348,10 +348,21 @@ class Matrix:
         return out.copy_(along(matrix, x.to(compute), dim, torch.empty_like(out, dtype=compute)))
 
     def transposed(self) -> "Matrix":
-        return Matrix(lambda: self.matrix.T, (self.source, self.target))
+        return Matrix(partial(_transposed_matrix, self), (self.source, self.target))
 
     def scaled(self, factor: float) -> "Matrix":
-        return Matrix(lambda: self.matrix * factor, (self.target, self.source))
+        return Matrix(partial(_scaled_matrix, self, factor), (self.target, self.source))
+
+
+# What is computed when it is first needed is a function of a module, with its arguments: such can be pickled.
+
+
+def _transposed_matrix(of: Matrix) -> np.ndarray:
+    return of.matrix.T
+
+
+def _scaled_matrix(of: Matrix, factor: float) -> np.ndarray:
+    return of.matrix * factor
 
 
 def banded(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, target: int, source: int) -> Band:
@@ -450,13 +461,10 @@ class AxisMap:
         """The map that applies `self` first and `other` to its result."""
         if self.is_made and other.is_made:
             return AxisMap(self.source, other.target, self.bands + other.bands)
-        return AxisMap(self.source, other.target, lambda: self.bands + other.bands)
+        return AxisMap(self.source, other.target, partial(_joined_bands, self, other))
 
     def transposed(self) -> "AxisMap":
-        def bands() -> tuple[Band | Matrix, ...]:
-            return tuple(band.transposed() for band in reversed(self.bands))
-
-        return AxisMap(self.target, self.source, () if self.is_identity else bands)
+        return AxisMap(self.target, self.source, () if self.is_identity else partial(_transposed_bands, self))
 
     def scaled(self, factor: float) -> "AxisMap":
         if factor == 1.0:
@@ -471,11 +479,23 @@ class AxisMap:
         return self.apply(eye, dim=0).numpy()
 
 
+def _joined_bands(first: AxisMap, then: AxisMap) -> tuple[Band | Matrix, ...]:
+    return first.bands + then.bands
+
+
+def _transposed_bands(axis_map: AxisMap) -> tuple[Band | Matrix, ...]:
+    return tuple(band.transposed() for band in reversed(axis_map.bands))
+
+
+def _scaled_bands(axis_map: AxisMap, factor: float) -> tuple[Band | Matrix, ...]:
+    return _scaled_now(axis_map, factor).bands
+
+
 @remembered
 def _scaled(axis_map: AxisMap, factor: float) -> AxisMap:
     if axis_map.is_made:
         return _scaled_now(axis_map, factor)
-    return AxisMap(axis_map.source, axis_map.target, lambda: _scaled_now(axis_map, factor).bands)
+    return AxisMap(axis_map.source, axis_map.target, partial(_scaled_bands, axis_map, factor))
 
 
 def _scaled_now(axis_map: AxisMap, factor: float) -> AxisMap:
