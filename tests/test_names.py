@@ -147,7 +147,10 @@ NAMED = {
         {"bert", "roberta", "distilbert", "camembert", "xlm-roberta"},
         "sentence-transformers once named a settings file by the type of its model; the names are fixed",
     ),
-    "architectures/tiny.py": ({"image_size"}, IMAGES),
+    "architectures/tiny.py": (
+        {"image_size", "max_source_positions"},
+        f"{IMAGES}, and in its models of spectrograms for the length that these must have",
+    ),
     "io/companions.py": ({"image_size"}, IMAGES),
     "learned/batches.py": ({"image_size"}, IMAGES),
     "tools/demo.py": (

@@ -646,6 +646,7 @@ class Adapter:
         clash: a function of a role, a tensor's name and two configs that returns why the lengths differ if
             the role's own field does not explain it, or None.
         crossing: patterns of the tensors of cross attention, which are left out of the target.
+        refused: end of a model class's name -> why classes of that name cannot be resized.
         foreign: pattern of tensor names -> what they are; a checkpoint with such tensors is refused.
         buffers: patterns of constants, such as masks, that older versions stored beside the weights.
         implied_ties: modules that multiply with the input embedding and have no tensor of their own for it.
@@ -680,6 +681,7 @@ class Adapter:
     checks: tuple[Callable[[Any], tuple[str, str] | None], ...] = ()
     clash: Callable[[str, str, Any, Any], str | None] | None = None
     crossing: tuple[str, ...] = ()
+    refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
     foreign: Mapping[str, str] = dataclasses.field(default_factory=dict)
     buffers: tuple[str, ...] = ()
     implied_ties: tuple[str, ...] = ()
@@ -736,6 +738,12 @@ class Adapter:
     def scored(self) -> tuple[str, ...]:
         """The roles that scores sum over: queries write these entries, keys read them."""
         return tuple(dict.fromkeys(factor.role for rule in self.rules for factor in rule.factors if factor.crosses))
+
+    def refuse(self, model_class: str) -> None:
+        """Raise `UnsupportedArchitecture` if models of this class cannot be resized."""
+        for name, why in self.refused.items():
+            if model_class.endswith(name):
+                raise UnsupportedArchitecture(f"{model_class} cannot be resized: {why}")
 
     def is_buffer(self, name: str) -> bool:
         """Whether a tensor, named without the base model's prefix, is one of `buffers`."""

@@ -156,6 +156,13 @@ def _fields_with_unknown_name(config: PreTrainedConfig, error: Exception) -> str
 
 def rules_of(adapter: Adapter, inventory: Inventory, sizes: Sizes) -> dict[str, tuple[Rule, int | None]]:
     """The rule and layer of every tensor; a tensor without a rule, or of another shape, is an error."""
+    adapter.refuse(inventory.model_class)
+    names = Counter(map(inventory.canonical, inventory.shapes))
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise UnsupportedArchitecture(
+            f"{inventory.model_class} cannot be resized with this config: its base model and its head both have a "
+            f"tensor {twice[0]}, and rules cannot tell them apart."
+        )
     rules = {}
     for name, shape in inventory.shapes.items():
         rule, layer = find_rule(adapter.rules, inventory.canonical(name), sizes)

@@ -82,12 +82,16 @@ def run_check(args: argparse.Namespace) -> int:
     ]
     lines += [fill(f"compared: {', '.join(result.classes)}", columns, hang="  ")]
     lines += [fill(f"run:      {', '.join(result.run)}", columns, hang="  ")] if result.run else []
+    lines += [fill(f"tried:    {told}", columns, hang="  ") for told in result.attempts()]
+    lines += [fill(f"COULD NOT RUN {shown(told)}", columns, hang="  ") for told in result.failures()]
     lines += [fill(f"note: {shown(note)}", columns, hang="  ") for note in result.notes]
     lines += [fill(f"problem: {shown(problem)}", columns, hang="  ") for problem in result.problems[:MANY]]
     if len(result.problems) > MANY:
         lines.append(f"... and {len(result.problems) - MANY} more problems (--json lists all)")
     count = len(result.problems)
-    lines.append("The adapter fits." if not count else f"The adapter does not fit: {count} problem{'s' * (count > 1)}.")
+    missing = f" {len(result.not_run)} of its classes could not be run, see above." if result.not_run else ""
+    fits = f"The adapter fits.{missing}"
+    lines.append(fits if not count else f"The adapter does not fit: {count} problem{'s' * (count > 1)}.")
     say("\n".join(lines))
     return MISFIT if result.problems else 0
 

@@ -88,6 +88,8 @@ def convolves(config: Any) -> bool:
     return kernel(config) > 0
 
 
+# With `share_att_key` the matrices of the text read the table of distances, too, and the norm has no reader of its own.
+OWN_KEYS = tuple(f"encoder.layer.{{layer}}.attention.self.pos_{part}_proj" for part in ("key", "query"))
 PLAIN = Adapter(
     "deberta-v2",
     "post",
@@ -101,7 +103,7 @@ PLAIN = Adapter(
     ),
     norms=(
         *BERT.norms[:-1],
-        Norm("encoder.LayerNorm"),
+        Norm("encoder.LayerNorm", OWN_KEYS),
         Norm("cls.predictions.transform.LayerNorm", ("cls.predictions.decoder",)),
         Norm("lm_predictions.lm_head.LayerNorm"),
         Norm("mask_predictions.LayerNorm", ("mask_predictions.classifier",)),

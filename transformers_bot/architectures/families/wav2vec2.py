@@ -53,6 +53,11 @@ project_hid.weight                                              : code <- hidden
 project_hid.bias                                                : code
 project_q.weight                                                : code <- code_entry
 project_q.bias                                                  : code
+tdnn.NUMBERS.kernel.weight                                      : projected projected_tap
+tdnn.NUMBERS.kernel.bias                                        : projected
+feature_extractor.weight                                        : projected statistic
+feature_extractor.bias                                          : projected
+objective.weight                                                : projected label
 """.replace("NUMBERS", NUMBERS)
     .replace("POSITIONS", POSITIONS)
     .replace("LAYER", LAYER)
@@ -72,6 +77,11 @@ def size_of_groups(config: Any) -> int:
 def has_norms_before(config: Any) -> bool:
     """Whether norms stand before the blocks."""
     return bool(config.do_stable_layer_norm)
+
+
+def has_norms_before_and_sums(config: Any) -> bool:
+    """Whether norms stand before the blocks, and a head reads a sum of all layers' states."""
+    return has_norms_before(config) and bool(config.use_weighted_layer_sum)
 
 
 TRAINING = (
@@ -101,8 +111,10 @@ POST = (
 PRE = (
     Norm(f"{LAYER}.layer_norm", tuple(f"{LAYER}.attention.{part}_proj" for part in "qkv")),
     Norm(f"{LAYER}.final_layer_norm", (f"{LAYER}.feed_forward.intermediate_dense",)),
-    Norm("encoder.layer_norm"),
+    Norm("encoder.layer_norm", ("lm_head", "project_hid", "projector")),
 )
+# The projector of sums reads the states between the layers, too, which no norm has seen.
+PRE_OF_SUMS = (*PRE[:-1], Norm("encoder.layer_norm", ("lm_head", "project_hid")))
 
 ENCODER = Adapter(
     "wav2vec2",
@@ -120,7 +132,9 @@ ENCODER = Adapter(
         Role("filter", "identity", None, field="conv_dim"),
         Role("band", "identity", None, field="conv_dim"),
         Role("state", "identity", lambda config: config.num_hidden_layers + 1, field="num_hidden_layers"),
-        Role("projected", "identity", "classifier_proj_size"),
+        Role("projected", "identity", None, field="classifier_proj_size, tdnn_dim or xvector_output_dim"),
+        Role("projected_tap", "identity", None, field="tdnn_dim and tdnn_kernel"),
+        Role("statistic", "identity", None, field="tdnn_dim"),
         Role("code", "identity", None, field="codevector_dim or proj_codevector_dim"),
         Role("code_entry", "identity", None, field="codevector_dim"),
         Role("code_number", "identity", None, field="num_codevectors_per_group and num_codevector_groups"),
@@ -132,15 +146,20 @@ ENCODER = Adapter(
     epsilon="layer_norm_eps",
     meaning=("hidden_act", "layer_norm_eps", "use_weighted_layer_sum", "do_stable_layer_norm", *CONVOLUTIONS),
     inert=(*TRAINING, *HEADS),
+    refused={
+        "ForAudioFrameClassification": "its classifier reads the stream, but that of other classes, which has the same "
+        "name, reads a projection of it. Use the class for sequences, or train its head anew."
+    },
     only={"add_adapter": False, "adapter_attn_dim": None, "conv_pos_batch_norm": False},
 )
 
 
-def with_variant(adapter: Adapter) -> Adapter:
-    """The adapter with that for norms before the blocks."""
-    before = replace(adapter, norm="pre", norms=PRE)
-    return replace(adapter, variants=(Variant("do_stable_layer_norm is on", has_norms_before, before),))
+def with_variants(adapter: Adapter) -> Adapter:
+    """The adapter with those for norms before the blocks."""
+    before, of_sums = (replace(adapter, norm="pre", norms=norms) for norms in (PRE, PRE_OF_SUMS))
+    sums = Variant("do_stable_layer_norm and use_weighted_layer_sum are on", has_norms_before_and_sums, of_sums)
+    return replace(adapter, variants=(sums, Variant("do_stable_layer_norm is on", has_norms_before, before)))
 
 
-WAV2VEC2 = with_variant(ENCODER)
-HUBERT = with_variant(replace(ENCODER, model_type="hubert"))
+WAV2VEC2 = with_variants(ENCODER)
+HUBERT = with_variants(replace(ENCODER, model_type="hubert"))

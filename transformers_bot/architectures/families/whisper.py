@@ -4,9 +4,10 @@ Every layer of the decoder has a second attention, whose keys and values read th
 units of their own: in the same layer they are as many as those of the first attention, in another order.
 """
 
+from dataclasses import replace
 from typing import Any
 
-from ..adapter import LABEL, VOCAB, Adapter, Norm, Role, Roles, parse_rules
+from ..adapter import LABEL, VOCAB, Adapter, Norm, Role, Roles, Variant, parse_rules
 
 # STACK, HEADS and READ stand for what differs between the three kinds of attention.
 ATTENTION = """
@@ -130,7 +131,7 @@ classifier.bias                         : label
 """
 
 
-WHISPER = Adapter(
+LAST_STATE = Adapter(
     "whisper",
     "pre",
     parse_rules(ENCODER + DECODER + ENDS),
@@ -151,7 +152,7 @@ WHISPER = Adapter(
     norms=(
         Norm(f"{ENCODER_LAYER}.self_attn_layer_norm", readers(f"{ENCODER_LAYER}.self_attn")),
         Norm(f"{ENCODER_LAYER}.final_layer_norm", (f"{ENCODER_LAYER}.fc1",)),
-        Norm("encoder.layer_norm", readers(f"{DECODER_LAYER}.encoder_attn", "kv")),
+        Norm("encoder.layer_norm", (*readers(f"{DECODER_LAYER}.encoder_attn", "kv"), "projector")),
         Norm(f"{DECODER_LAYER}.self_attn_layer_norm", readers(f"{DECODER_LAYER}.self_attn")),
         Norm(f"{DECODER_LAYER}.encoder_attn_layer_norm", readers(f"{DECODER_LAYER}.encoder_attn", "q")),
         Norm(f"{DECODER_LAYER}.final_layer_norm", (f"{DECODER_LAYER}.fc1",)),
@@ -164,4 +165,15 @@ WHISPER = Adapter(
     meaning=("activation_function", "use_weighted_layer_sum"),
     # transformers reads scale_embedding, but does not multiply by it.
     inert=(*INERT, *MASKS, "median_filter_width", "scale_embedding", "pad_token_id"),
+)
+# The projector of sums reads the states between the layers, too, which no norm has seen.
+ALL_STATES = replace(
+    LAST_STATE,
+    norms=tuple(
+        replace(norm, readers=tuple(name for name in norm.readers if name != "projector")) for norm in LAST_STATE.norms
+    ),
+)
+WHISPER = replace(
+    LAST_STATE,
+    variants=(Variant("use_weighted_layer_sum is on", lambda config: bool(config.use_weighted_layer_sum), ALL_STATES),),
 )

@@ -36,6 +36,8 @@ def _of_stack(adapter: Adapter, model: PreTrainedModel, sizes: Sizes, stack: str
     if not block:
         return  # this class has another stack only
     shorter = _shorter(adapter, model, stack)
+    if shorter is None:
+        return
     writers = [name for name, rule in block.items() if rule.adds]
     kind = _kind(adapter, _silent(adapter, model, writers), shorter)
     if kind == adapter.norm:
@@ -61,7 +63,7 @@ def _kind(adapter: Adapter, silent: PreTrainedModel, shorter: PreTrainedModel) -
     batch = inputs(silent)
     if change(outputs(silent, batch), outputs(shorter, batch)) < SAME:
         return "pre"
-    plain = [outputs(_with_plain_norms(adapter, model), batch) for model in (silent, shorter)]
+    plain = [outputs(with_plain_norms(adapter, model), batch) for model in (silent, shorter)]
     return "post" if change(*plain) < NEAR else ""
 
 
@@ -72,15 +74,17 @@ def _last_block(adapter: Adapter, model: PreTrainedModel, sizes: Sizes, stack: s
     return {name: rule for name, (rule, layer) in found if rule.depth == stack and layer == last}
 
 
-def _shorter(adapter: Adapter, model: PreTrainedModel, stack: str) -> PreTrainedModel:
-    """The model without the last layer of a stack."""
+def _shorter(adapter: Adapter, model: PreTrainedModel, stack: str) -> PreTrainedModel | None:
+    """The model without the last layer of a stack; None if another tensor has an entry for every layer."""
     field = adapter.roles[stack].field
     config = rebuild(adapter, model.config, {field: get_field(model.config, field) - 1})
     use_eager_attention(config)
     with building(), drawn_from(0):
         shorter = type(model)(config).to(torch.float64).eval()
-    state = model.state_dict()
-    shorter.load_state_dict({name: state[name] for name in shorter.state_dict()})
+    state, kept = model.state_dict(), shorter.state_dict()
+    if any(state[name].shape != x.shape for name, x in kept.items()):
+        return None
+    shorter.load_state_dict({name: state[name] for name in kept})
     return shorter
 
 
@@ -96,7 +100,7 @@ def _silent(adapter: Adapter, model: PreTrainedModel, names: Iterable[str]) -> P
     return silent
 
 
-def _with_plain_norms(adapter: Adapter, model: PreTrainedModel) -> PreTrainedModel:
+def with_plain_norms(adapter: Adapter, model: PreTrainedModel) -> PreTrainedModel:
     """A copy in which the norms that the stream goes on from do nothing but normalise."""
     plain = copy.deepcopy(model)
     tensors = Tensors.of(adapter, plain)

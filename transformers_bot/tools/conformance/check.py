@@ -1,11 +1,15 @@
 """Checks that an adapter fits the models of its type: every tensor has one rule, with the right shape and roles."""
 
 import difflib
+import importlib
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import transformers
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
@@ -14,7 +18,7 @@ from ...architectures.inventory import Inventory, own_class, predict
 from ...architectures.sizes import check_fields, fields_for, get_field, rebuild, role_sizes, size_fields
 from ...architectures.valid import names_of_rule, older_fields, validate
 from ...compat import quiet
-from ...errors import BadOption, BoTError
+from ...errors import BadOption, BoTError, UnsupportedArchitecture
 from .running import LAYERS, Sentences, try_models
 
 CLOSE = 0.9  # of letters in common: the name of a rule that is misspelt, rather than another tensor's
@@ -29,6 +33,8 @@ class Check:
         classes: the model classes whose tensors were compared with the rules.
         tensors: number of their tensors together, with two layers.
         run: the classes that were run.
+        tried: class -> what was tried with a tiny model of it.
+        not_run: class -> why it could not be built or run.
         problems: sentences; empty if the adapter fits.
         notes: parts that could not be checked, and rules that match no tensor.
     """
@@ -36,8 +42,24 @@ class Check:
     classes: list[str] = field(default_factory=list)
     tensors: int = 0
     run: list[str] = field(default_factory=list)
+    tried: dict[str, list[str]] = field(default_factory=dict)
+    not_run: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def attempts(self) -> list[str]:
+        """What was tried, a line for all classes with which the same was tried."""
+        told = Sentences()
+        for name, tried in self.tried.items():
+            told.add(name, "; ".join(tried) or "nothing beyond the first step that found a problem")
+        return told.lines()
+
+    def failures(self) -> list[str]:
+        """Why classes could not be run, a line for all classes with the same reason."""
+        told = Sentences()
+        for name, why in self.not_run.items():
+            told.add(name, why)
+        return told.lines()
 
 
 def class_names(model_type: str) -> list[str]:
@@ -71,10 +93,7 @@ def check(adapter: Adapter, config: PreTrainedConfig) -> Check:
     if config.model_type != adapter.model_type:
         raise BadOption(f"the adapter is for {adapter.model_type!r} and the model is a {config.model_type!r} model.")
     adapter = adapter.of(config)
-    candidates = [getattr(transformers, name, None) for name in class_names(config.model_type)]
-    classes: list[ModelClass] = list(
-        dict.fromkeys([own_class(config), *(model_class for model_class in candidates if model_class is not None)])
-    )
+    classes = list(dict.fromkeys([*_own(config), *classes_of(config)]))
     try:
         check_fields(adapter, config, "given")
         role_sizes(adapter, config, "given")
@@ -94,12 +113,40 @@ def check(adapter: Adapter, config: PreTrainedConfig) -> Check:
     return result
 
 
+def _own(config: PreTrainedConfig) -> Iterator[ModelClass]:
+    """The class that a config names, or the base model; none if transformers' Auto classes do not have it."""
+    with suppress(UnsupportedArchitecture):
+        yield own_class(config)
+
+
+def classes_of(config: PreTrainedConfig) -> Iterator[ModelClass]:
+    """The classes of a model type: those of transformers' Auto classes, then others that take its config."""
+    names = class_names(config.model_type)
+    for name in (*names, *(name for name in dir(_module_of(config)) if name not in names)):
+        model_class: Any = getattr(transformers, name, None)
+        is_model = isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)
+        if is_model and model_class.forward is not nn.Module.forward and model_class.config_class is type(config):
+            yield model_class
+
+
+def _module_of(config: PreTrainedConfig) -> object:
+    """The module with the models of a config; None if it has none."""
+    name = type(config).__module__.replace(".configuration_", ".modeling_")
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
 def _nothing_done(result: Check) -> Iterator[str]:
     if not result.classes:
-        yield "no model could be built (see the notes), so nothing was compared"
+        yield (
+            "no model could be built, so nothing was compared; check with --model and a config whose "
+            "architectures name a class"
+        )
     elif not result.run:  # shapes alone cannot distinguish the axes of a square matrix
         yield (
-            "no model could be run (see the notes), so nothing shows that axes have the right roles; check with "
+            "no model could be run, so nothing shows that axes have the right roles; check with "
             "--model and a config whose model class has outputs of its own"
         )
 
@@ -125,10 +172,11 @@ def _compare(
     """Compare the rules with the tensors of a class, with each size as it is and doubled; return the rules used."""
     name = model_class.__name__
     try:
+        adapter.refuse(name)
         small = rebuild(adapter, config, {adapter.roles[stack].field: LAYERS for stack in adapter.roles.depths})
         inventory = predict(model_class, small)
     except BoTError as error:
-        notes.add(name, f"not compared, because {error}")
+        result.not_run[name] = str(error).removeprefix(f"{name} ")
         return set()
     result.classes.append(name)
     result.tensors += len(inventory.shapes)
@@ -141,8 +189,7 @@ def _compare(
             continue
         length = 2 * get_field(small, entry)
         try:
-            wider = rebuild(adapter, small, {entry: length, **_members(adapter, small, role)})
-            sizes, doubled = role_sizes(adapter, wider, "source"), predict(model_class, wider)
+            sizes, doubled = _doubled(adapter, model_class, small, {entry: length, **_members(adapter, small, role)})
         except BoTError as error:
             notes.add(name, f"not compared with {entry}={length}, because {error}")
             continue
@@ -152,6 +199,22 @@ def _compare(
     for text in problems:
         told.add(name, text)
     return used
+
+
+def _doubled(
+    adapter: Adapter, model_class: ModelClass, config: PreTrainedConfig, fields: dict[str, int]
+) -> tuple[Sizes, Inventory]:
+    """The lengths and tensors with these fields; if that is refused, as where heads would be too short, with streams
+    of twice the width, too.
+    """
+    streams = (adapter.roles[stream].field for stream in adapter.roles.streams)
+    wide = {name: 2 * get_field(config, name) for name in streams}
+    try:
+        wider = rebuild(adapter, config, fields)
+        return role_sizes(adapter, wider, "source"), predict(model_class, wider)
+    except BoTError:
+        wider = rebuild(adapter, config, {**wide, **fields})
+        return role_sizes(adapter, wider, "source"), predict(model_class, wider)
 
 
 def _members(adapter: Adapter, config: PreTrainedConfig, group: str) -> dict[str, int]:
@@ -205,11 +268,11 @@ def _run(adapter: Adapter, classes: list[ModelClass], config: PreTrainedConfig, 
     try:
         trial = try_models(adapter, classes, config)
     except BoTError as error:
-        result.notes.append(f"no model was run: {error}")
+        result.not_run |= dict.fromkeys(result.classes, str(error))
         return
-    result.run = trial.run
+    result.run, result.tried = trial.run, trial.tried
+    result.not_run |= trial.not_run
     result.problems += [*_about_readout(adapter, classes, config), *trial.problems.lines()]
-    result.notes += trial.notes.lines()
 
 
 def _about_readout(adapter: Adapter, classes: list[ModelClass], config: PreTrainedConfig) -> Iterator[str]:

@@ -1,26 +1,28 @@
 """Checks that rules read and write where the model does: with all units doubled, its outputs must stay the same.
 
 Copies of all units leave the statistics of every norm as they are, and their readers share the weight between the
-copies. A wrong arrow, a missing `~` or a norm without its readers breaks this.
+copies. A wrong arrow, a missing `~` or a norm without its readers breaks this. Back at the old size, the model must be
+as before.
 """
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ... import methods
 from ...architectures.adapter import Adapter, Roles, Sizes
-from ...architectures.inventory import inventory_of, predict
-from ...architectures.sizes import fields_for, has_field, rebuild, role_sizes
+from ...architectures.inventory import inventory_of, predict, rules_of
+from ...architectures.sizes import fields_for, get_field, has_field, rebuild, role_sizes, set_field
 from ...architectures.tiny import change, inputs, outputs
 from ...compat import building, drawn_from, use_eager_attention
 from ...options import BoTConfig, Wavelets
-from ...planning.planner import Side, make_plan
-from ...rewrite.folding import fold_norms
+from ...planning.planner import Side, make_plan, task_of
 from ...run.execute import run_plan
 from ...run.opening import network_of
+from .blocks import NEAR, with_plain_norms
 
 TOLERANCE = 1e-5  # relative to the largest output, see `permuted`
 
@@ -71,29 +73,17 @@ def changes_by_doubling(
         if (labels is None or label in labels) and all(has_field(model.config, adapter.roles[r].field) for r in roles):
             config = larger(adapter, model.config, lengths, roles)
             if not _must_stay(adapter, model.config, lengths, role_sizes(adapter, config, "target")):
-                changes[label] = change(outputs(_grown(adapter, model, config), batch), expected)
+                grown = resized(adapter, model, config, options(adapter.roles))
+                changes[label] = change(outputs(grown, batch), expected)
+                if not changes.keys() - {label} and label not in wrong(changes):  # once: every label takes its time
+                    back = resized(adapter, grown, model.config, options(adapter.roles))
+                    changes[f"{label} and halving"] = change(outputs(back, batch), expected)
+    return wrong(changes)
+
+
+def wrong(changes: Mapping[str, float]) -> dict[str, float]:
+    """The changes that are too large, or no numbers."""
     return {label: size for label, size in changes.items() if not size < TOLERANCE}
-
-
-def change_by_folding(adapter: Adapter, model: PreTrainedModel) -> float:
-    """The relative change of the outputs if norms are folded into the matrices that read them by the rules."""
-    if adapter.norm != "pre":
-        return 0.0
-    batch = inputs(model)
-    inventory = inventory_of(model)
-    side = Side(model.config, role_sizes(adapter, model.config, "source"), inventory, torch.float64)
-    network = network_of(adapter, side, model.state_dict(), side)
-    fold_norms(network)
-    folded = copy.deepcopy(model)
-    state = folded.state_dict()
-    with torch.no_grad():
-        for name in [name for name in network if name not in inventory.ties]:
-            folded_tensor = network[name]
-            for alternation in network.alternations(name):
-                folded_tensor = alternation.stored(folded_tensor)
-            state[name].copy_(folded_tensor)
-    relative = change(outputs(folded, batch), outputs(model, batch))
-    return 0.0 if relative < TOLERANCE else relative
 
 
 def larger(adapter: Adapter, config: PreTrainedConfig, lengths: Sizes, doubled: Collection[str]) -> PreTrainedConfig:
@@ -118,19 +108,52 @@ def _must_stay(adapter: Adapter, config: PreTrainedConfig, before: Sizes, after:
     return any(stays(config) for role in changed if (stays := adapter.roles[role].stays))
 
 
-def _grown(adapter: Adapter, model: PreTrainedModel, target_config: PreTrainedConfig) -> PreTrainedModel:
-    """The model at the sizes of a config, resized with `gain="consistent"` and without noise."""
-    config = model.config
-    source = Side(config, role_sizes(adapter, config, "source"), inventory_of(model), torch.float64)
-    target = Side(
-        target_config, role_sizes(adapter, target_config, "target"), predict(type(model), target_config), torch.float64
-    )
-    plan = make_plan(adapter, source, target, methods.get("bot", options(adapter.roles)))
+def changes_by_deepening(adapter: Adapter, model: PreTrainedModel) -> dict[str, float]:
+    """Stack -> relative change of the outputs with one more layer, for the stacks where it is too large.
+
+    The new layer is the identity, in post-norm models apart from its norms, which do nothing but normalise here.
+
+    Raises:
+        BoTError: the adapter or the config refuses that depth.
+    """
+    if adapter.norm == "post":
+        model = with_plain_norms(adapter, model)
+    batch = inputs(model)
+    expected = outputs(model, batch)
+    changes = {}
+    for stack in stacks_of(adapter, model):
+        field, stays = adapter.roles[stack].field, adapter.roles[stack].stays
+        if stays and stays(model.config):
+            continue
+        deeper = rebuild(adapter, model.config, {field: get_field(model.config, field) + 1})
+        use_eager_attention(deeper)
+        grown = resized(adapter, model, deeper, BoTConfig(detail="zero", depth="identity"))
+        changes[stack] = change(outputs(grown, batch), expected)
+    limit = TOLERANCE if adapter.norm == "pre" else NEAR
+    return {stack: size for stack, size in changes.items() if not size < limit}
+
+
+def stacks_of(adapter: Adapter, model: PreTrainedModel) -> list[str]:
+    """The stacks of layers that a model's class has."""
+    found = rules_of(adapter, inventory_of(model), role_sizes(adapter, model.config, "source"))
+    return [stack for stack in adapter.roles.depths if any(rule.depth == stack for rule, _ in found.values())]
+
+
+def resized(adapter: Adapter, model: PreTrainedModel, config: PreTrainedConfig, options: BoTConfig) -> PreTrainedModel:
+    """The model at the sizes of a config."""
+    source = Side(model.config, role_sizes(adapter, model.config, "source"), inventory_of(model), torch.float64)
+    sizes, method = role_sizes(adapter, config, "target"), methods.get("bot", options)
+    target = Side(config, sizes, predict(type(model), config), torch.float64)
+    if fields := method.config_fields(task_of(adapter, source, target), model.config):
+        config = copy.deepcopy(config)
+        for name, entries in fields.items():
+            set_field(config, name, entries)
+        target = replace(target, config=config, inventory=predict(type(model), config))
+    plan = make_plan(adapter, source, target, method)
     with building(), drawn_from(0):  # the caller's generators stay as they are
-        grown = type(model)(copy.deepcopy(target_config)).to(torch.float64).eval()
-    state = grown.state_dict()
+        other = type(model)(copy.deepcopy(config)).to(torch.float64).eval()
+    state = other.state_dict()
     with torch.no_grad():
-        network = network_of(adapter, source, model.state_dict(), None)
-        for name, tensor in run_plan(plan, network, torch.float64):
+        for name, tensor in run_plan(plan, network_of(adapter, source, model.state_dict(), None), torch.float64):
             state[name].copy_(tensor)
-    return grown
+    return other

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from ...architectures.adapter import Adapter, Norm, Rule
 from ...architectures.inventory import inventory_of, rules_of
 from ...architectures.sizes import role_sizes
-from ...architectures.tiny import change, inputs, outputs
+from ...architectures.tiny import STREAM_ONLY, change, inputs, outputs
 
 LARGE = 100.0  # the spread of inputs of a norm: its epsilon does not count
 NEAR = 1e-3  # relative; norms compute in float32 in a model of any dtype
@@ -82,7 +82,11 @@ def reader_problems(adapter: Adapter, model: PreTrainedModel) -> list[str]:
     """
     tensors = Tensors.of(adapter, model)
     readers = _readers(model, tensors)
-    return [text for norm in adapter.norms for text in _reader_problems(norm, model, tensors, readers)]
+    # If the stream is all that a class returns, a norm outside of the layers may be read by that alone.
+    inside = [
+        norm for norm in adapter.norms if "layer}" in norm.name or STREAM_ONLY not in outputs(model, inputs(model))
+    ]
+    return [text for norm in inside for text in _reader_problems(norm, model, tensors, readers)]
 
 
 # -- what a norm computes -------------------------------------------------------------------------

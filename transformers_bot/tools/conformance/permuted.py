@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ...architectures.adapter import Adapter, Axis, Rule, Sizes
+from ...architectures.adapter import Adapter, Axis, Roles, Rule, Sizes
 from ...architectures.inventory import inventory_of, rules_of
 from ...architectures.tiny import change, inputs, outputs
 from ...ops.recipe import Alternation
@@ -27,10 +27,15 @@ def wrong_roles(adapter: Adapter, model: PreTrainedModel, sizes: Sizes) -> dict[
     rules = rules_of(adapter, inventory_of(model), sizes)
     expected = outputs(model, batch)
     roles = adapter.roles
-    movable = [*roles.streams, *roles.units, *roles.of("entry")]
-    moved = {role: _permuted(model, rules, roles.moved_with(role), sizes) for role in movable}
+    moved = {role: _permuted(model, rules, roles.moved_with(role), sizes) for role in movable(roles)}
     changes = {role: change(outputs(model, batch), expected) for role, model in moved.items()}
     return {role: size for role, size in changes.items() if not size < TOLERANCE}
+
+
+def movable(roles: Roles) -> list[str]:
+    """The roles whose entries may be renumbered; a stream in groups keeps its order."""
+    streams = [stream for stream in roles.streams if not roles[stream].grouped]
+    return [*streams, *roles.units, *roles.of("entry")]
 
 
 def _permuted(

@@ -1,5 +1,6 @@
 """What a user may have meant: the one change with which a check that failed succeeds."""
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -7,9 +8,14 @@ from functools import partial
 from itertools import islice
 
 from ...architectures.adapter import Adapter, Rule, parse_rules
+from ...architectures.sizes import get_field
+from ...architectures.valid import names_of_rule
 from ...errors import BoTError, PlanError
 
 FAILURES = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, StopIteration)
+
+LONGEST = 4  # factors of a product
+Edit = Callable[[str], str]  # of the axes of a rule
 
 
 @dataclass
@@ -33,21 +39,32 @@ def _holds(succeeds: Callable[[Adapter], bool], changed: Adapter) -> bool:
 
 
 def _changes(adapter: Adapter) -> Iterator[tuple[Adapter, str]]:
-    """The adapter with another gain of scores, or with the rules of one module written in another way."""
+    """The adapter with another gain of scores or of a table of words, or with one module's rules in another way."""
     for role in adapter.scored:
         others = {name: gain for name, gain in adapter.gains.items() if name != role}
         if role in adapter.gains:
             yield replace(adapter, gains=others), f"no {role!r} in gains"
         yield replace(adapter, gains={**others, role: _unscaled}), f"gains={{{role!r}: lambda config: 1.0}}"
+    for table, stream in _tables(adapter):
+        if table in adapter.gains:
+            others = {name: gain for name, gain in adapter.gains.items() if name != table}
+            yield replace(adapter, gains=others), f"no {table!r} in gains"
+        else:
+            field = adapter.roles[stream].field
+            root = partial(_root, field)
+            text = f"gains={{{table!r}: lambda config: config.{field}**0.5}}"
+            yield replace(adapter, gains={**adapter.gains, table: root}), text
     for product in dict.fromkeys(re.findall(r"\(\w+ \w+\)", " ".join(rule.text for rule in adapter.rules))):
         turned = " ".join(_reordered(product).split())
         rules = parse_rules("\n".join(rule.text.replace(product, turned) for rule in adapter.rules))
         yield replace(adapter, rules=rules), f"{turned} in place of {product} in all rules"
+    orders = [partial(_reordered, place=place) for place in range(LONGEST - 1)]
+    edits: list[Edit] = [_turned, _exchanged, _mirrored, *orders, _crossed, _uncrossed, *_followed(adapter)]
     modules: dict[str, list[int]] = {}
     for i, rule in enumerate(adapter.rules):
         modules.setdefault(rule.names.rpartition(".")[0], []).append(i)
     for numbers in modules.values():
-        for edit in (_turned, _exchanged, _mirrored, _reordered, _crossed, _uncrossed, *_followed(adapter)):
+        for edit in edits:
             edited = {i: text for i in numbers if (text := _edited(adapter.rules[i], edit))}
             try:
                 parsed = {i: parse_rules(text)[0] for i, text in edited.items()}
@@ -60,6 +77,19 @@ def _changes(adapter: Adapter) -> Iterator[tuple[Adapter, str]]:
 
 def _unscaled(_: object) -> float:
     return 1.0
+
+
+def _root(field: str, config: object) -> float:
+    width: int = get_field(config, field)
+    return math.sqrt(width)
+
+
+def _tables(adapter: Adapter) -> Iterator[tuple[str, str]]:
+    """Modules with a table that writes a stream, such as that of words, and the stream."""
+    for rule in adapter.rules:
+        roles = [factor.role for factor in rule.factors]
+        if not rule.maps and not rule.layered and len(roles) == 2 and roles[1] in adapter.roles.streams:
+            yield from ((name.removesuffix(".weight"), roles[1]) for name in names_of_rule(rule))
 
 
 def _followed(adapter: Adapter) -> list[Callable[[str], str]]:
@@ -108,13 +138,19 @@ def _mirrored(axes: str) -> str:
     return re.sub(r"(.+\S)\s*(<-|->)\s*(.+)", r"\3 \2 \1", axes)
 
 
-def _reordered(axes: str) -> str:
-    """The factors of every product in the other order.
+def _reordered(axes: str, place: int = 0) -> str:
+    """Two neighbouring factors of every product in the other order.
 
     >>> _reordered("(head_dim heads) <- hidden")
     '(heads head_dim) <- hidden'
     """
-    return re.sub(r"\((\S+) (\S+)\)", r"(\2 \1)", axes)
+
+    def exchanged(product: re.Match[str]) -> str:
+        factors = product[1].split()
+        factors[place : place + 2] = reversed(factors[place : place + 2])
+        return f"({' '.join(factors)})"
+
+    return re.sub(r"\(([^()+]+)\)", exchanged, axes)
 
 
 def _crossed(axes: str) -> str:
