@@ -18,7 +18,7 @@ CONFIG = {**SIZES, "num_hidden_layers": LAYERS, "vocab_size": 1000, "max_positio
 TARGETS = {
     "wider": {"hidden_size": 768},
     "deeper": {"num_hidden_layers": 64},
-    "shrunk": {"hidden_size": 256, "num_hidden_layers": 12},
+    "shrunk": {"hidden_size": 192, "num_hidden_layers": 12},
 }
 SCRIPT = """if True:
     import json, re, sys, threading, time
