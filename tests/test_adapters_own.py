@@ -25,9 +25,9 @@ from transformers_bot import (
 )
 from transformers_bot.adapters import Adapter, Norm, Role, Roles
 from transformers_bot.architectures import valid
-from transformers_bot.architectures.adapter import parse_rules
 from transformers_bot.architectures.families import BUILT_IN
 from transformers_bot.architectures.inventory import predict
+from transformers_bot.architectures.language import parse_rules
 from transformers_bot.architectures.sizes import rebuild, role_sizes
 from transformers_bot.architectures.tiny import change, inputs, outputs, random_model
 from transformers_bot.errors import PlanError

@@ -2,7 +2,8 @@
 
 import pytest
 
-from transformers_bot.architectures.adapter import find_rule, parse_rules
+from transformers_bot.architectures.adapter import find_rule
+from transformers_bot.architectures.language import parse_rules
 from transformers_bot.errors import PlanError
 
 SIZES = {"hidden": 12, "heads": 3, "head_dim": 4, "score": 4, "ffn": 20, "special": 2, "grid_h": 3, "grid_w": 5}

@@ -5,7 +5,7 @@ import pytest
 import torch
 from families import resize, resized_config
 
-from transformers_bot.architectures.adapter import parse_rules
+from transformers_bot.architectures.language import parse_rules
 from transformers_bot.methods.maps import Pair, contrasts, copied_from, dual, identity_pair, noise_maps, whole_units
 from transformers_bot.ops.axis_map import from_dense
 

@@ -5,19 +5,8 @@
 """
 
 from .architectures import ADAPTERS, get, load, register, validate
-from .architectures.adapter import (
-    LABEL,
-    SEGMENT,
-    VOCAB,
-    Adapter,
-    Norm,
-    Numbered,
-    Role,
-    Roles,
-    Scale,
-    Variant,
-    parse_rules,
-)
+from .architectures.adapter import LABEL, SEGMENT, VOCAB, Adapter, Norm, Numbered, Role, Roles, Scale, Variant
+from .architectures.language import parse_rules
 
 __all__ = [
     "ADAPTERS",

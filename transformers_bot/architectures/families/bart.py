@@ -1,6 +1,7 @@
 """BART: Whisper's two stacks as a post-norm network, with tokens on both sides and one table for them."""
 
-from ..adapter import LABEL, VOCAB, Adapter, Norm, Role, Roles, parse_rules
+from ..adapter import LABEL, VOCAB, Adapter, Norm, Role, Roles
+from ..language import parse_rules
 from .whisper import (
     ATTENTION,
     DECODER_LAYER,

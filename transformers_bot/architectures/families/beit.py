@@ -6,7 +6,8 @@ for all. Its entries belong to the grid of patches, so an image keeps its size; 
 
 from dataclasses import replace
 
-from ..adapter import VOCAB, Norm, Role, Roles, Scale, parse_rules
+from ..adapter import VOCAB, Norm, Role, Roles, Scale
+from ..language import parse_rules
 from .dino import STAGES, stages_are_named
 from .vit import ROLES, VIT
 from .vit import RULES as VIT_RULES

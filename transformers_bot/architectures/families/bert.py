@@ -5,7 +5,8 @@ from numbers import Integral
 from typing import Any
 
 from ...console.text import brief
-from ..adapter import LABEL, SEGMENT, VOCAB, Adapter, Norm, Role, Roles, parse_rules
+from ..adapter import LABEL, SEGMENT, VOCAB, Adapter, Norm, Role, Roles
+from ..language import parse_rules
 
 ENCODER = """
 embeddings.word_embeddings.weight                                   : vocab hidden

@@ -7,7 +7,8 @@ ends in one layer of attention with a query of its own; what that layer writes i
 from dataclasses import replace
 from typing import Any
 
-from ..adapter import VOCAB, Adapter, Norm, Role, Roles, parse_rules
+from ..adapter import VOCAB, Adapter, Norm, Role, Roles
+from ..language import parse_rules
 from .vit import ROLES, lengths_are_whole
 
 BLOCK = """

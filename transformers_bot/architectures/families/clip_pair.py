@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from transformers import GenerationConfig
 
-from ..adapter import LABEL, Adapter, Norm, Role, Roles, parse_rules
+from ..adapter import LABEL, Adapter, Norm, Role, Roles
+from ..language import parse_rules
 from . import clip
 
 Side = Literal["text", "vision"]

@@ -8,7 +8,8 @@ number of their terms, which a resize does not change.
 from dataclasses import replace
 from typing import Any
 
-from ..adapter import LABEL, VOCAB, Adapter, Norm, Role, Roles, Variant, parse_rules
+from ..adapter import LABEL, VOCAB, Adapter, Norm, Role, Roles, Variant
+from ..language import parse_rules
 from .bert import AFTER_MLP, BERT, ENCODER, WIDTHS
 
 OWN = """

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ..adapter import LABEL, Adapter, Norm, Role, Roles, Scale, parse_rules
+from ..adapter import LABEL, Adapter, Norm, Role, Roles, Scale
+from ..language import parse_rules
 from .vit import ROLES, lengths_are_whole, width_of_heads
 
 ENDS = """

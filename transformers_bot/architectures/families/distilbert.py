@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from ..adapter import LABEL, VOCAB, Adapter, Norm, Role, Roles, parse_rules
+from ..adapter import LABEL, VOCAB, Adapter, Norm, Role, Roles
+from ..language import parse_rules
 
 RULES = """
 embeddings.word_embeddings.weight                         : vocab hidden

@@ -5,7 +5,8 @@ Where both widths are one there is no such matrix, and the embeddings are the st
 
 from dataclasses import replace
 
-from ..adapter import LABEL, SEGMENT, VOCAB, Adapter, Norm, Role, Roles, Variant, parse_rules
+from ..adapter import LABEL, SEGMENT, VOCAB, Adapter, Norm, Role, Roles, Variant
+from ..language import parse_rules
 from .bert import BERT, DERIVED, ENCODER, WIDTHS
 
 POOLED = ("pooler.", "cls.")

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from ..adapter import Norm, parse_rules
+from ..adapter import Norm
+from ..language import parse_rules
 from .llama import ATTENTION, DIVIDES, ENDS, HEAD_NORMS, INNER_NORMS, LLAMA, MLP, OUTPUT, roles
 
 BEFORE = {

@@ -6,7 +6,8 @@ The rotary embedding rotates entry i of a head together with entry i + d/2: a he
 from dataclasses import replace
 from typing import Any
 
-from ..adapter import LABEL, VOCAB, Adapter, Norm, Role, Roles, parse_rules
+from ..adapter import LABEL, VOCAB, Adapter, Norm, Role, Roles
+from ..language import parse_rules
 
 ATTENTION = """
 layers.{layer}.self_attn.q_proj.weight                     : (kv_heads queries 2 rope) <- hidden

@@ -6,7 +6,8 @@ stream, which has a basis therefore: it is not turned.
 
 from typing import Any
 
-from ..adapter import LABEL, VOCAB, Adapter, Norm, Role, Roles, parse_rules
+from ..adapter import LABEL, VOCAB, Adapter, Norm, Role, Roles
+from ..language import parse_rules
 from .llama import head_is_even, rotary_pairs, rotary_pairs_stay
 
 RULES = """

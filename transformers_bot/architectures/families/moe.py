@@ -7,7 +7,8 @@ all of them are one role: those of the same number go together.
 from dataclasses import replace
 from typing import Any
 
-from ..adapter import Norm, Numbered, Role, Roles, parse_rules
+from ..adapter import Norm, Numbered, Role, Roles
+from ..language import parse_rules
 from .llama import (
     ATTENTION,
     DIVIDES,

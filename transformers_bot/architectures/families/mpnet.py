@@ -3,7 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from ..adapter import LABEL, VOCAB, Adapter, Norm, Role, Roles, parse_rules
+from ..adapter import LABEL, VOCAB, Adapter, Norm, Role, Roles
+from ..language import parse_rules
 from .bert import BERT, ENCODER, WIDTHS
 
 PADDING = 1  # the row of padding, whatever pad_token_id says: the first text position is the row behind it

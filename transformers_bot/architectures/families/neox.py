@@ -5,7 +5,8 @@ Where only a part of every head rotates with the position, the length of heads s
 
 from typing import Any
 
-from ..adapter import LABEL, VOCAB, Adapter, Norm, Role, Roles, parse_rules
+from ..adapter import LABEL, VOCAB, Adapter, Norm, Role, Roles
+from ..language import parse_rules
 from .llama import head_is_even, length_of_heads, rotary_pairs, rotary_pairs_stay
 
 HEADS = """

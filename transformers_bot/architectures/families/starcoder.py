@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from ..adapter import Norm, parse_rules
+from ..adapter import Norm
+from ..language import parse_rules
 from .llama import ATTENTION, DIVIDES, ENDS, LLAMA, MEANING, MLP, NORMS, OUTPUT, length_of_heads, roles
 
 BY_PAIRS = ATTENTION.replace("2 rope", "rope 2").replace("2 ~rope", "~rope 2")

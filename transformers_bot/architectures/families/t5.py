@@ -7,7 +7,8 @@ order. Scores have no scale. The length of heads is a field of its own.
 from dataclasses import replace
 from typing import Any
 
-from ..adapter import LABEL, VOCAB, Adapter, Norm, Role, Roles, parse_rules
+from ..adapter import LABEL, VOCAB, Adapter, Norm, Role, Roles
+from ..language import parse_rules
 
 BLOCK = {"encoder": "encoder.block.{layer}.layer", "decoder": "decoder.block.{decoder_layer}.layer"}
 ENCODER_SELF, DECODER_SELF = (f"{BLOCK[stack]}.0.SelfAttention" for stack in BLOCK)

@@ -5,7 +5,8 @@ from numbers import Integral
 from typing import Any
 
 from ...console.text import brief
-from ..adapter import LABEL, Adapter, Norm, Role, Roles, parse_rules
+from ..adapter import LABEL, Adapter, Norm, Role, Roles
+from ..language import parse_rules
 
 RULES = """
 embeddings.{cls_token,mask_token,distillation_token}                : 1 1 hidden

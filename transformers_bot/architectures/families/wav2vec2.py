@@ -7,7 +7,8 @@ Positions come from a grouped convolution over the stream: its units keep their 
 from dataclasses import replace
 from typing import Any
 
-from ..adapter import LABEL, VOCAB, Adapter, Norm, Role, Roles, Variant, parse_rules
+from ..adapter import LABEL, VOCAB, Adapter, Norm, Role, Roles, Variant
+from ..language import parse_rules
 
 LAYER = "encoder.layers.{layer}"
 POSITIONS = "encoder.pos_conv_embed.conv.parametrizations.weight"

@@ -7,7 +7,8 @@ units of their own: in the same layer they are as many as those of the first att
 from dataclasses import replace
 from typing import Any
 
-from ..adapter import LABEL, VOCAB, Adapter, Norm, Role, Roles, Variant, parse_rules
+from ..adapter import LABEL, VOCAB, Adapter, Norm, Role, Roles, Variant
+from ..language import parse_rules
 
 # STACK, HEADS and READ stand for what differs between the three kinds of attention.
 ATTENTION = """

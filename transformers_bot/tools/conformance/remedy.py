@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
-from ...architectures.adapter import Adapter, Rule, parse_rules
+from ...architectures.adapter import Adapter, Rule
+from ...architectures.language import parse_rules
 from ...architectures.sizes import get_field
 from ...architectures.valid import names_of_rule
 from ...errors import BoTError, PlanError
