@@ -1,11 +1,12 @@
 """Resizes a checkpoint from folder to folder, tensor by tensor, without a model in memory."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..auto import stated
@@ -19,10 +20,10 @@ from ..io import companions, sentences
 from ..io.atomic_folder import check_place, whole_folder
 from ..io.config_files import without_places
 from ..io.fingerprints import Hashing, fingerprints, why_foreign
-from ..io.safetensors_writer import lay_out, total_bytes
-from ..learned.fit_options import fit_of, fitted
+from ..io.safetensors_writer import Shard, lay_out, total_bytes
+from ..learned.fit_options import Fit, fit_of, fitted
 from ..learned.fitting import fitted_report
-from ..report.measure import make_report
+from ..report.measure import Watch, make_report
 from ..report.report import Report
 from ..request.names import HUB, TARGET
 from ..request.request import (
@@ -31,7 +32,6 @@ from ..request.request import (
     class_for_task,
     picked,
     read_call,
-    source_name,
 )
 from ..request.source_class import with_class
 from ..run.execute import provenance
@@ -39,6 +39,7 @@ from ..run.opening import Resize, check_request, open_resize
 from ..run.sentence_widths import Carried, carry_modules
 from ..run.writing import (
     ROOM,
+    Stored,
     layout_of,
     memory_bound,
     merged_bytes,
@@ -142,7 +143,6 @@ def resize_checkpoint(
     _check_flags({"tokenizer": tokenizer, "modules": modules})
     check_numbers({"task": task, "max_shard_size": max_shard_size, "overwrite": overwrite})
     replacing = _replacing(overwrite)
-    name = source_name(source)
     with progress.part("reading the configs", progress.READING_SECONDS):
         request = _request(source, config, task, {**kwargs, **own_keywords})
         learning = fit_of(fit, request.keywords.method)
@@ -151,44 +151,104 @@ def resize_checkpoint(
     place = _free_place(out, replacing, request)  # checked before weights are fetched
     before = _card_before(place / CARD)
     resize = open_resize(request)
-    seed = request.options.seed
-    with progress.part("building the model", progress.finishing_seconds(resize.plan) / 2):
-        skeleton = skeleton_of(resize, seed)
-    _check_generation(name, skeleton)
-    stored, shards = layout_of(resize, skeleton, max_shard_size)
-    pinned = {"revision": resize.checkpoint.revision} if resize.checkpoint.revision else {}
-    places = {**picked(kwargs, HUB), **pinned}
-    files = companions.find(name, places) if tokenizer else {}
-    carried = modules_of(resize, places) if modules else None
-    batches = learning.batches_for(resize, places) if learning else None
-    needs = total_bytes(shards) + ROOM + sum(file.stat().st_size for file in files.values())
-    needs += carried.size if carried else 0
-    writing = whole_folder(out, **replacing, needs=needs, keep=resize.checkpoint.files)
+    output = _output_of(resize, learning, max_shard_size, _places(resize, kwargs), tokenizer, modules)
+    writing = whole_folder(out, **replacing, needs=output.needs, keep=resize.checkpoint.files)
+    bound = memory_bound(resize.plan) + merged_bytes(resize)
     with writing as folder, Hashing(resize.checkpoint.hashes) as hashing:
-        numbers = request.kept.numbers if request.kept else None
-        warnings = companions.carry(files, folder, resize.config, resize.plan.positions, numbers)
-        with told_of_memory(f"Writing {os.fspath(out)!r}", memory_bound(resize.plan) + merged_bytes(resize)):
-            if learning:
-                watch, grown, learned = fitted(resize, seed, learning, batches)
-                write_tensors(folder, skeleton, grown, stored, shards)
-            else:
-                watch, grown, learned = write_weights(folder, resize, skeleton, stored, shards), {}, {}
+        with told_of_memory(f"Writing {os.fspath(out)!r}", bound):
+            watch, grown, learned = output.write(folder)
         with progress.part("hashing the source's files", progress.finishing_seconds(resize.plan) / 4):
             hashes = hashing.result()
-        record = {**provenance(resize), **learned, "files": hashes, "seed_of_new_heads": seed}
-        if carried:
-            carried.write(folder)
-            warnings += carried.warnings
-            record["modules"] = sorted(carried.files)
-        skeleton.config.transformers_bot = record
-        report = make_report(resize.plan, watch, skeleton.config.transformers_bot)
+        record = {**provenance(resize), **learned, "files": hashes, "seed_of_new_heads": request.options.seed}
+        warnings = output.carry(folder, record)
+        output.skeleton.config.transformers_bot = record
+        report = make_report(resize.plan, watch, record)
         report = fitted_report(report, record, grown) if learned else report
-        report = replace(report, warnings=without_places((*report.warnings, *warnings), name, folder))
+        report = replace(report, warnings=without_places((*report.warnings, *warnings), request.name, folder))
         resize.checkpoint.check_unchanged()  # the record must name the files that were read
-        report = _write_side_files(folder, skeleton, report, resize, before, carried.kind if carried else None)
+        report = _write_side_files(folder, output, report, before)
     for sentence in report.warnings:
         logger.warning(sentence)
     return report
+
+
+@dataclass(frozen=True)
+class _Output:
+    """What a folder will hold.
+
+    Attributes:
+        resize: source, plan and target.
+        skeleton: the target without the memory of its weights.
+        stored, shards: target tensor -> its names in the files, and the files.
+        files: tokenizer and processor files of the source.
+        carried: modules of sentence-transformers.
+        learning, batches: what the result is fitted to.
+    """
+
+    resize: Resize
+    skeleton: PreTrainedModel
+    stored: Stored
+    shards: tuple[Shard, ...]
+    files: Mapping[str, Path]
+    carried: Carried | None
+    learning: Fit | None
+    batches: Iterable[Mapping[str, Any]] | None
+
+    @property
+    def needs(self) -> int:
+        """Bytes on the disk."""
+        beside = sum(file.stat().st_size for file in self.files.values()) + (self.carried.size if self.carried else 0)
+        return total_bytes(self.shards) + ROOM + beside
+
+    def write(self, folder: Path) -> tuple[Watch, Mapping[str, Tensor], dict[str, Any]]:
+        """Write the weights; return the measurements and, of a fit, its tensors and facts for the record."""
+        if not self.learning:
+            return write_weights(folder, self.resize, self.skeleton, self.stored, self.shards), {}, {}
+        seed = self.resize.request.options.seed
+        watch, grown, learned = fitted(self.resize, seed, self.learning, self.batches)
+        write_tensors(folder, self.skeleton, grown, self.stored, self.shards)
+        return watch, grown, learned
+
+    def carry(self, folder: Path, record: dict[str, Any]) -> list[str]:
+        """Write the source's other files, name its modules in the record, and return warnings."""
+        resize, kept = self.resize, self.resize.request.kept
+        numbers = kept.numbers if kept else None
+        warnings = companions.carry(self.files, folder, resize.config, resize.plan.positions, numbers)
+        if not self.carried:
+            return warnings
+        self.carried.write(folder)
+        record["modules"] = sorted(self.carried.files)
+        return [*warnings, *self.carried.warnings]
+
+
+def _output_of(
+    resize: Resize,
+    learning: Fit | None,
+    max_shard_size: int | str,
+    places: dict[str, Any],
+    tokenizer: bool,
+    modules: bool,
+) -> _Output:
+    """What will be written, found before anything is.
+
+    Args:
+        places: hub keywords of the source.
+    """
+    request = resize.request
+    with progress.part("building the model", progress.finishing_seconds(resize.plan) / 2):
+        skeleton = skeleton_of(resize, request.options.seed)
+    _check_generation(request.name, skeleton)
+    stored, shards = layout_of(resize, skeleton, max_shard_size)
+    files = companions.find(request.name, places) if tokenizer else {}
+    carried = modules_of(resize, places) if modules else None
+    batches = learning.batches_for(resize, places) if learning else None
+    return _Output(resize, skeleton, stored, shards, files, carried, learning, batches)
+
+
+def _places(resize: Resize, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Hub keywords of the source, at the commit from which its weights came."""
+    pinned = {"revision": resize.checkpoint.revision} if resize.checkpoint.revision else {}
+    return {**picked(keywords, HUB), **pinned}
 
 
 def modules_of(resize: Resize, places: dict[str, Any]) -> Carried | None:
@@ -266,21 +326,16 @@ def _free_place(out: str | os.PathLike[str], replacing: dict[str, Any], request:
         raise
 
 
-def _write_side_files(
-    folder: Path,
-    skeleton: PreTrainedModel,
-    report: Report,
-    resize: Resize,
-    card_before: str,
-    library_class: str | None,
-) -> Report:
+def _write_side_files(folder: Path, output: _Output, report: Report, card_before: str) -> Report:
     """Write the configs as `save_pretrained` does, the report, and the card with the text that people wrote before."""
-    skeleton.config.dtype = str(resize.dtype).removeprefix("torch.")
+    skeleton, request = output.skeleton, output.resize.request
+    skeleton.config.dtype = str(output.resize.dtype).removeprefix("torch.")
     skeleton.config.architectures = [type(skeleton).__name__]
     save_configs(folder, skeleton)
     report = replace(report, written=fingerprints(folder))
     report.save(folder)
-    source_card = push.source_card(resize.request.name, resize.request.keywords.hub)
+    source_card = push.source_card(request.name, request.keywords.hub)
+    library_class = output.carried.kind if output.carried else None
     text = card.model_card(skeleton.config, report, source_card=source_card, library_class=library_class)
     text = update_card(card_before, text) if card_before else text
     (folder / CARD).write_text(text, encoding="utf-8")
