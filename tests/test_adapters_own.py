@@ -155,7 +155,7 @@ def test_the_check_finds_what_is_wrong(example, pattern, replacement, message, m
     assert any(re.search(message, problem) for problem in problems), problems
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("family", OWN)
 def test_an_adapter_of_a_family_that_nobody_has_seen_fits_and_resizes(family, monkeypatch, tmp_path):
     adapter, config, name, larger = OWN[family]
@@ -227,7 +227,7 @@ MISTAKES = {
 }  # fmt: skip
 
 
-@pytest.mark.covering(few=4)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(("family", "changes", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_the_check_says_what_to_change(family, changes, message, monkeypatch):
     adapter, config, name, _ = OWN[family]
@@ -257,6 +257,7 @@ def test_the_check_asks_for_a_config_in_which_two_streams_differ(monkeypatch):
     assert "hidden and embed have one length: check with --model" in problem
 
 
+@pytest.mark.slow
 def test_the_check_tells_of_rules_and_fields_that_are_not_there(monkeypatch):
     only(monkeypatch, "GPTNeoForCausalLM")
     idle = parse_rules("score.weight : label <- readout")
@@ -302,6 +303,7 @@ def test_sizes_that_are_right_by_accident_do_not_scale(example):
     assert any("predicts 96" in problem for problem in check(wrong, config).problems)
 
 
+@pytest.mark.slow
 def test_a_misfit_is_exit_code_4(example, tmp_path, capsys):
     broken = tmp_path / "broken.py"
     broken.write_text(example.read_text().replace("{classifier,qa_outputs}", "{classifier}"))
@@ -452,6 +454,7 @@ def test_a_file_that_is_no_adapter(tmp_path, text, error, message):
         adapters.load(tmp_path / "none.py")
 
 
+@pytest.mark.slow
 def test_lists_with_an_entry_per_layer_follow_the_layers(registered, source, tmp_path, monkeypatch):
     """A layer keeps its kind wherever it goes; what a user gives stays."""
     layer = dataclasses.replace(registered.roles["layer"], lists=("kinds",))

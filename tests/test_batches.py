@@ -222,6 +222,7 @@ def weights(folder):
     return load_file(folder / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_calibrating_with_a_file_is_calibrating_with_its_batches(gpt2, text, tmp_path, call):
     small = {"n_embd": 6, "n_head": 3}
     resize_checkpoint(gpt2, tmp_path / "api", small, calibration=read_batches(gpt2, text, tokens=100))
@@ -238,6 +239,7 @@ def test_calibrating_with_a_file_is_calibrating_with_its_batches(gpt2, text, tmp
     assert call("plan", gpt2, *sets, "--order", "kept", "--depth", "strongest", "--calibration", text)[0] == 0
 
 
+@pytest.mark.slow
 def test_calibrating_with_images(vit, pictures, tmp_path, call):
     out = tmp_path / "out"
     code, _, err = call("resize", vit, out, "--set", "hidden_size=6", "--set", "intermediate_size=10",
@@ -383,6 +385,7 @@ def test_a_fit_that_is_none_is_named_before_the_work(gpt2, tmp_path, asked, erro
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_labels_of_json_lines_train_a_classifier(tmp_path):
     source = save(build("bert", "BertForSequenceClassification").model, tmp_path / "bert")
     with_tokenizer(tmp_path / "bert", framed=True)

@@ -67,6 +67,7 @@ def read(page: str) -> dict[str, list[str]]:
 # -- text ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_repr_is_a_few_lines(results, kind):
     lines = repr(results[kind]).splitlines()

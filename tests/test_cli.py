@@ -184,6 +184,7 @@ def test_a_task_chooses_the_head(call, tiny):
 # -- suggest, inspect, methods, adapters ----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_suggest_fits_the_window_and_its_command_is_a_good_one(call, tiny):
     code, out, err = call("suggest", tiny, "--ratio", "0.5")
     assert (code, err) == (0, "")
@@ -197,6 +198,7 @@ def test_suggest_fits_the_window_and_its_command_is_a_good_one(call, tiny):
     assert json.loads(planned)["parameters"]["target"] == best.parameters
 
 
+@pytest.mark.slow
 def test_suggest_as_json_is_the_api(call, tiny):
     out = call("suggest", tiny, "--like", "gpt2-small", "--count", "2", "--json")[1]
     found = suggest(str(tiny), like="gpt2-small", count=2)

@@ -148,7 +148,7 @@ def test_other_spellings_are_understood(call, tiny, written, meant):
     assert said[0][0] == 0
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("written", ["50%", "1/2", "50 %", "0,5", ".5", "5e-1"])
 def test_a_share_may_be_written_as_people_do(call, tiny, written):
     assert call("suggest", tiny, "--ratio", written, "--json") == call("suggest", tiny, "--ratio", "0.5", "--json")

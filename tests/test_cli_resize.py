@@ -29,6 +29,7 @@ def source(saved):
     return saved("bert", "BertForMaskedLM", dtype=torch.float32)[0]
 
 
+@pytest.mark.slow
 def test_the_result_is_the_apis_and_stdout_says_how_to_load_it(call, source, tmp_path):
     out = tmp_path / "small"
     code, printed, err = call("resize", source, out, *SET)
@@ -102,6 +103,7 @@ def test_a_recipe_does_the_same_and_says_itself_where_to_write(call, source, tmp
     assert (code, "--overwrite" in err) == (5, True)
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_an_error_or_a_choice(call, tmp_path):
     model = build("bert", "BertForMaskedLM", dtype=torch.float32).model
     with torch.no_grad():

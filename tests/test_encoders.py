@@ -30,7 +30,7 @@ GROWN = {
 }
 
 
-@pytest.mark.covering(few=3)
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("what", GROWN)
 @pytest.mark.parametrize("row", ROWS)
 def test_growing_keeps_the_outputs_and_shrinking_gives_them_back(tmp_path, row, what):
@@ -85,7 +85,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("row", ROWS)
 def test_a_halved_model_runs(tmp_path, row, options):
@@ -149,6 +149,7 @@ def shuffled_heads(model: PreTrainedModel, order: list[int]) -> None:
         table.copy_(table[:, order])
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("options", [{}, {"method": "importance"}], ids=["bot", "importance"])
 def test_heads_that_share_a_table_have_one_order_in_all_layers(tmp_path, options):
     small = build("mpnet", hidden_size=12, num_attention_heads=2, num_hidden_layers=2)
@@ -268,6 +269,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("model_type", PUBLISHED)
 def test_every_field_of_published_configs_is_known(model_type):
     config = CONFIG_MAPPING[model_type](**PUBLISHED[model_type])

@@ -47,7 +47,7 @@ def test_a_plus_without_an_axis_is_refused(rule):
 # -- growing ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(("model_type", "field"), [(name, field) for name, fields in UNITS.items() for field in fields])
 def test_units_of_experts_grow_exactly_and_shrink_back(tmp_path, model_type, field):
     model = build(model_type)

@@ -287,7 +287,7 @@ CROSSED = (("bert", "BertLMHeadModel", {"is_decoder": True}), ("gpt2", "GPT2LMHe
 CROSSED += (("roberta", "RobertaForCausalLM", {"is_decoder": True}),)
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "head", "fields"), CROSSED)
 def test_a_decoder_is_resized_without_its_cross_attention(tmp_path, family, head, fields):
     built = build(family, head, add_cross_attention=True, **fields)

@@ -51,7 +51,7 @@ def test_a_band_takes_the_form_that_suits_it(name):
     assert form is None or isinstance(band._form, form)
 
 
-@pytest.mark.covering(few=10)
+@pytest.mark.covering(few=2)
 @pytest.mark.usefixtures("block")
 @pytest.mark.parametrize("name", BANDS)
 def test_every_form_is_the_matrix_product(name):

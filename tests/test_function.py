@@ -97,7 +97,7 @@ def test_growing_the_mlp_alone_keeps_the_outputs(saved, family, head, ffn):
     assert_same_outputs(outputs(target, built.inputs), expected_outputs(built, 1))
 
 
-@pytest.mark.covering(few=4)
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("layers", [3, 4, 5, 7])
 @pytest.mark.parametrize("width", [{}, WIDTHS["heads added"]], ids=["depth", "depth and width"])
 @pytest.mark.parametrize(("family", "head"), [pair for pair in MAIN_HEADS if pair[0] in ("gpt2", "vit", "deit")])
@@ -143,7 +143,7 @@ def test_default_shrinking_undoes_default_growth(saved, tmp_path, family, head, 
     assert_round_trip(saved, tmp_path, family, head, {**WIDTHS["heads added"], "layer": layers}, None)
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("heads", ["whole", "filter", "flat"])
 @pytest.mark.parametrize("sizes", WIDTHS.values(), ids=WIDTHS)
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)

@@ -66,7 +66,7 @@ def sizes(name: str, what: str) -> dict[str, int]:
     }[what]
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("what", ["width", "MLP", "depth", "width as it is said"])
 @pytest.mark.parametrize("name", MODELS)
 def test_growing_keeps_the_outputs_and_shrinking_gives_them_back(tmp_path, name, what):
@@ -103,6 +103,7 @@ def test_a_halved_model_runs(tmp_path, name, calibrated, method):
     assert change(logits(target), logits(model)) < 3
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("name", ["pythia", "falcon 40b"])
 def test_the_copies_of_a_streamed_folder_are_those_of_a_model_in_memory(tmp_path, name):
     model = build(name)

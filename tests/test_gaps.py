@@ -100,7 +100,7 @@ def test_a_pooler_may_be_missing(source, family, head):
     assert {name.split(".")[0] for name in info["missing_keys"]} == {"pooler"}
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_a_tensor_that_nobody_knows_is_an_error(source, family, head):
     folder, config = source(family, head, lambda tensors: tensors.update({"adapter.down.weight": torch.ones(2, 2)}))
@@ -145,6 +145,7 @@ def test_nan_is_named(source):
     assert "nonfinite='zero'" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_nan_becomes_zero_on_request(source, tmp_path):
     folder, config = source("gpt2", "GPT2LMHeadModel", spoiled)
     model, info = resize(folder, config, nonfinite="zero")

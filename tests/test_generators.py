@@ -143,12 +143,14 @@ def test_verifying_touches_no_generator(source, written):
     assert transformers_bot.verify(written, source[0]).equal
 
 
+@pytest.mark.slow
 def test_fitting_touches_no_generator(source, request):
     model = BoTModelForCausalLM.from_pretrained(source[0], **GROWN, method="mango").train()
     request.getfixturevalue("untouched")
     transformers_bot.fit(model, [source[2]], steps=2, source=source[0])
 
 
+@pytest.mark.slow
 def test_new_heads_are_drawn_as_transformers_draws_them(saved):
     folder, _ = saved("bert", "BertModel")
     drawn = []

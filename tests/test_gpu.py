@@ -91,7 +91,7 @@ def cpu_as_gpu(monkeypatch):
     return made
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize(("family", "head"), [("gpt2", "GPT2LMHeadModel"), ("vit", "ViTForImageClassification")])
 def test_what_arrives_late_is_the_same_model_without_a_copy(saved, cpu_as_gpu, family, head, layers):

@@ -166,6 +166,7 @@ def test_launches_of_a_haar_step_along_both_axes(direction, dtype, most):
     assert len(launches.kernels) == most, launches.kernels
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("sizes", [{"hidden": 6, "ffn": 10, "layer": 1}, {"hidden": 24, "heads": 6, "layer": 3}])
 @pytest.mark.parametrize(
     ("family", "head"),

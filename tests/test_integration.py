@@ -26,7 +26,7 @@ def _leaves_transformers_as_it_was():
     assert PreTrainedModel.__dict__["from_pretrained"] is ORIGINAL
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "head"), ALL_HEADS)
 def test_concrete_classes_resize_inside(saved, family, head):
     folder, built = saved(family, head)
@@ -36,7 +36,7 @@ def test_concrete_classes_resize_inside(saved, family, head):
     assert_same_tensors(model, resize(folder, wanted, head, dtype=torch.float64))
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("auto", "family", "head"),
     [
@@ -59,6 +59,7 @@ def test_auto_classes_resize_inside(saved, auto, family, head):
     assert model.config.transformers_bot["source"] == folder_name(folder)
 
 
+@pytest.mark.slow
 def test_overrides_resize_inside(saved):
     folder, _ = saved("gpt2", "GPT2LMHeadModel")
     expected = transformers_bot.BoTModelForCausalLM.from_pretrained(folder, n_layer=3, n_embd=24)
@@ -67,6 +68,7 @@ def test_overrides_resize_inside(saved):
         assert_same_tensors(AutoModelForCausalLM.from_pretrained(folder, n_layer=3, n_embd=24), expected)
 
 
+@pytest.mark.slow
 def test_options_are_the_contexts(saved):
     folder, built = saved("bert", "BertForMaskedLM")
     wanted = resized_config(built.config, **GROWN)
@@ -158,6 +160,7 @@ def test_other_heads_of_the_same_width_are_left_to_transformers(saved):
         assert_same_tensors(GPT2LMHeadModel.from_pretrained(folder, n_head=4), expected)
 
 
+@pytest.mark.slow
 def test_a_width_that_changes_with_fewer_layers_is_resized_as_a_whole(saved):
     folder, built = saved("bert", "BertForMaskedLM", layer=4)
     wanted = resized_config(built.config, hidden=24, heads=6, ffn=40, layer=2)
@@ -166,6 +169,7 @@ def test_a_width_that_changes_with_fewer_layers_is_resized_as_a_whole(saved):
     assert_same_tensors(actual, resize(folder, wanted, "BertForMaskedLM", dtype=torch.float64))
 
 
+@pytest.mark.slow
 def test_contexts_nest_and_the_outer_options_come_back(saved):
     folder, built = saved("bert", "BertForMaskedLM")
     wanted = resized_config(built.config, **GROWN)
@@ -246,6 +250,7 @@ def test_blocks_can_be_left_in_any_order(grown_bert):
             assert _seed_in_use(*grown_bert) == (max(on) if on else None)
 
 
+@pytest.mark.slow
 def test_options_of_a_task_are_its_own_and_reach_its_threads(grown_bert):
     async def work(seed, ready, leave):
         with transformers_bot.integration({"seed": seed}):
@@ -272,6 +277,7 @@ def test_a_copy_of_the_context_does_not_outlive_the_block(grown_bert):
         assert kept.run(_seed_in_use, *grown_bert) is None
 
 
+@pytest.mark.slow
 def test_enable_holds_in_every_thread_and_a_block_goes_before_it(grown_bert):
     transformers_bot.enable({"seed": 7})
     try:

@@ -59,7 +59,7 @@ WIDER = {"hidden": 24, "heads": 6, "ffn": 48}
 NARROWER = {"hidden": 6, "heads": 3, "ffn": 10}
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mixed", "lost"),
     [({"layer": 1, **WIDER}, {"layer": 1}), ({"layer": 6, **NARROWER}, NARROWER)],
@@ -79,6 +79,7 @@ def test_what_is_new_beside_what_is_lost_does_not_make_up_for_it(saved, tmp_path
 # -- suggestions --------------------------------------------------------------------------------------
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(
     "ratio", [0.5, 0.03, *(pytest.param(ratio, marks=pytest.mark.slow) for ratio in (0.9, 0.1, 0.01))]
 )

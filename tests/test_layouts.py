@@ -68,7 +68,7 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "head", "change"), LAYOUTS.values(), ids=LAYOUTS)
 def test_old_layouts_give_the_same_result_and_save_todays_names(saved, tmp_path, family, head, change):
     folder, built = saved(family, head)
@@ -102,6 +102,7 @@ def test_a_body_without_a_head_becomes_a_model_with_one(saved, factory, family, 
     assert not [name for name in info["missing_keys"] if name.startswith(f"{prefix}.")]
 
 
+@pytest.mark.slow
 def test_a_model_with_a_head_gives_its_body(saved):
     folder, built = saved("gpt2", "GPT2ForTokenClassification")
     wanted = resized_config(built.config, **GROWN)

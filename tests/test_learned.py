@@ -134,7 +134,7 @@ def test_flops_are_those_of_products_forward_and_backward(tmp_path):
     assert model.config.transformers_bot["fit"]["parameters"] == 5 * 2 * 8  # ln_1, q, k, v, c_proj, ln_2, c_fc, c_proj
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("method", OPERATORS)
 def test_a_fitted_model_is_saved_and_loaded_like_any_other(tmp_path, method):
     folder, config, batch = gpt2(tmp_path)
@@ -229,6 +229,7 @@ def test_an_unknown_keyword(unfitted):
         transformers_bot.fit(*unfitted, subfoldr="x")
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize(
     ("batches", "message"),
     [
@@ -248,6 +249,7 @@ def test_batches_that_cannot_be_used(unfitted, batches, message):
         transformers_bot.fit(model, batches(batch))
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_leaves_the_model_as_it_was(grown):
     model, batch = grown
     before = {name: x.clone() for name, x in model.state_dict().items()}

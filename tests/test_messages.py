@@ -149,6 +149,7 @@ def test_methods_are_explained_without_formulas(capsys):
         assert not re.search(r"\^T|\bR C|W_|sum_|sqrt|\*\*|`", capsys.readouterr().out), name
 
 
+@pytest.mark.slow
 def test_warnings_of_plans_and_reports_name_options_too(saved, tmp_path, capsys):
     source, _ = saved("gpt2", "GPT2LMHeadModel")
     words = [source, "--set", "n_embd=6", "--gain", "raw"]

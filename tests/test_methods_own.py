@@ -52,6 +52,7 @@ def source(tmp_path):
 HALF = {"n_embd": 4, "n_head": 1}
 
 
+@pytest.mark.slow
 def test_the_example_resizes_with_its_option(example, source, tmp_path):
     (method,) = methods.load(example)
     given = {"method": "nearest", "bot_config": {"first": 1}}
@@ -68,6 +69,7 @@ def test_the_example_resizes_with_its_option(example, source, tmp_path):
     assert torch.equal(inside.wte.weight, model.wte.weight)
 
 
+@pytest.mark.slow
 def test_its_options_are_on_the_command_line(example, source, tmp_path, capsys):
     named = ["--method-file", str(example)]
     assert cli.main(["methods", "nearest", *named]) == 0

@@ -52,7 +52,7 @@ PLANS = ("plan", "plan of a loaded size")  # whose maps are made when they are f
 HASHABLE = ("options", "default options", "wavelets", "verification")  # the others hold tables or lists
 
 
-@pytest.mark.covering(few=6)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_call_gives_comes_back_equal(values, name):
     value = values[name]

@@ -152,7 +152,7 @@ def noises(saved, kind: str, seed: int, scale: float = 1.0) -> dict[str, torch.T
     return {name: x / x.norm() for name, x in added.items()}
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gaussian", "uniform"])
 def test_every_tensor_and_every_seed_has_its_own_noise(saved, kind):
     drawn = [*noises(saved, kind, 0).values(), *noises(saved, kind, 1).values()]

@@ -123,6 +123,7 @@ def test_integration_names_the_folder_too(source, target, tmp_path):
     assert verify(tmp_path / "out", source=source).equal
 
 
+@pytest.mark.slow
 def test_the_command_line_writes_no_path_and_says_how_to_verify(source, target, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(source.parent)
     sizes = ["--config", str(target), "--set", "n_embd=12"]
@@ -138,6 +139,7 @@ def test_the_command_line_writes_no_path_and_says_how_to_verify(source, target, 
     assert cli.main(["verify", str(tmp_path / "out"), "--source", "tiny-gpt2"]) == 0
 
 
+@pytest.mark.slow
 def test_a_recipe_asks_where_its_local_source_is(source, tmp_path, monkeypatch, capsys):
     resize_checkpoint(source, tmp_path / "out", n_layer=3, bot_config={"seed": 7})
     recipe = recipe_in((tmp_path / "out/README.md").read_text())

@@ -126,6 +126,7 @@ def test_importance_tells_of_its_batches(bars, source):
     assert "calibrating, batch 3 of 3" in the_one(bars).stages
 
 
+@pytest.mark.slow
 def test_what_takes_long_moves_with_every_layer(bars, saved):
     """Counted, not timed: between two updates there is never more than a layer of a stage, or one tensor."""
     folder, _ = saved("gpt2", "GPT2LMHeadModel", layer=6, hidden=16, heads=4, ffn=32)
@@ -149,6 +150,7 @@ def test_fitting_an_operator_tells_every_step(bars, saved):
     in_order(["opening the source", *steps, "done"], the_one(bars).stages)
 
 
+@pytest.mark.slow
 def test_a_fit_within_a_call_is_a_part_of_its_bar(bars, source, tmp_path):
     batches = [{**batch, "labels": batch["input_ids"]} for batch in BATCHES]
     big = {"n_embd": 24, "n_head": 6, "n_inner": 48}
@@ -157,6 +159,7 @@ def test_a_fit_within_a_call_is_a_part_of_its_bar(bars, source, tmp_path):
     in_order([*OPENED, "resizing transformer.wte.weight", *steps, "hashing the source's files"], the_one(bars).stages)
 
 
+@pytest.mark.slow
 def test_verifying_and_measuring_have_one_too(bars, source, tmp_path):
     bot.resize_checkpoint(source, tmp_path / "out", **SMALL)
     bars.clear()
@@ -187,7 +190,7 @@ def test_a_call_that_resizes_nothing_leaves_none_behind(bars, source):
     assert (ours.closed, ours.leave) == (1, False)
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", progress.RANKS)
 def test_only_the_first_process_of_a_job_shows_one(bars, source, monkeypatch, name):
     monkeypatch.setenv(name, "1")

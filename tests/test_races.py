@@ -128,6 +128,7 @@ def test_the_hash_is_of_the_file_that_was_checked(source):
         checkpoint.hashes(True)
 
 
+@pytest.mark.slow
 def test_without_a_further_thread_files_are_hashed_in_line(source, tmp_path, monkeypatch):
     first = resize_checkpoint(source, tmp_path / "first", **SIZES)
 

@@ -132,6 +132,7 @@ def test_json_brings_the_same_report_back(reports, tmp_path):
         assert Report.load(folder) == report
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_bytes(tmp_path):
     written = []
     for threads in (1, 2):
@@ -162,6 +163,7 @@ def test_a_report_that_is_none_is_named(tmp_path, text, reason):
         Report.load(tmp_path)
 
 
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -218,6 +220,7 @@ def markdown_tables(text: str) -> list[list[str]]:
     return [lines for lines in found if lines]
 
 
+@pytest.mark.slow
 def test_markdown_tables_stay_tables(reports):
     for report in [*reports.values(), *(hostile(one) for one in reports.values())]:
         for text in (report.markdown(), report.summary()):

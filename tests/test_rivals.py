@@ -190,7 +190,7 @@ def test_a_plan_accounts_for_every_tensor(family, head, method):
         assert made.inherited == 1.0
 
 
-@pytest.mark.covering(few=3)
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("method", COVERED)
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_every_method_runs_and_is_saved(saved, tmp_path, family, head, method):

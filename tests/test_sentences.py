@@ -67,7 +67,7 @@ def fields(path: Path) -> dict:
     return json.loads(path.read_text())
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", [OLD, NEW])
 @pytest.mark.parametrize("spelling", ["word_embedding_dimension", "embedding_dimension"])
 def test_modules_come_along_at_the_new_width(tmp_path, spelling, prefix):
@@ -83,6 +83,7 @@ def test_modules_come_along_at_the_new_width(tmp_path, spelling, prefix):
     assert verify(tmp_path / "out", source=source).equal
 
 
+@pytest.mark.slow
 def test_the_longest_text_follows_the_positions(tmp_path):
     source = write_folder(tmp_path / "source", ("Pooling", pooling()))
     report = resize_checkpoint(source, tmp_path / "out", max_position_embeddings=7)
@@ -175,6 +176,7 @@ def test_what_follows_a_dense_module_is_of_its_width(tmp_path):
         assert (tmp_path / "out/3_LayerNorm" / name).read_bytes() == (source / "3_LayerNorm" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_weights_keep_their_dtype_and_their_numbers_are_looked_at(tmp_path):
     module = dense(12, 5)
     module["weights"] = {name: x.to(torch.bfloat16) for name, x in module["weights"].items()}
@@ -192,6 +194,7 @@ def test_weights_keep_their_dtype_and_their_numbers_are_looked_at(tmp_path):
     assert load_file(tmp_path / "two/2_Dense/model.safetensors")["linear.weight"].isfinite().all()
 
 
+@pytest.mark.slow
 def test_pickled_weights_need_consent_and_become_safetensors(tmp_path):
     module = dense(12, 5)
     weights = module["weights"]
@@ -296,7 +299,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.covering(few=6)
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize(("edit", "error", "said"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_carried_is_refused_by_name(tmp_path, edit, error, said):
     source = write_folder(tmp_path / "source", ("Pooling", pooling()), ("Dense", dense(12, 5)))
@@ -339,6 +342,7 @@ def test_weights_of_layers_are_refused_where_layers_change(tmp_path):
 # -- around it ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_model_in_a_folder_of_its_own_is_named_and_carried(tmp_path):
     source = write_folder(tmp_path / "source", ("Pooling", pooling()), place="0_Transformer")
     with pytest.raises(BadCheckpoint, match=r"pass subfolder='0_Transformer'"):
@@ -395,7 +399,7 @@ def test_such_a_folder_is_replaced_as_a_whole_and_no_other(tmp_path):
     assert (tmp_path / "out/1_Pooling/notes.txt").read_text() == "mine"
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "tag", "pipeline"),
     [
@@ -423,6 +427,7 @@ def test_the_card_says_what_the_folder_is(tmp_path, capsys, kind, tag, pipeline)
     assert "sentence" not in (tmp_path / "two/README.md").read_text()
 
 
+@pytest.mark.slow
 def test_what_a_model_in_memory_cannot_carry_is_said_once(tmp_path, caplog):
     source = write_folder(tmp_path / "source", ("Pooling", pooling()))
     logger = logging.getLogger("transformers")

@@ -101,6 +101,7 @@ layouts = st.dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(layout=layouts, size=st.integers(1, 300), order=st.integers(0, 10**6))
 def test_any_names_dtypes_and_shapes_are_as_safetensors_writes_them(tmp_path_factory, layout, size, order):

@@ -110,7 +110,7 @@ NOTHING = {**dict.fromkeys(OURS), "strict": None, "method": None, "nonfinite": N
 SMALLER = {"num_hidden_layers": 1}
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("nothing", [NOTHING, {**dict.fromkeys(OURS), **signatures.DEFAULTS}], ids=["None", "default"])
 def test_a_keyword_that_says_nothing_changes_nothing(saved, tmp_path, nothing):
     folder, built = saved("bert", "BertForMaskedLM")

@@ -81,7 +81,7 @@ def architecture(folder: Path) -> str:
 # -- told by its tensors --------------------------------------------------------------------------
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(4))
 def test_every_class_is_told_by_its_tensors(tmp_path, number):
     """All 29 classes, each with one way not to be named."""
@@ -99,7 +99,7 @@ def test_every_class_is_told_by_its_tensors(tmp_path, number):
         assert f"those of {name}" in plan.warnings[0]
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("unnamed", UNNAMED)
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_language_model_keeps_its_head_and_its_generation_config(tmp_path, unnamed, tied):
@@ -172,6 +172,7 @@ def test_constants_of_older_versions_are_no_tensors_of_a_head(tmp_path, family):
 # -- not told -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_classes_with_the_same_tensors_are_an_error_that_says_how_to_choose(tmp_path, capsys):
     model = BertForSequenceClassification(config_of("Bert", num_labels=1))
     folder = saved(tmp_path / "source", model)
@@ -199,6 +200,7 @@ def test_classes_with_the_same_tensors_are_an_error_that_says_how_to_choose(tmp_
     assert not report.dropped
 
 
+@pytest.mark.slow
 def test_a_head_that_no_class_has_is_an_error_that_names_task(tmp_path):
     folder = saved(tmp_path / "source", transformers.BertModel(config_of("Bert")), ["MyBertForX"])
     path = folder / "model.safetensors"
@@ -225,7 +227,7 @@ def test_a_plan_that_cannot_look_says_so(tmp_path):
 # -- what is left out -----------------------------------------------------------------------------
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [True, False])
 def test_a_head_that_is_left_out_is_in_the_plan_the_report_and_the_log(tmp_path, caplog, monkeypatch, named):
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
@@ -248,7 +250,7 @@ def test_a_head_that_is_left_out_is_in_the_plan_the_report_and_the_log(tmp_path,
     assert checked.equal, checked
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("written", "named", "lost"),
     [
@@ -275,6 +277,7 @@ def test_a_plan_knows_what_files_hold_beside_the_class_that_their_config_names(t
     assert not transformers_bot.plan(AutoConfig.from_pretrained(folder), wide).dropped
 
 
+@pytest.mark.slow
 def test_a_head_that_was_lost_without_a_word_is_a_difference(tmp_path):
     """As the first version did it."""
     folder = saved(tmp_path / "source", BertForMaskedLM(config_of("Bert")))
@@ -299,7 +302,7 @@ def test_half_a_head_is_no_class(tmp_path):
 # -- wrapped names --------------------------------------------------------------------------------
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrapper", "named"),
     [
@@ -327,6 +330,7 @@ def test_names_that_all_have_a_wrapper_are_read_without_it(tmp_path, wrapper, na
     assert set(load_file(tmp_path / "same" / "model.safetensors")) >= {"bert.embeddings.LayerNorm.weight"}
 
 
+@pytest.mark.slow
 def test_names_of_the_vision_models_lose_a_wrapper_too(tmp_path):
     """They have two generations of names beside."""
     model = transformers.ViTForImageClassification(config_of("ViT")).eval()

@@ -36,7 +36,7 @@ def plain_fields(folder: Path) -> dict:
     return {key: value for key, value in fields.items() if key not in OURS}
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
 @pytest.mark.parametrize("sizes", [SMALLER, LARGER], ids=["shrink", "grow"])
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
@@ -84,6 +84,7 @@ def test_the_callers_random_numbers_stay(saved, tmp_path):
     assert torch.equal(torch.rand(4), expected)
 
 
+@pytest.mark.slow
 def test_same_inputs_give_the_same_bytes_in_every_file(saved, tmp_path):
     source, built = saved("gpt2", "GPT2LMHeadModel")
     for name in ("one", "two"):
@@ -99,6 +100,7 @@ def test_same_sizes_are_the_source_bit_by_bit(saved, tmp_path):
     assert weight_files(tmp_path / "out") == weight_files(Path(source))
 
 
+@pytest.mark.slow
 def test_a_sharded_source_gives_what_a_single_file_gives(saved, tmp_path):
     source, built = saved("gpt2", "GPT2LMHeadModel")
     shards = save(built.model, tmp_path / "shards", max_shard_size="10KB")
@@ -125,6 +127,7 @@ def test_what_is_refused_leaves_nothing_behind(saved, tmp_path, family):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_existing_folder_needs_overwrite(saved, tmp_path):
     source, built = saved("gpt2", "GPT2LMHeadModel")
     wanted, out = resized_config(built.config, **SMALLER), tmp_path / "out"
@@ -176,6 +179,7 @@ def test_the_tokenizer_goes_along(tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path / "out")("word3 word5")["input_ids"] == [3, 5]
 
 
+@pytest.mark.slow
 def test_a_tokenizer_larger_than_the_vocabulary_is_an_error(tmp_path):
     built = build("gpt2", "GPT2LMHeadModel")
     source = save(built.model, tmp_path / "source")
@@ -188,6 +192,7 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_an_error(tmp_path):
     assert not (tmp_path / "out/tokenizer.json").exists()
 
 
+@pytest.mark.slow
 def test_what_goes_along_is_checked(tmp_path, caplog):
     built = build("vit", "ViTForImageClassification")
     source = save(built.model, tmp_path / "source")
@@ -271,6 +276,7 @@ def test_values_that_are_none_are_named(saved, tmp_path, keywords):
         resize_checkpoint(source, tmp_path / "out", n_embd=6, **keywords)
 
 
+@pytest.mark.slow
 def test_a_card_that_cannot_be_kept_is_named_before_the_work(saved, tmp_path):
     source, _ = saved("gpt2", "GPT2LMHeadModel")
     resize_checkpoint(source, tmp_path / "out", n_embd=6)

@@ -24,7 +24,7 @@ def source_of(family, **sizes):
     return tiny_config(family, HEADS[family], **{"layer": 6, "hidden": 48, "heads": 6, "ffn": 192, **sizes})
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("ratio", [0.3, 0.5, 2.0, 4.0])
 def test_every_proposal_can_be_built_and_is_counted_exactly(family, ratio):
@@ -51,7 +51,7 @@ def _fields(config, one):
     return {**{n: v for n, v in config.to_dict().items() if n != "model_type"}, **own, **pooler, **one.fields}
 
 
-@pytest.mark.covering("ratio")
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("ratio", "sign"), [(0.4, -1), (3.0, 1)])
 def test_width_and_depth_go_one_way_and_heads_stay_as_wide(family, ratio, sign):
@@ -87,6 +87,7 @@ def test_an_exact_halving_costs_less_than_a_partial_level():
     assert "width 48 to 40 by a partial level" in partial.notes
 
 
+@pytest.mark.slow
 def test_a_size_that_is_there_is_found():
     config = source_of("gpt2")
     wanted = plan(config, n_layer=3, n_embd=24, n_head=3).parameters
@@ -95,6 +96,7 @@ def test_a_size_that_is_there_is_found():
     assert suggest(config, ratio=1.0)[0].sizes == {"layer": 6, "hidden": 48, "heads": 6, "head_dim": 8, "ffn": 192}
 
 
+@pytest.mark.slow
 def test_memory_is_a_limit_and_follows_the_dtype():
     config = source_of("bert")
     half = plan(config, {}).to_dict()["bytes"]["target"] // 2
@@ -158,6 +160,7 @@ def test_operations_are_what_torch_counts(family, role):
     assert Shapes.of(adapter, inventory, sizes).flops(sizes) == pytest.approx(counted, rel=0.12)
 
 
+@pytest.mark.slow
 def test_a_folder_without_weights_is_enough(tmp_path):
     source_of("gpt2").save_pretrained(tmp_path)
     assert suggest(str(tmp_path), ratio=0.5) == suggest(source_of("gpt2"), ratio=0.5)

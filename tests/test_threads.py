@@ -116,7 +116,7 @@ def test_eight_threads_get_what_one_gets_and_leave_nothing_behind(calls):
     assert [kind for kind in before if before[kind] != after[kind]] == []
 
 
-@pytest.mark.covering(few=4)
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("name", ["plan", "grow", "shrink", "resize", "verify", "suggest", "inspect", "integration"])
 def test_no_call_changes_what_a_process_shares(calls, name):
     before = shared_state()
@@ -128,7 +128,7 @@ def test_no_call_changes_what_a_process_shares(calls, name):
 GROWS, DEEPENS = ("ligo", "mango", "lemon", "fpi", "aki", "tile"), ("stack", "interpolate", "depth_upscale")
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("method", [*METHODS, "bot, fitted"])
 def test_no_result_depends_on_the_default_dtype_which_other_threads_set(saved, method):
     # from_pretrained of transformers sets it for the whole process, in any thread.
@@ -247,6 +247,7 @@ def test_numbers_are_drawn_as_after_a_seed_by_every_function(function):
         assert torch.equal(found, fill())
 
 
+@pytest.mark.slow
 def test_generators_of_no_other_device_are_seeded(calls, monkeypatch, tmp_path):
     seeded, (folder, config, batch) = [], learned.gpt2(tmp_path)
     for module in (torch.cuda, torch.xpu):

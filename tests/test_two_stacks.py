@@ -19,7 +19,7 @@ def bound_of(model_type: str) -> float:
     return 5e-6 if model_type in FLOAT32_INSIDE else 1e-12
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(("model_type", "what"), CASES)
 def test_growing_keeps_the_outputs_and_shrinking_gives_them_back(tmp_path, model_type, what):
     model, fields = build(model_type), GROWN[model_type][what]
@@ -177,6 +177,7 @@ def test_a_depth_that_is_not_said_stays(tmp_path):
 # -- what the stacks share ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_heads_with_a_bias_of_their_own_have_one_order_in_all_layers(tmp_path):
     # Six heads, of which every third is without any effect, in the same place in every layer.
     model = build("t5", num_heads=6, d_kv=4)

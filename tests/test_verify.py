@@ -25,7 +25,7 @@ resize_checkpoint = partial(transformers_bot.resize_checkpoint, record_path=True
 FACTORY_HEADS = [pair for pair in ALL_HEADS if pair[1] != "GPT2DoubleHeadsModel"]
 
 
-@pytest.mark.covering(few=3)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("sizes", [SMALLER, LARGER], ids=["shrink", "grow"])
 @pytest.mark.parametrize(("family", "head"), FACTORY_HEADS)
 def test_a_result_is_bit_equal(saved, tmp_path, family, head, sizes):
@@ -37,7 +37,7 @@ def test_a_result_is_bit_equal(saved, tmp_path, family, head, sizes):
     assert not found.unknown
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(
     "keywords",
     [
@@ -54,7 +54,7 @@ def test_options_are_in_the_record(saved, tmp_path, keywords):
     assert verify(tmp_path / "out").equal
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "head"), MAIN_HEADS)
 def test_a_model_that_was_saved_from_memory_is_verified_too(saved, tmp_path, family, head):
     source, built = saved(family, head)
@@ -64,6 +64,7 @@ def test_a_model_that_was_saved_from_memory_is_verified_too(saved, tmp_path, fam
     assert found.compared > 10
 
 
+@pytest.mark.slow
 def test_new_heads_of_a_model_from_memory_are_named_as_unknown(saved, tmp_path):
     source, built = saved("bert", "BertForPreTraining")
     wanted = resized_config(built.config, **SMALLER)
@@ -94,6 +95,7 @@ def change_config(folder: Path, change) -> None:
     (folder / "config.json").write_text(json.dumps(fields))
 
 
+@pytest.mark.slow
 def test_one_changed_value_is_found(result):
     def change(tensors):
         tensors["transformer.h.0.mlp.c_fc.weight"][2, 3] += 1e-9
@@ -106,6 +108,7 @@ def test_one_changed_value_is_found(result):
     assert "differs in 1 place (" in str(found)
 
 
+@pytest.mark.slow
 def test_lost_added_and_recast_tensors_are_found(result):
     def change(tensors):
         del tensors["transformer.ln_f.bias"]
@@ -119,7 +122,7 @@ def test_lost_added_and_recast_tensors_are_found(result):
     assert "transformer.wpe.weight" in text
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("field", "value", "shown"),
     [("activation_function", "relu", "activation_function"), ("layer_norm_epsilon", 1.0, "layer_norm_epsilon")],
@@ -129,11 +132,13 @@ def test_a_changed_config_is_found(result, field, value, shown):
     assert any(shown in line for line in verify(result).differing)
 
 
+@pytest.mark.slow
 def test_a_changed_record_is_found(result):
     change_config(result, lambda fields: fields["transformers_bot"].update(inherited=0.5))
     assert any("inherited" in line for line in verify(result).differing)
 
 
+@pytest.mark.slow
 def test_another_source_is_found(result, tmp_path):
     other = save(build("gpt2", "GPT2LMHeadModel", seed=9).model, tmp_path / "other")
     found = verify(result, source=other)
@@ -141,6 +146,7 @@ def test_another_source_is_found(result, tmp_path):
     assert any("values differ" in line for line in found.differing)
 
 
+@pytest.mark.slow
 def test_training_makes_a_difference(result):
     model = AutoModelForCausalLM.from_pretrained(result)
     with torch.no_grad():
@@ -169,6 +175,7 @@ def test_a_calibrated_result_is_not_recomputed_wrongly(tmp_path):
     assert BoTModelForCausalLM.from_pretrained(tmp_path / "out").config.n_embd == 6
 
 
+@pytest.mark.slow
 def test_a_local_source_that_has_moved_is_asked_for(saved, tmp_path, monkeypatch):
     source, built = saved("gpt2", "GPT2LMHeadModel")
     (tmp_path / "here").symlink_to(source)
@@ -189,6 +196,7 @@ def test_a_source_of_another_type_is_named(saved, result):
         verify(result, source=other)
 
 
+@pytest.mark.slow
 def test_an_untied_head_is_found(result):
     change_weights(result, lambda tensors: tensors.update({"lm_head.weight": torch.ones(23, 6, dtype=torch.float64)}))
     assert any(line.startswith("lm_head.weight: tied to") for line in verify(result).differing)
@@ -211,6 +219,7 @@ def test_a_record_does_not_open_pickles(result):
         verify(result)
 
 
+@pytest.mark.slow
 def test_a_trained_model_is_said_in_one_sentence(result):
     model = AutoModelForCausalLM.from_pretrained(result)
     with torch.no_grad():

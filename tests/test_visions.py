@@ -24,7 +24,7 @@ GROWN = {
 }
 
 
-@pytest.mark.covering(few=3)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("what", GROWN)
 @pytest.mark.parametrize("name", ROWS)
 def test_growing_keeps_the_outputs_and_shrinking_gives_them_back(tmp_path, name, what):
@@ -37,7 +37,7 @@ def test_growing_keeps_the_outputs_and_shrinking_gives_them_back(tmp_path, name,
     assert change(outputs(resized(target, tmp_path / "grown", row.factory, **before), inputs), expected) < EXACT
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("calibrated", [False, True])
 @pytest.mark.parametrize("name", ROWS)
 def test_a_halved_model_runs(tmp_path, name, calibrated):
@@ -226,7 +226,7 @@ def before_of(model, sizes):
     }
 
 
-@pytest.mark.covering(few=2)
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize("sizes", GROWN_PAIRS.values(), ids=GROWN_PAIRS)
 @pytest.mark.parametrize("name", PAIRS)
 def test_both_towers_grow_exactly_and_shrink_back(tmp_path, name, sizes):

@@ -158,6 +158,7 @@ def test_maps_of_any_ratio_are_dual_and_keep_constants(small, large, wavelet):
     assert_unit_gain_and_dual(small, large, wavelet)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(small=st.integers(1, 48), extra=st.integers(0, 150), wavelet=st.sampled_from(ALL))
 def test_any_sizes_and_wavelet_are_dual_and_keep_constants(small, extra, wavelet):

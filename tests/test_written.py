@@ -96,6 +96,7 @@ UNREAD = {
 }
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize(("change", "why"), UNREAD.values(), ids=UNREAD)
 def test_what_no_resize_wrote_is_not_read_to_know_it(result, change, why, monkeypatch):
     _, out = result
@@ -106,7 +107,7 @@ def test_what_no_resize_wrote_is_not_read_to_know_it(result, change, why, monkey
     assert not {path.name for path in out.iterdir() if path.is_symlink() or path.stat().st_size == 1 << 30} & {*read}
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "why"), CHANGES.values(), ids=CHANGES)
 def test_any_other_model_needs_another_word(result, change, why):
     source, out = result
@@ -183,7 +184,7 @@ MISTAKES = {
 }
 
 
-@pytest.mark.covering(few=4)
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize(("keywords", "error"), MISTAKES.values(), ids=MISTAKES)
 def test_a_taken_place_hides_no_mistake(result, keywords, error):
     source, out = result

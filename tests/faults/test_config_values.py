@@ -84,7 +84,7 @@ def calls(folder: str, out, depth: str):
     }
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_wrong_values_in_a_file_are_answered_by_our_errors(folders, tmp_path, family):
     shutil.copytree(folders / family, tmp_path / "model")
@@ -100,7 +100,7 @@ def test_wrong_values_in_a_file_are_answered_by_our_errors(folders, tmp_path, fa
     assert refused > 10
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_wrong_values_as_overrides_are_answered_by_our_errors(folders, family):
     folder, depth = str(folders / family), "n_layer" if family == "gpt2" else "num_hidden_layers"

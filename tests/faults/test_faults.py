@@ -91,7 +91,7 @@ CASES = [
 ]
 
 
-@pytest.mark.covering("row", "call")
+@pytest.mark.covering(few=1)
 @pytest.mark.parametrize(("row", "call"), CASES)
 def test_a_bad_input_is_named_and_nothing_else_is_touched(sources, place, monkeypatch, row, call):
     folder, outside, here = place / "model", place / "outside", place / "work"
@@ -113,6 +113,7 @@ def test_a_bad_input_is_named_and_nothing_else_is_touched(sources, place, monkey
     assert seen.megabytes < MEGABYTES
 
 
+@pytest.mark.slow
 def test_the_good_folders_are_good(sources):
     for name, folder in sources.items():
         checked = check_files(str(folder), {}, allow_pickle=name == "pickled")
@@ -121,6 +122,7 @@ def test_the_good_folders_are_good(sources):
         assert resized.config.n_layer == 4
 
 
+@pytest.mark.slow
 def test_the_watchers_see(sources, tmp_path):
     # A check that cannot fail would prove nothing: Python's opens, native ones, and memory are seen.
     from safetensors import safe_open

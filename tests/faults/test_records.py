@@ -74,7 +74,7 @@ def other(key: str, value):
     return value + 1 if isinstance(value, (int, float)) else f"{value}x"
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["written", "memory"])
 def test_an_untouched_result_is_equal(check, kind):
     assert check(kind, lambda _: None) == ""
@@ -121,7 +121,7 @@ def test_a_fact_of_a_wrong_type_is_named(places, check, turn):
             )
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("key", CONFIG)
 def test_every_field_of_the_config_is_compared(places, check, key):
     def fields_of(value):
@@ -144,6 +144,7 @@ def test_a_fact_of_a_report_that_is_null_must_be_there(check):
     assert "transfer_report.json method.options.detail_scale: missing, recomputed None" in found
 
 
+@pytest.mark.slow
 def test_versions_may_be_others_and_a_renamed_source_is_told(places, check, tmp_path):
     newer = {"torch": "99.1.0+cpu", "transformers": "99.0.0.dev0"}
     assert check("memory", lambda fields: fields["transformers_bot"]["versions"].update(newer)) == ""
@@ -163,7 +164,7 @@ def test_a_record_does_not_lead_out_of_the_source(check, subfolder):
     )
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["classes", "parameters", "inherited", "tensors", "dropped", "energy_kept", "sizes"])
 def test_what_a_report_says_is_compared(check, key):
     def change(report):

@@ -19,6 +19,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(weights, "BLOCK", 64)
 
 
+@pytest.mark.covering(few=2)
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @given(
     shape=st.lists(st.integers(1, 9), min_size=0, max_size=4),
@@ -58,6 +59,7 @@ def test_what_holds_no_fractions_has_none():
     assert find_nonfinite({**whole, "meta": torch.ones(3, device="meta")}) == {}
 
 
+@pytest.mark.slow
 def test_no_copy_is_made(monkeypatch):
     monkeypatch.undo()
     for dtype in (torch.float32, torch.float16):

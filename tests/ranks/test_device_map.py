@@ -18,7 +18,7 @@ def case(request, saved):
     return folder, wanted, head, built.inputs, outputs(plain, built.inputs)
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("device_map", ["auto", "cpu", {"": "cpu"}])
 def test_on_one_device(case, device_map):
     folder, wanted, head, inputs, expected = case
@@ -40,7 +40,7 @@ def disk_map(case):
     return layers_on(resize(folder, wanted, head), "disk")
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 def test_offloaded_to_disk(case, disk_map, tmp_path):
     folder, wanted, head, inputs, expected = case
     model = resize(folder, wanted, head, device_map=disk_map, offload_folder=str(tmp_path))
@@ -57,7 +57,7 @@ def test_offloaded_for_want_of_memory(case, tmp_path):
     assert_same_outputs(outputs(model, inputs), expected, 1e-12)
 
 
-@pytest.mark.covering(few=1)
+@pytest.mark.slow
 def test_saved_after_offload(case, disk_map, tmp_path):
     folder, wanted, head, inputs, expected = case
     model = resize(folder, wanted, head, device_map=disk_map, offload_folder=str(tmp_path / "offload"))
