@@ -104,6 +104,30 @@ def test_a_length_of_zero_is_named(model_type, field, change):
         transformers_bot.plan(config, **change)
 
 
+@pytest.mark.parametrize(
+    ("model_type", "field"),
+    [
+        ("llama", "num_attention_heads"),
+        ("gemma2", "num_attention_heads"),
+        ("glm4", "num_attention_heads"),
+        ("whisper", "encoder_attention_heads"),
+        ("t5", "num_heads"),
+        ("gpt2", "n_inner"),
+    ],
+)
+@pytest.mark.parametrize("given", ["8", [4], 8.5, 0, True])
+def test_a_wrong_override_of_a_length_is_named(model_type, field, given):
+    config = transformers.CONFIG_MAPPING[model_type](**({"n_inner": 96} if field == "n_inner" else {}))
+    message = f"{field} is {given!r} in the target config; it must be a whole number of at least 1"
+    with pytest.raises(BadSize, match=re.escape(message)):
+        transformers_bot.plan(config, **{field: given})
+
+
+def test_none_asks_for_the_length_of_the_class():
+    plan = transformers_bot.plan(transformers.GPT2Config(n_inner=96, n_embd=24, n_head=6), n_inner=None)
+    assert (plan.source_sizes["ffn"], plan.target_sizes["ffn"]) == (96, 4 * 24)
+
+
 def test_what_an_adapter_cannot_compute_is_told(monkeypatch):
     broken = Role("ffn", "unit", lambda c: c.hidden_size // (c.num_hidden_layers - 12), field="intermediate_size")
     adapter = dataclasses.replace(rules.get("bert"), roles=rules.get("bert").roles.with_(broken))

@@ -292,11 +292,9 @@ def role_sizes(adapter: Adapter, config: PreTrainedConfig, which: str) -> dict[s
         which: "source" or "target", for the message.
     """
     for role in adapter.roles.values():
-        field = role.size if isinstance(role.size, str) else role.field
-        given = get_field(config, field, None)
-        # A length that is computed may come from a field with another meaning, such as a token's number.
-        if isinstance(role.size, str) or (role.kind in RESIZED and isinstance(given, Integral)):
-            _check_positive(field, given, which)
+        if _reads_length(role, config):
+            field = role.size if isinstance(role.size, str) else role.field
+            _check_positive(field, get_field(config, field, None), which)
     check_spread(config, which)
     for check in adapter.checks:
         if wrong := _computed(check, config, which, "its sizes"):
@@ -323,9 +321,7 @@ def rebuild(
     known = flat(config, config.to_dict())
     chosen = _by_field(adapter, config, known, overrides, remedy)
     check_overrides(chosen)
-    for name, given in chosen.items():
-        if name in size_fields(adapter) or name == "num_labels":
-            _check_positive(name, given, "target")
+    _check_lengths(adapter, config, chosen)
     chosen |= unsaid(adapter, config, chosen)
     fields = {**known, **_with_labels(config, chosen)}
     try:
@@ -341,13 +337,33 @@ def rebuild(
         if "label2id" in chosen:  # transformers would replace it if only the number of labels is given
             rebuilt.label2id = chosen["label2id"]
         return rebuilt
-    except (StrictDataclassError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+    except (StrictDataclassError, ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         name = type(config).__name__
         if problem := _wrong_type(str(error), fields):
             raise BadOption(f"{name} cannot be built with {problem}.") from None
         for part, length in adapter.divides:
             _check_divides(part, length, _with_fields(config, fields), "target")
         raise BadOption(f"{name} cannot be built with {brief(str(overrides))}: {brief(str(error))}") from None
+
+
+def _check_lengths(adapter: Adapter, config: PreTrainedConfig, chosen: Mapping[str, Any]) -> None:
+    """Raise for an override that must be a length and is none."""
+    always = {*size_fields(adapter), *adapter.with_width, "num_labels"}
+    # None asks transformers for its own value, where a length is computed from a field.
+    unless_none = {role.field for role in adapter.roles.values() if _reads_length(role, config)}
+    for name, given in chosen.items():
+        if name in always or (name in unless_none and given is not None):
+            _check_positive(name, given, "target")
+
+
+def _reads_length(role: Role, config: PreTrainedConfig) -> bool:
+    """Whether the field that a role names holds a length.
+
+    A length that is computed may come from a field with another meaning, such as a token's number.
+    """
+    return isinstance(role.size, str) or (
+        role.kind in RESIZED and isinstance(get_field(config, role.field, None), Integral)
+    )
 
 
 def _check_taken(adapter: Adapter, config: PreTrainedConfig, chosen: Mapping[str, Any]) -> None:
@@ -674,7 +690,7 @@ def _check_positive(name: str, given: object, which: str) -> None:
 def _check_divides(part: str, whole: str, config: Any, which: str) -> None:
     width, count = get_field(config, whole), get_field(config, part)
     if not all(isinstance(length, int) and length > 0 for length in (width, count)):
-        return  # of another kind: that is told where lengths are read
+        return  # not a number: `_length` reports it
     if width % count:
         below = width // count * count
         nearest = f"sizes are {below} and {below + count}" if below else f"size is {count}"

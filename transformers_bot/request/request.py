@@ -554,7 +554,7 @@ def _default(config_class: type[PreTrainedConfig], fields: dict[str, Any]) -> Pr
     """The class's own config with these fields; None where it wants more, such as a list of so many layers."""
     try:
         return config_class(**fields)
-    except (StrictDataclassError, AttributeError, KeyError, TypeError, ValueError):
+    except (StrictDataclassError, ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
         return None
 
 
