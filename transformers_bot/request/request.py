@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .. import methods
 from ..architectures import configs
-from ..architectures.adapter import Adapter, get
+from ..architectures.adapter import Adapter, Role, get
 from ..architectures.inventory import ModelClass, class_in_mapping, named_class, own_class
 from ..architectures.sizes import (
     check_supported,
@@ -403,7 +403,8 @@ class Request(Call):
         before = role_sizes(adapter, source, "source") if before is None else before
         after = role_sizes(adapter, target, "target") if after is None else after
         calibrated = keywords.calibration is not None
-        target = with_lists(adapter, source, target, (before, after), method, calibrated)
+        whole = keywords.config is not None
+        target = with_lists(adapter, source, target, (before, after), method, calibrated, whole=whole)
         check_supported(adapter, (source, target), before, after)
         _check_heads(adapter, before, after, options, method)
         if keywords.dtype not in (None, "auto"):
@@ -521,18 +522,29 @@ def with_lists(
     sizes: tuple[Lengths, Lengths],
     method: methods.Method,
     calibrated: bool = False,
+    whole: bool = False,
 ) -> PreTrainedConfig:
     """The target config with its lists of one entry per layer in the order of the layers that it is made of.
 
     A list that is neither the default of its class nor stretched over the layers is what somebody wants, and stays.
     So are fields that choose layers by their numbers, if they are neither the default nor the source's.
+
+    Args:
+        whole: the target is a config of its own, whose lists may be the default of its class at an equal depth, too.
     """
-    stacks = [adapter.roles[stack] for stack in adapter.roles.depths if sizes[0][stack] != sizes[1][stack]]
-    if not isinstance(method, methods.Linear) or not any(role.lists or role.numbered for role in stacks):
+    changed = [stack for stack in adapter.roles.depths if sizes[0][stack] != sizes[1][stack]]
+    kept = [stack for stack in adapter.roles.depths if whole and differing_roles(*sizes) and stack not in changed]
+    stacks = [role for role in map(adapter.roles.__getitem__, (*changed, *kept)) if role.lists or role.numbered]
+    if not isinstance(method, methods.Linear) or not stacks:
         return target
-    task = methods.Task(adapter, *sizes, tied=False, calibrated=calibrated)
-    method.check(task)
-    lists = method.lists(task, source)
+    lists = {name: get_field(source, name, None) for role in stacks for name in _names_of_lists(role)}
+    lists = {name: copy.copy(entries) for name, entries in lists.items() if entries is not None}
+    if any(role.name in changed for role in stacks):
+        task = methods.Task(adapter, *sizes, tied=False, calibrated=calibrated)
+        method.check(task)
+        moved = method.lists(task, source)
+        of_changed = {name for stack in changed for name in _names_of_lists(adapter.roles[stack])}
+        lists = {name: entries for name, entries in lists.items() if name not in of_changed} | moved
     target = copy.deepcopy(target)
     for role in stacks:
         layers = sizes[1][role.name] or 0
@@ -548,6 +560,11 @@ def with_lists(
                 for name, entry in fields.items():
                     set_field(target, name, entry)
     return target
+
+
+def _names_of_lists(role: Role) -> tuple[str, ...]:
+    """The fields that say of which kind each layer of a stack is."""
+    return role.lists + tuple(name for numbered in role.numbered for name in numbered.fields(()))
 
 
 def _default(config_class: type[PreTrainedConfig], fields: dict[str, Any]) -> PreTrainedConfig | None:
