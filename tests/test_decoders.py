@@ -3,6 +3,7 @@ undoes it; heads, key-value heads and their length are separate sizes; lists of 
 """
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from decoders import (
     logits,
     resized,
 )
-from transformers import Gemma2Config, LlamaConfig
+from transformers import Gemma2Config, LlamaConfig, Wav2Vec2Config
 
 import transformers_bot
 from transformers_bot.errors import BadOption, BadSize, BoTError, UnsupportedArchitecture
@@ -208,10 +209,42 @@ def test_lists_travel_into_a_config_that_only_has_the_default(tmp_path):
     assert target.config.layer_types == [FULL, SLIDING]
 
 
+@pytest.mark.parametrize(("model_type", "name"), [("gemma2", "layer_types"), ("smollm3", "no_rope_layers")])
+def test_a_config_of_equal_depth_that_only_has_the_default_takes_the_lists(tmp_path, model_type, name):
+    model = build(model_type)
+    wanted = model.config.to_dict() | {"hidden_size": 48}
+    del wanted[name]
+    config = type(model.config)(**wanted)
+    assert getattr(config, name) != getattr(model.config, name)
+    target = resized(model, tmp_path, config=config)
+    assert getattr(target.config, name) == getattr(model.config, name)
+    assert change(logits(target), logits(model)) < FLOAT32_INSIDE
+
+
 def test_layers_that_a_call_names_stay_as_it_says(tmp_path):
     model = build("gemma2")
     target = resized(model, tmp_path, num_hidden_layers=2, layer_types=[SLIDING, SLIDING])
     assert target.config.layer_types == [SLIDING, SLIDING]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "layers"), [({"hidden_size": 48}, "layer 0 is"), ({"num_hidden_layers": 6}, "layers 0, 1 are")]
+)
+def test_layers_that_a_call_makes_another_kind_are_told(tmp_path, sizes, layers):
+    model = build("gemma2")
+    model.save_pretrained(tmp_path)
+    told = partial(transformers_bot.plan, tmp_path, **sizes)
+    assert not any("of another kind" in sentence for sentence in told().warnings)
+    kinds = [SLIDING] * sizes.get("num_hidden_layers", 3)
+    (sentence,) = (each for each in told(layer_types=kinds).warnings if "of another kind" in each)
+    assert sentence.startswith(f"layer_types is {kinds!r}"[:60])
+    assert layers in sentence
+
+
+def test_a_tuple_is_no_other_value_than_a_list():
+    assert not any(
+        "conv_dim" in sentence for sentence in transformers_bot.plan(Wav2Vec2Config(), hidden_size=1536).warnings
+    )
 
 
 # -- training -----------------------------------------------------------------------------------------

@@ -191,14 +191,20 @@ def crossing(adapter: Adapter, names: Iterable[str]) -> list[str]:
     return [name for name in names if any(re.search(rf"(^|\.){pattern}$", name) for pattern in adapter.crossing)]
 
 
-def field_warnings(adapter: Adapter, source: Any, target: Any) -> Iterator[str]:
-    """Warnings about different fields that change the function, and about unknown fields."""
+def field_warnings(adapter: Adapter, source: Any, target: Any, lists: Mapping[str, Any] | None = None) -> Iterator[str]:
+    """Warnings about different fields that change the function, and about unknown fields.
+
+    Args:
+        lists: fields with one entry per layer, as they follow the source's layers to their places in the target; by
+            default the source's own.
+    """
     for name in (*adapter.meaning, *MEANING):
-        before, after = (get_field(config, name, MEANING.get(name)) for config in (source, target))
+        before, after = (_as_list(get_field(config, name, MEANING.get(name))) for config in (source, target))
         # A padding token that only the target has changes nothing for inputs without padding.
         if before != after and not (name == "pad_token_id" and before is None):
             values = f"{_shown(before)} in the source and {_shown(after)} in the target"
             yield f"{name} is {values}; the weights fit the former"
+    yield from _about_kinds(adapter, source, target, lists or {})
     yield from _about_heads(adapter, source, target)
     pruned = getattr(source, "pruned_heads", None)
     if pruned:
@@ -211,6 +217,27 @@ def field_warnings(adapter: Adapter, source: Any, target: Any) -> Iterator[str]:
             f"the config has fields that {type(source).__name__} does not know: {named}{more}; they are kept "
             "unchanged, and their meaning for the weights is not known"
         )
+
+
+def _as_list(given: Any) -> Any:
+    """A list for a tuple: a config's file does not tell them apart."""
+    return list(given) if isinstance(given, tuple) else given
+
+
+def _about_kinds(adapter: Adapter, source: Any, target: Any, lists: Mapping[str, Any]) -> Iterator[str]:
+    """Layers of the target that are of another kind than the layers which they are made of."""
+    for name in (name for depth in adapter.roles.depths for name in adapter.roles[depth].lists):
+        before = _as_list(lists.get(name, get_field(source, name, None)))
+        after = _as_list(get_field(target, name, None))
+        if not (isinstance(before, list) and isinstance(after, list) and len(before) == len(after)):
+            continue
+        changed = [str(layer) for layer, kinds in enumerate(zip(before, after, strict=True)) if kinds[0] != kinds[1]]
+        if changed:
+            subject = f"layers {brief(', '.join(changed), 60)} are" if len(changed) > 1 else f"layer {changed[0]} is"
+            yield (
+                f"{name} is {_shown(after)}, and the source's layers give {_shown(before)}: {subject} of another kind "
+                "than the weights fit"
+            )
 
 
 def _about_heads(adapter: Adapter, source: Any, target: Any) -> Iterator[str]:

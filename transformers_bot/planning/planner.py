@@ -31,15 +31,24 @@ from .presence import check_tensors_stay
 
 
 def general_warnings(
-    adapter: Adapter, configs: tuple[Any, Any], sizes: tuple[Sizes, Sizes], renewed: Sequence[str], model_class: str
+    adapter: Adapter,
+    configs: tuple[Any, Any],
+    sizes: tuple[Sizes, Sizes],
+    renewed: Sequence[str],
+    model_class: str,
+    lists: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Warnings about the (source, target) configs and sizes, newly initialised tensors and the target's class."""
+    """Warnings about the (source, target) configs and sizes, newly initialised tensors and the target's class.
+
+    Args:
+        lists: as for `field_warnings`.
+    """
     warnings = []
     # transformers warns of it when it builds the model, but its messages are off at that point.
     flag = adapter.causal_flag
     if flag and not getattr(configs[1], flag) and model_class in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
         warnings.append(f"{model_class} sees the words that come next: to generate text, pass {flag}=True")
-    warnings += field_warnings(adapter, *configs)
+    warnings += field_warnings(adapter, *configs, lists)
     if _labels_disagree(*configs):
         warnings.append("label2id does not fit id2label: it is kept as it is. Give both where one changes")
     if renewed:
@@ -379,7 +388,8 @@ def _plan(adapter: Adapter, source: Side, target: Side, method: Method, renew: b
     fresh = {pairing.templates[name] for name in renewed}
     sizes = source.sizes, target.sizes
     configs = target.numbered or source.config, target.config
-    advice = general_warnings(adapter, configs, sizes, renewed, target.inventory.model_class)
+    lists = method.lists(task, source.config) if isinstance(method, Linear) else {}
+    advice = general_warnings(adapter, configs, sizes, renewed, target.inventory.model_class, lists)
     advice += [sentence for rows in target.kept.values() for sentence in rows.remarks]
     crossed = crossing(adapter, source.extra)
     if crossed:
