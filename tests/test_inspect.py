@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,10 @@ import torch
 from families import FAMILIES, MAIN_HEADS, build, save
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
+from twostacks import build as build_two_stacks
 
 from transformers_bot import BadCheckpoint, BadOption, BoTModelForMaskedLM
+from transformers_bot.cli.inspect import show
 from transformers_bot.tools.inspecting import inspect
 
 WAVELETS = ("haar", "db2", "coif1")
@@ -87,6 +90,24 @@ def test_every_tensor_is_there_once(saved, family, head):
     for stack in found.stacks:
         assert all(0 <= value <= 1 + 1e-9 for value in stack.kept.values())
         assert stack.dtype == "float64"
+
+
+def test_both_stacks_of_layers_are_grouped(tmp_path):
+    build_two_stacks("bart").save_pretrained(tmp_path)
+    text = show(inspect(tmp_path), 200)
+    assert "layer}" not in text
+    assert re.search(r"^model\.encoder\.layers\.\{0\.\.\.1\}\.\s*$", text, re.M)
+    assert re.search(r"^model\.decoder\.layers\.\{0\.\.\.2\}\.\s*$", text, re.M)
+    assert re.search(r"^  encoder_attn\.q_proj\.weight  ", text, re.M)
+
+
+@pytest.mark.slow
+def test_both_stacks_of_layers_are_labelled(tmp_path):
+    build_two_stacks("bart").save_pretrained(tmp_path)
+    found = inspect(tmp_path)
+    labels = [label.get_text() for axes in found.plot().axes[:-1] for label in axes.get_yticklabels()]
+    assert "encoder_attn.q_proj.weight" in labels
+    assert all(label and "layer" not in label for label in labels)
 
 
 @pytest.mark.slow

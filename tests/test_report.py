@@ -9,6 +9,7 @@ import pytest
 import torch
 from families import ALL_HEADS, MAIN_HEADS, adapter_of, build, class_of, resized_config
 from reports import planned, watched
+from twostacks import build as build_two_stacks
 
 from transformers_bot import BadCheckpoint, BadOption
 from transformers_bot.console.text import figures, percent, percents
@@ -211,6 +212,14 @@ def test_the_terminal_table_merges_layers_and_says_what_was_left_out(reports):
     assert "hidden 24 -> 12" in shown
     assert re.search(r"^hidden +written +24 +12 +\d+ +0\.707 +\d\d\.\d %$", shown, re.M)
     assert re.search(r"^  mlp.c_fc.weight +resample +12x20 +1.00 +\d\d-\d\d % +\d\.\d\d-\d\.\d\d$", shown, re.M)
+
+
+def test_the_layers_left_out_of_a_second_stack_are_no_unused_tensors():
+    model = build_two_stacks("bart")
+    wanted = type(model.config).from_dict({**model.config.to_dict(), "decoder_layers": 2})
+    report = watched(model, wanted).report
+    assert any("decoder.layers." in name for name in report.dropped)
+    assert "nothing is made of" not in str(report)
 
 
 def markdown_tables(text: str) -> list[list[str]]:

@@ -103,12 +103,12 @@ def _grouped(inspection: "Inspection", cells: Callable[["Stack", str], tuple[str
     rows: list[tuple[str, ...]] = []
     before = ""
     for stack in inspection.stacks:
-        stem, layer, rest = stack.name.partition("{layer}.")
-        row = cells(stack, f"  {rest}" if layer else stack.name)
-        if layer and stem != before:
+        stem, rest = stack.parts
+        row = cells(stack, f"  {rest}" if stem else stack.name)
+        if stem and stem != before:
             numbers = f"{{0...{stack.layers - 1}}}" if stack.layers > 1 else "0"
             rows.append((f"{stem}{numbers}.", *[""] * (len(row) - 1)))
-        before = stem if layer else ""
+        before = stem
         rows.append(row)
     return rows
 

@@ -1,5 +1,6 @@
 """A transfer report as text for a terminal, as a Markdown page, and as a summary for a model card."""
 
+import re
 from collections.abc import Iterable, Iterator
 from textwrap import wrap
 from typing import Any, TypeAlias
@@ -7,7 +8,7 @@ from typing import Any, TypeAlias
 import transformers
 
 from ..architectures import ADAPTERS
-from ..architectures.adapter import Roles
+from ..architectures.adapter import DEPTH, Roles
 from ..console.tables import ending, html_table, lines, markdown_table, page, some, table
 from ..console.text import (
     NONE,
@@ -174,7 +175,7 @@ def losses_of(report: Report) -> list[str]:
     """Sentences on tensors that do not come from the source, and on source tensors that are not used."""
     fresh = [entry.name for entry in report.tensors if entry.action == "fresh"]
     sentences = [f"initialised anew: {_few(fresh)}"] if fresh else []
-    stacks = {entry.name.replace("{layer}", str(layer)) for entry in report.stacks for layer in entry.left_out}
+    stacks = {re.sub(DEPTH, str(layer), entry.name) for entry in report.stacks for layer in entry.left_out}
     layers_left_out = [name for name in report.dropped if name in stacks or name.partition(".")[2] in stacks]
     dropped = list(_merge(name for name in report.dropped if name not in layers_left_out))
     return sentences + ([f"source tensors that nothing is made of: {_few(dropped)}"] if dropped else [])

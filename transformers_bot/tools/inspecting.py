@@ -10,6 +10,7 @@ A resize with the defaults keeps more than this, because it first puts similar u
 
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ import pywt
 import torch
 from torch import Tensor
 
-from ..architectures.adapter import Factor, Roles, Rule
+from ..architectures.adapter import DEPTH, Factor, Roles, Rule
 from ..architectures.inventory import inventory_of, predict, rules_of
 from ..architectures.sizes import check_fields, role_sizes, without_crossing
 from ..compat import Releasing, quiet
@@ -54,7 +55,7 @@ class Stack:
     """The tensors of one function in all layers.
 
     Attributes:
-        name: of the tensors, with {layer} for the number of the layer.
+        name: of the tensors, with {layer}, {decoder_layer} or the like for the number of the layer.
         axes: the roles of its axes, as in the adapter's rule.
         shape: of one tensor.
         dtype: as stored, such as "float32".
@@ -73,6 +74,12 @@ class Stack:
     parameters: int
     kept: Mapping[str, float] = field(default_factory=dict)
     by_layer: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
+
+    @property
+    def parts(self) -> tuple[str, str]:
+        """What stands in the name before the layer's number, and behind it; all behind outside the layers."""
+        number = re.search(rf"{DEPTH}\.", self.name)
+        return (self.name[: number.start()], self.name[number.end() :]) if number else ("", self.name)
 
     @property
     def bytes(self) -> int:
@@ -390,7 +397,7 @@ def _panel(axes: Any, role: str, stacks: "list[Stack]", layers: int) -> Any:
     values = [list(stack.by_layer[role]) + [float("nan")] * (layers - stack.layers) for stack in stacks]
     image = axes.imshow(values, cmap="RdBu", vmin=0, vmax=2 * NOISE, aspect="auto")
     axes.set_title(f"halving {role}", fontsize=10, loc="left")
-    axes.set_yticks(range(len(stacks)), [stack.name.partition("{layer}.")[2] for stack in stacks], fontsize=8)
+    axes.set_yticks(range(len(stacks)), [stack.parts[1] for stack in stacks], fontsize=8)
     axes.set_xticks(range(0, layers, 1 if layers <= MANY else max(1, layers // 8)))
     axes.tick_params(labelsize=8)
     axes.set_xlabel("layer", fontsize=8)

@@ -4,6 +4,7 @@ A norm is known by what it does, not by its class: its output stays the same if 
 """
 
 import copy
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ...architectures.adapter import Adapter, Norm, Rule
+from ...architectures.adapter import DEPTH, Adapter, Norm, Rule
 from ...architectures.inventory import inventory_of, rules_of
 from ...architectures.sizes import role_sizes
 from ...architectures.tiny import STREAM_ONLY, change, inputs, outputs
@@ -84,7 +85,9 @@ def reader_problems(adapter: Adapter, model: PreTrainedModel) -> list[str]:
     readers = _readers(model, tensors)
     # If the stream is all that a class returns, a norm outside of the layers may be read by that alone.
     inside = [
-        norm for norm in adapter.norms if "layer}" in norm.name or STREAM_ONLY not in outputs(model, inputs(model))
+        norm
+        for norm in adapter.norms
+        if re.search(DEPTH, norm.name) or STREAM_ONLY not in outputs(model, inputs(model))
     ]
     return [text for norm in inside for text in _reader_problems(norm, model, tensors, readers)]
 
