@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from decoders import build as build_decoder
 from families import ALL_HEADS, MAIN_HEADS, adapter_of, build, class_of, resized_config
 from reports import planned, watched
 from twostacks import build as build_two_stacks
@@ -220,6 +221,18 @@ def test_the_layers_left_out_of_a_second_stack_are_no_unused_tensors():
     report = watched(model, wanted).report
     assert any("decoder.layers." in name for name in report.dropped)
     assert "nothing is made of" not in str(report)
+
+
+def test_groups_that_are_formed_anew_lose_nothing_in_the_report_either():
+    model = build_decoder("llama")
+    wanted = type(model.config).from_dict({**model.config.to_dict(), "num_key_value_heads": 4})
+    done = watched(model, wanted)
+    assert done.plan.source_sizes["queries"] > done.plan.target_sizes["queries"]
+    for report in (done.report, Report.from_dict(done.report.to_dict())):
+        assert report.shrinks == done.plan.shrinks is False
+        assert "must be trained" not in str(report)
+    unknown = replace(done.report, classes=("OwnModel", "OwnModel"))
+    assert unknown.shrinks  # what is not known is said to lose
 
 
 def markdown_tables(text: str) -> list[list[str]]:

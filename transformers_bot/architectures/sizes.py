@@ -563,6 +563,13 @@ def regrouped(roles: Roles, source: Sizes, target: Sizes) -> dict[str, tuple[tup
     return found
 
 
+def smaller_roles(roles: Roles, sizes: tuple[Sizes, Sizes]) -> list[str]:
+    """Roles that become shorter, except members of groups that are only formed anew."""
+    kept = {member for member, (_, (before, after)) in regrouped(roles, *sizes).items() if after >= before}
+    shorter = (role for role in roles.resized if (sizes[1].get(role) or 0) < (sizes[0].get(role) or 0))
+    return [role for role in shorter if role not in kept]
+
+
 def fields_for(roles: Roles, lengths: Sizes) -> dict[str, int]:
     """The config fields that set these lengths; of members, such as queries that share a key, a field counts all."""
     fields = {}

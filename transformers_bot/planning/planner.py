@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from ..architectures.adapter import FIXED, Adapter, Roles, Rule, Sizes, find_rule
 from ..architectures.inventory import Inventory, rules_of
-from ..architectures.sizes import crossing, field_warnings, regrouped
+from ..architectures.sizes import crossing, field_warnings, smaller_roles
 from ..console.text import printable
 from ..errors import BadOption, BadSize, IncompatibleModels, PlanError
 from ..methods import Fresh, Linear, Method, Task
@@ -70,12 +70,6 @@ def general_warnings(
                 f"{noun} {before} -> {after} is not a whole multiple: each pair takes the nearest source frequency"
             )
     return warnings
-
-
-def smaller_roles(roles: Roles, sizes: tuple[Sizes, Sizes]) -> list[str]:
-    """Roles that become shorter, except members of groups that are only formed anew."""
-    kept = {member for member, (_, (before, after)) in regrouped(roles, *sizes).items() if after >= before}
-    return [role for role in roles.resized if _change(sizes, role) < 0 and role not in kept]
 
 
 def _known(sizes: Sizes) -> dict[str, int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints, overload
 
+from ..architectures.sizes import smaller_roles
 from ..errors import BadCheckpoint
 from ..io.config_files import read_json
 from ..io.files import shown_path
@@ -191,11 +192,18 @@ class Report:
 
     @property
     def shrinks(self) -> bool:
-        """Whether some role gets shorter: the result has lost a part of the source and must be trained."""
+        """Whether some role gets shorter: the result has lost a part of the source and must be trained.
+
+        Groups that are only formed anew, such as queries that share a key, lose nothing.
+        """
         from .render import known_roles
 
-        roles = known_roles(self).resized or self.sizes
-        return any(self.sizes[role][1] < self.sizes[role][0] for role in roles if role in self.sizes)
+        roles = known_roles(self)
+        if not roles.resized:  # the architecture is not known here
+            return any(after < before for before, after in self.sizes.values())
+        # A role that is not among the sizes has the length of its tensors.
+        before, after = ({role: self.sizes.get(role, (None, None))[side] for role in roles} for side in (0, 1))
+        return bool(smaller_roles(roles, (before, after)))
 
     def __repr__(self) -> str:
         from .render import report_lines
