@@ -124,7 +124,7 @@ def test_odd_sizes_are_named(length, level, deepest):
 
 
 def test_an_empty_axis_cannot_grow():
-    with pytest.raises(BadSize, match="is empty"):
+    with pytest.raises(BadSize, match="is empty; synthesis needs at least one entry"):
         synthesis(torch.zeros(3, 0), "haar")
 
 

@@ -97,13 +97,13 @@ def synthesis(x: Tensor, wavelet: str = "haar", level: int = 1, axis: int | Sequ
 
     Arguments, dtype, device and errors are those of `analysis`. Equal to
     `pywt.idwt(x, None, wavelet, mode="periodization", axis=axis)` at level 1 (supplement eq. 6); of several
-    axes dim after the other.
+    axes one after the other.
     """
     maps = {}
     for dim in _check_call(x, level, axis):
         length = x.shape[dim]
         if length < 1:
-            raise BadSize(f"axis {dim} of shape {tuple(x.shape)} is empty; synthesis needs at least dim entry.")
+            raise BadSize(f"axis {dim} of shape {tuple(x.shape)} is empty; synthesis needs at least one entry.")
         if level > 40 or length << level > MAX_LENGTH:
             raise BadSize(
                 f"{level} levels of synthesis on {length} entries exceed {MAX_LENGTH} entries; use fewer levels."
