@@ -1,15 +1,19 @@
 """Proposed sizes are valid, near what was asked, counted rightly, and need no weights."""
 
+import dataclasses
+
 import pytest
 import torch
 import transformers
 from families import FAMILIES, adapter_of, build, class_of, tiny_config
 
-from transformers_bot import BadOption, BadSize, configs, plan, suggest
+from transformers_bot import BadOption, BadSize, UnsupportedArchitecture, configs, plan, suggest
+from transformers_bot.adapters import Role, Roles
 from transformers_bot.architectures.inventory import Shapes, inventory_of, predict
 from transformers_bot.architectures.sizes import role_sizes
 from transformers_bot.console.text import read_bytes, read_number
 from transformers_bot.learned.flops import forward_flops
+from transformers_bot.tools.suggesting import _Shape
 
 HEADS = {
     "bert": "BertForMaskedLM",
@@ -225,3 +229,9 @@ def test_what_cannot_be_is_said(asked, error, message):
 def test_amounts_are_read_as_people_write_them():
     assert [read_number(x) for x in ("60M", "1.5b", "1_000", 7, "2e6")] == [6e7, 1.5e9, 1000, 7, 2e6]
     assert [read_bytes(x) for x in ("200MB", "1 GiB", 512, "1kb")] == [2e8, 2**30, 512, 1000]
+
+
+def test_an_adapter_without_heads_is_refused():
+    bare = dataclasses.replace(adapter_of("bert"), roles=Roles(Role("hidden", "stream", "hidden_size")), rules=())
+    with pytest.raises(UnsupportedArchitecture, match="the adapter of bert has no layers and no heads with entries"):
+        _Shape.of(bare)

@@ -30,7 +30,7 @@ from ..compat import quiet
 from ..console.progress import logger
 from ..console.tables import html_table, page
 from ..console.text import brief, percent, printable, read_bytes, read_number, read_share, size
-from ..errors import BadOption, BadSize
+from ..errors import BadOption, BadSize, UnsupportedArchitecture
 from ..planning.render import parameters_kept
 from ..request.names import FILES, HUB, check_known
 from ..request.request import Call, Request, class_for_task, named_config, place, read_call, target_config
@@ -217,6 +217,12 @@ class _Shape:
                         unit_of.setdefault(stream, member)
                     elif member in plain:
                         stream_of.setdefault(member, stream)
+        parts = {"layers": roles.depths, "stream": roles.streams, "heads with entries": entries}
+        if lacking := [noun for noun, found in parts.items() if not found]:
+            raise UnsupportedArchitecture(
+                f"suggest needs layers, a stream and heads with entries, and the adapter of {adapter.model_type} has "
+                f"no {' and no '.join(lacking)}. Choose sizes yourself: plan shows what they give."
+            )
         heads = next(iter(entries))
         return cls(roles.depths[0], roles.streams[0], heads, entries[heads], plain, entries, unit_of, stream_of)
 
