@@ -8,14 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
+import transformers_bot
 from transformers_bot import BoTModel, auto, compat
 from transformers_bot.auto import no_full_search
 from transformers_bot.compat import Releasing
 from transformers_bot.ops.axis_map import from_dense, gather, identity
 from transformers_bot.ops.blocks import HELD, Scratch
 from transformers_bot.ops.recipe import Cache, Detail, Read, Recipe, apply, run
-from transformers_bot.run import loading, opening
+from transformers_bot.run import loading, opening, writing
 
 CPU = torch.device("cpu")
 
@@ -187,3 +189,18 @@ def test_a_call_that_fails_leaves_the_search_as_it_was(tmp_path):
         BoTModel.from_pretrained(str(tmp_path / "nowhere"), n_embd=8)
     assert gc.get_threshold() == before
     assert gc.isenabled()
+
+
+def test_memory_is_released_by_the_bytes_of_the_largest_tensor(tmp_path, monkeypatch):
+    config = GPT2Config(n_embd=8, n_layer=2, n_head=2, vocab_size=50, n_positions=6)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "source")
+    limits = []
+
+    class Counted(Releasing):
+        def __init__(self, limit: int) -> None:
+            limits.append(limit)
+            super().__init__(limit)
+
+    monkeypatch.setattr(writing, "Releasing", Counted)
+    transformers_bot.resize_checkpoint(tmp_path / "source", tmp_path / "out", n_layer=3, tokenizer=False)
+    assert limits == [4 * 50 * 8]  # float32

@@ -100,7 +100,7 @@ def save_configs(folder: Path, skeleton: PreTrainedModel) -> None:
 def tensors_of(resize: Resize, skeleton: PreTrainedModel, watch: Watch | None = None) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the target's files: resampled ones as they are made, new ones from the skeleton."""
     # Memory that glibc keeps counts against `memory_bound`, which is small if all tensors are small.
-    releasing = Releasing(min(RELEASED, _largest(resize.plan)))
+    releasing = Releasing(min(RELEASED, _largest(resize.plan) * resize.dtype.itemsize))
     unchanged = resize.checkpoint.check_unchanged
     for result in run_plan(resize.plan, resize.tensors, resize.dtype, watch=watch, before=unchanged):
         size = result[1].nbytes
