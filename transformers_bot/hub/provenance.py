@@ -43,7 +43,7 @@ def recorded_path(record: Mapping[str, Any]) -> str | None:
     """The path of the source folder in a record; None for most records, which hold only its name."""
     if record.get("path"):
         return str(record["path"])
-    # Records of earlier versions hold the path as the source; a name alone does not say where the folder was.
+    # A record may hold the path as the source; a name alone does not say where the folder was.
     source = str(record.get("source"))
     is_path = re.search(r"[/\\]|^(\.{1,2}|~.*)$", source)
     return source if is_path and record.get("local", not is_repo_id(source)) else None

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from huggingface_hub import constants
 from huggingface_hub.errors import (
@@ -32,9 +32,6 @@ from transformers.utils.hub import cached_files
 
 from ..compat import NO_ERROR, NO_MISSING_ENTRY
 from ..errors import BadCheckpoint, BoTError, HubError, UnsafeCheckpoint
-
-if TYPE_CHECKING:
-    pass
 
 LFS_POINTER = b"version https://git-lfs"
 SHOWN = 80  # characters of an untrusted name in a message
@@ -219,7 +216,7 @@ def _unreadable(path: Path, error: OSError) -> BadCheckpoint:
     return BadCheckpoint(f"{shown_path(path)} cannot be read: {reason}. Check its permissions and its disk.")
 
 
-# -- whether files have changed since they were checked ---------- -----------------------------------
+# -- whether files have changed since they were checked --------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Measures the tensors that a plan reads and makes while it runs, in one pass over each tensor.
 
-The energy kept of a tensor is the share of its sum of squares in the row space of the maps (see `ops.energy`): first
-over depth, then along one axis after the other, in the order in which `recipe.apply` maps them. The share of a role
-is of the energy that the maps before it have kept. So in one segment the product of these shares is the share of the
-tensor; the energies of several segments (a fused q|k|v) are added up.
+The energy kept of a tensor is the share of its sum of squares in the row space of the maps (see `ops.blocks.energy`):
+first over depth, then along one axis after the other, in the order in which `recipe.apply` maps them. The share of a
+role is of the energy that the maps before it have kept. So in one segment the product of these shares is the share of
+the tensor; the energies of several segments (a fused q|k|v) are added up.
 """
 
 import json

@@ -245,7 +245,7 @@ def _switches(base: ModelClass) -> list[str]:
 def _chosen_by_fields(adapter: Adapter, config: PreTrainedConfig, fits: list[ModelClass]) -> list[ModelClass]:
     """Of several classes with the same tensors, those that the config's fields point to."""
     tasks = {model_class: tasks_of(config, model_class) for model_class in fits}
-    masked_or_causal = {task for of in tasks.values() for task in of} & {"masked-lm", "causal-lm"}
+    masked_or_causal = {task for named in tasks.values() for task in named} & {"masked-lm", "causal-lm"}
     if len(masked_or_causal) == 2:
         is_causal = bool(adapter.causal_flag) and get_field(config, adapter.causal_flag or "", False)
         task_of_fields = "causal-lm" if is_causal else "masked-lm"

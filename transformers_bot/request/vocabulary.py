@@ -8,8 +8,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from ..architectures.adapter import Adapter
-from ..architectures.sizes import get_field
-from ..architectures.sizes import set_field as set_one
+from ..architectures.sizes import get_field, set_field
 from ..errors import BadOption
 from ..io.companions import find
 from ..io.kept_tokens import IDS, KeptTokens, kept_rows, named_tokens
@@ -66,7 +65,7 @@ def with_kept(kept: KeptTokens, adapter: Adapter, target: PreTrainedConfig, renu
             "at the source's value: it follows from the rows."
         )
     target = copy.deepcopy(target)
-    set_one(target, field, count)
+    set_field(target, field, count)
     if not renumbered or said != count or count == rows.length:
         renumber(kept, adapter, target)
     return target

@@ -82,7 +82,7 @@ def other_origin(
     elsewhere = given is not None and is_local(record) != expected["local"]
     for key, value in facts.items():
         may_differ = elsewhere or (key == "source" and _may_be_renamed(record, expected, given))
-        # Earlier versions recorded the path of a folder as its name.
+        # A record may hold the path of a folder as its name.
         same = value == expected[key] or (key == "source" and expected[key] in names_of(str(value)))
         if not same:
             line = f"record {key}: {shown(value)}, recomputed {shown(expected[key])}"

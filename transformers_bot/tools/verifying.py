@@ -280,7 +280,7 @@ def _keywords(record: Mapping[str, Any], hub: Mapping[str, Any]) -> dict[str, An
 def _lost_head(record: Mapping[str, Any], origin: PreTrainedConfig, plan: Plan) -> list[str]:
     """Lines on the head of a source that does not name its class, if the head was left out without a record.
 
-    Version 1.0 took such a source for a base model and lost its head.
+    A record without `left_out` does not say whether the head was lost on purpose.
     """
     if "left_out" in record or named_class(origin) is not None:
         return []
