@@ -70,6 +70,24 @@ def test_the_example_resizes_with_its_option(example, source, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["tile+nearest", "nearest+stack"])
+def test_either_of_two_methods_may_have_options_of_its_own(example, source, tmp_path, name):
+    methods.load(example)
+    sizes = {"n_embd": 24, "n_head": 6, "n_layer": 1} if name.startswith("tile") else {**HALF, "n_layer": 4}
+    given = {"layers": "first"} if name.startswith("tile") else {"first": 1}
+    resize_checkpoint(source, tmp_path / "out", **sizes, method=name, bot_config=given)
+    record = json.loads((tmp_path / "out" / "config.json").read_text())["transformers_bot"]
+    assert record["options"] == {"first": 0, "layers": "even", **given}
+    assert verify(tmp_path / "out", source=source).equal
+
+
+@pytest.mark.parametrize(("name", "read"), [("tile+stack", {}), ("lemon+stack", {"seed": 0})])
+def test_two_built_in_methods_record_what_they_read(source, name, read):
+    made = plan(source, n_embd=24, n_head=6, n_layer=4, method=name).method
+    assert made["options"] == {"positions": "crop", **read, "grids": "bicubic"}
+
+
+@pytest.mark.slow
 def test_its_options_are_on_the_command_line(example, source, tmp_path, capsys):
     named = ["--method-file", str(example)]
     assert cli.main(["methods", "nearest", *named]) == 0

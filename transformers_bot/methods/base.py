@@ -483,8 +483,8 @@ class DepthOnly(Linear):
 class Combined(Linear):
     """The widths of one method and the depth of another: `method="tile+stack"`."""
 
-    def __init__(self, widths: Linear, depth: Linear) -> None:
-        super().__init__(widths.options)
+    def __init__(self, widths: Linear, depth: Linear, options: Any) -> None:
+        super().__init__(options)  # as they were given: either method may be the one that they are for
         self._widths, self._depth = copy.copy(widths), depth
         self._widths.depth_of = depth
         self.name = f"{widths.name}+{depth.name}"
@@ -506,7 +506,9 @@ class Combined(Linear):
         return self._widths.recipe(task, rule, layer, name)
 
     def describe(self, task: Task) -> dict[str, Any]:
-        return {**self._widths.describe(task), "method": self.name}
+        names = {*option_names(self._widths), *option_names(self._depth)}
+        options = {name: value for name, value in self.options.to_dict().items() if name in names}
+        return {**self._widths.describe(task), "method": self.name, "options": options}
 
     def warnings(self, task: Task) -> list[str]:
         return [*self._widths.warnings(task), *self._depth.warnings(task)]
@@ -617,7 +619,10 @@ def get(name: str, options: Any) -> Method:
         if chosen not in names:
             takes = f"it takes {', '.join(names)}" if names else "it takes none"
             raise BadOption(f"method {name!r} has no option {chosen}={value!r} in bot_config: {takes}.")
-    return methods[0] if len(methods) == 1 else Combined(*(_linear(method) for method in methods))
+    if len(methods) == 1:
+        return methods[0]
+    widths, depth = map(_linear, methods)
+    return Combined(widths, depth, options)
 
 
 def _factory(name: str) -> Callable[[Any], Method]:
