@@ -145,6 +145,7 @@ def test_a_method_that_nobody_registered_is_named(example, source, tmp_path):
     [
         ({"frist": 1}, BadKeyword, "NearestOptions has no option 'frist'; it has first, layers. Did you mean 'first'?"),
         ({"layers": "last"}, BadOption, "layers must be one of even, first, got 'last'"),
+        ({"first": "x"}, BadOption, "first must be a whole number, got 'x'"),
         ({"first": 10**5000}, BadOption, "first holds a number of thousands of digits"),
         (3, BadOption, "bot_config must be NearestOptions or a dict of its fields, got int"),
         ({"gain": "raw"}, BadKeyword, "NearestOptions has no option 'gain'"),
@@ -173,6 +174,21 @@ MISTAKES = {
     "a unit too far": ("% source for", "+ source for", "copy entry 21, but the source has the entries 0 to 11"),
     "no depth": ("def depth", "def depths", "no rule for depth, but layer goes from 2 to 1. Define depth()"),
     "a list for depth": ("return picked", "return [0] or picked", "must return a methods.Depth, got list"),
+    "lists in depth": (
+        "return picked",
+        "return methods.Depth([[1, 0]], [[1, 0]]) or picked",
+        "returns layers that are no array of numbers but a list. Make one with numpy.array(rows)",
+    ),
+    "infinity in depth": (
+        "return picked",
+        "import numpy; return methods.Depth(numpy.full((1, 2), numpy.inf), numpy.eye(1, 2)) or picked",
+        "returns layers with NaN or infinity",
+    ),
+    "a list for a map": (
+        "return Pair(",
+        "return Pair([[1]], [[1]]) or Pair(",
+        "returns a list as produce, which must be a map. Make one with methods.gather(index, source)",
+    ),
     "layers": (
         "*task.lengths(stack), ",
         "*task.lengths(stack)[:1], 2, ",
@@ -234,6 +250,7 @@ def test_a_method_is_explained_by_the_docstring_of_its_file(example, capsys, tex
 @dataclasses.dataclass(frozen=True)
 class Plain(Options):
     share: float = option(0.5, "how much")
+    layers: int | None = option(2, "how many layers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,6 +258,15 @@ class Shown(Options):
     strength: float = option(None, "how strong", metavar="NUMBER", kind=float, number="a strength is like 0.5")
     side: str = option("left", "left (default) or right", ("left", "right"), explained=True)
     names: str = option("a", "one name, or one per role", by_role=True)
+
+
+@pytest.mark.parametrize("given", [{"share": "x"}, {"share": True}, {"share": None}])
+def test_an_option_of_another_type_is_refused(given):
+    with pytest.raises(BadOption, match=re.escape(f"share must be a number, got {given['share']!r}")):
+        Plain(**given)
+    with pytest.raises(BadOption, match="layers must be a whole number or None, got 'x'"):
+        Plain(layers="x")
+    assert (Plain(share=1, layers=None).share, Shown(strength=None, names={"hidden": "b"}).strength) == (1, None)
 
 
 def test_an_option_of_ones_own_says_what_the_built_in_ones_say(monkeypatch, capsys):
@@ -339,6 +365,10 @@ def test_registering_refuses_what_cannot_be_asked_for(changes, message):
         methods.register(broken)
     with pytest.raises(BadOption, match=r"must be a class such as a subclass of methods\.Linear"):
         methods.register("nearest")
+    with pytest.raises(BadOption, match=r"Bare has no check, prepare, .*\. Derive it from methods\.Linear"):
+        methods.register(type("Bare", (), {"name": "bare", "recipe": lambda self, task, rule, layer, name: None}))
+    with pytest.raises(BadOption, match=r"Own must take \(options\) when it is made"):
+        methods.register(type("Own", (Linear,), {"name": "own", "__init__": lambda self: None}))
 
 
 @pytest.mark.parametrize(

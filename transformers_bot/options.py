@@ -4,8 +4,9 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial, wraps
-from numbers import Integral, Rational
-from typing import Any, ClassVar, Self
+from numbers import Integral, Rational, Real
+from types import UnionType
+from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 from .console.tables import html_table, page
 from .errors import BadKeyword, BadOption, suggest
@@ -61,7 +62,7 @@ class Options(_Unasked):
     of the same name makes such a value an option.
 
     Raises:
-        BadOption: a value that is not among a field's choices.
+        BadOption: a value that is not among a field's choices, or no number, text or truth value where it must be one.
         BadKeyword: an option that does not exist.
     """
 
@@ -71,6 +72,19 @@ class Options(_Unasked):
             choices = option_field.metadata.get("choices")
             if choices:
                 _check_choice(option_field.name, getattr(self, option_field.name), choices)
+        self._check_types()
+
+    def _check_types(self) -> None:
+        """Refuse a value of another type than its option, which would fail later and without the option's name."""
+        declared = declared_types(type(self))
+        for option_field in fields(self):
+            name, value, default = option_field.name, getattr(self, option_field.name), option_field.default
+            kind = declared.get(name, type(default))
+            kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+            if value is default or (option_field.metadata.get("by_role") and isinstance(value, Mapping)):
+                continue
+            if all(one in PLAIN for one in kinds) and not any(is_of(value, one) for one in kinds):
+                raise BadOption(f"{name} must be {' or '.join(PLAIN[one] for one in kinds)}, got {value!r}.")
 
     def to_dict(self) -> dict[str, Any]:
         """The options by name."""
@@ -84,6 +98,30 @@ class Options(_Unasked):
         if value is None or value == BoTConfig():
             return cls()
         return cls(**_checked_fields(cls, cls.__name__, value))
+
+
+# Types that a value can be checked for, and their names in a message.
+PLAIN = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", type(None): "None"}
+
+
+def is_of(value: object, kind: type) -> bool:
+    """Whether a value is of one of the types of `PLAIN`: a whole number is a number, a truth value is none.
+
+    >>> is_of(1, float), is_of(True, int)
+    (True, False)
+    """
+    if isinstance(value, bool) or kind not in (int, float):
+        return isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+    return isinstance(value, Integral if kind is int else Real)
+
+
+def declared_types(options: type) -> dict[str, Any]:
+    """The types that the options of a class are declared with; none if they cannot be evaluated."""
+    try:
+        hints = get_type_hints(options)
+    except (NameError, TypeError):
+        return {}
+    return {f.name: hints[f.name] for f in fields(options)}
 
 
 _explained = partial(option, explained=True)
@@ -263,6 +301,9 @@ class BoTConfig(Options):
             raise BadOption(f"detail_scale must be None or a number of at least 0, got {scale!r}.")
         if isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or not 0 <= self.seed <= MAX_SEED:
             raise BadOption(f"seed must be a whole number from 0 to {MAX_SEED} (2**64 - 1), got {self.seed!r}.")
+
+    def _check_types(self) -> None:
+        """Nothing: its own checks of numbers say which ones it takes."""
 
     def __repr__(self) -> str:
         """The call that makes it, without options at their default."""

@@ -485,13 +485,18 @@ def checked_pair(method: str, pair: object, role: str, source: int, target: int)
     """What `pair` of a method has returned, if it fits the lengths.
 
     Raises:
-        BadOption: no `Pair`, or maps of other lengths.
+        BadOption: no `Pair`, sides that are no maps, or maps of other lengths.
     """
     said = f"method={method!r}: pair() for {role}, {source} -> {target},"
     if not isinstance(pair, Pair):
         raise BadOption(f"{said} must return a methods.Pair, got {type(pair).__name__}.")
     for side in ("produce", "consume"):
         made = getattr(pair, side)
+        if not isinstance(made, AxisMap):
+            raise BadOption(
+                f"{said} returns a {type(made).__name__} as {side}, which must be a map. Make one with "
+                "methods.gather(index, source), or of a matrix with transformers_bot.ops.axis_map.from_dense(matrix)."
+            )
         if (made.source, made.target) != (source, target):
             raise BadOption(f"{said} returns a map {side} from {made.source} to {made.target} entries.")
     return pair
@@ -501,13 +506,20 @@ def checked_depth(method: str, depth: object, stack: str, source: int, target: i
     """What `depth` of a method has returned, if it fits the numbers of layers.
 
     Raises:
-        BadOption: no `Depth`, or weights for other numbers of layers.
+        BadOption: no `Depth`, weights that are no finite numbers, or weights for other numbers of layers.
     """
     said = f"method={method!r}: depth() for {stack}, {source} -> {target},"
     if not isinstance(depth, Depth):
         raise BadOption(f"{said} must return a methods.Depth, got {type(depth).__name__}.")
     for side in ("layers", "updates"):
-        shape = getattr(depth, side).shape
-        if shape != (target, source):
-            raise BadOption(f"{said} returns {side} of shape {shape}, which must be {(target, source)}.")
+        weights = getattr(depth, side)
+        if not isinstance(weights, np.ndarray) or weights.dtype.kind not in "fiub":
+            raise BadOption(
+                f"{said} returns {side} that are no array of numbers but a {type(weights).__name__}. "
+                "Make one with numpy.array(rows), a row for each layer of the target."
+            )
+        if weights.shape != (target, source):
+            raise BadOption(f"{said} returns {side} of shape {weights.shape}, which must be {(target, source)}.")
+        if not np.isfinite(weights).all():
+            raise BadOption(f"{said} returns {side} with NaN or infinity. Every weight must be a finite number.")
     return depth

@@ -3,13 +3,16 @@
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
-from typing import Any, get_type_hints
+from typing import Any
 
 from ..errors import BadOption
-from ..options import Options
+from ..options import PLAIN, Options, declared_types, is_of
 
 SIGNATURES = {"pair": ("task", "role", "source", "target", "at"), "depth": ("task", "stack"), "check": ("task",)}
-PLAIN = (bool, int, float, str)
+MEMBERS = (
+    *("check", "recipe", "prepare", "config_fields", "describe", "warnings", "undirected"),  # functions
+    "is_directed",
+)  # of the protocol `base.Method`, beside the name
 
 
 def check_class(method: type) -> None:
@@ -18,6 +21,14 @@ def check_class(method: type) -> None:
     Raises:
         BadOption: the first problem, with what to write.
     """
+    missing = [name for name in MEMBERS if not hasattr(method, name)]
+    if missing:
+        raise BadOption(
+            f"{method.__name__} has no {', '.join(missing)}. Derive it from methods.Linear, which has all that a "
+            "method needs but its maps."
+        )
+    if not _takes(method, 0):
+        raise BadOption(f"{method.__name__} must take (options) when it is made, as methods.Linear does.")
     for name, arguments in SIGNATURES.items():
         function = getattr(method, name, None)
         if callable(function) and not _takes(function, len(arguments)):
@@ -29,11 +40,13 @@ def check_class(method: type) -> None:
 
 
 def _takes(function: Callable[..., Any], count: int) -> bool:
-    """Whether a function takes so many arguments after `self`."""
+    """Whether a function takes so many arguments after its first one, such as `self`."""
     try:
         inspect.signature(function).bind(*range(count + 1))
     except TypeError:
         return False
+    except ValueError:  # written in C, without a signature that Python can read
+        return True
     return True
 
 
@@ -54,16 +67,7 @@ def _option_problems(method: type, own: Any) -> Iterator[str]:
     except BadOption as error:
         yield f"the defaults of {own.__name__} are not valid: {error}"
         return
-    for name, kind in _types(own).items():
+    for name, kind in declared_types(own).items():
         value = getattr(defaults, name)
-        if kind in PLAIN and not isinstance(value, (int, float) if kind is float else kind):
+        if kind in PLAIN and not is_of(value, kind):
             yield f"option {name!r} of {own.__name__} is declared as {kind.__name__}, but its default is {value!r}."
-
-
-def _types(own: type) -> dict[str, Any]:
-    """The types of the options; none if they cannot be evaluated."""
-    try:
-        hints = get_type_hints(own)
-    except (NameError, TypeError):
-        return {}
-    return {option.name: hints.get(option.name) for option in fields(own)}
