@@ -87,6 +87,24 @@ def test_two_built_in_methods_record_what_they_read(source, name, read):
     assert made["options"] == {"positions": "crop", **read, "grids": "bicubic"}
 
 
+def test_a_plan_refuses_calibration_that_is_not_used(example, source, monkeypatch):
+    methods.load(example)
+    batches = [{"input_ids": torch.zeros(1, 4, dtype=torch.long)}]
+    said = "calibration= is for method='bot' and 'importance'; 'nearest' does not use it."
+    with pytest.raises(BadOption, match=re.escape(said)):
+        plan(source, **HALF, method="nearest", calibration=batches)
+    with pytest.raises(BadOption, match="none of them gets fewer here"):
+        plan(source, n_positions=64, method="importance", calibration=batches)
+
+    class Measured(Linear):
+        name, prepare = "measured", methods.METHODS["importance"].prepare
+
+    monkeypatch.setitem(methods.METHODS, "measured", Measured)
+    plan(source, method="measured", calibration=batches)
+    with pytest.raises(BadOption, match="'bot', 'importance' and 'measured'; 'nearest' does not"):
+        plan(source, **HALF, method="nearest", calibration=batches)
+
+
 @pytest.mark.slow
 def test_its_options_are_on_the_command_line(example, source, tmp_path, capsys):
     named = ["--method-file", str(example)]
@@ -366,9 +384,9 @@ def test_registering_refuses_what_cannot_be_asked_for(changes, message):
     with pytest.raises(BadOption, match=r"must be a class such as a subclass of methods\.Linear"):
         methods.register("nearest")
     with pytest.raises(BadOption, match=r"Bare has no check, prepare, .*\. Derive it from methods\.Linear"):
-        methods.register(type("Bare", (), {"name": "bare", "recipe": lambda self, task, rule, layer, name: None}))
+        methods.register(type("Bare", (), {"name": "bare", "recipe": Linear.recipe}))
     with pytest.raises(BadOption, match=r"Own must take \(options\) when it is made"):
-        methods.register(type("Own", (Linear,), {"name": "own", "__init__": lambda self: None}))
+        methods.register(type("Own", (Linear,), {"name": "own", "__init__": object.__init__}))
 
 
 @pytest.mark.parametrize(

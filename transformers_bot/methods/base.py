@@ -148,6 +148,8 @@ class AsStored:
         option_names: the options that it reads: all of its own class, or those of `BoTConfig` that it names.
         advice: when to choose it, for `transformers-bot methods`; empty if the docstring of its file says it.
         operator: the learned operator that `fit` trains for it, by name; empty if its maps are not learned.
+        uses_calibration: it measures the source on the batches of `calibration=`; a class with a `prepare` of its own
+            may, unless it says False.
     """
 
     name: str
@@ -155,8 +157,11 @@ class AsStored:
     option_names: ClassVar[tuple[str, ...]] = ()
     advice: ClassVar[str] = ""
     operator: ClassVar[str] = ""
+    uses_calibration: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
+        if "prepare" in vars(cls) and "uses_calibration" not in vars(cls):
+            cls.uses_calibration = True
         own = vars(cls).get("options_class")
         if own is not None and is_dataclass(own):
             cls.option_names = tuple(field.name for field in fields(own))
@@ -171,8 +176,6 @@ class AsStored:
         return None
 
     def prepare(self, task: Task, opened: Opened) -> tuple[Any, Mapping[str, Tensor]]:
-        if opened.calibration is not None:
-            raise BadOption(f"calibration= is for method='bot' and 'importance'; {self.name!r} does not use it.")
         return self, opened.network
 
 
@@ -623,6 +626,18 @@ def get(name: str, options: Any) -> Method:
         return methods[0]
     widths, depth = map(_linear, methods)
     return Combined(widths, depth, options)
+
+
+def check_calibration(method: Method) -> None:
+    """Refuse the batches of `calibration=` for a method that does not look at them.
+
+    Raises:
+        BadOption: with the methods that do.
+    """
+    if not getattr(method, "uses_calibration", True):
+        *first, last = (repr(name) for name, known in METHODS.items() if getattr(known, "uses_calibration", True))
+        users = f"{', '.join(first)} and {last}" if first else last
+        raise BadOption(f"calibration= is for method={users}; {method.name!r} does not use it.")
 
 
 def _factory(name: str) -> Callable[[Any], Method]:

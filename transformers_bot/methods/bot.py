@@ -99,6 +99,7 @@ class BoT(Linear):
         "written, for comparison."
     )
     combines = False  # widths and depth are filtered together
+    uses_calibration = True
     as_written = False
     prepared: Prepared | None = None
 

@@ -44,6 +44,7 @@ class Importance(Linear):
         "there is any. Choose it to prune a model before further training."
     )
     combines = False  # widths and layers are chosen together, after the source was seen
+    uses_calibration = True
     scored_by = ""
     chosen: Mapping[tuple[str, At], np.ndarray]
 
@@ -53,18 +54,18 @@ class Importance(Linear):
 
     def check(self, task: Task) -> None:
         self.only_shrinks(task)
+        if task.calibrated and not task.changes(*RESIZED):
+            raise BadOption(
+                "calibration= measures which units and layers are kept, but none of them gets fewer here. Leave it out."
+            )
 
     def prepare(self, task: Task, opened: Opened) -> tuple["Importance", Mapping[str, Tensor]]:
         """Score the opened source and choose what is kept; its tensors are not changed.
 
         Raises:
-            BadOption: `calibration=` although nothing is sliced, or batches that the source does not run on.
+            BadOption: batches that the source does not run on.
         """
         shrinks = bool(task.changes(*RESIZED))
-        if opened.calibration is not None and not shrinks:
-            raise BadOption(
-                "calibration= measures which units and layers are kept, but none of them gets fewer here. Leave it out."
-            )
         ready = copy.copy(self)
         ready.scored_by = "weights" if opened.calibration is None else "calibration"
         if shrinks:

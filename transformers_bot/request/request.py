@@ -34,7 +34,7 @@ from ..io.checkpoint import Checkpoint, check_files
 from ..io.config_files import ConfigFile, check_names, model_config
 from ..io.kept_tokens import KeptTokens
 from ..io.weights import FLOATS
-from ..methods.base import option_names
+from ..methods.base import check_calibration, option_names
 from ..options import check_writable
 from ..tasks import TASKS
 from .names import (
@@ -391,6 +391,9 @@ class Request(Call):
         source, keywords = call.source, call.keywords
         options = methods.options_of(keywords.method, keywords.bot_config)
         method = methods.get(keywords.method, options)
+        calibrated = keywords.calibration is not None
+        if calibrated:
+            check_calibration(method)
         adapter = call.adapter.of(source)
         target = target_config(adapter, source, keywords) if target is None else target
         check_variants(call.adapter, source, target)
@@ -402,7 +405,6 @@ class Request(Call):
             target, after = with_kept(kept, adapter, target, renumbered), None
         before = role_sizes(adapter, source, "source") if before is None else before
         after = role_sizes(adapter, target, "target") if after is None else after
-        calibrated = keywords.calibration is not None
         whole = keywords.config is not None
         target = with_lists(adapter, source, target, (before, after), method, calibrated, whole=whole)
         check_supported(adapter, (source, target), before, after)
