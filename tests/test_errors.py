@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from families import build, resized_config, save, tiny_config
 from transformers import AutoModelForMaskedLM, BertConfig, LlamaConfig, MambaConfig
 
@@ -24,6 +25,7 @@ from transformers_bot import (
     IncompatibleModels,
     UnsupportedArchitecture,
 )
+from transformers_bot.architectures.inventory import auto_class_of
 
 BERT = ("bert", "BertForMaskedLM")
 GPT2 = ("gpt2", "GPT2LMHeadModel")
@@ -295,3 +297,46 @@ def test_options_round_trip_through_dicts():
     assert BoTConfig.from_any(options) is options
     assert (options.wavelet_for("hidden"), options.wavelet_for("layer")) == ("db2", "haar")
     assert BoTConfig(wavelet={"hidden": "db2"}).wavelet_for("layer") == "auto"
+
+
+def test_a_model_type_in_no_auto_class_names_its_class():
+    config = transformers.SiglipTextConfig()
+    with pytest.raises(UnsupportedArchitecture, match=r"set architectures=\['SiglipTextModel'\] in the config"):
+        bot.plan(config)
+    config.architectures = ["SiglipTextModel"]
+    assert bot.plan(config, num_hidden_layers=6).target_sizes["layer"] == 6
+
+
+def test_a_model_that_sees_images_points_at_its_text_model():
+    with pytest.raises(UnsupportedArchitecture, match=r"Its text model alone can be resized: 'gemma3_text'"):
+        bot.plan(transformers.Gemma3Config())
+
+
+@pytest.mark.parametrize(
+    "fields", [{"hidden_size": 1536, "num_conv_pos_embedding_groups": 32}, {"num_conv_pos_embedding_groups": 8}]
+)
+def test_groups_of_a_convolution_keep_their_number(fields):
+    with pytest.raises(BadSize, match=r"num_conv_pos_embedding_groups goes from 16 to (32|8).*Keep 16"):
+        bot.plan(transformers.Wav2Vec2Config(), **fields)
+
+
+def test_a_length_that_only_tensors_tell_is_named_where_the_call_changes_it(tmp_path):
+    fields = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 8}
+    config = transformers.Dinov2WithRegistersConfig(**fields, num_register_tokens=4, image_size=16, patch_size=8)
+    transformers.Dinov2WithRegistersModel(config).save_pretrained(tmp_path)
+    with pytest.raises(IncompatibleModels, match="Set num_register_tokens to the source's value"):
+        bot.BoTModel.from_pretrained(tmp_path, num_register_tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("config", "model_class", "task"),
+    [
+        (transformers.T5Config, "T5ForConditionalGeneration", "seq2seq-lm"),
+        (transformers.BartConfig, "BartForConditionalGeneration", "seq2seq-lm"),
+        (transformers.CLIPConfig, "CLIPModel", "zero-shot-image-classification"),
+        (transformers.BertConfig, "BertForPreTraining", "pretraining"),
+        (transformers.BertConfig, "BertModel", "base"),
+    ],
+)
+def test_of_several_tasks_a_class_is_named_by_its_use(config, model_class, task):
+    assert auto_class_of(config(), model_class)[0] == task

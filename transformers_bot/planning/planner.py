@@ -545,20 +545,38 @@ def _check_groups(task: Task, method: Method) -> None:
     """Refuse maps of a stream that go over the groups of a grouped convolution (see `Role.grouped`).
 
     Raises:
+        BadSize: another number of groups.
         BadOption: such maps.
     """
-    for stream in task.changes("stream"):
+    for stream in task.roles.streams:
         member = task.roles[stream].grouped
         if not member or not isinstance(method, Linear):
             continue
+        noun, model_type = task.roles[stream].noun, task.adapter.model_type
+        before, after = (a // b for a, b in zip(task.lengths(stream), task.lengths(member), strict=True))
+        if before != after:
+            raise BadSize(
+                f"{' or '.join(_fields_of_groups(task, stream))} goes from {before} to {after}: a convolution of "
+                f"{model_type} models reads the {noun} of a group only, so they cannot move to another group. Keep "
+                f"{before} groups."
+            )
+        if stream not in task.changes("stream"):
+            continue
         whole, own = (method.axis_pair(task, role, *task.lengths(role), None) for role in (stream, member))
-        groups = np.eye(task.lengths(stream)[0] // task.lengths(member)[0])
+        groups = np.eye(before)
         sides = ((whole.produce, own.produce), (whole.consume, own.consume))
         if not all(np.allclose(both.dense(), np.kron(groups, part.dense())) for both, part in sides):
             raise BadOption(
-                f"method={method.name!r} with these options moves {task.roles[stream].noun} between the groups of a "
-                f"convolution of {task.adapter.model_type} models, or mixes them. Use method='bot' with wavelet='auto'."
+                f"method={method.name!r} with these options moves {noun} between the groups of a convolution of "
+                f"{model_type} models, or mixes them. Use method='bot' with wavelet='auto'."
             )
+
+
+def _fields_of_groups(task: Task, stream: str) -> list[str]:
+    """The config fields that divide a stream and are the number of nothing else, such as heads."""
+    roles = task.roles
+    counted = {role.size for role in roles.values()}
+    return [part for part, whole in task.adapter.divides if whole == roles[stream].field and part not in counted]
 
 
 def _read_streams(adapter: Adapter, module: str) -> set[str]:
