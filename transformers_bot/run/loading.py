@@ -1,6 +1,7 @@
 """What `from_pretrained` of a factory does: transformers' own load at the source's sizes, else a resized model."""
 
 import os
+import re
 from typing import Any
 
 import torch.distributed as dist
@@ -8,7 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations import deepspeed as zero
 
 from .. import methods
-from ..architectures.sizes import field_warnings
+from ..architectures.sizes import field_warnings, get_field
 from ..compat import zero_init_is_active
 from ..console import progress
 from ..console.progress import logger
@@ -63,7 +64,7 @@ def _as_it_is(
 def _as_large(factory: Factory, request: Request, kwargs: dict[str, Any]) -> Any:
     """The model of a target that has the source's sizes: transformers loads it into the target's config."""
     source, target, keywords = request.source, request.target, request.keywords
-    if source.num_labels != target.num_labels:  # another number of labels is refused as in a resize
+    if source.num_labels != target.num_labels or _shapes_may_differ(request):  # it is refused as in a resize
         check_request(request)
     logger.info("source and target have the same sizes: nothing to resample")
     for sentence in field_warnings(request.adapter, source, target):
@@ -76,6 +77,16 @@ def _as_large(factory: Factory, request: Request, kwargs: dict[str, Any]) -> Any
         for sentence in refuse_unsound(request, opened):
             logger.warning(sentence)
     return (model, info) if keywords.output_loading_info else model
+
+
+def _shapes_may_differ(request: Request) -> bool:
+    """Whether the configs differ in a field of a role whose length only the tensors tell, such as labels."""
+    told = [role.field for role in request.adapter.roles.values() if role.size is None]
+    names = {name for field in told for name in re.findall(r"[\w.]+", field)}
+    before, after = (
+        {name: get_field(config, name, None) for name in names} for config in (request.source, request.target)
+    )
+    return before != after
 
 
 @progress.bar("resizing")
