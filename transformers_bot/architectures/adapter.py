@@ -634,7 +634,8 @@ def get(model_type: str) -> Adapter:
     """
     if model_type in ADAPTERS:
         return ADAPTERS[model_type]
-    hint = suggest(model_type, ADAPTERS)
+    text = f"{model_type}_text"  # as transformers names the decoder inside of a model that sees images
+    hint = f" Its text model alone can be resized: {text!r}." if text in ADAPTERS else suggest(model_type, ADAPTERS)
     raise UnsupportedArchitecture(
         f"model type {model_type!r} has no adapter. Model type should be one of {', '.join(ADAPTERS)}.{hint} "
         "A new one is a file of data, see docs/adapters.md."

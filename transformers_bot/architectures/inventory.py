@@ -1,6 +1,7 @@
 """The model class of a config, its tensors (names, shapes, ties), parameters and operations; without weights."""
 
 import copy
+import importlib
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -55,9 +56,11 @@ def class_in_mapping(mapping: str, config: PreTrainedConfig, asked_by: str) -> M
     """The class for a config in one of transformers' task mappings, as the Auto classes choose it."""
     table = getattr(modeling_auto, mapping)
     if type(config) not in table:
+        factories = _factories(config)
+        if not factories:
+            raise UnsupportedArchitecture(_without_auto_class(config))
         raise UnsupportedArchitecture(
-            f"transformers has no head of {config.model_type} models for {asked_by}. "
-            f"Use {' or '.join(_factories(config)) or 'a supported model type'}."
+            f"transformers has no head of {config.model_type} models for {asked_by}. Use {' or '.join(factories)}."
         )
     classes = table[type(config)]
     if not isinstance(classes, (list, tuple)):
@@ -67,11 +70,40 @@ def class_in_mapping(mapping: str, config: PreTrainedConfig, asked_by: str) -> M
     return cast(ModelClass, next((by_name[a] for a in config.architectures or [] if a in by_name), classes[0]))
 
 
+def _by_use() -> list[str]:
+    """All tasks, those that say most of a class first: one that writes texts also fills in words, and a class of
+    `pretraining` or `base` often has a use.
+    """
+    first, last = ("seq2seq-lm",), ("pretraining", "base", "text-encoding")
+    return [*first, *(name for name in TASKS if name not in first + last), *last]
+
+
 def tasks_of(config: PreTrainedConfig, model_class: ModelClass) -> list[str]:
-    """The tasks whose class for this config is `model_class`."""
-    tables = ((name, getattr(modeling_auto, task.mapping)) for name, task in TASKS.items())
+    """The tasks whose class for this config is `model_class`; those that say what it is used for come first."""
+    tables = ((name, getattr(modeling_auto, TASKS[name].mapping)) for name in _by_use())
     classes = ((name, table[type(config)]) for name, table in tables if type(config) in table)
     return [name for name, cls in classes if model_class is (cls[0] if isinstance(cls, (list, tuple)) else cls)]
+
+
+def _without_auto_class(config: PreTrainedConfig) -> str:
+    """What to do with a model type that has classes, but is in no table of the Auto classes."""
+    try:
+        members = list(
+            vars(importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))).values()
+        )
+    except ImportError:
+        members = []
+    models: list[ModelClass] = [
+        model for model in members if isinstance(model, type) and issubclass(model, PreTrainedModel)
+    ]
+    names = [m.__name__ for m in models if m.config_class is type(config) and m.forward is not nn.Module.forward]
+    said = f"no Auto class of transformers has {config.model_type} models"
+    if not names:
+        return f"{said}. Name their class in architectures of the config, and use resize_checkpoint."
+    return (
+        f"{said}, so their class must be named: set architectures=[{names[-1]!r}] in the config, which a saved "
+        f"{names[-1]} has, and resize its folder with resize_checkpoint."
+    )
 
 
 def _factories(config: PreTrainedConfig) -> list[str]:
@@ -81,8 +113,11 @@ def _factories(config: PreTrainedConfig) -> list[str]:
 
 
 def auto_class_of(config: PreTrainedConfig, model_class: str) -> tuple[str, str] | None:
-    """The task and the Auto class whose class for this config has this name; None if there is none."""
-    for name, task in TASKS.items():
+    """The task and the Auto class whose class for this config has this name; None if there is none.
+
+    Of several tasks that is one which says what the class is used for.
+    """
+    for name, task in ((name, TASKS[name]) for name in _by_use()):
         try:
             class_name = class_in_mapping(task.mapping, config, task.factory).__name__
         except UnsupportedArchitecture:
