@@ -1,6 +1,7 @@
 """Importance slicing: what is kept is what scores highest, and dropping what does nothing changes nothing."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from test_plan import assert_total
 
 from transformers_bot import BadOption, BoTConfig, methods, plan
 from transformers_bot.architectures.sizes import role_sizes
-from transformers_bot.methods import Fresh, Task
+from transformers_bot.methods import Fresh, Task, unit_scores
 from transformers_bot.methods.unit_scores import from_activations, from_weights
 from transformers_bot.ops.axis_map import AxisMap, gather
 from transformers_bot.ops.recipe import apply
@@ -241,6 +242,20 @@ def test_the_units_of_a_vit_pooler_are_its_own(saved):
         scores = scored(built.model, built, calibrated)
         rows, columns = best(scores["pooler", None], 5), best(scores["hidden", None], 6)
         assert torch.equal(target.pooler.dense.weight, built.model.pooler.dense.weight[rows][:, columns])
+
+
+@pytest.mark.parametrize(
+    ("matrix", "others", "seen"),
+    [
+        ("vit.pooler.dense", (), "vit.pooler"),
+        ("vit.pooler.proj", (), "vit.pooler"),
+        ("vit.projection", ("vit.layernorm.weight",), "vit.projection"),
+        ("pooler", ("layernorm.weight",), "pooler"),
+    ],
+)
+def test_units_that_nothing_reads_are_seen_behind_their_activation(matrix, others, seen):
+    network = SimpleNamespace(places=dict.fromkeys([f"{matrix}.weight", f"{matrix}.bias", *others]))
+    assert unit_scores._activated(network, matrix) == seen
 
 
 # -- refusals -----------------------------------------------------------------------------------------------

@@ -264,8 +264,7 @@ def _watched_units(network: Network, name: str) -> Iterator[tuple[str, tuple[str
                 side = "keys" if unit.reads else "queries"
                 yield module, (unit.role, place.at, side), _part(start, count, network.alternations(name))
             elif plain and roles.is_network_wide(unit.role) and not _is_read(network, unit.role):
-                # Its activation is in the parent module.
-                yield module.removesuffix(".dense"), (unit.role, None, ""), lambda _, y: y.abs()
+                yield _activated(network, module), (unit.role, None, ""), lambda _, y: y.abs()
             elif unit.reads and plain and _is_convolution(place.rule):  # of (sequence, unit, place)
                 yield module, (unit.role, place.at, ""), lambda x, _: x.abs().transpose(1, -1)
             elif unit.reads and (plain or kind == "entry"):
@@ -274,6 +273,13 @@ def _watched_units(network: Network, name: str) -> Iterator[tuple[str, tuple[str
                 lengths = [factor.length(network.sizes) or 1 for factor in part]
                 for axis, held in enumerate(part[:-1]):
                     yield module, (held.role, place.at, ""), _norms_along(lengths, axis)
+
+
+def _activated(network: Network, module: str) -> str:
+    """The module with the activation of a matrix that nothing reads: its parent, if that has no other tensors."""
+    parent = module.rpartition(".")[0]
+    is_alone = all(name.startswith(f"{module}.") for name in network.places if name.startswith(f"{parent}."))
+    return parent if parent and is_alone else module
 
 
 def _is_convolution(rule: Rule) -> bool:
