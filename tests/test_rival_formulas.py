@@ -1,12 +1,17 @@
 """The other methods against their formulas: plain indexing, split weights, lists of layers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from families import resized_config, tiny_config
 from test_rivals import resized
 
-from transformers_bot import plan
+from transformers_bot import methods, plan
+from transformers_bot.adapters import Role, get
+from transformers_bot.architectures.adapter import Factor
+from transformers_bot.methods import Fresh, Task
 from transformers_bot.methods.fpi import drawn
 from transformers_bot.methods.maps import interpolated, stacked_from_top, upscaled
 from transformers_bot.methods.weight_selection import selected
@@ -46,6 +51,22 @@ def indexed(x: torch.Tensor, index: dict[str | None, np.ndarray], axes: tuple[st
 
 
 # -- weight selection -----------------------------------------------------------------------------
+
+
+def test_a_head_is_started_anew_whatever_its_role_is_called():
+    adapter = get("bert")
+    rules = tuple(rule.with_factors(renamed) for rule in adapter.rules if "label" in rule.roles)
+    roles = adapter.roles.with_(Role("sorts", "identity", None, field="num_labels", noun="sorts"))
+    sizes = dict.fromkeys(roles, 4)
+    task = Task(replace(adapter, rules=rules, roles=roles), sizes, {**sizes, "layer": 2}, tied=False)
+    method = methods.get("weight_selection", methods.options_of("weight_selection", None))
+    assert rules
+    for rule in rules:
+        assert isinstance(method.recipe(task, rule, None, rule.names.split("|")[0].strip()), Fresh)
+
+
+def renamed(factor: Factor) -> Factor:
+    return replace(factor, role="sorts") if factor.role == "label" else factor
 
 
 @pytest.mark.parametrize("sizes", [{"hidden": 6, "heads": 3, "ffn": 10}, {"hidden": 8, "heads": 2, "ffn": 7}], ids=str)

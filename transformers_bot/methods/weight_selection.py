@@ -39,7 +39,7 @@ class WeightSelection(Linear):
                 )
 
     def recipe(self, task: Task, rule: Rule, layer: int | None, name: str) -> Recipe | Fresh:
-        if LABEL in (task.roles[role] for role in rule.roles) and task.changes(*RESIZED):
+        if LABEL.field in (task.roles[role].field for role in rule.roles) and task.changes(*RESIZED):
             return Fresh("weight selection starts task heads anew")
         return super().recipe(task, rule, layer, name)
 
