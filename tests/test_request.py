@@ -22,6 +22,8 @@ from transformers_bot import (
     resize_checkpoint,
 )
 from transformers_bot.cli import main
+from transformers_bot.request.names import PLACING
+from transformers_bot.request.request import check_devices
 from transformers_bot.tools.inspecting import inspect
 
 PACKAGE = str(Path(transformers_bot.__file__).parent)
@@ -272,6 +274,33 @@ def test_a_device_that_is_not_here_is_refused_before_weights_are_looked_for(tmp_
         BoTModelForCausalLM.from_pretrained(tmp_path, n_layer=1, device_map=device_map)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the device is here")
+@pytest.mark.parametrize("device_map", [0, {"": 0}, {"": "cpu", "lm_head": 1}, "cuda", torch.device("cuda:0")], ids=str)
+def test_without_a_gpu_its_number_is_refused(device_map):
+    with pytest.raises(BadOption, match=r"device_map names cuda:[01], and torch sees 0 CUDA devices here"):
+        check_devices(device_map)
+
+
+@pytest.mark.parametrize(
+    "device_map", [["cpu"], {"": "gpu"}, {"": None}, {"": "auto"}, {"": 1.0}, True, -1, 1.5], ids=str
+)
+def test_what_names_no_device_is_refused(device_map):
+    with pytest.raises(BadOption, match=r"device_map must be one of 'auto', .*or a dict of devices, got"):
+        check_devices(device_map)
+
+
+def test_devices_that_are_anywhere_are_let_through():
+    for device_map in (
+        None,
+        "cpu",
+        *PLACING,
+        torch.device("cpu"),
+        {"": "disk"},
+        {"a": "cpu", "b": torch.device("meta")},
+    ):
+        check_devices(device_map)
+
+
 # -- the same help everywhere ------------------------------------------------------------------------
 
 # Entry -> a call of it with a source and keywords; none gets as far as any weights.
@@ -314,6 +343,18 @@ VALUES = {
     "source": ((*SIZED, *READ), None, "the source must be a hub id or a folder"),
     "batches": (SIZED, {"n_layer": 1, "calibration": "corpus.txt"}, r"got str\. To read texts .*read_batches"),
     "device": (SIZED[:2], {"n_layer": 1, "device_map": "gpu"}, "device_map must be one of .*Did you mean 'cpu'"),
+    "generation": (
+        SIZED[:1],
+        {"n_layer": 1, "generation_config": {"max_new_tokens": 2}},
+        "generation_config must be a GenerationConfig, got dict",
+    ),
+    "renames": (SIZED, {"n_layer": 1, "key_mapping": "x"}, "key_mapping must be a dict .*, got 'x'"),
+    "rename": (SIZED, {"n_layer": 1, "key_mapping": {"a": 1}}, "key_mapping must be a dict .*, got {'a': 1}"),
+    "pattern": (
+        SIZED,
+        {"n_layer": 1, "key_mapping": {"(": "b"}},
+        "key_mapping has '\\(', which is no regular expression",
+    ),
     "switch": (SIZED, {"n_layer": 1, "ignore_mismatched_sizes": "yes"}, "must be True or False, got 'yes'"),
     "switch at its size": (("from_pretrained",), {"strict": "no"}, "strict must be True or False, got 'no'"),
     "dtype at its size": (("from_pretrained",), {"dtype": "float31"}, "dtype must be float64.*got 'float31'"),

@@ -5,13 +5,14 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from .. import methods
 from ..architectures import configs
@@ -29,6 +30,7 @@ from ..architectures.sizes import (
     set_field,
     stretched,
 )
+from ..console.text import brief
 from ..errors import BadKeyword, BadOption, HubError, IncompatibleModels, suggest
 from ..io.checkpoint import Checkpoint, check_files
 from ..io.config_files import ConfigFile, check_names, model_config
@@ -124,6 +126,7 @@ class Keywords:
             if not isinstance(getattr(self, name), bool):
                 raise BadOption(f"{name} must be True or False, got {getattr(self, name)!r}.")
         check_devices(self.target.get("device_map"))
+        check_settings(self.target.get("generation_config"), self.files.get("key_mapping"))
         check_batches(self.calibration)
         if self.nonfinite not in NONFINITE:
             raise BadOption(f"nonfinite must be one of {', '.join(map(repr, NONFINITE))}, got {self.nonfinite!r}.")
@@ -243,27 +246,78 @@ def check_batches(calibration: Any) -> None:
 
 
 def check_devices(device_map: Any) -> None:
-    """Refuse a `device_map` that names a CUDA device which this machine does not have, before any work is done.
+    """Refuse a `device_map` that names no device, or a CUDA device which this machine does not have, before any work.
 
     Raises:
-        BadOption: such a device, with the number of those that are here; or a word that names none.
+        BadOption: such a device, with the number of those that are here; or what names none.
     """
-    if isinstance(device_map, str) and device_map not in PLACING:
-        try:
-            torch.device(device_map)
-        except RuntimeError:
-            raise BadOption(
-                f"device_map must be one of {', '.join(map(repr, PLACING))}, a device such as 'cpu' or 'cuda:0', or a "
-                f"dict of these, got {device_map!r}.{suggest(device_map, (*PLACING, 'cpu', 'cuda'))}"
-            ) from None
-    named = device_map.values() if isinstance(device_map, dict) else (device_map,)
-    devices = (re.fullmatch(r"cuda(?::(\d{1,4}))?", str(device)) for device in named)
-    numbers = [int(device[1] or 0) for device in devices if device]
-    if numbers and max(numbers) >= torch.cuda.device_count():
+    if isinstance(device_map, dict):
+        numbers = [_cuda_number(device, ("disk",), device_map) for device in device_map.values()]
+    else:
+        numbers = [_cuda_number(device_map, (None, *PLACING), device_map)]
+    largest = max((number for number in numbers if number is not None), default=-1)
+    if largest >= torch.cuda.device_count():
         raise BadOption(
-            f"device_map names cuda:{max(numbers)}, and torch sees {torch.cuda.device_count()} CUDA devices here. "
+            f"device_map names cuda:{largest}, and torch sees {torch.cuda.device_count()} CUDA devices here. "
             "Use 'cpu', or leave device_map out."
         )
+
+
+def _cuda_number(device: Any, others: tuple[Any, ...], device_map: Any) -> int | None:
+    """The number of the CUDA device that an entry of a `device_map` names; None for another device.
+
+    Args:
+        others: what the entry may be beside a device.
+    """
+    if isinstance(device, int) and not isinstance(device, bool) and device >= 0:
+        # A number alone is one of the machine's accelerators, which need not be CUDA's.
+        return device if _accelerator() in (None, "cuda") else None
+    if (device is None or isinstance(device, str)) and device in others:
+        return None
+    if isinstance(device, str):
+        with suppress(RuntimeError):
+            device = torch.device(device)
+    if not isinstance(device, torch.device):
+        said = brief(repr(device_map))
+        raise BadOption(
+            f"device_map must be one of {', '.join(map(repr, PLACING))}, a device such as 'cpu' or 'cuda:0', the "
+            f"number of an accelerator, or a dict of devices, got {said}."
+            f"{suggest(device, (*PLACING, 'cpu', 'cuda')) if isinstance(device, str) else ''}"
+        )
+    return (device.index or 0) if device.type == "cuda" else None
+
+
+def _accelerator() -> str | None:
+    """The kind of accelerator that this torch is made for; None for the CPU alone."""
+    found = torch.accelerator.current_accelerator() if hasattr(torch, "accelerator") else None
+    return found.type if found is not None else None
+
+
+def check_settings(generation: Any, renames: Any) -> None:
+    """Refuse a `generation_config` that holds no settings, and a `key_mapping` that renames nothing.
+
+    Raises:
+        BadOption: another type, or a pattern that is none.
+    """
+    if generation is not None and not isinstance(generation, GenerationConfig):
+        raise BadOption(
+            f"generation_config must be a GenerationConfig, got {type(generation).__name__}. Pass "
+            "GenerationConfig(max_new_tokens=20), for example."
+        )
+    if renames is None:
+        return
+    is_dict = isinstance(renames, Mapping)
+    if not is_dict or not all(isinstance(name, str) for pair in renames.items() for name in pair):
+        raise BadOption(
+            f"key_mapping must be a dict from patterns of tensor names to other names, got {brief(repr(renames))}."
+        )
+    for pattern in renames:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise BadOption(
+                f"key_mapping has {brief(repr(pattern))}, which is no regular expression: {error}."
+            ) from None
 
 
 @dataclass(frozen=True, kw_only=True)
