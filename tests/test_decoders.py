@@ -3,6 +3,7 @@ undoes it; heads, key-value heads and their length are separate sizes; lists of 
 """
 
 import copy
+import re
 from functools import partial
 
 import pytest
@@ -22,7 +23,7 @@ from decoders import (
     logits,
     resized,
 )
-from transformers import Gemma2Config, LlamaConfig, Wav2Vec2Config
+from transformers import Gemma2Config, LlamaConfig, Phi3Config, Wav2Vec2Config
 
 import transformers_bot
 from transformers_bot.errors import BadOption, BadSize, BoTError, UnsupportedArchitecture
@@ -153,6 +154,17 @@ def test_fewer_heads_at_equal_width(tmp_path):
 def test_key_value_heads_that_do_not_divide_name_the_nearest_counts(tmp_path):
     with pytest.raises(BadSize, match=r"num_attention_heads 4 is not divisible by num_key_value_heads 3.*nearest"):
         resized(build("mistral"), tmp_path, num_key_value_heads=3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "nearest"), [({"num_key_value_heads": 3}, "are 2 and 4"), ({"num_key_value_heads": 64}, "is 32")]
+)
+def test_the_nearest_counts_of_key_value_heads_are_valid(fields, nearest):
+    config = Phi3Config()
+    with pytest.raises(BadSize, match=f"nearest valid num_key_value_heads {nearest}"):
+        transformers_bot.plan(config, **fields)
+    for count in map(int, re.findall(r"\d+", nearest)):
+        assert transformers_bot.plan(config, num_key_value_heads=count).target_sizes["kv_heads"] == count
 
 
 def test_an_odd_length_of_heads_is_refused_by_name(tmp_path):

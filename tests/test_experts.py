@@ -11,7 +11,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 
 import transformers_bot
-from transformers_bot.errors import BadSize, IncompatibleModels, PlanError
+from transformers_bot.errors import BadSize, IncompatibleModels, PlanError, UnsupportedArchitecture
 from transformers_bot.rewrite.network import is_bank
 
 FLOAT32_INSIDE = 3e-6
@@ -68,6 +68,15 @@ def test_a_length_of_heads_that_only_the_file_has_is_a_size(tmp_path):
     assert "does not know" not in str(plan.warnings)
     target = resized(model, tmp_path, head_dim=16)
     assert change(logits(target), logits(model)) < 3e-4
+
+
+def test_a_length_of_heads_that_the_class_does_not_declare_can_be_set():
+    config = Qwen3MoeConfig()
+    assert not hasattr(config, "head_dim")
+    assert transformers_bot.plan(config, head_dim=128).target_sizes["head_dim"] == 128
+    config.rope_parameters = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}
+    with pytest.raises(UnsupportedArchitecture, match=r"keep \d+ rotary pairs \(head_dim\)"):
+        transformers_bot.plan(config, head_dim=128)
 
 
 def test_the_number_of_experts_stays(tmp_path):

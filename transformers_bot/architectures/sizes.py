@@ -327,7 +327,7 @@ def role_sizes(adapter: Adapter, config: PreTrainedConfig, which: str) -> dict[s
         if wrong := _computed(check, config, which, "its sizes"):
             raise BadSize(f"{wrong[0]} in the {which} config; {wrong[1]}")
     for part, whole in adapter.divides:
-        _check_divides(part, whole, config, which)
+        _check_divides(adapter, part, whole, config, which)
     return {role: _length(adapter, role, config, which) for role in adapter.roles}
 
 
@@ -369,7 +369,7 @@ def rebuild(
         if problem := _wrong_type(str(error), fields):
             raise BadOption(f"{name} cannot be built with {problem}.") from None
         for part, length in adapter.divides:
-            _check_divides(part, length, _with_fields(config, fields), "target")
+            _check_divides(adapter, part, length, _with_fields(config, fields), "target")
         raise BadOption(f"{name} cannot be built with {brief(str(overrides))}: {brief(str(error))}") from None
 
 
@@ -596,10 +596,12 @@ def _by_field(
 ) -> dict[str, Any]:
     """Overrides under the config's own field names; integers of other libraries (NumPy) become int."""
     aliases = {"torch_dtype": "dtype", **getattr(config, "attribute_map", {})}
+    # Some models read a length of heads that their config's class does not declare.
+    undeclared = {role.field for role in adapter.roles.values() if role.kind == "entry" and callable(role.size)}
     chosen: dict[str, Any] = {}
     for name, given in _by_path(config, overrides).items():
         is_known = name in known or name in aliases or name in adapter.only or name == "pruned_heads"
-        is_field = is_known or (has_field(config, name) and not callable(get_field(config, name)))
+        is_field = is_known or name in undeclared or (has_field(config, name) and not callable(get_field(config, name)))
         if not is_field or name.rpartition(".")[2] in ("model_type", "transformers_version"):
             hint = _elsewhere(name, known) or remedy(name, [*known, *aliases]) or sizes_to_set(adapter, config)
             hint = " It cannot be changed." if is_field else hint
@@ -721,16 +723,27 @@ def _check_positive(name: str, given: object, which: str) -> None:
         raise BadSize(f"{name} is {brief(repr(given))} in the {which} config; it must be a whole number of at least 1.")
 
 
-def _check_divides(part: str, whole: str, config: Any, which: str) -> None:
+def _check_divides(adapter: Adapter, part: str, whole: str, config: Any, which: str) -> None:
     width, count = get_field(config, whole), get_field(config, part)
     if not all(isinstance(length, int) and length > 0 for length in (width, count)):
         return  # not a number: `_length` reports it
     if width % count:
         below = width // count * count
         nearest = f"sizes are {below} and {below + count}" if below else f"size is {count}"
+        if whole not in {adapter.roles[stream].field for stream in adapter.roles.streams}:
+            # A multiple of the part need not divide what the whole is a part of; a divisor of the whole always fits.
+            nearest = _nearest_divisors(part, count, width)
         raise BadSize(
             f"{whole} {width} is not divisible by {part} {count} in the {which} config; nearest valid {nearest}."
         )
+
+
+def _nearest_divisors(name: str, count: int, whole: int) -> str:
+    """The divisors of `whole` next to `count`, after the name of the field."""
+    divisors = [number for number in range(1, whole + 1) if whole % number == 0]
+    below = [number for number in divisors if number < count][-1:]
+    found = below + [number for number in divisors if number > count][:1]
+    return f"{name} {'are' if len(found) > 1 else 'is'} {' and '.join(map(str, found))}"
 
 
 def check_supported(

@@ -78,7 +78,9 @@ BALANCE = ("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"
 NUMBERS = (Numbered("mlp_only_layers", dense_layers, {"decoder_sparse_step": 1}),)
 
 # The length of heads is a field of published configs, although the class does not declare it.
-_heads = roles(length_of_heads).with_(replace(roles(length_of_heads)["head_dim"], field="head_dim"))
+_heads = roles(length_of_heads).with_(
+    *(replace(roles(length_of_heads)[name], field="head_dim") for name in ("head_dim", "rope"))
+)
 MIXTRAL = replace(
     LLAMA,
     model_type="mixtral",
