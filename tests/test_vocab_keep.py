@@ -19,6 +19,7 @@ import transformers_bot
 from transformers_bot import BadCheckpoint, BadOption, IncompatibleModels, cli, plan, resize_checkpoint, verify
 from transformers_bot.io.kept_tokens import KeptTokens, Named, from_spans, kept_rows, spans
 from transformers_bot.ops.recipe import Rows
+from transformers_bot.run import distributed, loading, rendezvous
 
 KEPT = [4, 5, 6, 9, 12, 16, 20, 21]  # beside the special ids from 0 to 3
 MAKERS = {
@@ -238,6 +239,29 @@ def test_token_ids_follow_their_rows_in_both_configs(tmp_path):
     assert settings.bad_words_ids == [[rows.index(5), rows.index(9)]]
     assert settings.eos_token_id == [2, rows.index(20)]
     assert settings.lang_to_id == {"<|en|>": rows.index(21)}
+
+
+@pytest.mark.slow
+def test_processes_of_a_node_agree_on_the_kept_tokens_and_get_their_new_ids(tmp_path, monkeypatch):
+    made("gpt2").save_pretrained(tmp_path / "source")
+    calls = []
+
+    def in_one_process(call, write, load, **_):
+        calls.append(call)
+        folder = tmp_path / f"made-{len(calls)}"
+        return load(folder, write(folder))
+
+    monkeypatch.setattr(loading, "_is_alone", lambda: False)
+    monkeypatch.setattr(distributed, "is_shared", lambda *_: True)
+    monkeypatch.setattr(rendezvous, "once_per_node", in_one_process)
+    settings = transformers.GenerationConfig(eos_token_id=9)
+    for kept in ([5, 9], [6, 9]):
+        model = transformers_bot.BoTModelForCausalLM.from_pretrained(
+            tmp_path / "source", vocab_keep=kept, generation_config=settings
+        )
+        assert model.generation_config.eos_token_id == rows_of(model).index(9)
+    assert settings.eos_token_id == 9
+    assert calls[0] != calls[1]
 
 
 def test_ids_in_settings_of_any_kind_follow_and_what_is_no_id_stays():

@@ -5,6 +5,7 @@ transformers, and offloading to accelerate through transformers' `device_map`. A
 import this module.
 """
 
+import copy
 import os
 import shutil
 from collections.abc import Mapping
@@ -121,8 +122,8 @@ def _call(request: Request) -> list[str]:
     )
     rules = keywords.dtype, keywords.ignore_mismatched_sizes, keywords.allow_pickle, keywords.nonfinite, keywords.strict
     configs = request.source.to_json_string(), request.target.to_json_string()
-    calibrated = str(request.calibrated)
-    return [request.model_class.__name__, request.name, *configs, repr(chosen), repr(rules), calibrated]
+    calibrated, kept = str(request.calibrated), repr(request.kept.record if request.kept else None)
+    return [request.model_class.__name__, request.name, *configs, repr(chosen), repr(rules), calibrated, kept]
 
 
 def _write(folder: Path, request: Request) -> Written:
@@ -152,6 +153,9 @@ def _write(folder: Path, request: Request) -> Written:
 def _load(folder: Path, written: Written, request: Request) -> tuple[PreTrainedModel, dict[str, Any]]:
     call = request.keywords
     keywords = {**call.target, **call.init, "config": written.config, "dtype": written.config.dtype}
+    if request.kept and keywords.get("generation_config") is not None:
+        keywords["generation_config"] = copy.deepcopy(keywords["generation_config"])
+        request.kept.renumber(keywords["generation_config"])
     with progress.part("loading what was written"), building(), quiet():
         model, info = request.model_class.from_pretrained(folder, output_loading_info=True, **keywords)
     missing = set(info["missing_keys"]) - set(getattr(model, "all_tied_weights_keys", None) or {})
