@@ -3,11 +3,13 @@
 import json
 import sys
 import wave
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
+import visions
 from families import build, save
 from PIL import Image
 from safetensors.torch import load_file
@@ -145,6 +147,17 @@ def test_tokens_are_hidden_in_the_shares_of_bert():
     shares = [float((made["input_ids"][asked] == value).float().mean()) for value in (9, 5)]
     assert float(asked.float().mean()) == pytest.approx(0.15, abs=0.01)
     assert shares == pytest.approx([0.8, 0.1], abs=0.02)
+
+
+@pytest.mark.slow
+def test_texts_and_images_for_pairs_are_read_by_their_towers(tmp_path, text, pictures):
+    folder = Path(save(visions.build("clip"), tmp_path / "pair"))
+    with_tokenizer(folder)
+    batch = read_batches(str(folder), text)[0]
+    assert int(batch["input_ids"].max()) < 37
+    folder = Path(save(visions.build("clip classifier"), tmp_path / "classifier"))
+    ViTImageProcessor(size={"height": 20, "width": 20}).save_pretrained(folder)
+    assert read_batches(str(folder), pictures, images=2)[0]["pixel_values"].shape == (2, 3, 12, 12)
 
 
 # -- images -------------------------------------------------------------------------------------------

@@ -6,12 +6,15 @@ import re
 from pathlib import Path
 
 import pytest
+import visions
 from families import build, save
 from test_streaming import with_tokenizer
-from transformers import AutoConfig, AutoTokenizer, BertConfig, GPT2Config
+from tokenizers import Tokenizer, models
+from transformers import AutoConfig, AutoTokenizer, BertConfig, GPT2Config, PreTrainedTokenizerFast
 
 import transformers_bot
 from transformers_bot import BoTModelForCausalLM, IncompatibleModels, UnsafeCheckpoint, plan, resize_checkpoint
+from transformers_bot.io.companions import carry, check_images
 from transformers_bot.io.vocabulary import read_vocabulary
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c")
@@ -196,6 +199,21 @@ def test_images_are_what_the_model_takes_or_it_is_said(tmp_path, settings, field
     found = [text for text in report.warnings if "processor_config.json" in text]
     assert len(found) == len(said)
     assert all(text in sentence for text, sentence in zip(said, found, strict=True))
+
+
+def test_the_files_of_a_pair_are_checked_against_its_towers(tmp_path):
+    config = visions.build("clip").config
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": 99, "image_mean": [0.5]}))
+    said = check_images(tmp_path, config)
+    assert len(said) == 2
+    assert "makes images of 99 pixels, the model takes 12" in said[0]
+    assert "is for 1 channels, the model takes 3" in said[1]
+    words = models.WordLevel({f"w{number}": number for number in range(38)}, unk_token="w0")
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words)).save_pretrained(tmp_path)
+    files = {name: tmp_path / name for name in ("tokenizer.json", "tokenizer_config.json")}
+    (tmp_path / "out").mkdir()
+    with pytest.raises(IncompatibleModels, match="has 38 entries, the model 37 embeddings"):
+        carry(files, tmp_path / "out", config)
 
 
 # -- code and hints -------------------------------------------------------------------------------

@@ -58,6 +58,16 @@ def inner(config: Any) -> dict[str, PreTrainedConfig]:
     return {name: part for name, part in vars(config).items() if isinstance(part, PreTrainedConfig)}
 
 
+def part_with(config: Any, name: str) -> Any:
+    """The config, or the first one within it, that has a field; the config itself where none has it.
+
+    >>> from transformers import CLIPConfig
+    >>> part_with(CLIPConfig(), "image_size").model_type
+    'clip_vision_model'
+    """
+    return next((part for part in (config, *inner(config).values()) if hasattr(part, name)), config)
+
+
 def flat(config: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a config as `to_dict` gives them, those of the configs within it by their paths."""
     whole = dict(fields)

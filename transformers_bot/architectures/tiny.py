@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..compat import building, drawn_from, use_eager_attention
-from .sizes import inner
+from .sizes import part_with
 
 # Outputs with an axis of the stream or of heads, which change if units are permuted, or from in front of the stream.
 STREAM = (
@@ -73,7 +73,7 @@ def _drawn(*shape: int) -> Tensor:
 
 def _images(config: Any) -> Tensor:
     """Two images for a model with this config, or for its tower of images."""
-    own = next(part for part in (config, *inner(config).values()) if hasattr(part, "image_size"))
+    own = part_with(config, "image_size")
     size = own.image_size if isinstance(own.image_size, (list, tuple)) else (own.image_size,) * 2
     return _drawn(2, own.num_channels, *size)
 

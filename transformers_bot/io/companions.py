@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 from transformers.utils.hub import list_repo_templates
 
+from ..architectures.sizes import part_with
 from ..compat import NO_ERROR
 from ..errors import BadCheckpoint, IncompatibleModels, UnsafeCheckpoint
 from .checkpoint import PROCESSOR, TOKENIZER, VOCABULARIES
@@ -180,7 +181,7 @@ def _is_place(name: str, value: object) -> bool:
 
 def _check_tokenizer(folder: Path, config: PreTrainedConfig, positions: int | None) -> list[str]:
     """Compare the copied tokenizer with the model's vocabulary and positions."""
-    rows = getattr(config, "vocab_size", None)
+    rows = getattr(part_with(config, "vocab_size"), "vocab_size", None)
     try:
         vocabulary = read_vocabulary(folder, config)
     except BadCheckpoint as error:  # no failure: the weights are good without a tokenizer
@@ -207,6 +208,7 @@ MOST = 4 * 2**20  # bytes of a settings file
 
 def check_images(folder: Path, config: PreTrainedConfig) -> list[str]:
     """Warnings where the folder's image processor does not fit the model."""
+    config = part_with(config, "image_size")
     if not hasattr(config, "image_size"):
         return []
     for name in (SETTINGS, JOINT):

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from .. import architectures
-from ..architectures.sizes import role_sizes
+from ..architectures.sizes import part_with, role_sizes
 from ..compat import quiet
 from ..console import progress
 from ..console.progress import logger
@@ -214,7 +214,7 @@ class Reader:
                 raise BadCheckpoint(f"the tokenizer of {self.name} has no mask token, which this head is trained with.")
             special = torch.tensor([[*flags, *[True] * (longest - len(flags))] for _, flags, *_ in pieces])
             seed = self.seed + number
-            batch |= hidden_at_random(ids, special, tokenizer.mask_token_id, self.config.vocab_size, seed)
+            batch |= hidden_at_random(ids, special, tokenizer.mask_token_id, self._rows, seed)
         elif kind == "class":
             batch["labels"] = torch.tensor([class_number(label, self.config) for _, _, label, _ in pieces])
         return {key: x.unsqueeze(1) for key, x in batch.items()} if self.choices else batch
@@ -238,11 +238,14 @@ class Reader:
         ids, mask = _padded(shifted, _pad(tokenizer) if tokenizer else 0)
         return {"decoder_input_ids": ids, "decoder_attention_mask": mask}
 
+    @property
+    def _rows(self) -> int:
+        """The number of token ids that the model has embeddings for."""
+        return int(part_with(self.config, "vocab_size").vocab_size)
+
     def _check_ids(self, largest: int) -> None:
-        if largest >= self.config.vocab_size:
-            raise BadCheckpoint(
-                f"the tokenizer of {self.name} gives ids beyond the {self.config.vocab_size} embeddings."
-            )
+        if largest >= self._rows:
+            raise BadCheckpoint(f"the tokenizer of {self.name} gives ids beyond the {self._rows} embeddings.")
 
     def images(self, files: Sequence[Path], count: int) -> list[dict[str, Tensor]]:
         if self.labels and _label_kind(self.model_class) != "class":
@@ -255,11 +258,12 @@ class Reader:
         return [self._image_batch(processor, part) for part in parts]
 
     def _image_batch(self, processor: Any, files: Sequence[Path]) -> dict[str, Tensor]:
-        size = self.config.image_size
+        own = part_with(self.config, "image_size")
+        size = own.image_size
         height, width = (size, size) if isinstance(size, int) else size
         shape = {"height": int(height), "width": int(width)}
         crop = {"crop_size": shape} if getattr(processor, "do_center_crop", False) else {}
-        pictures = [_image(path, self.config.num_channels) for path in files]
+        pictures = [_image(path, own.num_channels) for path in files]
         x = processor(images=pictures, return_tensors="pt", size=shape, **crop)["pixel_values"]
         batch = {"pixel_values": x.float()}
         if self.labels:
