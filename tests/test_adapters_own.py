@@ -345,6 +345,16 @@ INVALID = {
     "no wavelet": ({"wavelets": ("haar", "harr")}, "wavelets has 'harr', which is none of ... mean 'haar'"),
     "rate": ({"learning_rate": 0.0}, "learning_rate must be None or a number above 0, got 0.0"),
     "tensors": ({"tensors": "activation"}, "tensors must be a tuple, got str"),
+    "a text for rules": ({"rules": "text"}, "rules must be what parse_rules() returns"),
+    "one text for fields": ({"with_width": "n_heads"}, "with_width must be a tuple, got str"),
+    "field beside the width": ({"with_width": ("n_head",)}, "with_width is 'n_head', which ... mean 'n_heads'"),
+    "readers of nothing": ({"norms": (Norm("vocab_layer_norm", None),)}, "must be a tuple of names: (...,), got None"),
+    "activated": ({"activated": ("vocab_transfrm",)}, "activated names 'vocab_transfrm', ... mean 'vocab_transform'"),
+    "weight norm": ({"weight_norms": {"g": "v"}}, "weight_norms names 'g', a tensor that no rule names"),
+    "gain of 0": ({"gains": {"score": lambda _: 0.0}}, "gains of 'score' returns 0.0 for DistilBertConfig"),
+    "a field that fails": ({"only": {"dim": lambda c: c.width}}, "only of 'dim' fails for DistilBertConfig"),
+    "a check of one text": ({"checks": (lambda _: "odd",)}, "checks returns 'odd' for"),
+    "a clash with fewer arguments": ({"clash": lambda _: None}, "clash fails for DistilBertConfig(): TypeError"),
     "no layer": ({"rules": parse_rules("a.weight : hidden"), "norms": ()}, "no rule has {layer}"),
 }  # fmt: skip
 
@@ -359,6 +369,17 @@ def test_registering_refuses_what_contradicts_itself(example, changes, message):
 
 def test_registering_refuses_fields_and_roles_that_do_not_exist(example):
     (adapter,) = adapters.load(example)
+    with pytest.raises(BadOption, match="got 'layer' among them, which is no Role"):
+        Roles("layer")
+    for role, message in [
+        (Role("hidden", "stream", "dim", grouped="nope"), "names 'nope', which roles does not have"),
+        (Role("hidden", "stream", "dim", stays=lambda _: 1), "stays of role 'hidden' returns 1"),
+    ]:
+        with pytest.raises(BadOption, match=message):
+            adapters.register(dataclasses.replace(adapter, roles=adapter.roles.with_(role)))
+    holds = adapters.Variant("it is odd", lambda c: c.oddness, adapter)
+    with pytest.raises(BadOption, match="holds of a variant fails for DistilBertConfig"):
+        adapters.register(dataclasses.replace(adapter, variants=(holds,)))
     for role, message in (
         (Role("vocab", "identity", "vocabsize"), r"'vocabsize', which DistilBertConfig does not have. .* 'vocab_size'"),
         (Role("hidden", "stream", 768), r"the size of role 'hidden' must be the name of a config field"),

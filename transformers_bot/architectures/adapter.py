@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Literal, get_args
 
-from ..errors import PlanError, UnsupportedArchitecture, suggest
+from ..errors import BadOption, PlanError, UnsupportedArchitecture, suggest
 
 Kind = Literal["depth", "stream", "unit", "entry", "frequency", "place", "grid", "pixel", "identity"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -136,6 +136,9 @@ class Roles(Mapping[str, Role]):
     """
 
     def __init__(self, *roles: Role) -> None:
+        for role in roles:
+            if not isinstance(role, Role):
+                raise BadOption(f"roles must be Roles(Role(...), ...), got {role!r} among them, which is no Role.")
         self._roles = {role.name: role for role in roles}
         names = [role.name for role in roles]
         self.repeated = [name for name in self._roles if names.count(name) > 1]
@@ -560,6 +563,11 @@ class Adapter:
 
     def __post_init__(self) -> None:
         """Mark the axes of queries and keys that a norm follows, and the axes of that norm."""
+        parts = (self.rules, Rule), (self.norms, Norm)
+        if not all(
+            isinstance(whole, (tuple, list)) and all(isinstance(p, kind) for p in whole) for whole, kind in parts
+        ):
+            return  # `validate` says what is wrong
         scored = {f.role for rule in self.rules for f in rule.factors if f.crosses}
         weights = [re.sub(DEPTH, "0", norm.name) + ".weight" for norm in self.norms]
         inside = [rule for rule in self.rules if not rule.maps and any(rule.match(name)[0] for name in weights)]

@@ -4,7 +4,9 @@ import difflib
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
+from numbers import Integral, Real
 from typing import Any
 
 from ..errors import BadOption, suggest
@@ -13,6 +15,17 @@ from .adapter import ADAPTERS, DEPTH, KINDS, RESIZED, Adapter, Norm, Role, Roles
 from .families import BUILT_IN
 from .sizes import flat, has_field
 
+TEXTS = (
+    "meaning",
+    "tensors",
+    "inert",
+    "crossing",
+    "buffers",
+    "with_width",
+    "activated",
+    "implied_ties",
+)  # lists of names
+TABLES = ("derived", "gains", "weight_norms", "only", "refused", "foreign")
 FIELD_KINDS = ("depth", "stream")  # error messages name their config field
 MISSPELT = 0.89  # of letters in common: so similar to a field that is there, a name is not one of an older version
 LISTS = (
@@ -26,6 +39,9 @@ LISTS = (
     "norms",
     "scales",
     "variants",
+    "with_width",
+    "activated",
+    "implied_ties",
 )  # a lone text or function is no list
 
 
@@ -59,7 +75,7 @@ def validate(adapter: Any) -> None:
     """
     if not isinstance(adapter, Adapter):
         raise BadOption(f"an adapter must be a transformers_bot.adapters.Adapter, got {type(adapter).__name__}.")
-    problem = next(_problems(adapter), None)
+    problem = next(itertools.chain(_problems(adapter), _function_problems(adapter)), None)
     if problem:
         raise BadOption(f"the adapter for {adapter.model_type!r} cannot be used: {problem}")
 
@@ -67,16 +83,23 @@ def validate(adapter: Any) -> None:
 def _problems(adapter: Adapter) -> Iterator[str]:
     if adapter.norm not in ("pre", "post"):
         yield f"norm must be 'pre' or 'post', got {adapter.norm!r}."
-    if not adapter.rules or not all(isinstance(rule, Rule) for rule in adapter.rules):
+    is_list = isinstance(adapter.rules, (tuple, list))
+    if not is_list or not adapter.rules or not all(isinstance(rule, Rule) for rule in adapter.rules):
         yield "rules must be what parse_rules() returns, and not empty."
     for name in LISTS:
         if not isinstance(getattr(adapter, name), (tuple, list)):
             yield f"{name} must be a tuple, got {type(getattr(adapter, name)).__name__}. A comma makes one: (...,)."
+    for name in TEXTS:
+        yield from (f"{name} must hold names, got {n!r}." for n in getattr(adapter, name) if not isinstance(n, str))
+    for name in TABLES:
+        if not isinstance(getattr(adapter, name), Mapping):
+            yield f"{name} must be a dict, got {type(getattr(adapter, name)).__name__}."
     yield from _role_problems(adapter)
     yield from _rule_problems(adapter)
     yield from _config_problems(adapter)
     yield from _gain_problems(adapter)
     yield from _norm_problems(adapter)
+    yield from _module_problems(adapter)
     yield from _scale_problems(adapter)
     yield from _default_problems(adapter)
     for variant in adapter.variants:
@@ -98,7 +121,7 @@ def _role_problems(adapter: Adapter) -> Iterator[str]:
         if role.kind not in KINDS:
             hint = f"{suggest(role.kind, KINDS)} Kinds are {', '.join(KINDS)}."
             yield f"role {role.name!r} has the kind {role.kind!r}.{hint}"
-        for other in filter(None, (role.follows, role.within)):
+        for other in filter(None, (role.follows, role.within, role.grouped)):
             if other not in roles:
                 yield f"role {role.name!r} names {other!r}, which roles does not have.{suggest(other, roles)}"
         if role.kind in FIELD_KINDS and not role.follows and not isinstance(role.size, str):
@@ -172,6 +195,7 @@ def _present_fields(adapter: Adapter) -> Iterator[tuple[str, str]]:
     """The config fields that an adapter reads, and where it names them."""
     for role in adapter.roles.values():
         yield from ((field, f"the size of role {role.name!r}") for field in _fields(role))
+    yield from ((field, "with_width") for field in adapter.with_width)
     yield from ((field, "in divides") for pair in adapter.divides for field in pair)
     for where in ("activation", "epsilon", "causal_flag", "depth_flag"):
         yield from ((field, where) for field in [getattr(adapter, where)] if field)
@@ -204,8 +228,9 @@ def _norm_problems(adapter: Adapter) -> Iterator[str]:
             continue
         if norm.kind not in ("layer", "rms") or norm.gain not in ("w", "1+w"):
             yield f"norm {norm.name!r} must be of kind 'layer' or 'rms' and have the gain 'w' or '1+w'."
-        if isinstance(norm.readers, str):
-            yield f"readers of norm {norm.name!r} must be a tuple of names: ({norm.readers!r},)."
+        if not isinstance(norm.readers, (tuple, list)):
+            hint = f"({norm.readers!r},)" if isinstance(norm.readers, str) else f"(...,), got {norm.readers!r}"
+            yield f"readers of norm {norm.name!r} must be a tuple of names: {hint}."
             continue
         behind = norm.behind[0] if norm.behind else ""
         for name in filter(None, (norm.name, norm.undoes, behind, *norm.readers)):
@@ -225,6 +250,17 @@ def _reader_problems(adapter: Adapter, norm: Norm) -> Iterator[str]:
                     f"norm {norm.name!r} names the reader {reader!r}, but its rule {' '.join(rule.text.split())!r} "
                     f"does not read {' or '.join(sorted(written))}."
                 )
+
+
+def _module_problems(adapter: Adapter) -> Iterator[str]:
+    """Problems of `activated` and `weight_norms`: names that no rule has."""
+    for name in adapter.activated:
+        if not _rules_of(adapter, name):
+            yield f"activated names {name!r}, a module that no rule names.{suggest(name, _modules(adapter))}"
+    for name in (*adapter.weight_norms, *adapter.weight_norms.values()):
+        if not any(rule.match(re.sub(DEPTH, "0", name))[0] for rule in adapter.rules):
+            every = [tensor for rule in adapter.rules for tensor in names_of_rule(rule)]
+            yield f"weight_norms names {name!r}, a tensor that no rule names.{suggest(name, every)}"
 
 
 def _scale_problems(adapter: Adapter) -> Iterator[str]:
@@ -253,6 +289,92 @@ def _default_problems(adapter: Adapter) -> Iterator[str]:
         )
     if rate is not None and (isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < math.inf):
         yield f"learning_rate must be None or a number above 0, got {rate!r}."
+
+
+Case = tuple[
+    str, Any, str, Callable[[Any], bool]
+]  # whose function it is, the function, what it returns, a test of that
+
+
+def _function_problems(adapter: Adapter) -> Iterator[str]:
+    """Functions of an adapter that fail with the default config of its type, or return what they must not."""
+    from transformers import CONFIG_MAPPING
+
+    config = CONFIG_MAPPING[adapter.model_type]()
+    holds = [
+        ("holds of a variant", v.holds, "True or False", lambda made: isinstance(made, bool)) for v in adapter.variants
+    ]
+    yield from _calls(holds, config)
+    own = adapter.of(config)  # a variant's functions may need fields that other configs have not
+    yield from _calls(_functions(own), config)
+    clash = own.clash
+    if not callable(clash):
+        yield from _calls([] if clash is None else [("clash", clash, "", _is_text)], config)
+        return
+    role = own.roles.streams[0]
+    tensor = next(name for rule in own.rules if role in rule.roles for name in names_of_rule(rule))
+    named = partial(clash, role, re.sub(DEPTH, "0", tensor), config)
+    yield from _calls([("clash", named, "a text or None", _is_text)], config)
+
+
+def _calls(cases: Iterable[Case], config: Any) -> Iterator[str]:
+    """Problems of functions that are called with a config."""
+    name = f"{type(config).__name__}()"
+    for owner, function, wanted, fits in cases:
+        if not callable(function):
+            yield f"{owner} must be a function of the config, got {function!r}."
+            continue
+        try:
+            made = function(config)
+        except Exception as error:  # a function of somebody else's may raise anything
+            why = f"{type(error).__name__}: {error}"
+            yield f"{owner} fails for {name}: {why}. It must work for every config of the type."
+            continue
+        if not fits(made):
+            yield f"{owner} returns {made!r} for {name}, but it must be {wanted}."
+
+
+def _functions(adapter: Adapter) -> Iterator[Case]:
+    """Every function of a config that an adapter has, but those of its variants."""
+    for role in adapter.roles.values():
+        of = f"of role {role.name!r}"
+        if callable(role.size):
+            yield f"the size {of}", role.size, "a whole number or None", lambda made: made is None or _is_count(made)
+        for name, function in (("stays", role.stays), ("empty", role.empty)):
+            if function is not None:
+                yield f"{name} {of}", function, "a text, which is empty if nothing is wrong", _is_text
+        if role.anchored is not None:
+            yield f"anchored {of}", role.anchored, "a whole number", _is_count
+        for layers in role.numbered:
+            yield f"numbers {of}", layers.numbers, "whole numbers", _are_counts
+    for name, gain in adapter.gains.items():
+        yield f"gains of {name!r}", gain, "a number above 0 or None", lambda made: made is None or _is_factor(made)
+    for where, table in (("derived", adapter.derived), ("only", adapter.only)):
+        for name, function in table.items():
+            if callable(function):
+                yield f"{where} of {name!r}", function, "", lambda _: True
+    for check in adapter.checks:
+        yield "checks", check, "None or two texts", _is_advice
+
+
+def _is_text(made: Any) -> bool:
+    return made is None or isinstance(made, str)
+
+
+def _is_count(made: Any) -> bool:
+    return isinstance(made, Integral) and not isinstance(made, bool)
+
+
+def _are_counts(made: Any) -> bool:
+    return isinstance(made, Collection) and all(map(_is_count, made))
+
+
+def _is_advice(made: Any) -> bool:
+    return made is None or (isinstance(made, (tuple, list)) and len(made) == 2 and all(map(_is_text, made)))
+
+
+def _is_factor(made: Any) -> bool:
+    return isinstance(made, Real) and not isinstance(made, bool) and 0 < float(made) < math.inf
 
 
 def _rules_of(adapter: Adapter, module: str) -> list[Rule]:
