@@ -7,7 +7,7 @@ import torch
 import transformers
 from decoders import IDS, change, eager, logits, resized
 from families import randomise
-from transformers import CONFIG_MAPPING, PreTrainedModel
+from transformers import CONFIG_MAPPING, FalconConfig, PreTrainedModel
 
 import transformers_bot
 from transformers_bot.errors import BadSize, PlanError, UnsupportedArchitecture
@@ -189,3 +189,12 @@ def test_an_alternation_is_undone():
     order = Alternation(0, 3, (1, 1, 2))
     assert torch.equal(order.stored(order.sorted(x)), x)
     assert order.sorted(x)[:3, 0].tolist() == [0, 8, 16]
+
+
+def test_a_count_that_a_layout_does_not_read_is_neither_told_nor_taken():
+    config = FalconConfig(hidden_size=4544, num_attention_heads=71, multi_query=True)
+    warnings = transformers_bot.plan(config, hidden_size=9088).warnings
+    assert any("num_attention_heads 71 -> 142" in sentence for sentence in warnings)
+    assert not any("num_kv_heads" in sentence for sentence in warnings)
+    with pytest.raises(BadSize, match=r"num_kv_heads=4 has no effect.*1 key-value heads"):
+        transformers_bot.plan(config, num_kv_heads=4)

@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from visions import OUTPUTS, PAIRS, ROWS, batch, build, change, outputs, resized
 
 import transformers_bot
+from transformers_bot.architectures.adapter import get
+from transformers_bot.architectures.sizes import rebuild
 from transformers_bot.errors import BadKeyword, BadOption, BadSize, BoTError, UnsupportedArchitecture
 from transformers_bot.tools.conformance.check import check
 
@@ -178,10 +180,20 @@ def test_a_backbone_follows_its_last_stage_and_names_no_other(tmp_path):
     model = build("dinov2 base")
     target = resized(model, tmp_path, "BoTModel", num_hidden_layers=6)
     assert (target.config.out_features, target.config.stage_names[-1]) == (["stage6"], "stage6")
-    several = transformers.Dinov2Config(**ROWS["dinov2"].fields, out_indices=[1, 3])
+    several = transformers.Dinov2Config(**ROWS["dinov2"].fields, out_indices=[1, 3], architectures=["Dinov2Backbone"])
     with pytest.raises(UnsupportedArchitecture, match=r"out_indices=\[1, 3\] names layers by their numbers.*keep 3"):
         transformers_bot.plan(several, num_hidden_layers=6)
     assert transformers_bot.plan(several, hidden_size=48).target_sizes["hidden"] == 48
+
+
+@pytest.mark.parametrize("layers", [2, 6])
+def test_stages_that_no_feature_map_needs_follow_the_last_layer(layers):
+    config = transformers.BeitConfig(num_hidden_layers=4, out_indices=[1, 2, 3, 4])
+    config.architectures = ["BeitForImageClassification"]
+    assert transformers_bot.plan(config, num_hidden_layers=layers).target_sizes["layer"] == layers
+    target = rebuild(get("beit"), config, {"num_hidden_layers": layers})
+    assert (target.out_indices, target.out_features) == ([layers], [f"stage{layers}"])
+    assert rebuild(get("beit"), config, {"hidden_size": 1536}).out_indices == [1, 2, 3, 4]
 
 
 def test_a_field_that_the_type_has_not_is_refused_by_name():

@@ -27,6 +27,7 @@ from transformers import PreTrainedConfig
 from ..console.text import brief
 from ..errors import BadKeyword, BadOption, BadSize, UnsupportedArchitecture, suggest
 from .adapter import FIXED, RESIZED, Adapter, Role, Roles, Sizes
+from .wrong_values import nearest_divisors, wrong_type
 
 _NONE = object()
 Remedy = Callable[[str, Iterable[str]], str]
@@ -257,7 +258,9 @@ def _about_heads(adapter: Adapter, source: Any, target: Any) -> Iterator[str]:
     changed = [f"{name} {before} -> {after}" for name, (before, after) in widths.items() if before != after]
     if not (adapter.with_width and changed):
         return
-    counts = {name: (get_field(source, name), get_field(target, name)) for name in adapter.with_width}
+    unread = {role.field for role in adapter.roles.values() if _is_unread(role, source) and _is_unread(role, target)}
+    read = [name for name in adapter.with_width if name not in unread]
+    counts = {name: (get_field(source, name), get_field(target, name)) for name in read}
     entries = [role for role in map(adapter.roles.__getitem__, adapter.roles.leading("entry")) if role.size is not None]
     lengths = {f"entries of {role.name}": (_size(role, source), _size(role, target)) for role in entries}
     every = {**counts, **lengths}
@@ -268,6 +271,12 @@ def _about_heads(adapter: Adapter, source: Any, target: Any) -> Iterator[str]:
     else:
         stay = f"; kept: {', '.join(kept)}" if kept else ""
         yield f"with {' and '.join(changed)} heads change: {', '.join(moved)}{stay}"
+
+
+def _is_unread(role: Role, config: Any) -> bool:
+    """Whether a number of units is not what the field says that is named for it, in a config of this kind."""
+    counted = role.kind == "unit" and callable(role.size) and not role.within
+    return counted and _size(role, config) != get_field(config, role.field, None)
 
 
 def _size(role: Role, config: Any) -> Any:
@@ -318,8 +327,6 @@ MAX_WIDTH = 1 << 17
 MAX_UNITS = 4 * MAX_WIDTH  # an MLP is usually four times as wide as its stream
 MAX_POSITIONS = 1 << 20
 MAX_LENGTH = 1 << 24  # of axes that are never resampled
-TYPES = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text", "NoneType": "nothing"}
-TYPES |= {"list": "a list", "tuple": "a list", "dict": "a mapping"}
 
 
 def role_sizes(adapter: Adapter, config: PreTrainedConfig, which: str) -> dict[str, int | None]:
@@ -359,13 +366,18 @@ def rebuild(
     chosen = _by_field(adapter, config, known, overrides, remedy)
     check_overrides(chosen)
     _check_lengths(adapter, config, chosen)
+    _check_read(adapter, config, chosen)
     chosen |= unsaid(adapter, config, chosen)
     fields = {**known, **_with_labels(config, chosen)}
     try:
         for name, rule in adapter.derived.items():
-            follows = name in known and name not in chosen and known[name] is not None and known[name] == rule(config)
-            if follows:
-                fields[name] = rule(_with_fields(config, fields))
+            if name not in known or name in chosen or known[name] is None:
+                continue
+            follows, is_inert = known[name] == rule(config), name in adapter.inert
+            after = rule(_with_fields(config, fields)) if follows or is_inert else None
+            # A field without effect that would name a layer which is gone, or another one, follows in any case.
+            if follows or (is_inert and after != rule(config)):
+                fields[name] = after
         fields.update(_stretched_lists(adapter, known, chosen))
         for name in ("model_type", "transformers_version", "transformers_bot"):
             fields.pop(name, None)
@@ -376,7 +388,7 @@ def rebuild(
         return rebuilt
     except (StrictDataclassError, ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         name = type(config).__name__
-        if problem := _wrong_type(str(error), fields):
+        if problem := wrong_type(str(error), fields):
             raise BadOption(f"{name} cannot be built with {problem}.") from None
         for part, length in adapter.divides:
             _check_divides(adapter, part, length, _with_fields(config, fields), "target")
@@ -401,6 +413,22 @@ def _reads_length(role: Role, config: PreTrainedConfig) -> bool:
     return isinstance(role.size, str) or (
         role.kind in RESIZED and isinstance(get_field(config, role.field, None), Integral)
     )
+
+
+def _check_read(adapter: Adapter, config: PreTrainedConfig, chosen: Mapping[str, Any]) -> None:
+    """Raise for a number of units that a call sets, and that a config of this kind does not read."""
+    for role in adapter.roles.values():
+        is_counted = role.kind == "unit" and not (role.within or role.follows)
+        if not (is_counted and isinstance(chosen.get(role.field), Integral) and callable(role.size)):
+            continue
+        before, after = (
+            _computed(role.size, each, "target", role.field) for each in (config, _with_fields(config, dict(chosen)))
+        )
+        if before == after != chosen[role.field] != get_field(config, role.field):
+            raise BadSize(
+                f"{role.field}={chosen[role.field]} has no effect: with the other fields of the config the model has "
+                f"{after} {role.noun} in any case. Leave {role.field} out, or change those fields."
+            )
 
 
 def _check_taken(adapter: Adapter, config: PreTrainedConfig, chosen: Mapping[str, Any]) -> None:
@@ -474,17 +502,6 @@ def stretched(entries: Sequence[Any], length: int) -> list[Any]:
     ['full', 'full', 'local', 'local']
     """
     return [entries[i * len(entries) // length] for i in range(length)]
-
-
-def _wrong_type(message: str, fields: dict[str, Any]) -> str:
-    """A field, its value and what it must be, if `message` is transformers' error on a wrong type; else empty."""
-    field = re.search(r"Validation error for field '(\w+)'", message)
-    types = list(dict.fromkeys(re.findall(r"expected (\w+), got", message)))
-    if not (field and field[1] in fields and types and set(types) <= TYPES.keys()):
-        return ""
-    if "float" in types and "int" in types:
-        types.remove("int")
-    return f"{field[1]}={brief(repr(fields[field[1]]))}, which must be {' or '.join(TYPES[name] for name in types)}"
 
 
 def _with_labels(config: PreTrainedConfig, chosen: dict[str, Any]) -> dict[str, Any]:
@@ -742,18 +759,10 @@ def _check_divides(adapter: Adapter, part: str, whole: str, config: Any, which: 
         nearest = f"sizes are {below} and {below + count}" if below else f"size is {count}"
         if whole not in {adapter.roles[stream].field for stream in adapter.roles.streams}:
             # A multiple of the part need not divide what the whole is a part of; a divisor of the whole always fits.
-            nearest = _nearest_divisors(part, count, width)
+            nearest = nearest_divisors(part, count, width)
         raise BadSize(
             f"{whole} {width} is not divisible by {part} {count} in the {which} config; nearest valid {nearest}."
         )
-
-
-def _nearest_divisors(name: str, count: int, whole: int) -> str:
-    """The divisors of `whole` next to `count`, after the name of the field."""
-    divisors = [number for number in range(1, whole + 1) if whole % number == 0]
-    below = [number for number in divisors if number < count][-1:]
-    found = below + [number for number in divisors if number > count][:1]
-    return f"{name} {'are' if len(found) > 1 else 'is'} {' and '.join(map(str, found))}"
 
 
 def check_supported(

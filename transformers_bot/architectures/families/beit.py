@@ -31,6 +31,7 @@ NEW, OLD = "layers.{layer}", "encoder.layer.{layer}"
 # Loss and feature maps of the segmentation heads, and how strongly blocks are scaled and left out in training.
 INERT = (
     *("drop_path_rate", "layer_scale_init_value", "stage_names", "reshape_hidden_states", "use_mask_token"),
+    *("out_features", "out_indices"),
     *("pool_scales", "use_auxiliary_head", "auxiliary_loss_weight", "auxiliary_channels", "auxiliary_num_convs"),
     *("auxiliary_concat_input", "semantic_loss_ignore_index", "add_fpn", "segmentation_indices"),
 )

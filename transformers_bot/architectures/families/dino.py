@@ -102,11 +102,19 @@ QUERIES = tuple(f"attention.{name}_proj" for name in "qkv")
 LAYER = "encoder.layer.{layer}"
 MEANING = ("hidden_act", "layer_norm_eps")
 # What a backbone returns of its feature maps, and how strongly blocks are scaled and left out at the start of training.
-INERT = ("drop_path_rate", "layerscale_value", "stage_names", "apply_layernorm", "reshape_hidden_states")
+INERT = (
+    *("drop_path_rate", "layerscale_value", "apply_layernorm", "reshape_hidden_states"),
+    *("stage_names", "out_features", "out_indices"),
+)
 
 
 def stages_are_named(config: Any) -> str:
-    """Why a backbone's layers cannot be moved: its config names those that it returns by their numbers."""
+    """Why layers cannot be moved in a class that returns feature maps: its config names their layers by numbers.
+
+    Other classes do not read these fields.
+    """
+    if not any(str(name).endswith(("Backbone", "SemanticSegmentation")) for name in config.architectures or []):
+        return ""
     stages = getattr(config, "out_indices", None)
     if stages in (None, [config.num_hidden_layers]):
         return ""
