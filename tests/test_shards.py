@@ -31,12 +31,12 @@ def entries_of(tensors: dict[str, torch.Tensor]) -> list[Entry]:
     return [Entry(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()]
 
 
-def write(folder: Path, tensors: dict[str, torch.Tensor], size="50GB", variant=None, parameters=0, order=0) -> None:
+def write(folder: Path, tensors: dict[str, torch.Tensor], size="50GB", parameters=0, order=0) -> None:
     """Write `tensors`, put in an order that `order` shuffles."""
     names = list(tensors)
     random.Random(order).shuffle(names)
-    layout = lay_out(entries_of(tensors), size, variant)
-    with ShardWriter(folder, layout, parameters=parameters, variant=variant) as writer:
+    layout = lay_out(entries_of(tensors), size)
+    with ShardWriter(folder, layout, parameters=parameters) as writer:
         for name in names:
             writer.put(name, tensors[name])
 
@@ -52,12 +52,11 @@ def folders(place: Path) -> tuple[Path, Path]:
 
 
 class TestSameBytesAsSavePretrained:
-    @pytest.mark.covering("cls config dtype", "dtype size", "variant size")
-    @pytest.mark.parametrize("variant", [None, "fp16"])
+    @pytest.mark.covering("cls config dtype", "dtype size")
     @pytest.mark.parametrize("size", ["50GB", "40KB", 20_000, 1])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, None])
     @pytest.mark.parametrize(("cls", "config"), [BERT, GPT2], ids=["bert", "gpt2"])
-    def test_models(self, tmp_path, cls, config, dtype, size, variant):
+    def test_models(self, tmp_path, cls, config, dtype, size):
         model = cls(config)
         if dtype is None:  # mixed, as a model with float32 norms is
             for i, parameter in enumerate(model.parameters()):
@@ -73,10 +72,10 @@ class TestSameBytesAsSavePretrained:
             "no_rows", torch.zeros(0, dtype=torch.int64)
         )  # files lie between it and the other empty one
         theirs, ours = folders(tmp_path)
-        model.save_pretrained(theirs, max_shard_size=size, variant=variant)
+        model.save_pretrained(theirs, max_shard_size=size)
         tied = getattr(model, "all_tied_weights_keys", {})
         tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
-        write(ours, tensors, size, variant, model.num_parameters())
+        write(ours, tensors, size, model.num_parameters())
         assert contents(ours) == contents(theirs)
         assert len(contents(ours)) > 40 if size == 1 else len(contents(ours)) >= 1
 
@@ -259,11 +258,6 @@ class TestErrors:
         with pytest.raises(FileExistsError):
             write(tmp_path, {"a": torch.ones(2)})
         assert (tmp_path / "model.safetensors").read_text() == "old"
-
-    @pytest.mark.parametrize("variant", ["", "../x", "a\\b", "{suffix}", "a\0"])
-    def test_variant(self, variant):
-        with pytest.raises(BadOption, match=r"variant is a part of the files' names, such as 'fp16', got "):
-            lay_out([Entry("a", torch.float32, (2,))], variant=variant)
 
     @pytest.mark.parametrize("size", ["5", "many GB", "5GiB", None])
     def test_max_shard_size(self, size):

@@ -94,9 +94,7 @@ class Shard:
         return sorted(self.entries, key=lambda entry: (ORDER[entry.dtype], entry.name))
 
 
-def lay_out(
-    entries: Sequence[Entry], max_shard_size: int | str = "50GB", variant: str | None = None
-) -> tuple[Shard, ...]:
+def lay_out(entries: Sequence[Entry], max_shard_size: int | str = "50GB") -> tuple[Shard, ...]:
     """Return the files for these tensors, split and named as save_pretrained does for a state dict in this order.
 
     >>> entries = [Entry("a", torch.float32, (1000,)), Entry("b", torch.bfloat16, (1000,)), Entry("c", torch.int64, ())]
@@ -105,14 +103,11 @@ def lay_out(
 
     Args:
         max_shard_size: bytes of tensors in a file, or text such as "2GB"; a larger tensor has a file of its own.
-        variant: "fp16" gives `model.fp16.safetensors`.
 
     Raises:
-        BadOption: an impossible size or variant.
+        BadOption: an impossible size.
         PlanError: a duplicate name, one that the format reserves, or a dtype that it does not have.
     """
-    if variant is not None and (not variant or set(variant) & set("/\\{}\0")):
-        raise BadOption(f"variant is a part of the files' names, such as 'fp16', got {variant!r}.")
     by_name = {entry.name: entry for entry in entries}
     if len(by_name) < len(entries) or "__metadata__" in by_name:
         duplicates = sorted(name for name in by_name if sum(entry.name == name for entry in entries) > 1) or [
@@ -129,7 +124,7 @@ def lay_out(
             get_storage_size=lambda entry: entry.bytes,
             # torch gives all tensors without elements the same address, so that transformers takes them for one.
             get_storage_id=lambda entry: entry.name if entry.bytes else 0,
-            filename_pattern="model" + (f".{variant}" if variant else "") + "{suffix}.safetensors",
+            filename_pattern="model{suffix}.safetensors",
             max_shard_size=max_shard_size,
         )
     except (TypeError, ValueError, OverflowError) as error:
@@ -167,15 +162,14 @@ class ShardWriter:
         folder: where to write; an existing folder.
         shards: what `lay_out` returned.
         parameters: the model's number of parameters (`model.num_parameters()`), which goes into the index.
-        variant: as given to `lay_out`; the name of the index has it too.
 
     Raises:
         PlanError: a tensor of another name, shape or dtype than laid out, put twice, or missing at the end.
         OSError: the system's own, when the disk is full or fails.
     """
 
-    def __init__(self, folder: Path, shards: Sequence[Shard], *, parameters: int, variant: str | None = None) -> None:
-        self.folder, self.shards, self.parameters, self.variant = folder, tuple(shards), parameters, variant
+    def __init__(self, folder: Path, shards: Sequence[Shard], *, parameters: int) -> None:
+        self.folder, self.shards, self.parameters = folder, tuple(shards), parameters
         self._open = {entry.name: (entry, shard) for shard in shards for entry in shard.entries}
         self._put: set[str] = set()
         self._buffer = torch.empty(PIECE, dtype=torch.uint8)  # one for all tensors: the allocator would keep many
@@ -216,8 +210,7 @@ class ShardWriter:
         if missing := [name for name in self._open if name not in self._put]:
             raise PlanError(f"{len(missing)} of {len(self._open)} tensors were not written: {', '.join(missing[:3])}.")
         if len(self.shards) > 1:
-            name = "model.safetensors.index" + (f".{self.variant}" if self.variant else "") + ".json"
-            (self.folder / name).write_text(self._index(), encoding="utf-8")
+            (self.folder / "model.safetensors.index.json").write_text(self._index(), encoding="utf-8")
 
     def _index(self) -> str:
         size = sum(entry.bytes for shard in self.shards for entry in shard.entries)
