@@ -126,7 +126,7 @@ def plan(source: str, **keywords: Any) -> int:
 
 
 def licence(name: str, keywords: dict[str, Any]) -> str | None:
-    return pushing.source_licence(name, keywords)
+    return pushing.source_card(name, keywords).get("license")
 
 
 def raised(function: Call, *args: Any, **keywords: Any) -> tuple[list[str], list[str], str]:

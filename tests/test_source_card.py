@@ -2,7 +2,7 @@
 
 import pytest
 
-from transformers_bot.hub.push import source_card, source_licence
+from transformers_bot.hub.push import source_card
 
 
 def folder(tmp_path, text: str | bytes) -> str:
@@ -13,7 +13,7 @@ def folder(tmp_path, text: str | bytes) -> str:
 def test_licence_languages_and_pipeline_tag_are_read(tmp_path):
     text = "---\nlicense: other\nlicense_name: own\nlicense_link: https://x.y/l\nlanguage: [en, de]\ntags: [a]\n"
     name = folder(tmp_path, f"{text}pipeline_tag: fill-mask\nbase_model: a/b\nmodel-index: [1]\n1: 2\n---\nText")
-    assert source_licence(name, {}) == "other"
+    assert source_card(name, {}).get("license") == "other"
     expected = {"license": "other", "license_name": "own", "license_link": "https://x.y/l"}
     assert source_card(name, {}) == {**expected, "language": ["en", "de"], "pipeline_tag": "fill-mask"}
 
@@ -24,7 +24,7 @@ def test_a_link_into_the_folder_is_left_out(tmp_path):
 
 @pytest.mark.parametrize("start", ["\ufeff", "\n\n"])
 def test_what_may_stand_before_the_metadata(tmp_path, start):
-    assert source_licence(folder(tmp_path, f"{start}---\r\nlicense: mit\r\n---\r\n"), {}) == "mit"
+    assert source_card(folder(tmp_path, f"{start}---\r\nlicense: mit\r\n---\r\n"), {}).get("license") == "mit"
 
 
 @pytest.mark.parametrize(
@@ -48,16 +48,16 @@ def test_what_may_stand_before_the_metadata(tmp_path, start):
 )
 def test_a_card_without_a_usable_licence_gives_none(tmp_path, monkeypatch, text):
     monkeypatch.chdir(tmp_path)
-    assert source_licence(folder(tmp_path, text), {}) is None
+    assert source_card(folder(tmp_path, text), {}).get("license") is None
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
 
 
 def test_a_folder_without_a_card_gives_none(tmp_path):
-    assert source_licence(str(tmp_path), {}) is None
+    assert source_card(str(tmp_path), {}).get("license") is None
     (tmp_path / "README.md").mkdir()
-    assert source_licence(str(tmp_path), {}) is None
+    assert source_card(str(tmp_path), {}).get("license") is None
 
 
 @pytest.mark.parametrize("name", ["not an id!", "a/b/c", "", "never/there", "x" * 500])
 def test_a_name_that_leads_nowhere_gives_none(name):
-    assert source_licence(name, {}) is None
+    assert source_card(name, {}).get("license") is None

@@ -38,7 +38,7 @@ from ..version import __version__
 from .card import HOME, model_card, update_card
 from .provenance import hub_source, is_local, provenance_of, public, recorded_path
 
-__all__ = ["push_to_hub", "source_card", "source_licence"]
+__all__ = ["push_to_hub", "source_card"]
 
 Result = TypeVar("Result")
 
@@ -272,12 +272,6 @@ LARGEST_CARD = 256_000  # bytes read of a source's card; its metadata stands fir
 INHERITED = ("license", "license_name", "license_link", "language", "pipeline_tag")
 # The base error of the HTTP client that this huggingface_hub uses (httpx, httpx2).
 CONNECTION: type[Exception] = HfHubHTTPError.__mro__[1]
-
-
-def source_licence(name: str, keywords: Mapping[str, Any]) -> str | None:
-    """The licence that a source's own card names; None if it has no card or licence, or cannot be reached."""
-    licence = source_card(name, keywords).get("license")
-    return licence if isinstance(licence, str) else None
 
 
 def source_card(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
