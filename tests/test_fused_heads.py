@@ -198,3 +198,5 @@ def test_a_count_that_a_layout_does_not_read_is_neither_told_nor_taken():
     assert not any("num_kv_heads" in sentence for sentence in warnings)
     with pytest.raises(BadSize, match=r"num_kv_heads=4 has no effect.*1 key-value heads"):
         transformers_bot.plan(config, num_kv_heads=4)
+    whole = {"hidden_size": 9088, "num_attention_heads": 142, "num_kv_heads": 142}  # as a recipe says it
+    assert transformers_bot.plan(config, **whole).target_sizes["kv_heads"] == 1

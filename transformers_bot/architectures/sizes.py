@@ -27,7 +27,7 @@ from transformers import PreTrainedConfig
 from ..console.text import brief
 from ..errors import BadKeyword, BadOption, BadSize, UnsupportedArchitecture, suggest
 from .adapter import FIXED, RESIZED, Adapter, Role, Roles, Sizes
-from .wrong_values import nearest_divisors, wrong_type
+from .wrong_values import elsewhere, nearest_divisors, wrong_type
 
 _NONE = object()
 Remedy = Callable[[str, Iterable[str]], str]
@@ -421,10 +421,12 @@ def _check_read(adapter: Adapter, config: PreTrainedConfig, chosen: Mapping[str,
         is_counted = role.kind == "unit" and not (role.within or role.follows)
         if not (is_counted and isinstance(chosen.get(role.field), Integral) and callable(role.size)):
             continue
-        before, after = (
-            _computed(role.size, each, "target", role.field) for each in (config, _with_fields(config, dict(chosen)))
-        )
-        if before == after != chosen[role.field] != get_field(config, role.field):
+        changed = _with_fields(config, dict(chosen))
+        before, after = (_computed(role.size, each, "target", role.field) for each in (config, changed))
+        # A recipe says every field that differs, also one that only follows another.
+        rule = adapter.derived.get(role.field)
+        followed = get_field(config, role.field), rule and _computed(rule, changed, "target", role.field)
+        if before == after != chosen[role.field] and chosen[role.field] not in followed:
             raise BadSize(
                 f"{role.field}={chosen[role.field]} has no effect: with the other fields of the config the model has "
                 f"{after} {role.noun} in any case. Leave {role.field} out, or change those fields."
@@ -630,7 +632,7 @@ def _by_field(
         is_known = name in known or name in aliases or name in adapter.only or name == "pruned_heads"
         is_field = is_known or name in undeclared or (has_field(config, name) and not callable(get_field(config, name)))
         if not is_field or name.rpartition(".")[2] in ("model_type", "transformers_version"):
-            hint = _elsewhere(name, known) or remedy(name, [*known, *aliases]) or sizes_to_set(adapter, config)
+            hint = elsewhere(name, known) or remedy(name, [*known, *aliases]) or sizes_to_set(adapter, config)
             hint = " It cannot be changed." if is_field else hint
             raise BadKeyword(f"{type(config).__name__} has no field {name!r} to set.{hint}")
         field_name = aliases.get(name, name)
@@ -675,14 +677,6 @@ def _by_path(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> dict[str
                 raise BadKeyword(f"{path} is given twice; keep one.")
             spread[path] = entry
     return spread
-
-
-def _elsewhere(name: str, known: Mapping[str, Any]) -> str:
-    """A hint at the configs within a config that have a field of this name."""
-    paths = [path.rpartition(".")[0] for path in known if path.endswith(f".{name}")]
-    if not paths:
-        return ""
-    return f" It is a field of {' and of '.join(paths)}: pass {paths[0]}={{{name!r}: ...}}."
 
 
 def _length(adapter: Adapter, role: str, config: PreTrainedConfig, which: str) -> int | None:

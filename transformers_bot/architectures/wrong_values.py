@@ -1,6 +1,7 @@
-"""What messages say of a value that a config field cannot have: what it must be, and which counts are near."""
+"""What messages say of a wrong value or name of a config field: what it must be, and what is near."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from ..console.text import brief
@@ -26,3 +27,11 @@ def nearest_divisors(name: str, count: int, whole: int) -> str:
     below = [number for number in divisors if number < count][-1:]
     found = below + [number for number in divisors if number > count][:1]
     return f"{name} {'are' if len(found) > 1 else 'is'} {' and '.join(map(str, found))}"
+
+
+def elsewhere(name: str, known: Mapping[str, Any]) -> str:
+    """A hint at the configs within a config that have a field of this name."""
+    paths = [path.rpartition(".")[0] for path in known if path.endswith(f".{name}")]
+    if not paths:
+        return ""
+    return f" It is a field of {' and of '.join(paths)}: pass {paths[0]}={{{name!r}: ...}}."
