@@ -129,7 +129,7 @@ WRONG = {
     "order of a square matrix": (r"out_lin\.weight +: \+hidden <- \(heads head_dim\)",
                                  "out_lin.weight : (heads head_dim) -> +hidden", "permuting hidden .* changes"),
     "a role for another": (r"v_lin\.weight +: \(heads head_dim\)", "v_lin.weight : (heads score)",
-                           "permuting score .* changes the outputs"),
+                           "permuting (head_dim and )?score .* changes the outputs"),
     "arrow": (r"lin1\.weight +: ffn <- hidden", "lin1.weight : ffn -> hidden",
               "doubling .*ffn.* changes .*; it does not with .*ffn <- hidden"),
     "no arrow": (r"vocab_transform\.weight +: hidden <- hidden", "vocab_transform.weight : hidden hidden",

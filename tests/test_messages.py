@@ -20,6 +20,7 @@ NOT_REACHED |= {"tables", "plot", "wavelets", "valid", "axes", "operators", "ban
 ONLY_FROM_PYTHON = {
     "is designed to be instantiated": "a factory that is called",
     "resize takes keywords only": "positional arguments",
+    "calibration= is for method=": "names of methods are quoted, and so read as options",
     "config is taken by keyword only": "positional arguments",
     "the source must be a hub id or a folder, got": "a model object",
     "or a dict of its fields, got": "another object",

@@ -191,7 +191,7 @@ from transformers_bot import BoTModel, BoTModelForCausalLM, fit, integration, pl
 
 BoTModel.from_pretrained("bert", bot_confg={"wavelet": "db2"})
 BoTModelForCausalLM.from_pretrained("gpt2", n_layer=6, methd="bot")
-BoTModel.from_pretrained("bert", n_layers=6)
+BoTModel.from_pretrained("bert", n_layerz=6)
 BoTModel.from_pretrained("bert", hidden_size="384")
 BoTModel.from_pretrained("bert", nonfinite="ignore")
 BoTModel.from_pretrained("bert", strict="no")

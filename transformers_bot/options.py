@@ -72,19 +72,8 @@ class Options(_Unasked):
             choices = option_field.metadata.get("choices")
             if choices:
                 _check_choice(option_field.name, getattr(self, option_field.name), choices)
-        self._check_types()
-
-    def _check_types(self) -> None:
-        """Refuse a value of another type than its option, which would fail later and without the option's name."""
-        declared = declared_types(type(self))
-        for option_field in fields(self):
-            name, value, default = option_field.name, getattr(self, option_field.name), option_field.default
-            kind = declared.get(name, type(default))
-            kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
-            if value is default or (option_field.metadata.get("by_role") and isinstance(value, Mapping)):
-                continue
-            if all(one in PLAIN for one in kinds) and not any(is_of(value, one) for one in kinds):
-                raise BadOption(f"{name} must be {' or '.join(PLAIN[one] for one in kinds)}, got {value!r}.")
+        if not isinstance(self, BoTConfig):  # whose own checks of numbers say which ones it takes
+            check_types(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The options by name."""
@@ -98,6 +87,19 @@ class Options(_Unasked):
         if value is None or value == BoTConfig():
             return cls()
         return cls(**_checked_fields(cls, cls.__name__, value))
+
+
+def check_types(options: Options) -> None:
+    """Refuse a value of another type than its option, which would fail later and without the option's name."""
+    declared = declared_types(type(options))
+    for option_field in fields(options):
+        name, value, default = option_field.name, getattr(options, option_field.name), option_field.default
+        kind = declared.get(name, type(default))
+        kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+        if value is default or (option_field.metadata.get("by_role") and isinstance(value, Mapping)):
+            continue
+        if all(one in PLAIN for one in kinds) and not any(is_of(value, one) for one in kinds):
+            raise BadOption(f"{name} must be {' or '.join(PLAIN[one] for one in kinds)}, got {value!r}.")
 
 
 # Types that a value can be checked for, and their names in a message.
@@ -301,9 +303,6 @@ class BoTConfig(Options):
             raise BadOption(f"detail_scale must be None or a number of at least 0, got {scale!r}.")
         if isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or not 0 <= self.seed <= MAX_SEED:
             raise BadOption(f"seed must be a whole number from 0 to {MAX_SEED} (2**64 - 1), got {self.seed!r}.")
-
-    def _check_types(self) -> None:
-        """Nothing: its own checks of numbers say which ones it takes."""
 
     def __repr__(self) -> str:
         """The call that makes it, without options at their default."""

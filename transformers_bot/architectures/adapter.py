@@ -189,8 +189,13 @@ class Roles(Mapping[str, Role]):
         return (name, *(role.name for role in self._roles.values() if network_wide and role.follows == name))
 
     def is_whole(self, name: str) -> bool:
-        """Whether a unit holds entries of its own, as a head does, and so may be picked or copied as a whole."""
-        return bool(self._roles[name].within) or any(role.within == name for role in self._roles.values())
+        """Whether a unit holds entries of its own, as a head does, and so may be picked or copied as a whole.
+
+        A unit within another one, as a query that shares its key, holds the entries of that one.
+        """
+        role = self._roles[name]
+        inside = bool(role.within) and role.kind == "unit"
+        return inside or any(other.within == name for other in self._roles.values())
 
     def is_network_wide(self, name: str) -> bool:
         """Whether all layers share the entries: the stream, and the roles that follow it."""

@@ -422,11 +422,12 @@ def _check_read(adapter: Adapter, config: PreTrainedConfig, chosen: Mapping[str,
         if not (is_counted and isinstance(chosen.get(role.field), Integral) and callable(role.size)):
             continue
         changed = _with_fields(config, dict(chosen))
-        before, after = (_computed(role.size, each, "target", role.field) for each in (config, changed))
+        another = _with_fields(config, {**chosen, role.field: 2 * chosen[role.field] + 1})
+        after, with_another = (_computed(role.size, each, "target", role.field) for each in (changed, another))
         # A recipe says every field that differs, also one that only follows another.
         rule = adapter.derived.get(role.field)
         followed = get_field(config, role.field), rule and _computed(rule, changed, "target", role.field)
-        if before == after != chosen[role.field] and chosen[role.field] not in followed:
+        if with_another == after != chosen[role.field] and chosen[role.field] not in followed:
             raise BadSize(
                 f"{role.field}={chosen[role.field]} has no effect: with the other fields of the config the model has "
                 f"{after} {role.noun} in any case. Leave {role.field} out, or change those fields."

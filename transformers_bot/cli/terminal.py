@@ -149,6 +149,7 @@ def in_options(message: str) -> str:
     message = re.sub(r"\bSet (\w+=(?:True|False|None)) in the target config\b", r"Pass \1", message)
     message = re.sub(r"\bPass (\w+)=(True|False|None)\b", _set, message)
     message = re.sub(r"\b(\w+)=(True|False|None)\b", lambda match: f"{match[1]}={LITERALS[match[2]]}", message)
+    message = message.replace("resize_checkpoint", "transformers-bot resize")
     return re.sub(r"\bBoTModel\w*", lambda match: _task(match[0]), message)
 
 
