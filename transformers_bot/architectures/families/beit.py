@@ -10,7 +10,6 @@ from ..adapter import VOCAB, Norm, Role, Roles, Scale
 from ..language import parse_rules
 from .dino import STAGES, stages_are_named
 from .vit import ROLES, VIT
-from .vit import RULES as VIT_RULES
 
 TABLES = """
 BLOCK.{lambda_1,lambda_2}                                                    : hidden
@@ -22,11 +21,9 @@ pooler.layernorm.{weight,bias}                                               : h
 lm_head.weight                                                               : vocab <- hidden
 lm_head.bias                                                                 : vocab
 """.replace("BLOCK", "{layers,encoder.layer}.{layer}")
-# BEiT has neither of ViT's dense pooler nor its decoder of hidden patches.
+# BEiT has neither ViT's dense pooler nor its decoder of hidden patches.
 LEFT_OUT = ("pooler", "pixel")
-BLOCKS = "\n".join(
-    line for line in VIT_RULES.splitlines() if line.rpartition(":")[2].split()[:1] not in (["pooler"], ["pixel"])
-)
+SHARED = tuple(rule for rule in VIT.rules if not set(rule.roles).intersection(LEFT_OUT))
 NEW, OLD = "layers.{layer}", "encoder.layer.{layer}"
 # Loss and feature maps of the segmentation heads, and how strongly blocks are scaled and left out in training.
 INERT = (
@@ -39,7 +36,7 @@ INERT = (
 BEIT = replace(
     VIT,
     model_type="beit",
-    rules=parse_rules(BLOCKS + TABLES),
+    rules=SHARED + parse_rules(TABLES),
     roles=Roles(*(role for role in ROLES.values() if role.name not in LEFT_OUT)).with_(
         Role("layer", "depth", "num_hidden_layers", stays=stages_are_named),
         Role("offset", "identity", None, field="image_size and patch_size", noun="offsets of patches"),
