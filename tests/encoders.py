@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 import transformers
-from families import randomise
+from families import randomise, through_folder
 from transformers import CONFIG_MAPPING, PreTrainedModel
 
-import transformers_bot
 from transformers_bot import adapters
 
 TEXT = {"vocab_size": 37, "pad_token_id": 0, "max_position_embeddings": 40, "type_vocab_size": 2}
@@ -69,11 +68,7 @@ def build(row: str, task: str = "MaskedLM", seed: int = 0, **changes) -> PreTrai
 
 def resized(model: PreTrainedModel, folder: Path, task: str = "MaskedLM", **keywords) -> PreTrainedModel:
     """The model at other sizes, through a folder, as a user does it."""
-    model.save_pretrained(folder)
-    factory = getattr(transformers_bot, f"BoTModelFor{task}")
-    target = factory.from_pretrained(folder, dtype=torch.float64, **keywords)
-    target.config._attn_implementation = "eager"
-    return target
+    return through_folder(model, folder, f"BoTModelFor{task}", **keywords)
 
 
 @torch.no_grad()

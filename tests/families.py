@@ -228,3 +228,11 @@ def resize(source: str, config: PreTrainedConfig, head: str, **keywords) -> PreT
 
 def adapter_of(family: str) -> adapters.Adapter:
     return adapters.get(family)
+
+
+def through_folder(model, folder, factory: str, **keywords):
+    """A float64 model at other sizes, saved and loaded by a factory of ours, with the plain attention."""
+    model.save_pretrained(folder)
+    target = getattr(transformers_bot, factory).from_pretrained(folder, dtype=torch.float64, **keywords)
+    target.config._attn_implementation = "eager"
+    return target

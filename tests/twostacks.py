@@ -8,10 +8,8 @@ from typing import Any
 
 import torch
 import transformers
-from families import randomise
+from families import randomise, through_folder
 from transformers import CONFIG_MAPPING, PreTrainedModel
-
-import transformers_bot
 
 TEXT = {"vocab_size": 37, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
 STACKS = {"d_model": 24, "encoder_layers": 2, "decoder_layers": 3, "encoder_ffn_dim": 20, "decoder_ffn_dim": 28}
@@ -98,11 +96,7 @@ TASK |= {"wav2vec2": "ForCTC", "hubert": "ForCTC"}
 
 def resized(model: PreTrainedModel, folder: Path, task: str = "", **keywords) -> PreTrainedModel:
     """The model at other sizes, through a folder, as a user does it."""
-    model.save_pretrained(folder)
-    factory = getattr(transformers_bot, f"BoTModel{task or TASK[model.config.model_type]}")
-    target = factory.from_pretrained(folder, dtype=torch.float64, **keywords)
-    target.config._attn_implementation = "eager"
-    return target
+    return through_folder(model, folder, f"BoTModel{task or TASK[model.config.model_type]}", **keywords)
 
 
 @torch.no_grad()
